@@ -1,0 +1,1 @@
+"""DCGAN training and image completion with a generative prior."""

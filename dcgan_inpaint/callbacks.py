@@ -1,0 +1,137 @@
+"""What is watched during training: samples, a completion preview, speed, collapse."""
+
+import time
+import warnings
+from pathlib import Path
+
+import torch
+from PIL import Image
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
+
+from dcgan_inpaint.blending import paste
+from dcgan_inpaint.dcgan import DCGAN
+from dcgan_inpaint.figures import grid, masked
+from dcgan_inpaint.inpainting import InpaintingModule
+from dcgan_inpaint.masks import center
+from dcgan_inpaint.metrics import psnr
+from dcgan_inpaint.objective import Objective
+from dcgan_inpaint.solvers import Adam
+
+
+def log_picture(trainer: Trainer, folder: Path, name: str, picture: Image.Image) -> None:
+    """Write a picture below `folder`, named by the iteration, and show it in W&B or TensorBoard."""
+    iteration = trainer.lightning_module.iteration
+    path = folder / name / f"{iteration:07d}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(name, [picture], metrics={"iteration": iteration})
+        elif isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(name, pil_to_tensor(picture), iteration)
+
+
+class SampleGrid(Callback):
+    """A grid of samples from 64 fixed z, every `every` iterations."""
+
+    def __init__(self, folder: Path, every: int = 500, samples: int = 64):
+        if every < 1:
+            raise ValueError(f"sample_every={every}: use 1 or more")
+        self.folder, self.every, self.samples = folder, every, samples
+
+    def on_train_batch_end(self, trainer: Trainer, module: DCGAN, *_: object) -> None:
+        if trainer.is_global_zero and module.iteration % self.every == 0:
+            log_picture(trainer, self.folder, "samples", grid(self._samples(module)))
+
+    @torch.no_grad()
+    def _samples(self, module: DCGAN) -> Tensor:
+        return module(module.latents(-1 - torch.arange(self.samples, device=module.device)))
+
+
+class CompletionPreview(Callback):
+    """Complete a few validation pictures (centre hole) at each epoch's end: the true job, watched.
+
+    `images` (B, C, S, S) in [-1, 1].  Logs completion/psnr_hole and the rows masked, completed,
+    original.  A short search with a large step: a trend to follow, not a result to report.
+    """
+
+    def __init__(self, folder: Path, images: Tensor, iterations: int = 60, lr: float = 0.1):
+        self.folder, self.images = folder, images
+        self.solver = Adam(iterations, lr)
+
+    def on_train_epoch_end(self, trainer: Trainer, module: DCGAN) -> None:
+        preview = InpaintingModule(
+            module, lambda i, s: center(i, s, 0.25), Objective(), self.solver, paste, progress=False
+        )
+        images = self.images.to(module.device)
+        index = torch.arange(len(images), device=module.device)
+        done = preview.predict_step({"image": images, "index": index})
+        module.log(
+            "completion/psnr_hole",
+            psnr(done.completion, images, 1 - done.mask).mean(),
+            sync_dist=True,
+        )
+        if trainer.is_global_zero:
+            rows = torch.cat([masked(images, done.mask), done.completion, images])
+            log_picture(trainer, self.folder, "completions", grid(rows, columns=len(images)))
+
+
+class Speed(Callback):
+    """Logs train/images_per_second over the iterations since the last log."""
+
+    def on_train_start(self, trainer: Trainer, module: DCGAN) -> None:
+        self.since, self.images = time.perf_counter(), 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: DCGAN, outputs: object, batch: dict[str, Tensor], *_: object
+    ) -> None:
+        self.images += len(batch["image"]) * trainer.world_size
+        if module.logs_now:
+            now = time.perf_counter()
+            module.log("train/images_per_second", self.images / (now - self.since), prog_bar=True)
+            self.since, self.images = now, 0
+
+
+MORE_G = "Start again with model.g_steps=3, a smaller model.df_dim or a smaller model.lr"
+MORE_D = "Start again with model.g_steps=1, a larger model.df_dim or a smaller model.lr"
+
+
+class CollapseWarning(Callback):
+    """Warns, with the remedy, when D or G has collapsed.
+
+    One of the losses below `threshold` at `patience` logs in a row, or 16 samples that differ by
+    less than `spread` (standard deviation over samples, mean over pixels, of [-1, 1]).
+    """
+
+    def __init__(self, threshold: float = 0.02, patience: int = 10, spread: float = 0.02):
+        self.threshold, self.patience, self.spread = threshold, patience, spread
+        self.below = {"train/d_loss": 0, "train/g_loss": 0}
+
+    def on_train_batch_end(self, trainer: Trainer, module: DCGAN, *_: object) -> None:
+        if not module.logs_now:
+            return
+        for name in self.below:
+            loss = float(trainer.callback_metrics[name])
+            self.below[name] = self.below[name] + 1 if loss < self.threshold else 0
+        if self.below["train/d_loss"] == self.patience:
+            self._warn(module, "D has won: d_loss is near zero, G learns nothing", MORE_G)
+        if self.below["train/g_loss"] == self.patience:
+            self._warn(module, "D is fooled by everything: g_loss is near zero", MORE_D)
+
+    @torch.no_grad()
+    def on_train_epoch_end(self, trainer: Trainer, module: DCGAN) -> None:
+        samples = module(module.latents(torch.arange(16, device=module.device)), ema=False)
+        if samples.std(0).mean() < self.spread:
+            self._warn(module, "G has collapsed: its samples are all the same", MORE_G)
+
+    def _warn(self, module: DCGAN, what: str, remedy: str) -> None:
+        warnings.warn(f"iteration {module.iteration}: {what}.  {remedy}", stacklevel=2)
+
+
+MORE_G = (
+    "Start again with more generator steps (model.g_steps=3), a smaller model.df_dim or model.lr"
+)
+MORE_D = "Start again with model.g_steps=1, a larger model.df_dim or a smaller model.lr"

@@ -1,0 +1,1 @@
+"""Pictures: three sources (CelebA, a folder, procedural faces), one cache, one DataModule."""

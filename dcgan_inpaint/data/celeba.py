@@ -1,0 +1,83 @@
+"""CelebA (Liu 2015): aligned faces, official splits, the DCGAN papers' central crop."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from dcgan_inpaint.data.images import UnreadableImage, decode_many
+
+SPLITS = {"train": "0", "val": "1", "test": "2"}
+
+
+class CelebA:
+    """Aligned CelebA pictures (178x218) cropped to the central `crop` x 178 px square.
+
+    `root` holds img_align_celeba/ (or img_align_celeba.zip, read in place) and
+    list_eval_partition.txt.  `download=True` fetches them through torchvision.
+    Raises FileNotFoundError that says what to put where.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        image_size: int = 64,
+        channels: int = 3,
+        crop: float = 108 / 178,
+        download: bool = False,
+    ):
+        self.root = Path(root).expanduser()
+        self.image_size, self.channels, self.crop = image_size, channels, crop
+        if download and not (self.root / "list_eval_partition.txt").exists():
+            self._download()
+        partition = self.root / "list_eval_partition.txt"
+        folder, archive = self.root / "img_align_celeba", self.root / "img_align_celeba.zip"
+        if not partition.is_file() or not (folder.is_dir() or archive.is_file()):
+            raise FileNotFoundError(
+                f"CelebA not found in data.root={root}: put img_align_celeba.zip (or the folder "
+                "img_align_celeba/ unzipped from it) and list_eval_partition.txt there, both from "
+                "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, or set data.download=true"
+            )
+        self.pictures: Path | zipfile.Path = folder
+        if not folder.is_dir():
+            self.pictures = zipfile.Path(archive) / "img_align_celeba"
+        self.partition = [line.split() for line in partition.read_text().splitlines() if line]
+
+    def _download(self) -> None:
+        from torchvision.datasets import CelebA as TorchvisionCelebA  # only here: slow to import
+
+        if self.root.name != "celeba":
+            raise ValueError(
+                f"data.download=true stores into a folder named celeba; data.root={self.root} "
+                f"is not: use data.root={self.root / 'celeba'}"
+            )
+        try:
+            TorchvisionCelebA(str(self.root.parent), download=True)
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "data.download=true needs gdown: pip install gdown"
+            ) from error
+
+    def settings(self) -> dict:
+        """What decides the pixels, for the cache key."""
+        return {
+            "source": "celeba",
+            "root": str(self.root.resolve()),
+            "image_size": self.image_size,
+            "channels": self.channels,
+            "crop": self.crop,
+        }
+
+    def items(self, split: str) -> list[str]:
+        """File names of the official split, in the order of the partition file."""
+        return [name for name, code in self.partition if code == SPLITS[split]]
+
+    def decode(self, items: list[str]) -> list[np.ndarray | UnreadableImage]:
+        """uint8 (channels, image_size, image_size) for each item, or its error."""
+        return decode_many(
+            items,
+            lambda name: (self.pictures / name).open("rb"),
+            self.image_size,
+            self.channels,
+            self.crop,
+        )

@@ -1,0 +1,73 @@
+"""Picture files of one's own: a folder tree to train on, or a list of files to complete."""
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dcgan_inpaint.data.images import UnreadableImage, content_hash, decode_many, list_images
+
+
+class Folder:
+    """Every picture below `root`, split by content: about 90% train, 5% val, 5% test.
+
+    The split of a picture depends on its bytes alone, so it survives renaming and new neighbours,
+    and exact copies never straddle two splits.  Raises FileNotFoundError for a missing root.
+    """
+
+    def __init__(self, root: str, image_size: int = 64, channels: int = 3, crop: float = 1.0):
+        self.root = Path(root).expanduser()
+        if not self.root.is_dir():
+            raise FileNotFoundError(f"data.root={root} is not a folder: give a folder of pictures")
+        self.image_size, self.channels, self.crop = image_size, channels, crop
+
+    def settings(self) -> dict:
+        """What decides the pixels, for the cache key."""
+        return {
+            "source": "folder",
+            "root": str(self.root.resolve()),
+            "image_size": self.image_size,
+            "channels": self.channels,
+            "crop": self.crop,
+        }
+
+    def items(self, split: str) -> list[str]:
+        """Paths (strings) of the split, sorted."""
+        low, high = {"train": (0, 90), "val": (90, 95), "test": (95, 100)}[split]
+        return [
+            str(path) for path in list_images(self.root) if low <= content_hash(path) % 100 < high
+        ]
+
+    def decode(self, items: Sequence[str]) -> list[np.ndarray | UnreadableImage]:
+        """uint8 (channels, image_size, image_size) for each item, or its error."""
+        return decode_many(items, Path, self.image_size, self.channels, self.crop)
+
+
+def find_pictures(images: str | Sequence[str]) -> list[Path]:
+    """The files that `images` names: a file, a folder, a glob, or a list of these, in order.
+
+    Raises ValueError when one of them matches nothing.
+    """
+    found: list[Path] = []
+    for pattern in [images] if isinstance(images, str) else images:
+        path = Path(pattern).expanduser()
+        if path.is_dir():
+            matches = list_images(path)
+        elif path.is_file():
+            matches = [path]
+        else:
+            matches = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+        if not matches:
+            raise ValueError(f"images={pattern}: no picture there (a file, a glob or a folder)")
+        found += matches
+    return found
+
+
+def read_pictures(paths: list[Path], size: int, channels: int, crop: float) -> np.ndarray:
+    """uint8 (N, channels, size, size).  Raises UnreadableImage for the first that is broken."""
+    pictures = decode_many([str(path) for path in paths], Path, size, channels, crop)
+    for picture in pictures:
+        if isinstance(picture, UnreadableImage):
+            raise picture
+    return np.stack([np.asarray(picture) for picture in pictures])

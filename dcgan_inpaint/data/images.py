@@ -1,0 +1,82 @@
+"""Picture files -> uint8 (C, S, S): any mode, any size, one square crop, one antialiased resize."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+EXTENSIONS = {e.lower() for e, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+
+
+class UnreadableImage(ValueError):
+    """A file that is no readable picture; the message names it."""
+
+
+def square(picture: Image.Image, crop: float) -> tuple[int, int, int, int]:
+    """The central square box (left, top, right, bottom) whose side is `crop` times the short side.
+
+    CelebA's 108 px of 178x218 is crop = 108/178: box (35, 55, 143, 163).
+    """
+    side = max(1, round(crop * min(picture.size)))
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    return left, top, left + side, top + side
+
+
+def to_rgb_or_gray(picture: Image.Image, channels: int) -> Image.Image:
+    """Upright (EXIF), 8 bit per channel, transparency on white, "RGB" or "L"."""
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I") or picture.mode == "F":
+        # 16-bit grey: PIL's own conversion clips at 255 instead of scaling
+        values = np.asarray(picture, dtype=np.float32)
+        full = 255.0 if values.max(initial=0) <= 255 else 65535.0
+        picture = Image.fromarray((values.clip(0, full) * (255 / full)).round().astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB" if channels == 3 else "L")
+
+
+def decode(file: IO[bytes] | Path, size: int, channels: int, crop: float) -> np.ndarray:
+    """One picture, uint8 (channels, size, size).  Raises whatever PIL raises on a broken file."""
+    with Image.open(file) as picture:
+        converted = to_rgb_or_gray(picture, channels)
+    box = square(converted, crop)
+    resized = converted.resize((size, size), Image.Resampling.BICUBIC, box=box)  # antialiased
+    array = np.asarray(resized)
+    return np.ascontiguousarray(array.reshape(size, size, channels).transpose(2, 0, 1))
+
+
+def decode_many(
+    items: Sequence[str],
+    open_file: Callable[[str], IO[bytes] | Path],
+    size: int,
+    channels: int,
+    crop: float,
+) -> list[np.ndarray | UnreadableImage]:
+    """Decode in threads (PIL releases the interpreter lock); a bad file becomes its error."""
+
+    def one(item: str) -> np.ndarray | UnreadableImage:
+        try:
+            return decode(open_file(item), size, channels, crop)
+        except Exception as error:  # PIL raises many kinds on broken files: the caller counts them
+            return UnreadableImage(f"{item}: cannot be read as a picture ({error})")
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(one, items))
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Every picture file below `folder`, sorted."""
+    return sorted(
+        path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file()
+    )
+
+
+def content_hash(path: Path) -> int:
+    """64 bits of the file's content; a renamed or moved file keeps its hash."""
+    with path.open("rb") as file:
+        return int.from_bytes(hashlib.file_digest(file, "sha256").digest()[:8], "big")

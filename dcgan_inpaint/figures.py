@@ -1,0 +1,44 @@
+"""Pictures to look at: grids, labelled rows, GIFs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.utils import make_grid
+
+
+def to_uint8(pictures: Tensor) -> Tensor:
+    """(..., C, H, W) in [-1, 1] -> uint8, rounded."""
+    return ((pictures.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+
+
+def to_pil(picture: Tensor) -> Image.Image:
+    """One picture (C, H, W) in [-1, 1], C 1 or 3, as a PIL image."""
+    array = to_uint8(picture).permute(1, 2, 0).numpy()
+    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+
+
+def grid(pictures: Tensor, columns: int = 8) -> Image.Image:
+    """(N, C, H, W) in [-1, 1] -> one picture, `columns` a row, on white."""
+    return to_pil(make_grid(pictures.cpu(), columns, padding=2, pad_value=1.0))
+
+
+def masked(images: Tensor, mask: Tensor) -> Tensor:
+    """Pictures (B, C, H, W) with the hole in grey; mask (B, 1, H, W), 1 = known."""
+    return images * mask
+
+
+def save_gif(frames: Sequence[Image.Image], path: Path, seconds: float = 4.0) -> None:
+    """An endless GIF of `seconds` that rests on its last frame."""
+    durations = np.full(len(frames), 1000 * seconds / len(frames))
+    durations[-1] += 1500
+    frames[0].save(
+        path,
+        save_all=True,
+        append_images=list(frames[1:]),
+        duration=durations.round().astype(int).tolist(),
+        loop=0,
+    )

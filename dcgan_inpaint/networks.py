@@ -1,0 +1,140 @@
+"""Generator and Discriminator of DCGAN (Radford 2016) in the geometry of the TensorFlow original.
+
+Geometry, said once.  TensorFlow's SAME padding of a stride-2 5x5 layer on an even input is 1
+before and 2 after, which torch can only do with an explicit pad (or crop, for the transposed
+layer): a copy of every feature map.  Flipped in height and width it is 2 before and 1 after, and
+that is what torch's symmetric `padding=2` computes, since the stride never reaches the last padded
+row.  So both networks work on mirrored maps throughout: kernels, the 4x4 head and all features are
+the original's flipped in H and W, and only the picture is flipped, where it leaves G and enters D.
+Outside this file every picture is upright.  tests/test_networks.py proves it against explicit pads.
+
+The head and the logit read feature maps as (H, W, C), TensorFlow's order, which is also what
+channels_last memory holds: both reshapes are free.
+"""
+
+import copy
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import fusion
+
+WIDTHS = ("blog", "amos_head")
+
+
+def generator_widths(image_size: int, gf_dim: int, widths: str = "blog") -> list[int]:
+    """Channels of G's hidden maps at 4x4, 8x8, ..., image_size/2.
+
+    blog: 8, 4, 2, 1 times gf_dim at 64x64 (bamos.github.io, 2016).  amos_head: 8, 8, 4, 2 (the
+    repository from commit 61c129b on).  Raises ValueError for sizes that do not fit.
+    """
+    if image_size not in (8, 16, 32, 64, 128, 256):
+        raise ValueError(f"image_size={image_size}: use a power of two from 8 to 256")
+    if widths not in WIDTHS:
+        raise ValueError(f"widths={widths!r}: choose one of {', '.join(WIDTHS)}")
+    maps = image_size.bit_length() - 3  # 4x4 ... image_size/2
+    halvings = [max(0, i - (widths == "amos_head")) for i in range(maps)]
+    multiple = max(1, 2 ** halvings[-1] // 8)
+    if gf_dim < 1 or gf_dim % multiple:
+        raise ValueError(f"gf_dim={gf_dim}: at {image_size} px use a multiple of {multiple}")
+    return [8 * gf_dim >> h for h in halvings]
+
+
+class Generator(nn.Module):
+    """z (B, z_dim) -> pictures (B, channels, image_size, image_size) in [-1, 1].
+
+    Raises ValueError when the sizes do not fit (see `generator_widths`).
+    """
+
+    def __init__(
+        self,
+        image_size: int = 64,
+        channels: int = 3,
+        z_dim: int = 100,
+        gf_dim: int = 64,
+        widths: str = "blog",
+    ):
+        super().__init__()
+        self.widths = generator_widths(image_size, gf_dim, widths)
+        outputs = [*self.widths[1:], channels]
+        self.project = nn.Linear(z_dim, 4 * 4 * self.widths[0])
+        self.deconvs = nn.ModuleList(
+            nn.ConvTranspose2d(c_in, c_out, 5, stride=2, padding=2, output_padding=1)
+            for c_in, c_out in zip(self.widths, outputs, strict=True)
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in self.widths)  # eps 1e-5, decay 0.9
+        for layer in [self.project, *self.deconvs]:
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = self.project(z).view(-1, 4, 4, self.widths[0]).permute(0, 3, 1, 2)  # (B, 8·gf, 4, 4)
+        for norm, deconv in zip(self.norms, self.deconvs, strict=True):
+            h = deconv(F.relu(norm(h)))  # (B, 4·gf, 8, 8), (B, 2·gf, 16, 16), ... (B, C, S, S)
+        return torch.tanh(h).flip(2, 3)  # upright picture
+
+
+class Discriminator(nn.Module):
+    """Pictures (B, channels, image_size, image_size) in [-1, 1] -> logits (B,).
+
+    Always four stride-2 convolutions, so image_size is a multiple of 16; raises ValueError else.
+    """
+
+    def __init__(self, image_size: int = 64, channels: int = 3, df_dim: int = 64):
+        super().__init__()
+        if image_size not in (16, 32, 64, 128, 256):
+            raise ValueError(f"image_size={image_size}: use a power of two from 16 to 256")
+        if df_dim < 1:
+            raise ValueError(f"df_dim={df_dim}: use 1 or more")
+        widths = [df_dim, 2 * df_dim, 4 * df_dim, 8 * df_dim]
+        self.convs = nn.ModuleList(
+            nn.Conv2d(c_in, c_out, 5, stride=2, padding=2)
+            for c_in, c_out in zip([channels, *widths], widths, strict=False)
+        )
+        self.norms = nn.ModuleList([nn.Identity(), *(nn.BatchNorm2d(c) for c in widths[1:])])
+        self.classify = nn.Linear(widths[-1] * (image_size // 16) ** 2, 1)
+        nn.init.normal_(self.classify.weight, std=0.02)
+        for layer in [self.classify, *self.convs]:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.trunc_normal_(layer.weight, std=0.02, a=-0.04, b=0.04)
+            nn.init.zeros_(layer.bias)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        h = images.flip(2, 3)  # mirrored picture
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            h = F.leaky_relu(norm(conv(h)), 0.2)  # (B, df, S/2, S/2), ... (B, 8·df, S/16, S/16)
+        return self.classify(h.permute(0, 2, 3, 1).flatten(1)).squeeze(1)  # (B,)
+
+
+Network = TypeVar("Network", Generator, Discriminator)
+
+
+def frozen(network: Network) -> Network:
+    """A copy for search: eval mode, no weight gradients, BatchNorm folded into the layer before it.
+
+    In eval mode BatchNorm is a fixed scale and shift per channel, so folding leaves the function
+    as it is (to float rounding) and saves a pass over every feature map.
+    """
+    folded: Any = copy.deepcopy(network).eval()
+    if isinstance(network, Generator):
+        folded.project = _fold_head(folded.project, folded.norms[0])
+        for i, norm in enumerate(folded.norms[1:]):
+            folded.deconvs[i] = fusion.fuse_conv_bn_eval(folded.deconvs[i], norm, transpose=True)
+    else:
+        for i, norm in enumerate(folded.norms[1:], start=1):  # the first layer has none
+            folded.convs[i] = fusion.fuse_conv_bn_eval(folded.convs[i], norm)
+    folded.norms = nn.ModuleList(nn.Identity() for _ in folded.norms)
+    return folded.requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def _fold_head(project: nn.Linear, norm: Any) -> nn.Linear:
+    """Fold a BatchNorm over the channels of the 4x4 head into the linear layer that makes it."""
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)  # (C,)
+    shift = norm.bias - norm.running_mean * scale  # (C,)
+    scale, shift = scale.repeat(16), shift.repeat(16)  # 16 positions, channels fastest
+    project.weight = nn.Parameter(project.weight * scale[:, None])
+    project.bias = nn.Parameter(project.bias * scale + shift)
+    return project

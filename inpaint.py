@@ -1,0 +1,69 @@
+"""Complete pictures with a trained DCGAN.
+
+python inpaint.py                                       procedural faces, the shipped checkpoint
+python inpaint.py ckpt=runs/train/<run>/last.ckpt data=celeba data.root=path/to/celeba mask=random
+python inpaint.py ckpt=... images=photo.jpg mask=file mask.path=hole.png
+"""
+
+from pathlib import Path
+
+import hydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from pytorch_lightning import Trainer
+from torch.utils.data import Subset
+
+from dcgan_inpaint.data.folder import find_pictures, read_pictures
+from dcgan_inpaint.data.module import ImageData, Pictures, batches
+from dcgan_inpaint.dcgan import DCGAN, load_dcgan
+from dcgan_inpaint.errors import one_line_errors
+from dcgan_inpaint.inpainting import InpaintingModule
+from dcgan_inpaint.results import CompletionWriter
+from dcgan_inpaint.runs import start_run
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="inpaint")
+def main(cfg: DictConfig) -> None:
+    with one_line_errors():
+        dcgan = load_dcgan(cfg.ckpt)
+        inpainting = InpaintingModule(
+            dcgan,
+            mask=instantiate(cfg.mask),
+            objective=instantiate(cfg.objective),
+            solver=instantiate(cfg.solver),
+            blend=instantiate(cfg.blend),
+            measure=instantiate(cfg.measure),
+            ema=cfg.ema,
+            seed=cfg.seed,
+            out_interval=cfg.out_interval,
+        )
+        inpainting.check()
+        folder = start_run(cfg, "inpaint")
+        pictures, names = load_pictures(cfg, dcgan)
+        writer = CompletionWriter(folder, names)
+        trainer = Trainer(**cfg.trainer, logger=False, callbacks=[writer], inference_mode=False)
+
+    trainer.predict(inpainting, batches(pictures, cfg.batch_size), return_predictions=False)
+    print(f"{len(pictures)} pictures completed: {writer.summary()}\n{folder / 'completed.png'}")
+
+
+def load_pictures(cfg: DictConfig, dcgan: DCGAN) -> tuple[Pictures | Subset, list[str]]:
+    """The pictures to complete and their names: `images` if given, else a split of `data`."""
+    size, channels = dcgan.hparams["image_size"], dcgan.hparams["channels"]
+    if cfg.images is not None:
+        paths = find_pictures(cfg.images)[: cfg.limit]
+        pictures = Pictures(read_pictures(paths, size, channels, dcgan.hparams["crop"]), [])
+        return pictures, [f"{i:05d}_{path.stem}" for i, path in enumerate(paths)]
+    if (cfg.data.image_size, cfg.data.channels) != (size, channels):
+        raise ValueError(
+            f"ckpt={cfg.ckpt} makes pictures of {size} px and {channels} channels, data has "
+            f"{cfg.data.image_size} and {cfg.data.channels}: use data.image_size={size} "
+            f"data.channels={channels}"
+        )
+    pictures = ImageData(instantiate(cfg.data), cfg.cache_dir).split(cfg.split)
+    count = len(pictures) if cfg.limit is None else min(cfg.limit, len(pictures))
+    return Subset(pictures, range(count)), [Path(name).stem for name in pictures.names]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Train a DCGAN.
+
+python train.py model=dcgan data=faces
+python train.py model=dcgan data=celeba data.root=path/to/celeba model.gf_dim=32 model.df_dim=32
+"""
+
+import hydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from dcgan_inpaint.callbacks import CollapseWarning, CompletionPreview, SampleGrid, Speed
+from dcgan_inpaint.data.module import ImageData
+from dcgan_inpaint.errors import one_line_errors
+from dcgan_inpaint.runs import start_run
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(cfg: DictConfig) -> None:
+    with one_line_errors():
+        seed_everything(cfg.seed, verbose=False)  # the init; z, order and flips follow from seed
+        source = instantiate(cfg.data)
+        model = instantiate(cfg.model, crop=source.crop)
+        folder = start_run(cfg, "train")
+        data = ImageData(source, cfg.cache_dir, cfg.batch_size, cfg.flip, cfg.seed)
+        data.prepare_data()
+        callbacks = [
+            Speed(),
+            CollapseWarning(),
+            SampleGrid(folder, cfg.sample_every),
+            ModelCheckpoint(folder, save_last=True, save_top_k=0),
+        ]
+        if cfg.preview:
+            pictures = data.split("val").__getitems__(list(range(cfg.preview)))["image"]
+            callbacks.insert(0, CompletionPreview(folder, pictures))
+        loggers = list(instantiate(cfg.logger).values())
+        trainer = Trainer(**cfg.trainer, logger=loggers, callbacks=callbacks)
+
+    trainer.fit(model, data, ckpt_path=cfg.ckpt_path)
+    print(f"trained {model.iteration} iterations\nckpt={folder / 'last.ckpt'}")
+
+
+if __name__ == "__main__":
+    main()
