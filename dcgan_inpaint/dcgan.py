@@ -133,7 +133,7 @@ class DCGAN(LightningModule):
         self.manual_backward(loss)
         optimizer.step()
         # autocast keeps its low-precision copies of the weights for the whole training_step:
-        # without this the steps after an update would still see the weights before it
+        # without this the second G step would compute with the weights before the first
         torch.clear_autocast_cache()
 
     @torch.no_grad()
@@ -162,7 +162,7 @@ def load_dcgan(path: str | Path) -> DCGAN:
     try:
         return DCGAN.load_from_checkpoint(path, map_location="cpu", weights_only=True)
     except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(
-            f"ckpt={path}: truncated, or not a DCGAN checkpoint of this project ({reason})"
+            f"ckpt={path}: truncated, or not a DCGAN checkpoint of this project ({reason[0]})"
         ) from error

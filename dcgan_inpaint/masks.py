@@ -3,8 +3,8 @@
 A mask is (B, 1, S, S) float with 1 = known pixel and 0 = hole (Amos 2016, Yeh 2017).  LaMa, latent
 diffusion and IOPaint use the opposite.  Definitions: README, "Masks".
 
-`create(name, ...)` draws a mask per image.  What is drawn for image i follows from (seed, i) alone,
-so it does not depend on the batch around it.
+Each function gives one mask per entry of `index` (B,).  What is drawn for image i follows from
+(seed, i) alone, never from the batch around it.  Parameters out of range raise ValueError.
 """
 
 import math
@@ -21,12 +21,14 @@ from dcgan_inpaint.randomness import normal, uniform
 
 def random(index: Tensor, size: int, seed: int, missing: float) -> Tensor:
     """Each pixel is a hole with probability `missing` (Amos 0.2; Yeh 0.8)."""
+    _between("missing", missing, 0, 1)
     u = uniform("mask", seed, index, size * size)
     return (u >= missing).float().view(-1, 1, size, size)
 
 
 def center(index: Tensor, size: int, scale: float) -> Tensor:
     """The hole is the square [scale·S, (1 - scale)·S)², a quarter of the picture at 0.25."""
+    _between("scale", scale, 0, 0.5)
     low, high = int(size * scale), int(size * (1 - scale))
     mask = torch.ones(len(index), 1, size, size, device=index.device)
     mask[:, :, low:high, low:high] = 0
@@ -51,16 +53,19 @@ def half(index: Tensor, size: int, seed: int) -> Tensor:
 
 def pattern(index: Tensor, size: int, seed: int, missing: float) -> Tensor:
     """Blobs: smoothed noise below its own `missing` quantile (about 25% missing, as Yeh's)."""
-    side = 16 * math.ceil(size / 16)  # blobs are a sixteenth of the picture or so at any size
-    noise = normal("mask", seed, index, 20 * 20).view(-1, 1, 20, 20)
-    noise = F.interpolate(noise, size=(side * 20 // 16,) * 2, mode="bicubic", align_corners=False)
-    offset = (noise.shape[-1] - size) // 2  # away from the border, where interpolation is flat
-    noise = noise[:, :, offset : offset + size, offset : offset + size]
-    return (noise > _quantile(noise, missing)).float()
+    _between("missing", missing, 0, 1)
+    noise = normal("mask", seed, index, 12 * 12).view(-1, 1, 12, 12)
+    # 8 cells across the picture, and 2 beside it on each side, where interpolation is flat
+    noise = F.interpolate(noise, size=(size * 12 // 8,) * 2, mode="bicubic", align_corners=False)
+    noise = noise[:, :, size // 4 : size // 4 + size, size // 4 : size // 4 + size]
+    cut = torch.quantile(noise.flatten(1), missing, dim=1).view(-1, 1, 1, 1)
+    return (noise > cut).float()
 
 
 def grid(index: Tensor, size: int, step: int) -> Tensor:
     """Only every `step`-th pixel in both directions is known."""
+    if step < 1:
+        raise ValueError(f"mask.step={step}: use 1 or more")
     mask = torch.zeros(len(index), 1, size, size, device=index.device)
     mask[:, :, ::step, ::step] = 1
     return mask
@@ -103,7 +108,8 @@ def from_file(index: Tensor, size: int, path: str, threshold: float, known: str)
 
     `known="white"`: pixels brighter than `threshold` (0..1) are known; "black": the darker ones.
     A picture with transparency says it by alpha instead: opaque counts as white.
-    Raises FileNotFoundError or ValueError for an unreadable file.
+    Raises FileNotFoundError, or ValueError for an unreadable file and for a mask without a hole or
+    without a known pixel.
     """
     if known not in ("white", "black"):
         raise ValueError(f"mask.known={known!r}: choose white or black")
@@ -122,8 +128,16 @@ def from_file(index: Tensor, size: int, path: str, threshold: float, known: str)
     levels = F.interpolate(levels / full_scale, (size, size), mode="area")
     mask = (levels > threshold).float()
     mask = 1 - mask if known == "black" else mask
+    if mask.min() == mask.max():
+        what = "no hole" if mask.min() == 1 else "no known pixel"
+        other = "black" if known == "white" else "white"
+        raise ValueError(
+            f"mask.path={path} leaves {what} at {size} px: see mask.threshold={threshold}, or "
+            f"mask.known={other} for the opposite polarity"
+        )
     return mask.to(index.device).expand(len(index), 1, size, size)
 
 
-def _quantile(x: Tensor, q: float) -> Tensor:
-    return torch.quantile(x.flatten(1), q, dim=1).view(-1, 1, 1, 1)
+def _between(name: str, value: float, low: float, high: float) -> None:
+    if not low < value < high:
+        raise ValueError(f"mask.{name}={value}: use a number between {low} and {high}")

@@ -116,7 +116,13 @@ def test_splits_are_disjoint_and_named():
 def test_settings_decide_the_pixels():
     settings = Faces(image_size=32, channels=1, seed=9).settings()
     assert json.loads(json.dumps(settings)) == settings
-    assert settings == dict(name="faces", version=1, image_size=32, channels=1, seed=9)
+    assert settings == {
+        "source": "faces",
+        "version": 1,
+        "image_size": 32,
+        "channels": 1,
+        "seed": 9,
+    }
     assert Faces.crop == 1.0
 
 

@@ -497,7 +497,7 @@ class Faces:
     def settings(self) -> dict[str, str | int]:
         """The JSON-able facts that decide the pixels; `version` grows when the painting changes."""
         facts = {"image_size": self.image_size, "channels": self.channels, "seed": self.seed}
-        return {"name": "faces", "version": 1, **facts}
+        return {"source": "faces", "version": 1, **facts}
 
     def items(self, split: str) -> list[str]:
         """The names of a split's faces; the splits share none.  Raises ValueError if unknown."""

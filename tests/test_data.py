@@ -1,0 +1,354 @@
+import json
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dcgan_inpaint.data import cache
+from dcgan_inpaint.data.cache import load_split
+from dcgan_inpaint.data.celeba import CelebA
+from dcgan_inpaint.data.folder import Folder, find_pictures, read_pictures
+from dcgan_inpaint.data.images import UnreadableImage, decode, square
+from dcgan_inpaint.data.module import EpochOrder, ImageData, Pictures, batches
+
+REAL_CELEBA = Path(__file__).parents[2] / "shared" / "celeba"
+
+
+def gradient(width, height):
+    """A picture whose red says the column and green the row."""
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([columns * 255 // (width - 1), rows * 255 // (height - 1), rows * 0], -1).astype(
+        np.uint8
+    )
+
+
+def save(path, array=None, mode="RGB", **settings):
+    picture = Image.fromarray(gradient(40, 30) if array is None else array)
+    picture.convert(mode).save(path, **settings)
+    return path
+
+
+# one picture file -> uint8 (C, S, S)
+
+
+def test_celeba_box():
+    picture = Image.new("RGB", (178, 218))
+    assert square(picture, 108 / 178) == (35, 55, 143, 163)
+    assert square(picture, 0.60674157) == (35, 55, 143, 163)  # as conf/data/celeba.yaml has it
+    assert square(picture, 1.0) == (0, 20, 178, 198)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "1", "CMYK", "I;16", "I", "F"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_any_mode_decodes_to_the_same_picture(tmp_path, mode, channels):
+    gray = np.linspace(0, 255, 32)[None].repeat(24, 0).round()  # a left-to-right ramp
+    path = tmp_path / "picture.tif"
+    if mode == "I;16":
+        Image.fromarray((gray * 257).astype(np.uint16)).save(path)
+    elif mode == "I":
+        Image.fromarray((gray * 257).astype(np.int32)).save(path)
+    elif mode == "F":
+        Image.fromarray(gray.astype(np.float32)).save(path)
+    elif mode == "P":
+        path = path.with_suffix(".png")
+        Image.fromarray(gray.astype(np.uint8)).convert("P").save(path)
+    else:
+        Image.fromarray(gray.astype(np.uint8)).convert(mode).save(path)
+    array = decode(path, 8, channels, crop=1.0)
+    assert array.dtype == np.uint8
+    assert array.shape == (channels, 8, 8)
+    ramp = array.mean((0, 1))
+    if mode == "1":  # dithered: only the trend is left
+        assert ramp[:4].mean() + 60 < ramp[4:].mean()
+    else:
+        expected = np.linspace(0, 255, 32)[4:28].reshape(8, 3).mean(1)
+        np.testing.assert_allclose(ramp, expected, atol=6)
+
+
+def test_crop_is_central_and_resize_is_antialiased(tmp_path):
+    path = save(tmp_path / "wide.png", gradient(101, 51))
+    red, green, _ = decode(path, 51, 3, crop=1.0).astype(int)
+    columns = np.arange(25, 76) * 255 // 100
+    assert abs(red - columns).max() <= 1
+    checkers = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)
+    small = decode(save(tmp_path / "checkers.png", checkers, "L"), 8, 1, crop=1.0)
+    assert abs(small.astype(int) - 127.5).max() < 20  # averaged, not sampled
+    half = decode(path, 10, 3, crop=0.5)
+    assert half[1].min() > 60  # the rows near the top and the bottom are cut away
+    assert half[1].max() < 195
+
+
+def test_transparency_shows_white(tmp_path):
+    rgba = np.zeros((8, 8, 4), np.uint8)
+    assert (decode(save(tmp_path / "clear.png", rgba, "RGBA"), 4, 3, 1.0) == 255).all()
+
+
+def test_exif_rotation_is_applied(tmp_path):
+    picture = Image.fromarray(gradient(30, 30))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it rotated clockwise by 90 degrees
+    picture.save(tmp_path / "turned.png", exif=exif)
+    turned = decode(tmp_path / "turned.png", 30, 3, 1.0)
+    upright = np.rot90(gradient(30, 30), -1).transpose(2, 0, 1)
+    np.testing.assert_array_equal(turned, upright)
+
+
+# folders and file lists
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """120 small pictures in two sub-folders, of varied sizes."""
+    generator = np.random.default_rng(0)
+    for i in range(120):
+        folder = tmp_path / "tree" / f"{i % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        save(folder / f"{i:03d}.png", generator.integers(0, 255, (9 + i % 5, 12, 3), np.uint8))
+    (tmp_path / "tree" / "notes.txt").write_text("no picture")
+    return tmp_path / "tree"
+
+
+def test_folder_splits_by_content(tree):
+    source = Folder(str(tree))
+    splits = {name: source.items(name) for name in ("train", "val", "test")}
+    assert sum(len(items) for items in splits.values()) == 120
+    assert len(splits["train"]) > 90
+    assert splits["val"]
+    assert splits["test"]
+    picture = Path(splits["test"][0])
+    moved = picture.rename(tree / "renamed.png")
+    copy = tree / "copy.png"
+    copy.write_bytes(moved.read_bytes())
+    assert {str(moved), str(copy)} <= set(Folder(str(tree)).items("test"))
+
+
+def test_folder_missing():
+    with pytest.raises(FileNotFoundError, match="data.root=nowhere is not a folder"):
+        Folder("nowhere")
+
+
+def test_find_pictures(tree):
+    assert len(find_pictures(str(tree))) == 120
+    assert len(find_pictures(str(tree / "0" / "*.png"))) == 60
+    assert [p.name for p in find_pictures(str(tree / "0" / "000.png"))] == ["000.png"]
+    both = [str(tree / "1" / "001.png"), str(tree / "0" / "000.png")]
+    assert [str(p) for p in find_pictures(both)] == both
+    for nothing in (str(tree / "*.jpg"), str(tree / "gone.png")):
+        with pytest.raises(ValueError, match="no picture there"):
+            find_pictures(nothing)
+
+
+def test_read_pictures_names_the_broken_one(tree):
+    (tree / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    paths = [tree / "0" / "000.png", tree / "broken.png"]
+    assert read_pictures(paths[:1], 16, 1, 1.0).shape == (1, 1, 16, 16)
+    with pytest.raises(UnreadableImage, match="broken.png"):
+        read_pictures(paths, 16, 1, 1.0)
+
+
+# CelebA
+
+
+@pytest.fixture
+def celeba(tmp_path):
+    """A miniature CelebA of 12 pictures, 4 a split."""
+    folder = tmp_path / "celeba" / "img_align_celeba"
+    folder.mkdir(parents=True)
+    names = [f"{i:06d}.jpg" for i in range(1, 13)]
+    for i, name in enumerate(names):
+        save(folder / name, np.full((218, 178, 3), 20 * i, np.uint8), quality=95)
+    lines = [f"{name} {i // 4}" for i, name in enumerate(names)]
+    (tmp_path / "celeba" / "list_eval_partition.txt").write_text("\n".join(lines) + "\n")
+    return tmp_path / "celeba"
+
+
+def test_celeba_splits_and_zip(celeba):
+    source = CelebA(str(celeba), image_size=8)
+    assert source.items("val") == ["000005.jpg", "000006.jpg", "000007.jpg", "000008.jpg"]
+    from_folder = source.decode(source.items("test"))
+    assert [round(float(p.mean())) for p in from_folder] == [160, 180, 200, 220]
+    with zipfile.ZipFile(celeba / "img_align_celeba.zip", "w") as archive:
+        for path in sorted((celeba / "img_align_celeba").iterdir()):
+            archive.write(path, f"img_align_celeba/{path.name}")
+            path.unlink()
+    (celeba / "img_align_celeba").rmdir()
+    from_zip = CelebA(str(celeba), image_size=8).decode(source.items("test"))
+    np.testing.assert_array_equal(from_folder, from_zip)
+
+
+def test_celeba_missing_says_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"img_align_celeba.zip.*data.download=true"):
+        CelebA(str(tmp_path))
+    with pytest.raises(ValueError, match="named celeba"):
+        CelebA(str(tmp_path / "faces"), download=True)
+
+
+@pytest.mark.skipif(not REAL_CELEBA.is_dir(), reason="the real CelebA is not beside the project")
+def test_real_celeba():
+    source = CelebA(str(REAL_CELEBA))
+    assert [len(source.items(split)) for split in ("train", "val", "test")] == [20000, 1500, 1500]
+    pictures = np.stack(source.decode(source.items("val")[:32]))
+    assert pictures.shape == (32, 3, 64, 64)
+    red, _, blue = pictures[:, :, 20:44, 20:44].mean((0, 2, 3))
+    assert red > blue + 20  # skin in the middle
+
+
+# the cache
+
+
+class Counting(Folder):
+    """Counts the pictures it decodes."""
+
+    decoded = 0
+
+    def decode(self, items):
+        self.decoded += len(items)
+        return super().decode(items)
+
+
+def test_cache_is_built_once_and_keyed(tree, tmp_path):
+    source = Counting(str(tree), image_size=8)
+    pictures, names = load_split(source, "train", str(tmp_path / "cache"))
+    assert isinstance(pictures, np.memmap)
+    assert pictures.shape == (len(names), 3, 8, 8)
+    np.testing.assert_array_equal(pictures[5], decode(Path(names[5]), 8, 3, 1.0))
+    count = source.decoded
+    again, _ = load_split(source, "train", str(tmp_path / "cache"))
+    np.testing.assert_array_equal(pictures, again)
+    assert source.decoded == count
+    gray = Counting(str(tree), image_size=8, channels=1)
+    assert load_split(gray, "train", str(tmp_path / "cache"))[0].shape[1] == 1
+    save(Path(names[0]), np.zeros((11, 13, 3), np.uint8))  # an edited file is a new cache
+    source.decoded = 0
+    load_split(source, "train", str(tmp_path / "cache"))
+    assert source.decoded > 0
+
+
+def test_killed_build_leaves_no_cache(tree, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "CHUNK", 16)
+
+    class Killed(Counting):
+        def decode(self, items):
+            if self.decoded >= 32:
+                raise KeyboardInterrupt
+            return super().decode(items)
+
+    with pytest.raises(KeyboardInterrupt):
+        load_split(Killed(str(tree), image_size=8), "train", str(tmp_path / "cache"))
+    assert not list((tmp_path / "cache").iterdir())
+    pictures, _ = load_split(Folder(str(tree), image_size=8), "train", str(tmp_path / "cache"))
+    assert len(pictures) > 90
+
+
+def test_two_builds_at_once(tree, tmp_path):
+    """Another process finished the same cache while this one was building: both are fine."""
+    folder = tmp_path / "cache"
+
+    class Raced(Folder):
+        def decode(self, items):
+            if not list(folder.glob("folder*")):
+                load_split(Folder(str(tree), image_size=8), "train", str(folder))
+            return super().decode(items)
+
+    pictures, _ = load_split(Raced(str(tree), image_size=8), "train", str(folder))
+    assert len(pictures) > 90
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_bad_pictures_are_named_skipped_and_counted(tree, tmp_path):
+    for i in range(400):  # enough good ones that one bad is below 1%
+        save(tree / f"more{i}.png", np.full((8, 8, 3), i % 256, np.uint8) + np.uint8(i // 256))
+    good = len(Folder(str(tree)).items("train"))
+    bad = 0
+    while len(Folder(str(tree)).items("train")) == good:  # a bad one that falls into train
+        bad += 1
+        (tree / "bad.png").write_text(f"broken {bad}")
+    with pytest.warns(UserWarning) as caught:
+        pictures, names = load_split(Folder(str(tree), 8), "train", str(tmp_path / "cache"))
+    messages = [str(w.message) for w in caught]
+    assert any("bad.png" in message for message in messages)
+    assert any(f"1 of {good + 1}" in message for message in messages)
+    assert len(pictures) == len(names) == good
+
+
+def test_too_many_bad_pictures_and_empty_folders(tree, tmp_path):
+    for i in range(40):
+        (tree / f"bad{i}.png").write_text(f"broken {i}")
+    with (
+        warnings.catch_warnings(),
+        pytest.raises(ValueError, match=r"pictures in the train split cannot be read.*1%"),
+    ):
+        warnings.simplefilter("ignore")
+        load_split(Folder(str(tree), 8), "train", str(tmp_path / "cache"))
+    assert not list((tmp_path / "cache").iterdir())
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no pictures in the train split"):
+        load_split(Folder(str(tmp_path / "empty")), "train", str(tmp_path / "cache"))
+
+
+# batches
+
+
+def pictures_of(n, **settings):
+    values = np.arange(n, dtype=np.uint8)[:, None, None, None]
+    ramp = np.arange(4, dtype=np.uint8)[None, None, None]
+    return Pictures(values + 50 * ramp + np.zeros((1, 3, 4, 1), np.uint8), [], **settings)
+
+
+def test_batches_hold_range_index_and_order():
+    loader = batches(pictures_of(10), 4)
+    got = list(loader)
+    assert [len(batch["image"]) for batch in got] == [4, 4, 2]
+    assert torch.cat([batch["index"] for batch in got]).tolist() == list(range(10))
+    extremes = Pictures(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1), [])
+    assert extremes.__getitems__([0, 1])["image"].flatten().tolist() == [-1, 1]
+
+
+def test_flip_depends_on_seed_epoch_and_picture():
+    pictures = pictures_of(64, flip=True)
+    plain = pictures_of(64).__getitems__(list(range(64)))["image"]
+
+    def flipped(indices):
+        images = pictures.__getitems__(indices)["image"]
+        same = (images == plain[indices]).flatten(1).all(1)
+        mirrored = (images == plain[indices].flip(3)).flatten(1).all(1)
+        assert (same ^ mirrored).all()
+        return mirrored
+
+    first = flipped(list(range(64)))
+    assert 16 < first.sum() < 48
+    assert torch.equal(flipped([7, 3]), first[[7, 3]])  # whatever the batch
+    pictures.epoch = 1
+    assert not torch.equal(flipped(list(range(64))), first)
+
+
+def test_order_is_a_permutation_that_follows_seed_and_epoch():
+    def order(seed, epoch):
+        sampler = EpochOrder(pictures_of(100), seed)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    assert sorted(order(0, 0)) == list(range(100))
+    assert order(0, 3) == order(0, 3)
+    assert len({tuple(order(s, e)) for s in (0, 1) for e in (0, 1)}) == 4
+
+
+def test_training_batches(tree, tmp_path):
+    data = ImageData(Folder(str(tree), 8), str(tmp_path / "cache"), batch_size=32)
+    data.prepare_data()
+    got = list(data.train_dataloader())
+    assert {len(batch["image"]) for batch in got} == {32}
+    assert len({i for batch in got for i in batch["index"].tolist()}) == 32 * len(got)
+    with pytest.raises(ValueError, match="do not fill one batch: use batch_size="):
+        ImageData(Folder(str(tree), 8), str(tmp_path / "cache"), batch_size=500).prepare_data()
+
+
+def test_names_are_json(tree, tmp_path):
+    load_split(Folder(str(tree), 8), "val", str(tmp_path / "cache"))
+    (folder,) = (tmp_path / "cache").iterdir()
+    names = json.loads((folder / "names.json").read_text())
+    assert (folder / "images.bin").stat().st_size == len(names) * 3 * 8 * 8

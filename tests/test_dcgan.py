@@ -1,0 +1,251 @@
+import copy
+
+import pytest
+import torch
+from pytorch_lightning import Trainer
+from torch.utils.data import DataLoader
+
+from dcgan_inpaint.dcgan import DCGAN, load_dcgan
+from dcgan_inpaint.objective import discriminator_losses, generator_loss
+
+SMALL = {"image_size": 16, "z_dim": 6, "gf_dim": 2, "df_dim": 2}
+
+
+def batches(count, size=8, channels=3):
+    generator = torch.Generator().manual_seed(0)
+    return [
+        {"image": torch.rand(size, channels, 16, 16, generator=generator) * 2 - 1}
+        for _ in range(count)
+    ]
+
+
+def train(model, iterations=3, data=None, ckpt_path=None, max_epochs=1, **settings):
+    trainer = Trainer(
+        max_epochs=max_epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        **settings,
+    )
+    loader = DataLoader(data or batches(iterations), batch_size=None)
+    trainer.fit(model, loader, ckpt_path=ckpt_path)
+    return trainer
+
+
+def small(seed=0, **settings):
+    torch.manual_seed(seed)
+    return DCGAN(**SMALL | settings)
+
+
+class Recorder(DCGAN):
+    """Keeps what each update saw and moved."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.updates, self.seen_z = [], []
+        self.generator.register_forward_pre_hook(lambda _, args: self.seen_z.append(args[0]))
+        self.logits = []
+        self.discriminator.register_forward_hook(lambda _, i, out: self.logits.append(out))
+
+    def _update(self, which, loss, count):
+        before = copy.deepcopy(self.state_dict())
+        super()._update(which, loss, count)
+        moved = {
+            name.split(".")[0]
+            for name, value in self.named_parameters()
+            if not torch.equal(value, before[name])
+        }
+        self.updates.append((which, count, moved, loss.item()))
+
+
+@pytest.mark.parametrize("g_steps", [1, 2, 3])
+def test_schedule(g_steps):
+    """One D update, then g_steps G updates; each moves its own network alone."""
+    torch.manual_seed(0)
+    model = Recorder(**SMALL, g_steps=g_steps)
+    train(model, iterations=2)
+    expected = []
+    for t in range(2):
+        expected.append((0, t + 1, {"discriminator"}))
+        expected += [(1, t * g_steps + k + 1, {"generator"}) for k in range(g_steps)]
+    assert [update[:3] for update in model.updates] == expected
+    assert model.iteration == 2
+
+
+def test_one_z_for_all_steps_and_nothing_evaluated_twice():
+    torch.manual_seed(0)
+    model = Recorder(**SMALL, g_steps=2)
+    train(model, iterations=2)
+    assert len(model.seen_z) == 4  # per iteration: once for D and the first G step, once more
+    assert len(model.logits) == 8  # per iteration: real, fake, and one per G step
+    first, again, second, _ = model.seen_z
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
+    assert torch.equal(first, model.latents(torch.arange(8)))
+
+
+def test_training_is_the_plain_schedule():
+    """The same numbers as a loop that recomputes G(z) for each step and knows no toggles."""
+    data = batches(3)
+    model, plain = small(), small()
+    train(model, data=data)
+    plain.train()
+    d = torch.optim.Adam(plain.discriminator.parameters(), 2e-4, betas=(0.5, 0.999))
+    g = torch.optim.Adam(plain.generator.parameters(), 2e-4, betas=(0.5, 0.999))
+    counts = {d: 0, g: 0}
+
+    def step(optimizer, loss):
+        plain.zero_grad()
+        loss.backward()
+        counts[optimizer] += 1
+        optimizer.param_groups[0]["eps"] = 1e-8 / (1 - 0.999 ** counts[optimizer]) ** 0.5
+        optimizer.step()
+
+    for t, batch in enumerate(data):
+        z = plain.latents(torch.arange(8) + 8 * t)
+        real_logits = plain.discriminator(batch["image"])
+        fake_logits = plain.discriminator(plain.generator(z))
+        step(d, sum(discriminator_losses(real_logits, fake_logits)))
+        for _ in range(2):
+            step(g, generator_loss(plain.discriminator(plain.generator(z))))
+    for name, value in model.generator.named_parameters():
+        if not name.startswith("deconvs.0.bias"):  # a bias before BatchNorm: gradient is rounding
+            other = plain.generator.get_parameter(name)
+            torch.testing.assert_close(value, other, rtol=1e-3, atol=2e-4)
+
+
+def test_ema_follows_the_generator_with_warm_up():
+    model = small()
+    start = model.generator.project.weight.detach().clone()
+    train(model, iterations=1)
+    decay = 2 / 11  # (1 + t) / (10 + t) at t = 1
+    expected = decay * start + (1 - decay) * model.generator.project.weight
+    torch.testing.assert_close(model.ema_generator.project.weight, expected)
+    mean = model.generator.norms[0].running_mean
+    torch.testing.assert_close(model.ema_generator.norms[0].running_mean, (1 - decay) * mean)
+
+
+def test_forward_uses_the_average_and_leaves_the_mode():
+    model = small()
+    train(model)
+    model.train()
+    z = model.latents(torch.arange(4))
+    ema, raw = model(z), model(z, ema=False)
+    assert model.generator.training
+    assert not torch.equal(ema, raw)
+    # moving statistics: a sample does not depend on its batch
+    torch.testing.assert_close(raw[:1], model(z[:1], ema=False))
+
+
+def test_same_seed_same_weights():
+    a, b = small(), small()
+    train(a)
+    train(b)
+    for name, value in a.state_dict().items():
+        assert torch.equal(value, b.state_dict()[name]), name
+
+
+def test_autocast_sees_each_update(monkeypatch):
+    """Under bf16 autocast the second G step must see the weights that the first one left.
+
+    Autocast caches its bf16 weight copies until the training step ends, unless they are dropped.
+    """
+    results = []
+    for clear in (torch.clear_autocast_cache, lambda: None):
+        monkeypatch.setattr("torch.clear_autocast_cache", clear)
+        torch.manual_seed(0)
+        model = Recorder(**SMALL, lr=0.05)
+        train(model, iterations=1, precision="bf16-mixed")
+        results.append([loss for *_, loss in model.updates])
+    (d, g1, g2), (stale_d, stale_g1, stale_g2) = results
+    assert (d, g1) == (stale_d, stale_g1)
+    assert g2 != stale_g2
+
+
+def test_bf16_trains_close_to_fp32():
+    losses = []
+    for precision in ("32-true", "bf16-mixed"):
+        torch.manual_seed(0)
+        model = Recorder(**SMALL)
+        train(model, iterations=3, precision=precision)
+        assert all(p.dtype == torch.float32 for p in model.parameters())
+        losses.append(torch.tensor([loss for *_, loss in model.updates]))
+    torch.testing.assert_close(losses[0], losses[1], rtol=0.02, atol=0)
+
+
+def test_logged_values():
+    trainer = train(small())
+    logged = trainer.callback_metrics
+    assert logged["train/d_loss"] == logged["train/d_loss_real"] + logged["train/d_loss_fake"]
+    assert 0 < logged["train/D(x)"] < 1
+    assert 0 < logged["train/D(G(z))"] < 1
+    assert logged["iteration"] == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"image_size": 8}, "image_size=8"),
+        ({"channels": 2}, "channels=2"),
+        ({"z_dim": 0}, "z_dim=0"),
+        ({"g_steps": 0}, "g_steps=0"),
+        ({"prior": "cauchy"}, "prior='cauchy'"),
+        ({"ema_decay": 1.0}, "ema_decay=1.0"),
+    ],
+)
+def test_errors(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DCGAN(**SMALL | settings)
+
+
+def test_checkpoint_stands_alone_and_resume_is_exact(tmp_path):
+    data = batches(4)
+    whole = small()
+    train(whole, data=data)
+
+    first = small()
+    train(first, data=data[:2]).save_checkpoint(tmp_path / "half.ckpt")
+
+    loaded = load_dcgan(tmp_path / "half.ckpt")
+    assert loaded.hparams["gf_dim"] == 2
+    z = loaded.latents(torch.arange(3))
+    torch.testing.assert_close(loaded(z), first(z))
+
+    second = small(seed=1)
+    train(second, data=data[2:], ckpt_path=tmp_path / "half.ckpt", max_epochs=2)
+    assert second.iteration == 4
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(value, second.state_dict()[name], msg=name)
+
+
+def test_load_errors(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"ckpt=.*gone.ckpt: no such file"):
+        load_dcgan(tmp_path / "gone.ckpt")
+    train(small(), iterations=1).save_checkpoint(tmp_path / "good.ckpt")
+    whole = (tmp_path / "good.ckpt").read_bytes()
+    broken = {
+        "truncated": whole[: len(whole) // 2],
+        "empty": b"",
+        "text": b"not a checkpoint at all",
+    }
+    for name, content in broken.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name}: truncated, or not a DCGAN checkpoint"):
+            load_dcgan(tmp_path / name)
+    foreign = {
+        "weights": {"layer.weight": torch.zeros(2)},
+        "lightning": {
+            "state_dict": {"layer.weight": torch.zeros(2)},
+            "hyper_parameters": {"hidden": 3},
+            "pytorch-lightning_version": "2.6.0",
+        },
+        "other_sizes": torch.load(tmp_path / "good.ckpt", weights_only=True)
+        | {"hyper_parameters": SMALL | {"gf_dim": 4}},
+    }
+    for name, content in foreign.items():
+        torch.save(content, tmp_path / name)
+        with pytest.raises(ValueError, match=f"{name}: truncated, or not a DCGAN checkpoint"):
+            load_dcgan(tmp_path / name)

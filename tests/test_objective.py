@@ -1,0 +1,92 @@
+import math
+
+import pytest
+import torch
+
+from dcgan_inpaint.objective import (
+    Objective,
+    context_loss,
+    discriminator_losses,
+    generator_loss,
+    lowres,
+    prior_loss,
+    yeh_weights,
+)
+
+
+def test_gan_losses_by_hand():
+    real, fake = torch.tensor([0.0, 2.0]), torch.tensor([0.0, -1.0])
+    loss_real, loss_fake = discriminator_losses(real, fake)
+    assert loss_real.item() == pytest.approx((math.log(2) + math.log(1 + math.exp(-2))) / 2)
+    assert loss_fake.item() == pytest.approx((math.log(2) + math.log(1 + math.exp(-1))) / 2)
+    assert generator_loss(fake).item() == pytest.approx((math.log(2) + math.log(1 + math.e)) / 2)
+
+
+def test_losses_are_finite_for_extreme_logits():
+    logits = torch.tensor([-1e4, 1e4])
+    assert discriminator_losses(logits, logits)[0].item() == pytest.approx(5000)
+    assert prior_loss(logits).tolist() == [1e4, 0]
+    assert prior_loss(logits, saturating=True).tolist() == [0, -1e4]
+
+
+def test_prior_is_the_log_of_one_minus_d_when_saturating():
+    logit = torch.tensor([0.3])
+    d = torch.sigmoid(logit)
+    torch.testing.assert_close(prior_loss(logit, saturating=True), torch.log(1 - d))
+    torch.testing.assert_close(prior_loss(logit), -torch.log(d))
+
+
+def test_context_loss_by_hand_and_per_image():
+    fake, images = torch.zeros(2, 3, 2, 2), torch.ones(2, 3, 2, 2)
+    weights = torch.tensor([[1.0, 0.0], [0.5, 0.0]]).expand(2, 1, 2, 2).clone()
+    weights[1] = 0
+    assert context_loss(fake, images, weights).tolist() == [4.5, 0]  # 3 channels x (1 + 0.5)
+
+
+def test_yeh_weights_by_hand():
+    mask = torch.ones(1, 1, 9, 9)
+    mask[0, 0, 4, 4] = 0
+    weights = yeh_weights(mask)[0, 0]
+    assert weights[4, 4] == 0  # the hole itself
+    assert weights[0, 4] == 0  # 4 rows away: outside the 7x7 window
+    assert weights[4, 3].item() == pytest.approx(1 / 49)  # window whole inside the picture
+    assert weights[1, 1].item() == pytest.approx(1 / 25)  # rows and columns 0..4 of the window
+    assert weights[1, 4].item() == pytest.approx(1 / 35)  # rows 0..4, columns 1..7
+
+
+def test_yeh_weights_grow_towards_the_hole():
+    mask = torch.ones(1, 1, 32, 32)
+    mask[:, :, 8:24, 8:24] = 0
+    row = yeh_weights(mask)[0, 0, 16, :8]  # from the border to the hole
+    assert row.tolist() == sorted(row.tolist())
+    assert row[-1].item() == pytest.approx(3 / 7)  # 3 of the 7 columns are missing
+    assert not row[:5].any()
+
+
+def test_lowres_is_the_block_average():
+    images = torch.arange(16.0).view(1, 1, 4, 4)
+    assert lowres(images, 2).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    with pytest.raises(ValueError, match="measure.factor=3 does not divide image_size=4"):
+        lowres(images, 3)
+
+
+def test_objective_weighting():
+    mask = torch.ones(1, 1, 9, 9)
+    mask[0, 0, 4, 4] = 0
+    assert torch.equal(Objective(weighting="mask").weights(mask), mask)
+    assert torch.equal(Objective(weighting="window", window=3).weights(mask), yeh_weights(mask, 3))
+    logits = torch.tensor([0.7])
+    assert torch.equal(Objective(saturating=True).prior(logits), prior_loss(logits, True))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"lam": -0.1}, "objective.lam=-0.1"),
+        ({"weighting": "both"}, "objective.weighting='both'"),
+        ({"window": 4}, "objective.window=4"),
+    ],
+)
+def test_objective_errors(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Objective(**arguments)
