@@ -49,6 +49,8 @@ def main(cfg: DictConfig) -> None:
 
 def load_pictures(cfg: DictConfig, dcgan: DCGAN) -> tuple[Pictures | Subset, list[str]]:
     """The pictures to complete and their names: `images` if given, else a split of `data`."""
+    if cfg.limit is not None and cfg.limit < 1:
+        raise ValueError(f"limit={cfg.limit}: use 1 or more, or null for all")
     size, channels = dcgan.hparams["image_size"], dcgan.hparams["channels"]
     if cfg.images is not None:
         paths = find_pictures(cfg.images)[: cfg.limit]

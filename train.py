@@ -4,6 +4,8 @@ python train.py model=dcgan data=faces
 python train.py model=dcgan data=celeba data.root=path/to/celeba model.gf_dim=32 model.df_dim=32
 """
 
+from pathlib import Path
+
 import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -19,6 +21,8 @@ from dcgan_inpaint.runs import start_run
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
     with one_line_errors():
+        if cfg.ckpt_path is not None and not Path(cfg.ckpt_path).is_file():
+            raise FileNotFoundError(f"ckpt_path={cfg.ckpt_path}: no such file to resume from")
         seed_everything(cfg.seed, verbose=False)  # the init; z, order and flips follow from seed
         source = instantiate(cfg.data)
         model = instantiate(cfg.model, crop=source.crop)
@@ -29,7 +33,7 @@ def main(cfg: DictConfig) -> None:
             Speed(),
             CollapseWarning(),
             SampleGrid(folder, cfg.sample_every),
-            ModelCheckpoint(folder, save_last=True, save_top_k=0),
+            ModelCheckpoint(folder, "last", enable_version_counter=False),
         ]
         if cfg.preview:
             pictures = data.split("val").__getitems__(list(range(cfg.preview)))["image"]

@@ -29,7 +29,7 @@ def log_picture(trainer: Trainer, folder: Path, name: str, picture: Image.Image)
     picture.save(path)
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            logger.log_image(name, [picture], metrics={"iteration": iteration})
+            logger.log_image(name, [picture], step=iteration)
         elif isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(name, pil_to_tensor(picture), iteration)
 
@@ -103,11 +103,19 @@ class CollapseWarning(Callback):
     """Warns, with the remedy, when D or G has collapsed.
 
     One of the losses below `threshold` at `patience` logs in a row, or 16 samples that differ by
-    less than `spread` (standard deviation over samples, mean over pixels, of [-1, 1]).
+    less than `spread` (standard deviation over samples, mean over pixels, of [-1, 1]) at an
+    epoch's end, once `warm_up` iterations are done: an untrained G is flat and still fine.
     """
 
-    def __init__(self, threshold: float = 0.02, patience: int = 10, spread: float = 0.02):
-        self.threshold, self.patience, self.spread = threshold, patience, spread
+    def __init__(
+        self,
+        threshold: float = 0.02,
+        patience: int = 10,
+        spread: float = 0.02,
+        warm_up: int = 500,
+    ):
+        self.threshold, self.patience = threshold, patience
+        self.spread, self.warm_up = spread, warm_up
         self.below = {"train/d_loss": 0, "train/g_loss": 0}
 
     def on_train_batch_end(self, trainer: Trainer, module: DCGAN, *_: object) -> None:
@@ -123,15 +131,11 @@ class CollapseWarning(Callback):
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: Trainer, module: DCGAN) -> None:
+        if module.iteration < self.warm_up:
+            return
         samples = module(module.latents(torch.arange(16, device=module.device)), ema=False)
         if samples.std(0).mean() < self.spread:
             self._warn(module, "G has collapsed: its samples are all the same", MORE_G)
 
     def _warn(self, module: DCGAN, what: str, remedy: str) -> None:
         warnings.warn(f"iteration {module.iteration}: {what}.  {remedy}", stacklevel=2)
-
-
-MORE_G = (
-    "Start again with more generator steps (model.g_steps=3), a smaller model.df_dim or model.lr"
-)
-MORE_D = "Start again with model.g_steps=1, a larger model.df_dim or a smaller model.lr"

@@ -104,7 +104,8 @@ class DCGAN(LightningModule):
             self.log_dict(log | {"iteration": float(self.iteration)})
 
     def _discriminator_step(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
-        real_logits, fake_logits = self.discriminator(real), self.discriminator(fake)  # (B,), (B,)
+        real_logits = self.discriminator(real).float()  # (B,): losses in fp32 also under bf16
+        fake_logits = self.discriminator(fake).float()  # (B,)
         loss_real, loss_fake = discriminator_losses(real_logits, fake_logits)
         self._update(0, loss_real + loss_fake, count=self.iteration + 1)
         return {
@@ -117,7 +118,7 @@ class DCGAN(LightningModule):
 
     def _generator_step(self, fake: Tensor, k: int) -> Tensor:
         self.discriminator.requires_grad_(False)  # its weight gradients would go to waste
-        loss = generator_loss(self.discriminator(fake))
+        loss = generator_loss(self.discriminator(fake).float())
         self._update(1, loss, count=self.iteration * self.hparams["g_steps"] + k + 1)
         self.discriminator.requires_grad_(True)
         return loss.detach()
@@ -132,9 +133,6 @@ class DCGAN(LightningModule):
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()
-        # autocast keeps its low-precision copies of the weights for the whole training_step:
-        # without this the second G step would compute with the weights before the first
-        torch.clear_autocast_cache()
 
     @torch.no_grad()
     def _update_ema(self) -> None:

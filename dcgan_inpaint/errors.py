@@ -9,13 +9,14 @@ from contextlib import contextmanager
 def one_line_errors() -> Iterator[None]:
     """End the program with one line for errors that the user's input caused.
 
-    Wraps the part of a script that reads input and builds objects.  Hydra wraps what a constructor
-    raised, so the cause is looked at.
+    Wraps the part of a script that reads input and builds objects.
     """
     try:
         yield
-    except Exception as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, (ValueError, OSError, ModuleNotFoundError)):
-            sys.exit(f"error: {cause}")
+    except Exception as caught:
+        error: BaseException = caught
+        if type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
+            error = error.__cause__  # what a constructor raised, inside Hydra's wrapping
+        if isinstance(error, (ValueError, OSError, ModuleNotFoundError)):
+            sys.exit(f"error: {error}")
         raise

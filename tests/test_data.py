@@ -21,9 +21,9 @@ REAL_CELEBA = Path(__file__).parents[2] / "shared" / "celeba"
 def gradient(width, height):
     """A picture whose red says the column and green the row."""
     rows, columns = np.mgrid[:height, :width]
-    return np.stack([columns * 255 // (width - 1), rows * 255 // (height - 1), rows * 0], -1).astype(
-        np.uint8
-    )
+    return np.stack(
+        [columns * 255 // (width - 1), rows * 255 // (height - 1), rows * 0], -1
+    ).astype(np.uint8)
 
 
 def save(path, array=None, mode="RGB", **settings):

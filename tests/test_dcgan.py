@@ -148,32 +148,19 @@ def test_same_seed_same_weights():
         assert torch.equal(value, b.state_dict()[name]), name
 
 
-def test_autocast_sees_each_update(monkeypatch):
-    """Under bf16 autocast the second G step must see the weights that the first one left.
-
-    Autocast caches its bf16 weight copies until the training step ends, unless they are dropped.
-    """
-    results = []
-    for clear in (torch.clear_autocast_cache, lambda: None):
-        monkeypatch.setattr("torch.clear_autocast_cache", clear)
-        torch.manual_seed(0)
-        model = Recorder(**SMALL, lr=0.05)
-        train(model, iterations=1, precision="bf16-mixed")
-        results.append([loss for *_, loss in model.updates])
-    (d, g1, g2), (stale_d, stale_g1, stale_g2) = results
-    assert (d, g1) == (stale_d, stale_g1)
-    assert g2 != stale_g2
-
-
 def test_bf16_trains_close_to_fp32():
+    """And the second G step sees the first one's update, not a cached bf16 copy of the weights."""
     losses = []
     for precision in ("32-true", "bf16-mixed"):
         torch.manual_seed(0)
-        model = Recorder(**SMALL)
-        train(model, iterations=3, precision=precision)
+        model = Recorder(**SMALL, lr=0.02)
+        for parameter in model.discriminator.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)  # logits that are not all but zero
+        train(model, iterations=2, precision=precision)
         assert all(p.dtype == torch.float32 for p in model.parameters())
         losses.append(torch.tensor([loss for *_, loss in model.updates]))
-    torch.testing.assert_close(losses[0], losses[1], rtol=0.02, atol=0)
+    torch.testing.assert_close(losses[0], losses[1], rtol=0.05, atol=0)
+    assert losses[1][1] != losses[1][2]  # same z, same D: only G's update tells them apart
 
 
 def test_logged_values():

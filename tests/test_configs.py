@@ -1,0 +1,127 @@
+"""Every choice of every group composes, and builds the object it promises."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
+from hydra.utils import instantiate
+from PIL import Image
+
+from dcgan_inpaint.data.celeba import CelebA
+from dcgan_inpaint.data.faces import Faces
+from dcgan_inpaint.data.folder import Folder
+from dcgan_inpaint.dcgan import DCGAN
+from dcgan_inpaint.objective import Objective
+from dcgan_inpaint.solvers import Adam
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+def choices(group):
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def composed(name, *overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(name, overrides=list(overrides))
+
+
+def test_every_group_has_its_test():
+    groups = {path.name for path in CONF.iterdir() if path.is_dir()}
+    tested = {"data", "model", "mask", "objective", "solver", "blend", "trainer", "logger"}
+    assert groups == tested | {"experiment"}
+
+
+@pytest.fixture
+def roots(tmp_path):
+    (tmp_path / "img_align_celeba").mkdir()
+    (tmp_path / "list_eval_partition.txt").write_text("000001.jpg 0\n")
+    mask = Image.new("L", (20, 20), 255)
+    mask.paste(0, (5, 5, 15, 15))
+    mask.save(tmp_path / "hole.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("choice", choices("data"))
+@pytest.mark.parametrize("door", ["train", "inpaint"])
+def test_data(choice, door, roots):
+    root = [] if choice == "faces" else [f"data.root={roots}"]
+    cfg = composed(door, f"data={choice}", "data.image_size=32", *root)
+    source = instantiate(cfg.data)
+    assert isinstance(source, {"celeba": CelebA, "faces": Faces, "folder": Folder}[choice])
+    assert (source.image_size, source.channels) == (32, 3)
+    assert source.crop == pytest.approx(108 / 178 if choice == "celeba" else 1.0)
+
+
+@pytest.mark.parametrize("choice", choices("model"))
+def test_model(choice):
+    cfg = composed("train", f"model={choice}", "data.image_size=32", "model.gf_dim=4", "seed=3")
+    model = instantiate(cfg.model, crop=0.5)
+    assert isinstance(model, DCGAN)
+    assert model.hparams["image_size"] == 32
+    assert model.hparams["crop"] == 0.5
+    assert model.hparams["seed"] == 3
+
+
+@pytest.mark.parametrize("choice", choices("mask"))
+def test_mask(choice, roots):
+    path = [f"mask.path={roots / 'hole.png'}"] if choice == "file" else []
+    cfg = composed("inpaint", f"mask={choice}", *path)
+    mask = instantiate(cfg.mask)(torch.arange(3), 64)
+    assert mask.shape == (3, 1, 64, 64)
+    missing = 1 - mask.mean().item()
+    expected = {"center": 0.25, "file": 0.25, "full": 0, "grid": 15 / 16, "half": 0.5, "left": 0.5}
+    expected |= {"lowres": 1, "pattern": 0.25, "random": 0.2, "random80": 0.8}
+    if choice in expected:
+        assert missing == pytest.approx(expected[choice], abs=0.02)
+    else:
+        assert 0 < missing < 0.7
+    assert (instantiate(cfg.measure) is not None) == (choice == "lowres")
+
+
+@pytest.mark.parametrize("choice", choices("objective"))
+def test_objective(choice):
+    objective = instantiate(composed("inpaint", f"objective={choice}").objective)
+    assert isinstance(objective, Objective)
+    papers = {"amos": (0.1, "mask", False), "yeh": (0.003, "window", True)}
+    assert (objective.lam, objective.weighting, objective.saturating) == papers[choice]
+
+
+@pytest.mark.parametrize("choice", choices("solver"))
+def test_solver(choice):
+    assert isinstance(instantiate(composed("inpaint", f"solver={choice}").solver), Adam)
+
+
+@pytest.mark.parametrize("choice", choices("blend"))
+def test_blend(choice):
+    blend = instantiate(composed("inpaint", f"blend={choice}").blend)
+    ones, zeros = torch.ones(1, 3, 8, 8), torch.zeros(1, 1, 8, 8)
+    assert torch.equal(blend(ones, -ones, zeros + 1), -ones)
+
+
+@pytest.mark.parametrize("choice", choices("logger"))
+def test_logger(choice, tmp_path):
+    overrides = [f"logger={choice}", f"output={tmp_path}"]
+    if choice == "wandb":
+        overrides.append("logger.wandb.offline=true")
+    loggers = instantiate(composed("train", *overrides).logger)
+    assert set(loggers) == {"csv", choice}
+
+
+@pytest.mark.parametrize("choice", choices("experiment"))
+def test_experiment(choice):
+    cfg = composed("inpaint", f"experiment={choice}")
+    assert cfg.objective.lam == {"amos2016": 0.1, "yeh2017": 0.003}[choice]
+    assert cfg.solver.iterations == {"amos2016": 1000, "yeh2017": 1500}[choice]
+    assert cfg.ema is False
+
+
+@pytest.mark.parametrize(
+    ("door", "override"),
+    [("train", "model.width=3"), ("inpaint", "lam=3"), ("inpaint", "mask=centre")],
+)
+def test_unknown_keys_and_groups_fail(door, override):
+    with pytest.raises(ConfigCompositionException):
+        composed(door, override)

@@ -1,0 +1,88 @@
+"""Against numbers computed with the original TensorFlow code (see README, "Parity")."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dcgan_inpaint.blending import paste
+from dcgan_inpaint.dcgan import DCGAN
+from dcgan_inpaint.import_tf import state_from_tensorflow
+from dcgan_inpaint.inpainting import InpaintingModule
+from dcgan_inpaint.networks import frozen
+from dcgan_inpaint.objective import Objective, discriminator_losses, generator_loss, lowres
+from dcgan_inpaint.solvers import Adam
+
+GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
+MASKS = ["center", "left", "random", "grid", "full", "lowres"]
+
+pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden vectors are not at hand")
+
+
+@pytest.fixture(scope="module", params=[("blog_gf8_64px", "blog"), ("head_gf8_32px", "amos_head")])
+def golden(request):
+    folder, widths = request.param
+    arrays = dict(np.load(GOLDEN / folder / "golden.npz"))
+    arrays["widths"] = widths
+    return arrays
+
+
+def pictures(array):
+    return torch.from_numpy(array).permute(0, 3, 1, 2).contiguous()
+
+
+def load(golden, when):
+    size = golden["x"].shape[1]
+    model = DCGAN(image_size=size, z_dim=16, gf_dim=8, df_dim=8, widths=golden["widths"])
+    variables = {k.removeprefix(f"{when}/"): v for k, v in golden.items() if k.startswith(when)}
+    state = state_from_tensorflow(variables)
+    missing = model.load_state_dict(state, strict=False)
+    assert not missing.unexpected_keys
+    assert all("ema" in key or "num_batches" in key for key in missing.missing_keys)
+    return model.eval()
+
+
+@torch.no_grad()
+def test_networks(golden):
+    model = load(golden, "after6")
+    z, x = torch.from_numpy(golden["eval/z"]), pictures(golden["x"])
+    fake = model.generator(z)
+    torch.testing.assert_close(fake, pictures(golden["eval/G"]), rtol=0, atol=1e-6)
+    real_logits, fake_logits = model.discriminator(x), model.discriminator(fake)
+    for ours, name in ((real_logits, "eval/real_logits"), (fake_logits, "eval/fake_logits")):
+        torch.testing.assert_close(ours, torch.from_numpy(golden[name])[:, 0], rtol=0, atol=1e-5)
+    d_loss = sum(discriminator_losses(real_logits, fake_logits))
+    assert d_loss.item() == pytest.approx(float(golden["eval/d_loss"]), rel=1e-5)
+    assert generator_loss(fake_logits).item() == pytest.approx(golden["eval/g_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_completion(golden, name):
+    """Start, first gradient, the losses of 20 iterations and the z they end at."""
+    model = load(golden, "after6")
+    get = lambda key: torch.from_numpy(np.float32(golden[f"complete/{name}/{key}"]))  # noqa: E731
+    size = golden["x"].shape[1]
+    search = InpaintingModule(
+        model,
+        mask=lambda index, _: get("mask").expand(len(index), 1, size, size),
+        objective=Objective(lam=0.1),
+        solver=Adam(iterations=20, lr=0.01),
+        blend=paste,
+        measure=lowres if name == "lowres" else None,
+        ema=False,
+        progress=False,
+    )
+    search.start = lambda index, seed: torch.from_numpy(golden["eval/z"]).clone()
+    done = search.predict_step({"image": pictures(golden["x"]), "index": torch.arange(8)})
+    torch.testing.assert_close(done.trace[0, :, 0], get("context0"), rtol=1e-5, atol=0)
+    # the original adds the batch mean of the prior to each image's loss, ours its own prior
+    total = done.trace[:20, :, 0] + 0.1 * done.trace[:20, :, 1].mean(1, keepdim=True)
+    torch.testing.assert_close(total, get("loss"), rtol=1e-5, atol=0)
+    torch.testing.assert_close(done.z, get("z20"), rtol=0, atol=1e-4)
+
+    z = torch.from_numpy(golden["eval/z"]).clone().requires_grad_()
+    losses = search.losses(frozen(model.generator)(z), done.images, done.mask)
+    (gradient,) = torch.autograd.grad(losses[2].sum(), z)
+    scale = get("grad0").abs().max().item()
+    torch.testing.assert_close(gradient, get("grad0"), rtol=0, atol=1e-4 * scale)

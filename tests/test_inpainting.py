@@ -1,0 +1,201 @@
+import pytest
+import torch
+
+from dcgan_inpaint import masks
+from dcgan_inpaint.blending import paste
+from dcgan_inpaint.dcgan import DCGAN
+from dcgan_inpaint.inpainting import InpaintingModule
+from dcgan_inpaint.objective import Objective, lowres
+from dcgan_inpaint.solvers import Adam
+
+
+@pytest.fixture(scope="module")
+def dcgan():
+    """A small DCGAN with weights wide enough that z matters."""
+    torch.manual_seed(0)
+    model = DCGAN(image_size=16, z_dim=8, gf_dim=4, df_dim=4)
+    for network in (model.ema_generator, model.discriminator):
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.15)
+    return model
+
+
+def module(dcgan, mask=lambda i, s: masks.center(i, s, 0.25), **settings):
+    defaults = {
+        "objective": Objective(),
+        "solver": Adam(iterations=12, lr=0.05),
+        "blend": paste,
+        "progress": False,
+    }
+    return InpaintingModule(dcgan, mask, **defaults | settings)
+
+
+def batch(n, start=0):
+    index = torch.arange(start, start + n)
+    images = torch.stack(
+        [torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(int(i))) for i in index]
+    )
+    return {"image": images * 2 - 1, "index": index}
+
+
+def test_the_search_lowers_the_objective(dcgan):
+    done = module(dcgan, solver=Adam(iterations=60, lr=0.05)).predict_step(batch(6))
+    assert (done.trace[-1, :, 2] < 0.97 * done.trace[0, :, 2]).all()
+
+
+def test_it_finds_the_z_of_a_generated_picture(dcgan):
+    """With nothing missing and a start near it, the search recovers the picture."""
+    z = dcgan.latents(torch.arange(3), seed=5) * 0.5
+    with torch.no_grad():
+        images = dcgan(z)
+    search = module(dcgan, masks.full, solver=Adam(400, 0.05), objective=Objective(lam=0))
+    done = search.predict_step({"image": images, "index": torch.arange(3)})
+    assert (done.trace[-1, :, 2] < 0.15 * done.trace[0, :, 2]).all()
+
+
+def test_only_z_gets_gradient(dcgan):
+    before = {name: value.clone() for name, value in dcgan.state_dict().items()}
+    search = module(dcgan)
+    frozen = {name: value.clone() for name, value in search.state_dict().items()}
+    done = search.predict_step(batch(2))
+    assert not any(p.requires_grad for p in search.parameters())
+    assert all(p.grad is None for p in [*search.parameters(), *dcgan.parameters()])
+    for name, value in search.state_dict().items():
+        assert torch.equal(value, frozen[name])
+    for name, value in dcgan.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert not done.z.requires_grad
+    assert not torch.equal(done.z, dcgan.latents(done.index))
+
+
+@pytest.mark.parametrize("weighting", ["mask", "window"])
+def test_known_pixels_are_exact_after_paste(dcgan, weighting):
+    search = module(
+        dcgan,
+        lambda i, s: masks.random(i, s, seed=0, missing=0.5),
+        objective=Objective(weighting=weighting),
+    )
+    done = search.predict_step(batch(4))
+    known = done.mask.expand_as(done.images) == 1
+    assert torch.equal(done.completion[known], done.images[known])
+    assert torch.equal(done.completion[~known], done.fake[~known])
+
+
+@pytest.mark.parametrize("objective", [Objective(), Objective(0.003, "window", saturating=True)])
+def test_results_do_not_depend_on_the_batch(dcgan, objective):
+    search = module(
+        dcgan, lambda i, s: masks.random(i, s, seed=3, missing=0.4), objective=objective
+    )
+    together = search.predict_step(batch(7))
+    for i in range(7):
+        alone = search.predict_step(batch(1, start=i))
+        torch.testing.assert_close(alone.z[0], together.z[i], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(alone.completion[0], together.completion[i], rtol=0, atol=1e-3)
+        assert torch.equal(alone.mask[0], together.mask[i])
+
+
+def test_start_follows_seed_and_index(dcgan):
+    start = {}
+    for seed in (0, 1):
+        search = module(dcgan, solver=Adam(1, lr=1e-12), seed=seed)
+        start[seed] = search.predict_step(batch(3)).z
+        torch.testing.assert_close(start[seed], dcgan.latents(torch.arange(3), seed=seed))
+    assert not torch.allclose(start[0], start[1])
+
+
+def test_trace_holds_the_losses_seen(dcgan):
+    search = module(dcgan, objective=Objective(lam=0.5))
+    data = batch(3)
+    done = search.predict_step(data)
+    assert done.trace.shape == (13, 3, 3)
+    context, prior, total = done.trace.unbind(2)
+    torch.testing.assert_close(total, context + 0.5 * prior)
+    with torch.no_grad():
+        fake = dcgan(dcgan.latents(data["index"]))
+        logits = dcgan.discriminator.eval()(fake)
+    expected = (done.mask * (fake - data["image"]).abs()).sum((1, 2, 3))
+    torch.testing.assert_close(context[0], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(prior[0], torch.nn.functional.softplus(-logits))
+
+
+def test_frames(dcgan):
+    done = module(dcgan, out_interval=5).predict_step(batch(2))
+    assert done.frame_iterations == [0, 5, 10, 12]
+    assert done.frames.shape == (4, 2, 3, 16, 16)
+    assert torch.equal(done.frames[-1], done.completion)
+    known = done.mask.expand_as(done.images) == 1
+    assert all(torch.equal(frame[known], done.images[known]) for frame in done.frames)
+
+
+def test_lowres_matches_the_averages_only(dcgan):
+    def measure(x):
+        return lowres(x, 4)
+
+    search = module(dcgan, masks.nothing, measure=measure, solver=Adam(40, 0.05))
+    data = batch(2)
+    done = search.predict_step(data)
+    context = (lowres(done.fake, 4) - lowres(data["image"], 4)).abs().sum((1, 2, 3))
+    torch.testing.assert_close(done.trace[-1, :, 0], context, rtol=1e-4, atol=1e-4)
+    assert torch.equal(done.completion, done.fake)
+    assert (done.trace[-1, :, 0] < done.trace[0, :, 0]).all()
+
+
+def test_raw_generator_on_request(dcgan):
+    start = Adam(1, lr=1e-12)
+    averaged = module(dcgan, solver=start).predict_step(batch(1)).fake
+    raw = module(dcgan, solver=start, ema=False).predict_step(batch(1)).fake
+    z = dcgan.latents(torch.arange(1))
+    with torch.no_grad():
+        torch.testing.assert_close(averaged, dcgan(z), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(raw, dcgan(z, ema=False), rtol=1e-4, atol=1e-5)
+
+
+def test_works_inside_inference_mode(dcgan):
+    search = module(dcgan)
+    with torch.inference_mode():
+        done = search.predict_step(batch(2))
+    assert (done.trace[-1, :, 2] < done.trace[0, :, 2]).all()
+
+
+def test_check_finds_a_bad_mask_at_once(dcgan):
+    with pytest.raises(ValueError, match="measure.factor=3"):
+        module(dcgan, masks.nothing, measure=lambda x: lowres(x, 3)).check()
+    with pytest.raises(ValueError, match="out_interval=-1"):
+        module(dcgan, out_interval=-1)
+
+
+# the solver by itself
+
+
+def test_adam_clips_to_the_bound_and_matches_torch():
+    target = torch.tensor([[0.3, 5.0], [-5.0, 0.1]])
+
+    def evaluate(z):
+        loss = (z - target).square().sum(1)
+        return loss, torch.zeros_like(loss), loss
+
+    z = torch.nn.Parameter(torch.zeros(2, 2))
+    losses = [total for *_, total in Adam(iterations=300, lr=0.05)(z, evaluate)]
+    assert len(losses) == 300
+    assert losses[0].tolist() == pytest.approx([25.09, 25.01])
+    torch.testing.assert_close(z.data, target.clamp(-1, 1), rtol=0, atol=1e-2)
+
+    free, reference = torch.nn.Parameter(torch.zeros(2, 2)), torch.nn.Parameter(torch.zeros(2, 2))
+    for _ in Adam(iterations=20, lr=0.05, bound=None)(free, evaluate):
+        pass
+    optimizer = torch.optim.Adam([reference], lr=0.05)
+    for _ in range(20):
+        optimizer.zero_grad()
+        evaluate(reference)[2].sum().backward()
+        optimizer.step()
+    assert torch.equal(free, reference)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"iterations": 0}, "solver.iterations=0"), ({"lr": 0}, "solver.lr=0")],
+)
+def test_adam_errors(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Adam(**settings)

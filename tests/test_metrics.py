@@ -1,0 +1,79 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dcgan_inpaint.blending import paste
+from dcgan_inpaint.figures import grid, masked, save_gif, to_pil, to_uint8
+from dcgan_inpaint.metrics import psnr, ssim
+
+
+def test_psnr_by_hand():
+    truth = torch.zeros(2, 3, 4, 4)
+    off = truth.clone()
+    off[0] += 0.2  # mse 0.04 of peak² 4
+    off[1, :, 0, 0] += 2  # one pixel of 16, by the full range: mse 4 / 16
+    assert psnr(off, truth).tolist() == pytest.approx([20, 10 * math.log10(16)])
+    where = torch.zeros(2, 1, 4, 4)
+    where[:, :, 0, :2] = 1
+    assert psnr(off, truth, where).tolist() == pytest.approx([20, 10 * math.log10(2)])
+
+
+def test_psnr_over_a_quarter_hole_is_6_db_below_the_whole():
+    truth = torch.rand(1, 3, 64, 64) * 2 - 1
+    hole = torch.zeros(1, 1, 64, 64)
+    hole[:, :, 16:48, 16:48] = 1
+    completion = paste(torch.rand(1, 3, 64, 64) * 2 - 1, truth, 1 - hole)
+    difference = psnr(completion, truth) - psnr(completion, truth, hole)
+    assert difference.item() == pytest.approx(10 * math.log10(4), abs=1e-4)
+
+
+def test_equal_pictures_and_empty_holes():
+    x = torch.rand(1, 3, 16, 16)
+    assert psnr(x, x).item() == math.inf
+    assert ssim(x, x).item() == pytest.approx(1)
+    assert psnr(x, x, torch.zeros(1, 1, 16, 16)).isnan()
+    assert ssim(x, x, torch.zeros(1, 1, 16, 16)).isnan()
+
+
+def test_ssim_of_a_constant_shift_by_hand():
+    """Flat pictures have no structure: only the luminance term is left (Wang 2004, eq. 6)."""
+    a, b = torch.full((1, 1, 16, 16), 0.5), torch.full((1, 1, 16, 16), 0.25)
+    c1 = (0.01 * 2) ** 2
+    expected = (2 * 0.5 * 0.25 + c1) / (0.5**2 + 0.25**2 + c1)
+    assert ssim(b, a).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_ssim_sees_the_hole_only():
+    truth = torch.rand(1, 3, 64, 64) * 2 - 1
+    hole = torch.zeros(1, 1, 64, 64)
+    hole[:, :, :, :32] = 1
+    worse = paste(truth.flip(0).roll(5, 3), truth, 1 - hole)
+    assert ssim(worse, truth, hole) < 0.3
+    assert ssim(worse, truth, hole) < ssim(worse, truth) < ssim(worse, truth, 1 - hole)
+
+
+def test_paste_keeps_known_pixels_to_the_bit():
+    images, fake = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    mask = (torch.rand(2, 1, 4, 4) > 0.5).float()
+    out = paste(fake, images, mask)
+    assert torch.equal(out, torch.where(mask.expand_as(images) == 1, images, fake))
+    fake[:] = math.nan
+    assert torch.equal(paste(fake, images, torch.ones(2, 1, 4, 4)), images)
+
+
+def test_figures(tmp_path):
+    pictures = torch.tensor([-1.0, 0.0, 1.0, 2.0]).view(4, 1, 1, 1).expand(4, 3, 4, 4)
+    assert to_uint8(pictures)[:, 0, 0, 0].tolist() == [0, 128, 255, 255]
+    assert to_pil(torch.zeros(1, 4, 4)).mode == "L"
+    array = np.asarray(grid(pictures, columns=2))
+    assert array.shape == (2 * 4 + 3 * 2, 2 * 4 + 3 * 2, 3)
+    assert (array[0] == 255).all()  # white border
+    assert (array[2:6, 2:6] == 0).all()
+    mask = torch.zeros(4, 1, 4, 4)
+    assert (to_uint8(masked(pictures, mask)) == 128).all()  # the hole is grey
+    save_gif([to_pil(p) for p in pictures[:3]], tmp_path / "a.gif")
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert gif.n_frames == 3

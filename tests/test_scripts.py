@@ -1,0 +1,274 @@
+"""The two scripts as a user runs them, in small; every error is one line."""
+
+import contextlib
+import csv
+import io
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+PROJECT = Path(__file__).parents[1]
+SMALL = [
+    "data.image_size=16",
+    "trainer.accelerator=cpu",
+    "trainer.enable_progress_bar=false",
+]
+TRAIN = [
+    *SMALL,
+    "data.train_size=64",
+    "data.val_size=4",
+    "batch_size=16",
+    "model.gf_dim=2",
+    "model.df_dim=2",
+    "model.z_dim=5",
+    "trainer.log_every_n_steps=2",
+    "sample_every=4",
+    "preview=2",
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Runs a script as `python script arguments` would, in this process, which saves the imports.
+
+    The cache of decoded pictures is shared by the module.
+    """
+
+    def call(script, *arguments, fails=False):
+        stdout, stderr, code = io.StringIO(), io.StringIO(), None
+        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+            patch.setattr(sys, "argv", [script, *map(str, arguments)])
+            try:
+                runpy.run_path(str(PROJECT / script), run_name="__main__")
+            except SystemExit as stop:
+                code = stop.code
+                if isinstance(code, str):  # what the interpreter does with sys.exit("message")
+                    stderr.write(f"{code}\n")
+        done = SimpleNamespace(stdout=stdout.getvalue(), stderr=stderr.getvalue())
+        assert bool(code) == fails, done.stdout + done.stderr
+        return done
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(PROJECT)
+        patch.setenv("DCGAN_INPAINT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield call
+
+
+def test_a_real_command_line(tmp_path):
+    """A process of its own, from another folder."""
+    command = [PROJECT / "inpaint.py", "ckpt=gone.ckpt", f"output={tmp_path / 'out'}"]
+    done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    one_line(done, "ckpt=gone.ckpt: no such file")
+
+
+@pytest.fixture(scope="module")
+def trained(run, tmp_path_factory):
+    """A trained run folder."""
+    folder = tmp_path_factory.mktemp("train")
+    loggers = ["logger=wandb", "logger.wandb.offline=true"]
+    run("train.py", *TRAIN, *loggers, "trainer.max_epochs=2", f"output={folder}")
+    return folder
+
+
+def table(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_train_writes(trained):
+    assert (trained / "config.yaml").is_file()
+    assert (trained / "last.ckpt").is_file()
+    assert sorted(p.name for p in (trained / "samples").iterdir()) == ["0000004.png", "0000008.png"]
+    assert [p.name for p in sorted((trained / "completions").iterdir())] == [
+        "0000004.png",
+        "0000008.png",
+    ]
+    with Image.open(trained / "completions" / "0000008.png") as picture:
+        assert picture.size == (2 * 18 + 2, 3 * 18 + 2)  # masked, completed, original
+    rows = table(trained / "logs" / "metrics.csv")
+    logged = [row for row in rows if row["train/d_loss"]]
+    assert [float(row["iteration"]) for row in logged] == [2, 4, 6, 8]
+    for name in ("d_loss_real", "d_loss_fake", "g_loss", "D(x)", "D(G(z))", "images_per_second"):
+        assert all(float(row[f"train/{name}"]) > 0 for row in logged)
+    assert [row for row in rows if row["completion/psnr_hole"]]
+    assert list((trained / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_resume_goes_on(run, trained, tmp_path):
+    """Two epochs and then one more give the weights of three epochs at once."""
+    resumed, whole = tmp_path / "resumed", tmp_path / "whole"
+    run(
+        "train.py",
+        *TRAIN,
+        "trainer.max_epochs=3",
+        f"ckpt_path={trained / 'last.ckpt'}",
+        f"output={resumed}",
+    )
+    run("train.py", *TRAIN, "trainer.max_epochs=3", f"output={whole}")
+    a, b = (torch.load(p / "last.ckpt", weights_only=False) for p in (resumed, whole))
+    assert a["iteration"] == b["iteration"] == 12
+    for name, value in b["state_dict"].items():
+        assert torch.equal(a["state_dict"][name], value), name
+
+
+def test_inpaint_a_split(run, trained, tmp_path):
+    done = run(
+        "inpaint.py",
+        *SMALL,
+        f"ckpt={trained / 'last.ckpt'}",
+        "mask=random",
+        "limit=5",
+        "batch_size=2",
+        "solver.iterations=4",
+        "out_interval=2",
+        f"output={tmp_path}",
+    )
+    assert "5 pictures completed: psnr_hole" in done.stdout
+    assert str(tmp_path / "completed.png") in done.stdout
+    for name in ("before", "masked", "generated", "completed"):
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert picture.size[1] == 16 + 4
+    assert len(list((tmp_path / "completed").glob("face_*.png"))) == 5
+    rows = table(tmp_path / "metrics.csv")
+    assert [row["name"] for row in rows] == [f"face_{2_000_000_000 + i}" for i in range(5)]
+    assert all(float(row["psnr_hole"]) < float(row["psnr_whole"]) < 60 for row in rows)
+    trace = table(tmp_path / "trace.csv")
+    assert len(trace) == 5 * 5  # 4 iterations and the end
+    first = trace[0]
+    assert float(first["total"]) == pytest.approx(
+        float(first["context"]) + 0.1 * float(first["prior"])
+    )
+    assert np.load(tmp_path / "z.npy").shape == (5, 5)
+    assert [p.name for p in sorted((tmp_path / "frames").iterdir())] == [
+        "00000.png",
+        "00002.png",
+        "00004.png",
+    ]
+    assert (tmp_path / "search.gif").is_file()
+    assert (tmp_path / "config.yaml").is_file()
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Pictures that are neither square nor small, grey and colour, and a mask of its own size."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    Image.fromarray(generator.integers(0, 255, (50, 80, 3), np.uint8)).save(folder / "a.jpg")
+    Image.fromarray(generator.integers(0, 255, (90, 40), np.uint8)).save(folder / "b.png")
+    mask = Image.new("L", (64, 32), 255)
+    mask.paste(0, (16, 8, 48, 24))
+    mask.save(tmp_path / "hole.png")
+    return folder
+
+
+@pytest.mark.parametrize("form", ["folder", "glob", "file", "list"])
+def test_inpaint_own_pictures(run, trained, photos, tmp_path, form):
+    images, count = {
+        "folder": (photos, 2),
+        "glob": (photos / "*.jpg", 1),
+        "file": (photos / "b.png", 1),
+        "list": (f"[{photos / 'b.png'},{photos / 'a.jpg'}]", 2),
+    }[form]
+    output = tmp_path / "out"
+    run(
+        "inpaint.py",
+        *SMALL[1:],
+        f"ckpt={trained / 'last.ckpt'}",
+        f"images={images}",
+        "mask=file",
+        f"mask.path={tmp_path / 'hole.png'}",
+        "solver.iterations=2",
+        f"output={output}",
+    )
+    names = sorted(p.name for p in (output / "completed").iterdir())
+    assert len(names) == count
+    assert names[0] == ("00000_a.png" if form in ("folder", "glob") else "00000_b.png")
+    with Image.open(output / "completed" / names[0]) as picture:
+        assert picture.size == (16, 16)
+
+
+def test_shipped_checkpoint_completes_faces(run, tmp_path):
+    run(
+        "inpaint.py",
+        "trainer.accelerator=cpu",
+        "limit=2",
+        "solver.iterations=2",
+        "data.test_size=2",
+        f"output={tmp_path}",
+    )
+    assert len(list((tmp_path / "completed").iterdir())) == 2
+
+
+ERRORS = {
+    "ckpt missing": (["ckpt=gone.ckpt"], "ckpt=gone.ckpt: no such file"),
+    "ckpt foreign": (["ckpt=inpaint.py"], "ckpt=inpaint.py: truncated, or not a DCGAN checkpoint"),
+    "other size": (["data.image_size=32"], "use data.image_size=64 data.channels=3"),
+    "other channels": (["data.channels=1"], "use data.image_size=64 data.channels=3"),
+    "lam negative": (["objective.lam=-1"], "objective.lam=-1"),
+    "no images": (["images=nowhere/*.png"], "images=nowhere/*.png: no picture there"),
+    "image unreadable": (["images={tmp}/broken.png"], "broken.png: cannot be read as a picture"),
+    "mask missing": (["mask=file", "mask.path=gone.png"], "mask.path=gone.png: no such file"),
+    "mask all hole": (["mask=file", "mask.path={tmp}/black.png"], "leaves no known pixel"),
+    "mask no hole": (["mask=file", "mask.path={tmp}/white.png"], "leaves no hole"),
+    "mask unreadable": (["mask=file", "mask.path={tmp}/broken.png"], "cannot be read as a picture"),
+    "output": (["output={tmp}/broken.png/run"], "cannot be written"),
+    "unknown split": (["split=dev"], "split='dev'"),
+    "limit": (["limit=0"], "limit=0"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_inpaint_errors_are_one_line(run, tmp_path, case):
+    (tmp_path / "broken.png").write_text("not a picture")
+    Image.new("L", (20, 20), 0).save(tmp_path / "black.png")
+    Image.new("L", (20, 20), 255).save(tmp_path / "white.png")
+    arguments, message = ERRORS[case]
+    arguments = [f"output={tmp_path / 'out'}", *(a.format(tmp=tmp_path) for a in arguments)]
+    one_line(run("inpaint.py", *arguments, fails=True), message)
+
+
+TRAIN_ERRORS = {
+    "size": (["data.image_size=48"], "image_size=48"),
+    "root missing": (["data=folder", "data.root=nowhere"], "data.root=nowhere is not a folder"),
+    "celeba missing": (["data=celeba", "data.root=nowhere"], "CelebA not found in data.root="),
+    "empty folder": (["data=folder", "data.root={tmp}"], "no pictures in the train split"),
+    "batch": (["data.train_size=8", "preview=0"], "use batch_size=8 or less"),
+    "resume": (["ckpt_path=gone.ckpt"], "ckpt_path=gone.ckpt: no such file"),
+    "prior": (["model.prior=cauchy"], "prior='cauchy'"),
+}
+
+
+@pytest.mark.parametrize("case", TRAIN_ERRORS)
+def test_train_errors_are_one_line(run, tmp_path, case):
+    arguments, message = TRAIN_ERRORS[case]
+    arguments = [a.format(tmp=tmp_path) for a in arguments]
+    data = [] if any(a.startswith("data=") for a in arguments) else TRAIN[3:5]
+    small = [a for a in TRAIN if not a.startswith(("data.train", "data.val"))]
+    output = [f"output={tmp_path / 'out'}"]
+    one_line(run("train.py", *small, *data, *output, *arguments, fails=True), message)
+
+
+@pytest.mark.parametrize(
+    ("script", "override"),
+    [("inpaint.py", "mask=centre"), ("inpaint.py", "lam=0.1"), ("train.py", "model.width=3")],
+)
+def test_unknown_choices_name_themselves(run, script, override):
+    done = run(script, override, fails=True)
+    assert "Traceback" not in done.stderr
+    assert override.split("=")[0].split(".")[-1] in done.stderr
+
+
+def one_line(done, message):
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    assert message in errors[0]
+    assert "Traceback" not in done.stderr
