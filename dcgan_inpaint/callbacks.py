@@ -21,13 +21,13 @@ from dcgan_inpaint.objective import Objective
 from dcgan_inpaint.solvers import Adam
 
 
-def log_picture(trainer: Trainer, folder: Path, name: str, picture: Image.Image) -> None:
+def log_picture(module: DCGAN, folder: Path, name: str, picture: Image.Image) -> None:
     """Write a picture below `folder`, named by the iteration, and show it in W&B or TensorBoard."""
-    iteration = trainer.lightning_module.iteration
+    iteration = module.iteration
     path = folder / name / f"{iteration:07d}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)
-    for logger in trainer.loggers:
+    for logger in module.loggers:
         if isinstance(logger, WandbLogger):
             logger.log_image(name, [picture], step=iteration)
         elif isinstance(logger, TensorBoardLogger):
@@ -44,7 +44,7 @@ class SampleGrid(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, module: DCGAN, *_: object) -> None:
         if trainer.is_global_zero and module.iteration % self.every == 0:
-            log_picture(trainer, self.folder, "samples", grid(self._samples(module)))
+            log_picture(module, self.folder, "samples", grid(self._samples(module)))
 
     @torch.no_grad()
     def _samples(self, module: DCGAN) -> Tensor:
@@ -76,7 +76,7 @@ class CompletionPreview(Callback):
         )
         if trainer.is_global_zero:
             rows = torch.cat([masked(images, done.mask), done.completion, images])
-            log_picture(trainer, self.folder, "completions", grid(rows, columns=len(images)))
+            log_picture(module, self.folder, "completions", grid(rows, columns=len(images)))
 
 
 class Speed(Callback):

@@ -52,7 +52,7 @@ def load_split(source: Source, split: str, cache_dir: str) -> tuple[np.ndarray, 
     """The pictures of a split, uint8 (N, C, S, S) memory-mapped, and their names.
 
     Built with a progress bar on first use.  Unreadable pictures are named in a warning and left
-    out.  Raises ValueError for an unknown or empty split, or when more than 1% of it cannot be read.
+    out.  Raises ValueError for an unknown or empty split, and when more than 1% cannot be read.
     """
     if split not in ("train", "val", "test"):
         raise ValueError(f"split={split!r}: choose train, val or test")

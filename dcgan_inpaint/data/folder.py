@@ -2,6 +2,7 @@
 
 import glob
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +36,12 @@ class Folder:
     def items(self, split: str) -> list[str]:
         """Paths (strings) of the split, sorted."""
         low, high = {"train": (0, 90), "val": (90, 95), "test": (95, 100)}[split]
-        return [
-            str(path) for path in list_images(self.root) if low <= content_hash(path) % 100 < high
-        ]
+        return [path for path, percentile in self._percentiles.items() if low <= percentile < high]
+
+    @cached_property
+    def _percentiles(self) -> dict[str, int]:
+        """Each file's place in 0..99 by its content; reads every file, once."""
+        return {str(path): content_hash(path) % 100 for path in list_images(self.root)}
 
     def decode(self, items: Sequence[str]) -> list[np.ndarray | UnreadableImage]:
         """uint8 (channels, image_size, image_size) for each item, or its error."""
