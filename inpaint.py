@@ -56,13 +56,18 @@ def load_pictures(cfg: DictConfig, dcgan: DCGAN) -> tuple[Pictures | Subset, lis
         paths = find_pictures(cfg.images)[: cfg.limit]
         pictures = Pictures(read_pictures(paths, size, channels, dcgan.hparams["crop"]), [])
         return pictures, [f"{i:05d}_{path.stem}" for i, path in enumerate(paths)]
-    if (cfg.data.image_size, cfg.data.channels) != (size, channels):
+    data = cfg.data or dcgan.data
+    if data is None:
+        raise ValueError(f"ckpt={cfg.ckpt} does not say what it was trained on: give data=...")
+    if not data["_target_"].startswith("dcgan_inpaint.data."):  # a checkpoint may be anybody's
+        raise ValueError(f"ckpt={cfg.ckpt}: its data source {data['_target_']} is not ours")
+    if (data["image_size"], data["channels"]) != (size, channels):
         raise ValueError(
             f"ckpt={cfg.ckpt} makes pictures of {size} px and {channels} channels, data has "
-            f"{cfg.data.image_size} and {cfg.data.channels}: use data.image_size={size} "
+            f"{data['image_size']} and {data['channels']}: use data.image_size={size} "
             f"data.channels={channels}"
         )
-    pictures = ImageData(instantiate(cfg.data), cfg.cache_dir).split(cfg.split)
+    pictures = ImageData(instantiate(data), cfg.cache_dir).split(cfg.split)
     count = len(pictures) if cfg.limit is None else min(cfg.limit, len(pictures))
     return Subset(pictures, range(count)), [Path(name).stem for name in pictures.names]
 

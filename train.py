@@ -8,7 +8,7 @@ from pathlib import Path
 
 import hydra
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
 
@@ -26,6 +26,7 @@ def main(cfg: DictConfig) -> None:
         seed_everything(cfg.seed, verbose=False)  # the init; z, order and flips follow from seed
         source = instantiate(cfg.data)
         model = instantiate(cfg.model, crop=source.crop)
+        model.data = OmegaConf.to_container(cfg.data, resolve=True)
         folder = start_run(cfg, "train")
         data = ImageData(source, cfg.cache_dir, cfg.batch_size, cfg.flip, cfg.seed)
         data.prepare_data()

@@ -54,6 +54,7 @@ class DCGAN(LightningModule):
         latents(prior, 0, torch.arange(0), 1)  # an unknown prior fails here, not in training
         self.save_hyperparameters()
         self.automatic_optimization = False
+        self.data: dict[str, Any] | None = None  # the data configuration, kept in the checkpoint
         self.generator = Generator(image_size, channels, z_dim, gf_dim, widths)
         self.discriminator = Discriminator(image_size, channels, df_dim)
         self.ema_generator = copy.deepcopy(self.generator).eval().requires_grad_(False)
@@ -147,7 +148,10 @@ class DCGAN(LightningModule):
                 average.copy_(weights[name])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["iteration"] = self.iteration
+        checkpoint |= {"iteration": self.iteration, "data": self.data}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.data = checkpoint.get("data")
 
 
 def load_dcgan(path: str | Path) -> DCGAN:

@@ -23,10 +23,11 @@ SHOWN = 64  # pictures in the grids
 class CompletionWriter(BasePredictionWriter):
     """Writes each batch below `folder` as soon as it is done, and the summary at the end.
 
-    before.png, masked.png, generated.png, completed.png: grids of the first 64.  completed/: one
-    file per picture.  metrics.csv: PSNR (dB) and SSIM of the blended picture, and the objective at
-    the end.  trace.csv: (iteration, context, prior, total) per picture.  z.npy: (N, z_dim).
-    frames/ and search.gif: the first 64 as the search went, when frames were kept.
+    before.png, masked.png, generated.png, completed.png: grids of the first 64; rows.png: the
+    first 8, original above masked above completed.  completed/: one file per picture.
+    metrics.csv: PSNR (dB) and SSIM of the blended picture, and the objective at the end.
+    trace.csv: (iteration, context, prior, total) per picture.  z.npy: (N, z_dim).  frames/ and
+    search.gif: the first 64 as the search went, when frames were kept.
 
     `names` are the pictures' names by index.
     """
@@ -96,6 +97,8 @@ class CompletionWriter(BasePredictionWriter):
         }
         for name, batch in pictures.items():
             grid(batch[:SHOWN]).save(self.folder / f"{name}.png")
+        rows = [pictures[name][:8] for name in ("before", "masked", "completed")]
+        grid(torch.cat(rows), columns=len(rows[0])).save(self.folder / "rows.png")
         if self.shown[0].frame_iterations[:-1]:
             self._write_frames(torch.cat([done.frames for done in self.shown], 1)[:, :SHOWN])
 

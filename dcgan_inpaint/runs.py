@@ -1,9 +1,17 @@
 """Run folders: runs/<task>/<date_time>/, each with the configuration that made it."""
 
+import warnings
 from datetime import datetime
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
+
+FALSE_ALARMS = (  # of Lightning 2.6
+    ".*in eval mode at the start of training.*",  # the averaged generator is, on purpose
+    ".*does not have many workers.*",  # batches are read from a memory map
+    "Checkpoint directory .* exists and is not empty.*",  # config.yaml and samples are there
+    ".*treespec, LeafSpec.*",  # its own use of a deprecated torch call
+)
 
 
 def start_run(cfg: DictConfig, task: str) -> Path:
@@ -12,6 +20,8 @@ def start_run(cfg: DictConfig, task: str) -> Path:
     cfg.output null means runs/<task>/<date_time>, with a number behind it when that is taken.
     Raises ValueError for a folder that cannot be written.
     """
+    for false_alarm in FALSE_ALARMS:
+        warnings.filterwarnings("ignore", false_alarm)
     try:
         if cfg.output is None:
             base = Path("runs") / task / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")

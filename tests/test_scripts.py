@@ -122,8 +122,8 @@ def test_resume_goes_on(run, trained, tmp_path):
 def test_inpaint_a_split(run, trained, tmp_path):
     done = run(
         "inpaint.py",
-        *SMALL,
-        f"ckpt={trained / 'last.ckpt'}",
+        f"ckpt={trained / 'last.ckpt'}",  # and so its data
+        "trainer.accelerator=cpu",
         "mask=random",
         "limit=5",
         "batch_size=2",
@@ -202,7 +202,6 @@ def test_shipped_checkpoint_completes_faces(run, tmp_path):
         "trainer.accelerator=cpu",
         "limit=2",
         "solver.iterations=2",
-        "data.test_size=2",
         f"output={tmp_path}",
     )
     assert len(list((tmp_path / "completed").iterdir())) == 2
@@ -211,8 +210,8 @@ def test_shipped_checkpoint_completes_faces(run, tmp_path):
 ERRORS = {
     "ckpt missing": (["ckpt=gone.ckpt"], "ckpt=gone.ckpt: no such file"),
     "ckpt foreign": (["ckpt=inpaint.py"], "ckpt=inpaint.py: truncated, or not a DCGAN checkpoint"),
-    "other size": (["data.image_size=32"], "use data.image_size=64 data.channels=3"),
-    "other channels": (["data.channels=1"], "use data.image_size=64 data.channels=3"),
+    "other size": (["data=faces", "data.image_size=32"], "use data.image_size=64 data.channels=3"),
+    "other channels": (["data=faces", "data.channels=1"], "use data.image_size=64 data.channels=3"),
     "lam negative": (["objective.lam=-1"], "objective.lam=-1"),
     "no images": (["images=nowhere/*.png"], "images=nowhere/*.png: no picture there"),
     "image unreadable": (["images={tmp}/broken.png"], "broken.png: cannot be read as a picture"),
