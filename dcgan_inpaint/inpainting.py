@@ -14,7 +14,8 @@ from tqdm import tqdm
 from dcgan_inpaint.dcgan import DCGAN
 from dcgan_inpaint.networks import frozen
 from dcgan_inpaint.objective import Objective, context_loss
-from dcgan_inpaint.solvers import Adam, Losses
+from dcgan_inpaint.randomness import Draws
+from dcgan_inpaint.solvers import Losses, Solver
 
 
 @dataclass
@@ -50,7 +51,7 @@ class InpaintingModule(LightningModule):
         dcgan: DCGAN,
         mask: Callable[[Tensor, int], Tensor],
         objective: Objective,
-        solver: Adam,
+        solver: Solver,
         blend: Callable[[Tensor, Tensor, Tensor], Tensor],
         measure: Callable[[Tensor], Tensor] | None = None,
         ema: bool = True,
@@ -106,7 +107,7 @@ class InpaintingModule(LightningModule):
         trace = torch.empty(steps + 1, len(z), 3, device=z.device)
         frames, frame_iterations = [], []
         search = tqdm(
-            self.solver(z, evaluate),
+            self.solver(z, evaluate, Draws(self.seed, index)),
             total=steps,
             desc="searching z",
             unit="iteration",

@@ -6,6 +6,7 @@ every device; the mixer is the finaliser of SplitMix64 (Steele, Lea & Flood 2014
 """
 
 import zlib
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -64,3 +65,20 @@ def latents(prior: str, seed: int, index: Tensor, z_dim: int) -> Tensor:
     if prior == "normal":
         return normal("z", seed, index, z_dim)
     raise ValueError(f"prior={prior!r}: choose uniform or normal")
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Random numbers of a batch for the steps of an algorithm: row b follows from (seed, index[b])
+    and the step t alone."""
+
+    seed: int
+    index: Tensor  # (B,) int64
+
+    def uniform(self, stream: str, t: int, n: int) -> Tensor:
+        """U[0, 1), (B, n)."""
+        return uniform(f"{stream} {t}", self.seed, self.index, n)
+
+    def normal(self, stream: str, t: int, n: int) -> Tensor:
+        """N(0, 1), (B, n)."""
+        return normal(f"{stream} {t}", self.seed, self.index, n)

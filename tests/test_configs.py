@@ -14,7 +14,7 @@ from dcgan_inpaint.data.faces import Faces
 from dcgan_inpaint.data.folder import Folder
 from dcgan_inpaint.dcgan import DCGAN
 from dcgan_inpaint.objective import Objective
-from dcgan_inpaint.solvers import Adam
+from dcgan_inpaint.solvers import Solver
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -91,7 +91,9 @@ def test_objective(choice):
 
 @pytest.mark.parametrize("choice", choices("solver"))
 def test_solver(choice):
-    assert isinstance(instantiate(composed("inpaint", f"solver={choice}").solver), Adam)
+    solver = instantiate(composed("inpaint", f"solver={choice}").solver)
+    assert isinstance(solver, Solver)
+    assert type(solver).__name__.lower() == choice
 
 
 @pytest.mark.parametrize("choice", choices("blend"))

@@ -11,8 +11,16 @@ from dcgan_inpaint.dcgan import DCGAN
 from dcgan_inpaint.import_tf import state_from_tensorflow
 from dcgan_inpaint.inpainting import InpaintingModule
 from dcgan_inpaint.networks import frozen
-from dcgan_inpaint.objective import Objective, discriminator_losses, generator_loss, lowres
-from dcgan_inpaint.solvers import Adam
+from dcgan_inpaint.objective import (
+    Objective,
+    context_loss,
+    discriminator_losses,
+    generator_loss,
+    lowres,
+    prior_loss,
+)
+from dcgan_inpaint.randomness import Draws
+from dcgan_inpaint.solvers import HMC, Adam
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 MASKS = ["center", "left", "random", "grid", "full", "lowres"]
@@ -86,3 +94,43 @@ def test_completion(golden, name):
     (gradient,) = torch.autograd.grad(losses[2].sum(), z)
     scale = get("grad0").abs().max().item()
     torch.testing.assert_close(gradient, get("grad0"), rtol=0, atol=1e-4 * scale)
+
+
+def test_hmc(golden):
+    """One proposal of 100 leapfrog steps from the same momentum, before it is accepted or not."""
+    model = load(golden, "after6")
+    generator, discriminator = frozen(model.generator), frozen(model.discriminator)
+    images = pictures(golden["x"])
+    mask = torch.from_numpy(np.float32(golden["complete/center/mask"]))[None, None]
+    mask = mask.expand(8, 1, *mask.shape[2:])
+
+    def evaluate(z):
+        fake = generator(z)
+        context = context_loss(fake, images, mask)
+        prior = prior_loss(discriminator(fake))
+        # the original adds the batch mean of the prior, whose gradient it sees once per image
+        return context, prior, context + 0.1 * prior
+
+    class FirstMomentum(Draws):
+        def normal(self, stream, t, n):
+            return torch.from_numpy(golden["hmc/v0"]).float()
+
+        def uniform(self, stream, t, n):
+            return torch.zeros(8, 1)  # log 0: accept
+
+    z = torch.nn.Parameter(torch.from_numpy(golden["eval/z"]).clone())
+    solver = HMC(iterations=101, leapfrog=100, eps=0.001, beta=0.2)
+    losses = list(solver(z, evaluate, FirstMomentum(0, torch.arange(8))))
+
+    def original_total(step):
+        return losses[step][0] + 0.1 * losses[step][1].mean()
+
+    def get(key):
+        return torch.from_numpy(np.float32(golden[f"hmc/{key}"]))
+
+    torch.testing.assert_close(z.data, get("z"), rtol=0, atol=1e-4)
+    torch.testing.assert_close(original_total(0), get("loss0"), rtol=1e-5, atol=0)
+    torch.testing.assert_close(original_total(100), get("loss"), rtol=1e-5, atol=0)
+    kinetic = (get("v0").square() - get("v").square()).sum(1) / 2
+    log_accept = 0.2 * (original_total(0) - original_total(100)) + kinetic
+    torch.testing.assert_close(log_accept, get("log_accept"), rtol=0, atol=2e-3)

@@ -163,39 +163,3 @@ def test_check_finds_a_bad_mask_at_once(dcgan):
         module(dcgan, masks.nothing, measure=lambda x: lowres(x, 3)).check()
     with pytest.raises(ValueError, match="out_interval=-1"):
         module(dcgan, out_interval=-1)
-
-
-# the solver by itself
-
-
-def test_adam_clips_to_the_bound_and_matches_torch():
-    target = torch.tensor([[0.3, 5.0], [-5.0, 0.1]])
-
-    def evaluate(z):
-        loss = (z - target).square().sum(1)
-        return loss, torch.zeros_like(loss), loss
-
-    z = torch.nn.Parameter(torch.zeros(2, 2))
-    losses = [total for *_, total in Adam(iterations=300, lr=0.05)(z, evaluate)]
-    assert len(losses) == 300
-    assert losses[0].tolist() == pytest.approx([25.09, 25.01])
-    torch.testing.assert_close(z.data, target.clamp(-1, 1), rtol=0, atol=1e-2)
-
-    free, reference = torch.nn.Parameter(torch.zeros(2, 2)), torch.nn.Parameter(torch.zeros(2, 2))
-    for _ in Adam(iterations=20, lr=0.05, bound=None)(free, evaluate):
-        pass
-    optimizer = torch.optim.Adam([reference], lr=0.05)
-    for _ in range(20):
-        optimizer.zero_grad()
-        evaluate(reference)[2].sum().backward()
-        optimizer.step()
-    assert torch.equal(free, reference)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [({"iterations": 0}, "solver.iterations=0"), ({"lr": 0}, "solver.lr=0")],
-)
-def test_adam_errors(settings, message):
-    with pytest.raises(ValueError, match=message):
-        Adam(**settings)

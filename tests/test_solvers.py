@@ -1,0 +1,197 @@
+import math
+
+import pytest
+import torch
+
+from dcgan_inpaint.randomness import Draws
+from dcgan_inpaint.solvers import HMC, LBFGS, Adam, Langevin, Momentum, keep_in_bounds
+
+SOLVERS = {
+    "adam": lambda **s: Adam(**{"iterations": 200, "lr": 0.05} | s),
+    "momentum": lambda **s: Momentum(**{"iterations": 200, "lr": 0.01} | s),
+    "lbfgs": lambda **s: LBFGS(**{"iterations": 60} | s),
+    "hmc": lambda **s: HMC(**{"iterations": 401, "leapfrog": 20, "eps": 0.02, "beta": 20} | s),
+    "langevin": lambda **s: Langevin(**{"iterations": 400, "lr": 0.01, "temperature": 0.01} | s),
+}
+SCALES = torch.tensor([1.0, 4.0, 0.5])
+TARGET = torch.tensor([[0.3, -0.5, 0.2], [0.9, 0.1, -0.7], [0.0, 0.4, 0.6], [-0.2, -0.2, 0.8]])
+
+
+def quadratic(target=TARGET, scales=SCALES):
+    """A loss per image with its own minimum: sum scales·(z - target)², all of it context."""
+
+    def evaluate(z):
+        loss = (scales * (z - target[: len(z)]).square()).sum(1)
+        return loss, torch.zeros_like(loss), loss
+
+    return evaluate
+
+
+def solve(solver, evaluate=None, n=4, start=0):
+    index = torch.arange(start, start + n)
+    z = torch.nn.Parameter(torch.zeros(n, 3))
+    evaluate = evaluate or quadratic(TARGET[start:])
+    trace = [torch.stack(losses) for losses in solver(z, evaluate, Draws(0, index))]
+    return z.data, torch.stack(trace)  # (T, 3, B)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_it_finds_the_minimum(name):
+    z, trace = solve(SOLVERS[name]())
+    close = 0.25 if name in ("hmc", "langevin") else 0.01  # the two sample around it
+    torch.testing.assert_close(z, TARGET, rtol=0, atol=close)
+    assert (trace[-1, 2] < trace[0, 2]).all()
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_iterations_count_evaluations_and_yields(name):
+    calls = []
+
+    def evaluate(z):
+        calls.append(z.detach().clone())
+        return quadratic()(z)
+
+    _, trace = solve(SOLVERS[name](iterations=37), evaluate)
+    assert len(calls) == len(trace) == 37
+    assert not trace.requires_grad
+    assert torch.equal(trace[0, 2], (SCALES * TARGET.square()).sum(1))  # seen at the start
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("bound", ["clip", "stochastic"])
+def test_images_do_not_influence_each_other(name, bound):
+    """Alone or beside others, some of which are hard, an image takes the same path."""
+    far = TARGET * torch.tensor([[1.0], [5.0], [1.0], [30.0]])
+    solver = SOLVERS[name](iterations=43, bound=bound)
+    together, _ = solve(solver, quadratic(far))
+    for i in range(4):
+        alone, _ = solve(solver, quadratic(far[i:]), n=1, start=i)
+        torch.testing.assert_close(alone[0], together[i], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("bound", ["clip", "stochastic"])
+def test_z_stays_in_the_box(name, bound):
+    z, _ = solve(SOLVERS[name](bound=bound), quadratic(TARGET * 5))
+    assert z.abs().max() <= 1
+
+
+@pytest.mark.parametrize("name", ["adam", "momentum", "lbfgs"])
+def test_no_bound(name):
+    z, _ = solve(SOLVERS[name](bound="none", iterations=600), quadratic(TARGET * 3))
+    torch.testing.assert_close(z, TARGET * 3, rtol=0, atol=0.05)
+
+
+def test_keep_in_bounds_by_hand():
+    z = torch.tensor([[0.5, 1.5, -2.0], [-0.1, 0.2, 1.0]])
+    draws = Draws(0, torch.tensor([4, 9]))
+    assert keep_in_bounds(z, "clip", draws, 0).tolist()[0] == [0.5, 1, -1]
+    drawn = keep_in_bounds(z, "stochastic", draws, 0)
+    assert torch.equal(drawn[1], z[1])
+    assert drawn[0, 0] == 0.5
+    assert (drawn[0, 1:].abs() < 1).all()
+    assert not torch.equal(drawn, keep_in_bounds(z, "stochastic", draws, 1))  # another step
+    alone = keep_in_bounds(z[:1], "stochastic", Draws(0, torch.tensor([4])), 0)
+    assert torch.equal(alone[0], drawn[0])
+    assert torch.equal(keep_in_bounds(z, "none", draws, 0), z)
+
+
+def test_adam_matches_torch():
+    ours, _ = solve(Adam(iterations=20, lr=0.05, bound="none"))
+    z = torch.nn.Parameter(torch.zeros(4, 3))
+    optimizer = torch.optim.Adam([z], lr=0.05)
+    for _ in range(20):
+        optimizer.zero_grad()
+        quadratic()(z)[2].sum().backward()
+        optimizer.step()
+    assert torch.equal(ours, z.data)
+
+
+def test_nesterov_momentum_by_hand():
+    """v <- m v + g; z <- z - lr (g + m v), on z² / 2 from 1 (Sutskever 2013)."""
+
+    def evaluate(z):
+        loss = (z.square() / 2).sum(1)
+        return loss, 0 * loss, loss
+
+    z = torch.nn.Parameter(torch.ones(1, 1))
+    list(Momentum(iterations=2, lr=0.1, momentum=0.5)(z, evaluate, Draws(0, torch.arange(1))))
+    first = 1 - 0.1 * (1 + 0.5 * 1)
+    velocity = 0.5 * 1 + first
+    assert z.item() == pytest.approx(first - 0.1 * (first + 0.5 * velocity))
+
+
+def test_cosine_schedule():
+    solver = Adam(iterations=101, lr=0.1, schedule="cosine")
+    assert solver.step_size(0) == pytest.approx(0.1)
+    assert solver.step_size(50) == pytest.approx((0.1 + 0.002) / 2)
+    assert solver.step_size(100) == pytest.approx(0.002)
+    assert Adam(lr=0.1).step_size(77) == 0.1
+
+
+def test_lbfgs_beats_gradient_descent_on_a_narrow_valley():
+    """Rosenbrock per image, each from its own scale."""
+
+    def evaluate(z):
+        loss = (1 - z[:, 0]).square() + 100 * (z[:, 1] - z[:, 0].square()).square() + z[:, 2] ** 2
+        return loss, 0 * loss, loss
+
+    best, trace = solve(LBFGS(iterations=120, bound="none"), evaluate)
+    torch.testing.assert_close(best, torch.tensor([[1.0, 1, 0]]).expand(4, 3), rtol=0, atol=0.02)
+    assert (trace[1:, 2] <= trace[:-1, 2]).all()  # only accepted points are reported
+    _, descent = solve(Momentum(iterations=120, lr=0.001, bound="none"), evaluate)
+    assert (trace[-1, 2] < 0.1 * descent[-1, 2]).all()
+
+
+def test_hmc_samples_the_distribution():
+    """exp(-beta·loss) with loss = |z|² / 2 is a normal of variance 1 / beta."""
+
+    def evaluate(z):
+        loss = z.square().sum(1) / 2
+        return loss, 0 * loss, loss
+
+    z, _ = solve(HMC(1 + 30 * 20, leapfrog=20, eps=0.05, beta=4, bound="none"), evaluate, n=2000)
+    assert z.mean().abs() < 0.02
+    assert z.std().item() == pytest.approx(0.5, rel=0.03)
+
+
+def test_hmc_rejects_what_gains_energy():
+    """With steps far too large proposals blow up; the images stay where they were."""
+    z, _ = solve(HMC(iterations=41, leapfrog=10, eps=5.0, beta=5, bound="none"))
+    assert torch.equal(z, torch.zeros(4, 3))
+
+
+def test_langevin_is_gradient_descent_when_cold():
+    cold, _ = solve(Langevin(iterations=30, lr=0.01, temperature=0))
+    z = torch.zeros(4, 3)
+    for _ in range(30):
+        z = z - 0.01 * 2 * SCALES * (z - TARGET)
+    torch.testing.assert_close(cold, z)
+
+
+def test_langevin_noise_has_its_variance():
+    def evaluate(z):
+        return tuple(0 * z.sum(1) for _ in range(3))
+
+    z, _ = solve(Langevin(iterations=1, lr=0.02, temperature=2.0, bound="none"), evaluate, n=4000)
+    assert z.std().item() == pytest.approx(math.sqrt(2 * 0.02 * 2), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Adam(iterations=0), "solver.iterations=0"),
+        (lambda: Adam(lr=0), "solver.lr=0"),
+        (lambda: Adam(schedule="linear"), "solver.schedule='linear'"),
+        (lambda: Momentum(bound="box"), "solver.bound='box'"),
+        (lambda: Momentum(momentum=1), "solver.momentum=1"),
+        (lambda: LBFGS(history=0), "solver.history=0"),
+        (lambda: LBFGS(lr=-1), "solver.lr=-1"),
+        (lambda: HMC(eps=0), "solver.eps=0"),
+        (lambda: Langevin(temperature=-1), "solver.temperature=-1"),
+        (lambda: Langevin(lr=0), "solver.lr=0"),
+    ],
+)
+def test_errors(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
