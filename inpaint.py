@@ -34,6 +34,8 @@ def main(cfg: DictConfig) -> None:
             blend=instantiate(cfg.blend),
             measure=instantiate(cfg.measure),
             ema=cfg.ema,
+            candidates=cfg.candidates,
+            init_draws=cfg.init_draws,
             seed=cfg.seed,
             out_interval=cfg.out_interval,
         )

@@ -13,7 +13,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from dcgan_inpaint.blending import paste
 from dcgan_inpaint.dcgan import DCGAN
-from dcgan_inpaint.figures import grid, masked
+from dcgan_inpaint.figures import grid
 from dcgan_inpaint.inpainting import InpaintingModule
 from dcgan_inpaint.masks import center
 from dcgan_inpaint.metrics import psnr
@@ -75,7 +75,7 @@ class CompletionPreview(Callback):
             sync_dist=True,
         )
         if trainer.is_global_zero:
-            rows = torch.cat([masked(images, done.mask), done.completion, images])
+            rows = torch.cat([done.observed, done.completion, images])
             log_picture(module, self.folder, "completions", grid(rows, columns=len(images)))
 
 

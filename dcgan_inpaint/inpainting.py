@@ -9,38 +9,46 @@ from dataclasses import dataclass
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from dcgan_inpaint.dcgan import DCGAN
+from dcgan_inpaint.figures import masked
+from dcgan_inpaint.measurements import Measurement
 from dcgan_inpaint.networks import frozen
-from dcgan_inpaint.objective import Objective, context_loss
+from dcgan_inpaint.objective import Objective
 from dcgan_inpaint.randomness import Draws
 from dcgan_inpaint.solvers import Losses, Solver
 
 
 @dataclass
 class Completion:
-    """One completed batch.  Pictures (B, C, S, S) are in [-1, 1]; T iterations, F frames."""
+    """One completed batch.  Pictures (B, C, S, S) are in [-1, 1]; T iterations, F frames.
+
+    Of K candidates the one with the lowest objective is the completion.
+    """
 
     index: Tensor  # (B,) position of each picture in its list
     images: Tensor  # the true pictures
     mask: Tensor  # (B, 1, S, S), 1 = known
+    observed: Tensor  # what was known, to look at: the picture with its hole in grey
     fake: Tensor  # G(z) at the end of the search
     completion: Tensor  # the blended result
     z: Tensor  # (B, z_dim)
-    trace: Tensor  # (T + 1, B, 3) context, prior, total before each update and at the end
+    trace: Tensor  # (T + 1, B, 3) context, prior, total as evaluated, and at the end
+    candidates: Tensor  # (B, K, C, S, S) all completions, the best first
     frames: Tensor  # (F, B, C, S, S) the completion as the search went
     frame_iterations: list[int]  # (F,) the iteration of each frame
 
 
 class InpaintingModule(LightningModule):
-    """A frozen DCGAN and, during a batch, the learnable z (B, z_dim) of its pictures.
+    """A frozen DCGAN and, during a batch, the learnable z (B·K, z_dim) of its pictures.
 
     `mask(index, size)` draws the masks (masks.py), `solver` moves z (solvers.py), `blend` joins
-    G(z) and the known pixels (blending.py).  With `measure`, the context is taken between
-    measure(G(z)) and measure(y), and every measured value counts (mask=lowres).  `ema=False`
-    searches the raw generator instead of its average.  A frame is kept every `out_interval`
-    iterations (0: none).
+    G(z) and the known pixels (blending.py).  With `measure` the context compares measurements of
+    G(z) and y instead of pixels (measurements.py).  `ema=False` searches the raw generator instead
+    of its average.  `candidates` starts are searched per picture; each start is the best of
+    `init_draws` draws by the objective.  A frame is kept every `out_interval` iterations (0: none).
 
     The start of picture i follows from (seed, i) alone, and pictures do not share a loss, so
     neither batch size nor batch neighbours change a result.
@@ -53,38 +61,33 @@ class InpaintingModule(LightningModule):
         objective: Objective,
         solver: Solver,
         blend: Callable[[Tensor, Tensor, Tensor], Tensor],
-        measure: Callable[[Tensor], Tensor] | None = None,
+        measure: Measurement | None = None,
         ema: bool = True,
+        candidates: int = 1,
+        init_draws: int = 1,
         seed: int = 0,
         out_interval: int = 0,
         progress: bool = True,
     ):
         super().__init__()
+        for name, value in (("candidates", candidates), ("init_draws", init_draws)):
+            if value < 1:
+                raise ValueError(f"{name}={value}: use 1 or more")
         if out_interval < 0:
             raise ValueError(f"out_interval={out_interval}: use 0 (no frames) or more")
         self.generator = frozen(dcgan.ema_generator if ema else dcgan.generator)
         self.discriminator = frozen(dcgan.discriminator)
-        self.start, self.image_size = dcgan.latents, dcgan.hparams["image_size"]
+        self.latents = dcgan.latents
+        self.picture_shape = (dcgan.hparams["channels"], *[dcgan.hparams["image_size"]] * 2)
         self.mask, self.measure, self.objective = mask, measure, objective
         self.solver, self.blend, self.seed = solver, blend, seed
+        self.candidates, self.init_draws = candidates, init_draws
         self.out_interval, self.progress = out_interval, progress
 
     @torch.no_grad()
     def check(self) -> None:
         """Raise ValueError if mask or measure do not fit the pictures, before any long work."""
-        mask = self.mask(torch.arange(1), self.image_size)  # (1, 1, S, S)
-        if self.measure is not None:
-            self.measure(mask)
-
-    def losses(self, fake: Tensor, images: Tensor, weights: Tensor) -> Losses:
-        """context, prior, total, each (B,), of candidate pictures fake (B, C, S, S)."""
-        if self.measure is None:
-            context = context_loss(fake, images, weights)
-        else:
-            measured, target = self.measure(fake), self.measure(images)
-            context = context_loss(measured, target, torch.ones_like(target[:, :1]))
-        prior = self.objective.prior(self.discriminator(fake).float())
-        return context, prior, context + self.objective.lam * prior
+        self._known(torch.zeros(1, *self.picture_shape), torch.arange(1))
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Completion:
         """Complete one batch {"image": (B, C, S, S) in [-1, 1], "index": (B,)}."""
@@ -92,22 +95,59 @@ class InpaintingModule(LightningModule):
         with torch.inference_mode(False), torch.enable_grad():
             return self._complete(batch["image"].clone(), batch["index"].clone())
 
+    def _known(self, images: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Masks (B, 1, S, S), and the target of the context loss with its weights."""
+        mask = self.mask(index, images.shape[-1])  # (B, 1, S, S)
+        if self.measure is None:
+            return mask, images, self.objective.weights(mask)
+        target = self.measure.observe(images, index)
+        self.measure.predict(images)  # does it fit
+        return mask, target, torch.ones_like(target[:, :1])
+
+    def losses(self, fake: Tensor, target: Tensor, weights: Tensor) -> Losses:
+        """context, prior, total, each (B,), of candidate pictures fake (B, C, S, S)."""
+        measured = fake if self.measure is None else self.measure.predict(fake)
+        context = self.objective.context(measured, target, weights)
+        prior = self.objective.prior(self.discriminator(fake).float())
+        return context, prior, context + self.objective.lam * prior
+
+    def start(self, index: Tensor, evaluate: Callable[[Tensor], Losses]) -> Tensor:
+        """z (B·K, z_dim) to search from: of init_draws draws the one with the lowest objective.
+
+        index (B·K,) names the rows; draw 0 of it is the prior's own draw for that row.
+        """
+        z = self.latents(index, seed=self.seed)
+        if self.init_draws > 1:
+            with torch.no_grad():
+                best = evaluate(z)[2]  # (B·K,)
+                for draw in range(1, self.init_draws):
+                    other = self.latents(index + (draw << 44), seed=self.seed)
+                    total = evaluate(other)[2]
+                    z = torch.where((total < best)[:, None], other, z)
+                    best = torch.minimum(total, best)
+        return z
+
     def _complete(self, images: Tensor, index: Tensor) -> Completion:
-        mask = self.mask(index, self.image_size)  # (B, 1, S, S)
-        weights = self.objective.weights(mask)  # (B, 1, S, S)
-        z = nn.Parameter(self.start(index, seed=self.seed))  # (B, z_dim): all that ever learns
-        fake = images  # replaced by G(z) at the first evaluation
+        mask, target, weights = self._known(images, index)
+        # candidate k of picture i is a row of its own, and candidate 0 is row i
+        k = torch.arange(self.candidates, device=index.device).repeat(len(index))  # (B·K,)
+        rows = index.repeat_interleave(self.candidates) + (k << 32)  # (B·K,)
+        targets, row_weights, row_images, row_mask = (
+            t.repeat_interleave(self.candidates, 0) for t in (target, weights, images, mask)
+        )
+        fake = row_images  # replaced by G(z) at the first evaluation
 
         def evaluate(z: Tensor) -> Losses:
             nonlocal fake
-            fake = self.generator(z).float()  # (B, C, S, S)
-            return self.losses(fake, images, weights)
+            fake = self.generator(z).float()  # (B·K, C, S, S)
+            return self.losses(fake, targets, row_weights)
 
+        z = nn.Parameter(self.start(rows, evaluate))  # (B·K, z_dim): all that ever learns
         steps, every = self.solver.iterations, self.out_interval
         trace = torch.empty(steps + 1, len(z), 3, device=z.device)
         frames, frame_iterations = [], []
         search = tqdm(
-            self.solver(z, evaluate, Draws(self.seed, index)),
+            self.solver(z, evaluate, Draws(self.seed, rows)),
             total=steps,
             desc="searching z",
             unit="iteration",
@@ -117,20 +157,30 @@ class InpaintingModule(LightningModule):
         for t, losses in enumerate(search):
             trace[t] = torch.stack(losses, 1)
             if every and t % every == 0:
-                frames.append(self.blend(fake.detach(), images, mask))
+                frames.append(self.blend(fake.detach(), row_images, row_mask))
                 frame_iterations.append(t)
         with torch.no_grad():
             trace[steps] = torch.stack(evaluate(z), 1)
-        completion = self.blend(fake, images, mask)
-        frames.append(completion)
+        frames.append(self.blend(fake, row_images, row_mask))
+
+        # of each picture's candidates, the best first: (B, K) rows
+        totals = trace[steps, :, 2].view(-1, self.candidates)
+        order = totals.argsort(1) + self.candidates * torch.arange(len(index)).to(z.device)[:, None]
+        best = order[:, 0]
+        channels, size = images.shape[1], images.shape[-1]
+        observed = masked(images, mask)
+        if self.measure is not None:
+            observed = F.interpolate(target, size=size).expand(-1, channels, -1, -1)
         return Completion(
             index=index,
             images=images,
             mask=mask,
-            fake=fake,
-            completion=completion,
-            z=z.detach(),
-            trace=trace,
-            frames=torch.stack(frames),
+            observed=observed,
+            fake=fake[best],
+            completion=frames[-1][best],
+            z=z.detach()[best],
+            trace=trace[:, best],
+            candidates=frames[-1][order],
+            frames=torch.stack([frame[best] for frame in frames]),
             frame_iterations=[*frame_iterations, steps],
         )

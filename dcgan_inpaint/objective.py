@@ -19,12 +19,14 @@ def generator_loss(fake_logits: Tensor) -> Tensor:
     return F.softplus(-fake_logits).mean()
 
 
-def context_loss(fake: Tensor, images: Tensor, weights: Tensor) -> Tensor:
-    """Sum over pixels and channels of weights·|G(z) - y|: (B,).
+def context_loss(fake: Tensor, images: Tensor, weights: Tensor, norm: str = "l1") -> Tensor:
+    """Sum over pixels and channels of weights·|G(z) - y|, or of the square for "l2": (B,).
 
     fake, images (B, C, H, W); weights (B, 1, H, W), zero in the hole.
     """
-    return (weights * (fake - images).abs()).sum((1, 2, 3))
+    difference = fake - images
+    distance = difference.abs() if norm == "l1" else difference.square()
+    return (weights * distance).sum((1, 2, 3))
 
 
 def prior_loss(fake_logits: Tensor, saturating: bool = False) -> Tensor:
@@ -42,18 +44,12 @@ def yeh_weights(mask: Tensor, window: int = 7) -> Tensor:
     return mask * missing
 
 
-def lowres(images: Tensor, factor: int = 8) -> Tensor:
-    """The picture averaged over factor x factor blocks: what mask=lowres knows (Amos 2016)."""
-    if images.shape[-1] % factor:
-        raise ValueError(f"measure.factor={factor} does not divide image_size={images.shape[-1]}")
-    return F.avg_pool2d(images, factor)
-
-
 class Objective:
     """context + lam·prior per image; presets conf/objective/amos.yaml and yeh.yaml.
 
-    `weighting` "mask" weighs every known pixel 1 (Amos), "window" as `yeh_weights` (Yeh).
-    Raises ValueError for lam < 0, an even window or an unknown weighting.
+    `weighting` "mask" weighs every known pixel 1 (Amos), "window" as `yeh_weights` (Yeh); `norm`
+    is l1 (both papers) or l2.  Raises ValueError for lam < 0, an even window, or an unknown
+    weighting or norm.
     """
 
     def __init__(
@@ -61,6 +57,7 @@ class Objective:
         lam: float = 0.1,
         weighting: str = "mask",
         window: int = 7,
+        norm: str = "l1",
         saturating: bool = False,
     ):
         if lam < 0:
@@ -69,11 +66,18 @@ class Objective:
             raise ValueError(f"objective.weighting={weighting!r}: choose mask or window")
         if window < 1 or window % 2 == 0:
             raise ValueError(f"objective.window={window}: use an odd number of pixels")
-        self.lam, self.weighting, self.window, self.saturating = lam, weighting, window, saturating
+        if norm not in ("l1", "l2"):
+            raise ValueError(f"objective.norm={norm!r}: choose l1 or l2")
+        self.lam, self.weighting, self.window = lam, weighting, window
+        self.norm, self.saturating = norm, saturating
 
     def weights(self, mask: Tensor) -> Tensor:
         """Weights (B, 1, H, W) of the context loss for a mask (B, 1, H, W)."""
         return mask if self.weighting == "mask" else yeh_weights(mask, self.window)
+
+    def context(self, fake: Tensor, images: Tensor, weights: Tensor) -> Tensor:
+        """The context loss (B,) in the objective's norm."""
+        return context_loss(fake, images, weights, self.norm)
 
     def prior(self, fake_logits: Tensor) -> Tensor:
         """The prior loss (B,) before lam, of logits (B,)."""

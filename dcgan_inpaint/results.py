@@ -11,7 +11,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import BasePredictionWriter
 from torch import Tensor
 
-from dcgan_inpaint.figures import grid, masked, save_gif, to_pil
+from dcgan_inpaint.figures import grid, save_gif, to_pil
 from dcgan_inpaint.inpainting import Completion
 from dcgan_inpaint.metrics import psnr, ssim
 
@@ -27,7 +27,9 @@ class CompletionWriter(BasePredictionWriter):
     first 8, original above masked above completed.  completed/: one file per picture.
     metrics.csv: PSNR (dB) and SSIM of the blended picture, and the objective at the end.
     trace.csv: (iteration, context, prior, total) per picture.  z.npy: (N, z_dim).  frames/ and
-    search.gif: the first 64 as the search went, when frames were kept.
+    search.gif: the first 64 as the search went, when frames were kept.  With several candidates
+    candidates/: all of each picture, the best first, and mean.png and spread.png over them (the
+    first 64; spread is the standard deviation, white at a quarter of the range).
 
     `names` are the pictures' names by index.
     """
@@ -55,8 +57,11 @@ class CompletionWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         names = [self.names[i] for i in prediction.index.tolist()]
-        for name, picture in zip(names, prediction.completion, strict=True):
-            to_pil(picture).save(self.folder / "completed" / f"{name}.png")
+        for name, candidates in zip(names, prediction.candidates, strict=True):
+            to_pil(candidates[0]).save(self.folder / "completed" / f"{name}.png")
+            if len(candidates) > 1:
+                (self.folder / "candidates").mkdir(exist_ok=True)
+                grid(candidates).save(self.folder / "candidates" / f"{name}.png")
         rows = _measure(prediction)
         self.rows += rows
         self._append("metrics.csv", ([n, *row] for n, row in zip(names, rows, strict=True)))
@@ -91,12 +96,18 @@ class CompletionWriter(BasePredictionWriter):
     def _write_grids(self) -> None:
         pictures = {
             "before": torch.cat([done.images for done in self.shown]),
-            "masked": torch.cat([masked(done.images, done.mask) for done in self.shown]),
+            "masked": torch.cat([done.observed for done in self.shown]),
             "generated": torch.cat([done.fake for done in self.shown]),
             "completed": torch.cat([done.completion for done in self.shown]),
         }
         for name, batch in pictures.items():
             grid(batch[:SHOWN]).save(self.folder / f"{name}.png")
+        if self.shown[0].candidates.shape[1] > 1:
+            candidates = torch.cat([done.candidates for done in self.shown])[:SHOWN]
+            grid(candidates.mean(1)).save(self.folder / "mean.png")
+            # a standard deviation of 0.5, a quarter of the range, is white
+            spread = candidates.std(1).mean(1, keepdim=True) / 0.25 - 1
+            grid(spread.expand_as(candidates[:, 0])).save(self.folder / "spread.png")
         rows = [pictures[name][:8] for name in ("before", "masked", "completed")]
         grid(torch.cat(rows), columns=len(rows[0])).save(self.folder / "rows.png")
         if self.shown[0].frame_iterations[:-1]:

@@ -73,12 +73,14 @@ def test_mask(choice, roots):
     assert mask.shape == (3, 1, 64, 64)
     missing = 1 - mask.mean().item()
     expected = {"center": 0.25, "file": 0.25, "full": 0, "grid": 15 / 16, "half": 0.5, "left": 0.5}
-    expected |= {"lowres": 1, "pattern": 0.25, "random": 0.2, "random80": 0.8}
+    expected |= {"pattern": 0.25, "random": 0.2, "random80": 0.8}
+    measured = {"lowres", "grayscale", "noisy", "quantized"}
+    expected |= dict.fromkeys(measured, 1)
     if choice in expected:
         assert missing == pytest.approx(expected[choice], abs=0.02)
     else:
         assert 0 < missing < 0.7
-    assert (instantiate(cfg.measure) is not None) == (choice == "lowres")
+    assert (instantiate(cfg.measure) is not None) == (choice in measured)
 
 
 @pytest.mark.parametrize("choice", choices("objective"))

@@ -5,7 +5,8 @@ from dcgan_inpaint import masks
 from dcgan_inpaint.blending import paste
 from dcgan_inpaint.dcgan import DCGAN
 from dcgan_inpaint.inpainting import InpaintingModule
-from dcgan_inpaint.objective import Objective, lowres
+from dcgan_inpaint.measurements import Lowres
+from dcgan_inpaint.objective import Objective
 from dcgan_inpaint.solvers import Adam
 
 
@@ -128,17 +129,16 @@ def test_frames(dcgan):
     assert all(torch.equal(frame[known], done.images[known]) for frame in done.frames)
 
 
-def test_lowres_matches_the_averages_only(dcgan):
-    def measure(x):
-        return lowres(x, 4)
-
+def test_measured_restoration(dcgan):
+    measure = Lowres(4)
     search = module(dcgan, masks.nothing, measure=measure, solver=Adam(40, 0.05))
     data = batch(2)
     done = search.predict_step(data)
-    context = (lowres(done.fake, 4) - lowres(data["image"], 4)).abs().sum((1, 2, 3))
+    context = (measure.predict(done.fake) - measure.predict(data["image"])).abs().sum((1, 2, 3))
     torch.testing.assert_close(done.trace[-1, :, 0], context, rtol=1e-4, atol=1e-4)
     assert torch.equal(done.completion, done.fake)
     assert (done.trace[-1, :, 0] < done.trace[0, :, 0]).all()
+    assert torch.equal(done.observed[:, :, :4, :4], done.observed[:, :, :1, :1].expand(2, 3, 4, 4))
 
 
 def test_raw_generator_on_request(dcgan):
@@ -160,6 +160,40 @@ def test_works_inside_inference_mode(dcgan):
 
 def test_check_finds_a_bad_mask_at_once(dcgan):
     with pytest.raises(ValueError, match="measure.factor=3"):
-        module(dcgan, masks.nothing, measure=lambda x: lowres(x, 3)).check()
-    with pytest.raises(ValueError, match="out_interval=-1"):
-        module(dcgan, out_interval=-1)
+        module(dcgan, masks.nothing, measure=Lowres(3)).check()
+    for name, value in (("out_interval", -1), ("candidates", 0), ("init_draws", 0)):
+        with pytest.raises(ValueError, match=f"{name}={value}"):
+            module(dcgan, **{name: value})
+
+
+def test_candidates_are_separate_searches_and_the_best_is_kept(dcgan):
+    one, four = module(dcgan), module(dcgan, candidates=4)
+    single, several = one.predict_step(batch(3)), four.predict_step(batch(3))
+    assert several.candidates.shape == (3, 4, 3, 16, 16)
+    assert torch.equal(several.candidates[:, 0], several.completion)
+    assert (several.trace[-1, :, 2] <= single.trace[-1, :, 2] * 1.001).all()
+    for i in range(3):  # candidate 0 is the search that candidates=1 makes
+        distance = (several.candidates[i] - single.completion[i]).abs().amax((1, 2, 3))
+        assert distance.min() < 1e-3
+        assert distance.max() > 1e-2
+    known = several.mask[:, None].expand_as(several.candidates) == 1
+    truth = several.images[:, None].expand_as(several.candidates)
+    assert torch.equal(several.candidates[known], truth[known])
+    with torch.no_grad():
+        fake = dcgan(several.z)  # z, trace and pictures are of the same candidate
+        torch.testing.assert_close(fake, several.fake, rtol=1e-3, atol=1e-4)
+
+
+def test_candidates_do_not_depend_on_the_batch(dcgan):
+    search = module(dcgan, candidates=3)
+    together = search.predict_step(batch(4))
+    alone = search.predict_step(batch(1, start=2))
+    torch.testing.assert_close(alone.candidates[0], together.candidates[2], rtol=0, atol=1e-3)
+
+
+def test_init_draws_start_from_the_best(dcgan):
+    still = Adam(1, lr=1e-12)
+    starts = module(dcgan, solver=still, init_draws=16).predict_step(batch(5))
+    plain = module(dcgan, solver=still).predict_step(batch(5))
+    assert (starts.trace[0, :, 2] <= plain.trace[0, :, 2]).all()
+    assert (starts.trace[0, :, 2] < plain.trace[0, :, 2]).any()

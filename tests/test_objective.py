@@ -8,7 +8,6 @@ from dcgan_inpaint.objective import (
     context_loss,
     discriminator_losses,
     generator_loss,
-    lowres,
     prior_loss,
     yeh_weights,
 )
@@ -43,6 +42,12 @@ def test_context_loss_by_hand_and_per_image():
     assert context_loss(fake, images, weights).tolist() == [4.5, 0]  # 3 channels x (1 + 0.5)
 
 
+def test_l2_context_by_hand():
+    fake, images = torch.full((1, 3, 2, 2), -0.5), torch.ones(1, 3, 2, 2)
+    weights = torch.tensor([[1.0, 0.0], [0.5, 0.0]])[None, None]
+    assert Objective(norm="l2").context(fake, images, weights).item() == 3 * 1.5 * 1.5**2
+
+
 def test_yeh_weights_by_hand():
     mask = torch.ones(1, 1, 9, 9)
     mask[0, 0, 4, 4] = 0
@@ -63,13 +68,6 @@ def test_yeh_weights_grow_towards_the_hole():
     assert not row[:5].any()
 
 
-def test_lowres_is_the_block_average():
-    images = torch.arange(16.0).view(1, 1, 4, 4)
-    assert lowres(images, 2).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
-    with pytest.raises(ValueError, match="measure.factor=3 does not divide image_size=4"):
-        lowres(images, 3)
-
-
 def test_objective_weighting():
     mask = torch.ones(1, 1, 9, 9)
     mask[0, 0, 4, 4] = 0
@@ -85,6 +83,7 @@ def test_objective_weighting():
         ({"lam": -0.1}, "objective.lam=-0.1"),
         ({"weighting": "both"}, "objective.weighting='both'"),
         ({"window": 4}, "objective.window=4"),
+        ({"norm": "l3"}, "objective.norm='l3'"),
     ],
 )
 def test_objective_errors(arguments, message):

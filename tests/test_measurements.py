@@ -1,0 +1,54 @@
+import pytest
+import torch
+
+from dcgan_inpaint.measurements import Grayscale, Lowres, Noisy, Quantized
+
+INDEX = torch.tensor([3, 8])
+
+
+def pictures(channels=3):
+    return torch.rand(2, channels, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def test_lowres_is_the_block_average():
+    images = torch.arange(16.0).view(1, 1, 4, 4)
+    assert Lowres(2).predict(images).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    assert torch.equal(Lowres(2).observe(images, INDEX[:1]), Lowres(2).predict(images))
+
+
+def test_grayscale_is_the_luminance():
+    red = torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1)
+    assert Grayscale().predict(red).item() == pytest.approx(0.299)
+    gray = pictures(1).expand(2, 3, 8, 8)
+    torch.testing.assert_close(Grayscale().observe(gray, INDEX), gray[:, :1])
+
+
+def test_noise_follows_seed_and_picture_and_is_not_predicted():
+    images, measure = pictures(), Noisy(sigma=0.5)
+    noise = measure.observe(images, INDEX) - images
+    assert noise.std().item() == pytest.approx(0.5, rel=0.1)
+    alone = measure.observe(images[1:], INDEX[1:]) - images[1:]
+    torch.testing.assert_close(alone[0], noise[1])
+    assert not torch.allclose(Noisy(0.5, seed=1).observe(images, INDEX), images + noise)
+    assert torch.equal(measure.predict(images), images)
+
+
+def test_quantized_by_hand():
+    values = torch.tensor([-1.0, -0.7, -0.6, 0.1, 0.9]).view(1, 1, 1, 5)
+    seen = Quantized(levels=4).observe(values, INDEX[:1])  # -1, -1/3, 1/3, 1
+    torch.testing.assert_close(seen.flatten(), torch.tensor([-1, -1, -1 / 3, 1 / 3, 1]))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Lowres(3).predict(pictures()), "measure.factor=3 does not divide image_size=8"),
+        (lambda: Lowres(0), "measure.factor=0"),
+        (lambda: Grayscale().predict(pictures(1)), "mask=grayscale"),
+        (lambda: Noisy(-1), "measure.sigma=-1"),
+        (lambda: Quantized(1), "measure.levels=1"),
+    ],
+)
+def test_errors(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
