@@ -1,4 +1,4 @@
-"""The two scripts as a user runs them, in small; every error is one line."""
+"""The scripts as a user runs them, in small; every error is one line."""
 
 import contextlib
 import csv
@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from dcgan_inpaint.dcgan import load_dcgan
+from dcgan_inpaint.figures import grid
 
 PROJECT = Path(__file__).parents[1]
 SMALL = [
@@ -205,6 +208,44 @@ def test_shipped_checkpoint_completes_faces(run, tmp_path):
         f"output={tmp_path}",
     )
     assert len(list((tmp_path / "completed").iterdir())) == 2
+
+
+def test_sample(run, trained, tmp_path):
+    """From the prior, and from the z of completed pictures."""
+    ckpt = f"ckpt={trained / 'last.ckpt'}"
+    arithmetic = ["plus=[0,1]", "minus=[2]", "base=[3]"]
+    run("sample.py", ckpt, "count=7", "steps=5", *arithmetic, f"output={tmp_path / 'a'}")
+    with Image.open(tmp_path / "a" / "samples.png") as picture:
+        assert picture.size == (7 * 18 + 2, 18 + 2)
+    with Image.open(tmp_path / "a" / "interpolation.png") as picture:
+        assert picture.size == (5 * 18 + 2, 3 * 18 + 2)  # rows 0-1, 2-3, 4-5
+    with Image.open(tmp_path / "a" / "interpolation.gif") as gif:
+        assert gif.n_frames == 8  # there and back
+    with Image.open(tmp_path / "a" / "arithmetic.png") as picture:
+        assert picture.size == (8 * 18 + 2, 18 + 2)
+    dcgan = load_dcgan(trained / "last.ckpt")
+    z = dcgan.latents(torch.arange(4), seed=9)
+    np.save(tmp_path / "z.npy", z.numpy())
+    run("sample.py", ckpt, f"z={tmp_path / 'z.npy'}", f"output={tmp_path / 'b'}")
+    with Image.open(tmp_path / "b" / "samples.png") as picture, torch.no_grad():
+        assert np.array_equal(np.asarray(picture), np.asarray(grid(dcgan(z))))
+
+
+SAMPLE_ERRORS = {
+    "count": (["count=0"], "count=0"),
+    "z missing": (["z=gone.npy"], "z=gone.npy: no such file"),
+    "z shape": (["z={tmp}/z.npy"], "has shape (4, 3)"),
+    "rows": (["plus=[0]", "minus=[1]", "base=[64]"], "base=[64]: rows go from 0 to 63"),
+    "rows missing": (["plus=[0]"], "minus=None: arithmetic needs rows"),
+}
+
+
+@pytest.mark.parametrize("case", SAMPLE_ERRORS)
+def test_sample_errors_are_one_line(run, tmp_path, case):
+    np.save(tmp_path / "z.npy", np.zeros((4, 3), np.float32))
+    arguments, message = SAMPLE_ERRORS[case]
+    arguments = [f"output={tmp_path / 'out'}", *(a.format(tmp=tmp_path) for a in arguments)]
+    one_line(run("sample.py", *arguments, fails=True), message)
 
 
 ERRORS = {

@@ -1,0 +1,97 @@
+"""Play with the latent space of a trained DCGAN: samples, interpolation, vector arithmetic.
+
+python sample.py                                        the shipped checkpoint
+python sample.py ckpt=runs/train/<run>/last.ckpt count=256
+
+samples.png shows G(z) of the first `count` rows of the seed, numbered from 0, left to right.
+interpolation.png and .gif walk from row 0 to 1, 2 to 3, ...  The arithmetic of the DCGAN paper,
+"smiling woman - neutral woman + neutral man" (Radford 2016, fig. 7), averages z over the rows you
+pick from samples.png, or over the z.npy of completed pictures:
+
+python sample.py plus=[3,17,40] minus=[5,9,22] base=[8,30,31]
+python sample.py z=runs/inpaint/<run>/z.npy plus=[0,2] minus=[1] base=[3]
+"""
+
+from pathlib import Path
+
+import hydra
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from dcgan_inpaint.dcgan import DCGAN, load_dcgan
+from dcgan_inpaint.errors import one_line_errors
+from dcgan_inpaint.figures import grid, save_gif
+from dcgan_inpaint.randomness import uniform
+from dcgan_inpaint.runs import start_run
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="sample")
+@torch.no_grad()
+def main(cfg: DictConfig) -> None:
+    with one_line_errors():
+        for name, least in (("count", 1), ("steps", 2)):
+            if cfg[name] < least:
+                raise ValueError(f"{name}={cfg[name]}: use {least} or more")
+        dcgan = load_dcgan(cfg.ckpt)
+        z = load_z(cfg, dcgan)  # (N, z_dim)
+        arithmetic = rows_of(cfg, z)
+        folder = start_run(cfg, "sample")
+
+    grid(dcgan(z, cfg.ema)).save(folder / "samples.png")
+    if len(z) > 1:
+        walks = interpolate(z[0::2][: len(z) // 2][:8], z[1::2][:8], cfg.steps)  # (W, steps, z_dim)
+        pictures = dcgan(walks.flatten(0, 1), cfg.ema).unflatten(0, walks.shape[:2])
+        grid(pictures.flatten(0, 1), columns=cfg.steps).save(folder / "interpolation.png")
+        there = [grid(pictures[:, step], columns=4) for step in range(cfg.steps)]
+        save_gif([*there, *there[-2:0:-1]], folder / "interpolation.gif")
+    if arithmetic:
+        plus, minus, base = (z[rows].mean(0) for rows in arithmetic)  # (z_dim,) each
+        around = uniform("arithmetic", cfg.seed, torch.arange(4), z.shape[1]) - 0.5
+        result = plus - minus + base + 0.5 * torch.cat([torch.zeros_like(around[:1]), around])
+        if dcgan.hparams["prior"] == "uniform":
+            result = result.clamp(-1, 1)
+        # plus, minus, base, their sum, and the sum with noise of ±0.25 as in the paper
+        shown = torch.cat([torch.stack([plus, minus, base]), result])
+        grid(dcgan(shown, cfg.ema)).save(folder / "arithmetic.png")
+    print(folder / "samples.png")
+
+
+def load_z(cfg: DictConfig, dcgan: DCGAN) -> Tensor:
+    """z (N, z_dim): the rows of cfg.z, or `count` draws.  Raises for a file that does not fit."""
+    if cfg.z is None:
+        return dcgan.latents(torch.arange(cfg.count), seed=cfg.seed)
+    if not Path(cfg.z).is_file():
+        raise FileNotFoundError(f"z={cfg.z}: no such file; inpaint.py writes <its run>/z.npy")
+    z = torch.from_numpy(np.load(cfg.z)).float()
+    if z.ndim != 2 or z.shape[1] != dcgan.hparams["z_dim"]:
+        raise ValueError(
+            f"z={cfg.z} has shape {tuple(z.shape)}; ckpt={cfg.ckpt} takes "
+            f"(N, {dcgan.hparams['z_dim']})"
+        )
+    return z[: cfg.count]
+
+
+def rows_of(cfg: DictConfig, z: Tensor) -> list[list[int]]:
+    """The row numbers of plus, minus and base, or nothing when no arithmetic is asked for."""
+    names = ("plus", "minus", "base")
+    if all(cfg[name] is None for name in names):
+        return []
+    for name in names:
+        if not cfg[name]:
+            raise ValueError(f"{name}={cfg[name]}: arithmetic needs rows for plus, minus and base")
+        for row in cfg[name]:
+            if not 0 <= row < len(z):
+                raise ValueError(f"{name}={list(cfg[name])}: rows go from 0 to {len(z) - 1}")
+    return [list(cfg[name]) for name in names]
+
+
+def interpolate(start: Tensor, end: Tensor, steps: int) -> Tensor:
+    """Straight lines between start and end (W, z_dim): (W, steps, z_dim), both ends included."""
+    weights = torch.linspace(0, 1, steps)[None, :, None]
+    return torch.lerp(start[:, None], end[:, None], weights)
+
+
+if __name__ == "__main__":
+    main()
