@@ -43,6 +43,8 @@ def main(cfg: DictConfig) -> None:
         trainer = Trainer(**cfg.trainer, logger=loggers, callbacks=callbacks)
 
     trainer.fit(model, data, ckpt_path=cfg.ckpt_path)
+    # last.ckpt can be resumed; this one is a third of its size, to keep and to complete with
+    trainer.save_checkpoint(folder / "weights.ckpt", weights_only=True)
     print(f"trained {model.iteration} iterations\nckpt={folder / 'last.ckpt'}")
 
 

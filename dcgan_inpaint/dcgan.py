@@ -96,7 +96,11 @@ class DCGAN(LightningModule):
         index = rows * len(images) + torch.arange(len(images), device=self.device)
         z = self.latents(index)  # (B, z_dim): the same for all steps of this batch
 
-        fake = self.generator(z)  # (B, C, S, S): its graph serves the first G step as well
+        # The graph of this G(z) serves the D step and the first G step.  The original computes it
+        # for each, and so lets its moving statistics follow the same batch twice: 0.9².
+        self.generator.set_decay(0.9**2)
+        fake = self.generator(z)  # (B, C, S, S)
+        self.generator.set_decay(0.9)
         log = self._discriminator_step(images, fake.detach())
         for k in range(self.hparams["g_steps"]):
             log["train/g_loss"] = self._generator_step(fake if k == 0 else self.generator(z), k)
@@ -151,7 +155,7 @@ class DCGAN(LightningModule):
         checkpoint |= {"iteration": self.iteration, "data": self.data}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.data = checkpoint.get("data")
+        self.data = self.data or checkpoint.get("data")
 
 
 def load_dcgan(path: str | Path) -> DCGAN:

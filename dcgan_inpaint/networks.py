@@ -69,6 +69,11 @@ class Generator(nn.Module):
             nn.init.zeros_(layer.bias)
         self.to(memory_format=torch.channels_last)
 
+    def set_decay(self, decay: float) -> None:
+        """Let the moving statistics keep `decay` of themselves at each training pass from now on."""
+        for norm in self.norms:
+            norm.momentum = 1 - decay  # type: ignore[assignment]
+
     def forward(self, z: Tensor) -> Tensor:
         h = self.project(z).view(-1, 4, 4, self.widths[0]).permute(0, 3, 1, 2)  # (B, 8·gf, 4, 4)
         for norm, deconv in zip(self.norms, self.deconvs, strict=True):

@@ -88,7 +88,10 @@ def table(path):
 
 def test_train_writes(trained):
     assert (trained / "config.yaml").is_file()
-    assert (trained / "last.ckpt").is_file()
+    weights, last = (torch.load(trained / f"{n}.ckpt") for n in ("weights", "last"))
+    assert "optimizer_states" in last
+    assert "optimizer_states" not in weights
+    assert all(torch.equal(v, last["state_dict"][k]) for k, v in weights["state_dict"].items())
     assert sorted(p.name for p in (trained / "samples").iterdir()) == ["0000004.png", "0000008.png"]
     assert [p.name for p in sorted((trained / "completions").iterdir())] == [
         "0000004.png",
