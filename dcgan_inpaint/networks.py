@@ -70,7 +70,7 @@ class Generator(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def set_decay(self, decay: float) -> None:
-        """Let the moving statistics keep `decay` of themselves at each training pass from now on."""
+        """The share that the moving statistics keep of themselves at each training pass."""
         for norm in self.norms:
             norm.momentum = 1 - decay  # type: ignore[assignment]
 
