@@ -2,7 +2,7 @@
 
 python inpaint.py                                       procedural faces, the shipped checkpoint
 python inpaint.py ckpt=runs/train/<run>/last.ckpt data=celeba data.root=path/to/celeba mask=random
-python inpaint.py ckpt=... images=photo.jpg mask=file mask.path=hole.png
+python inpaint.py ckpt=... images=photo.jpg mask=file mask.path=hole.png 'crop=[x,y,w,h]'
 """
 
 from pathlib import Path
@@ -13,11 +13,12 @@ from omegaconf import DictConfig
 from pytorch_lightning import Trainer
 from torch.utils.data import Subset
 
-from dcgan_inpaint.data.folder import find_pictures, read_pictures
+from dcgan_inpaint.data.folder import find_pictures
 from dcgan_inpaint.data.module import ImageData, Pictures, batches
 from dcgan_inpaint.dcgan import DCGAN, load_dcgan
 from dcgan_inpaint.errors import one_line_errors
 from dcgan_inpaint.inpainting import InpaintingModule
+from dcgan_inpaint.photos import Photos, region_finder
 from dcgan_inpaint.results import CompletionWriter
 from dcgan_inpaint.runs import start_run
 
@@ -26,9 +27,10 @@ from dcgan_inpaint.runs import start_run
 def main(cfg: DictConfig) -> None:
     with one_line_errors():
         dcgan = load_dcgan(cfg.ckpt)
+        photos = load_photos(cfg, dcgan)
         inpainting = InpaintingModule(
             dcgan,
-            mask=instantiate(cfg.mask),
+            mask=photos.mask if photos else instantiate(cfg.mask),
             objective=instantiate(cfg.objective),
             solver=instantiate(cfg.solver),
             blend=instantiate(cfg.blend),
@@ -41,23 +43,34 @@ def main(cfg: DictConfig) -> None:
         )
         inpainting.check()
         folder = start_run(cfg, "inpaint")
-        pictures, names = load_pictures(cfg, dcgan)
-        writer = CompletionWriter(folder, names)
+        if photos:
+            pictures, names = photos.pictures, photos.names
+        else:
+            pictures, names = load_pictures(cfg, dcgan)
+        writer = CompletionWriter(folder, names, photos)
         trainer = Trainer(**cfg.trainer, logger=False, callbacks=[writer], inference_mode=False)
 
     trainer.predict(inpainting, batches(pictures, cfg.batch_size), return_predictions=False)
     print(f"{len(pictures)} pictures completed: {writer.summary()}\n{folder / 'completed.png'}")
 
 
-def load_pictures(cfg: DictConfig, dcgan: DCGAN) -> tuple[Pictures | Subset, list[str]]:
-    """The pictures to complete and their names: `images` if given, else a split of `data`."""
+def load_photos(cfg: DictConfig, dcgan: DCGAN) -> Photos | None:
+    """One's own pictures at full size, if `images` names some."""
     if cfg.limit is not None and cfg.limit < 1:
         raise ValueError(f"limit={cfg.limit}: use 1 or more, or null for all")
+    if cfg.images is None:
+        if cfg.crop is not None or cfg.detector is not None:
+            raise ValueError("crop= and detector= are for photos: give images=")
+        return None
+    find_region = region_finder(dcgan.hparams["crop"], cfg.crop, cfg.detector, cfg.eyes)
     size, channels = dcgan.hparams["image_size"], dcgan.hparams["channels"]
-    if cfg.images is not None:
-        paths = find_pictures(cfg.images)[: cfg.limit]
-        pictures = Pictures(read_pictures(paths, size, channels, dcgan.hparams["crop"]), [])
-        return pictures, [f"{i:05d}_{path.stem}" for i, path in enumerate(paths)]
+    paths = find_pictures(cfg.images)[: cfg.limit]
+    return Photos(paths, size, channels, instantiate(cfg.mask), find_region)
+
+
+def load_pictures(cfg: DictConfig, dcgan: DCGAN) -> tuple[Pictures | Subset, list[str]]:
+    """Pictures to complete from a split of `data`, and their names."""
+    size, channels = dcgan.hparams["image_size"], dcgan.hparams["channels"]
     data = cfg.data or dcgan.data
     if data is None:
         raise ValueError(f"ckpt={cfg.ckpt} does not say what it was trained on: give data=...")

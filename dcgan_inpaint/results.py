@@ -14,6 +14,7 @@ from torch import Tensor
 from dcgan_inpaint.figures import grid, save_gif, to_pil
 from dcgan_inpaint.inpainting import Completion
 from dcgan_inpaint.metrics import psnr, ssim
+from dcgan_inpaint.photos import Photos
 
 METRICS = ("psnr_hole", "psnr_whole", "ssim_hole", "ssim_whole")
 LOSSES = ("context", "prior", "total")
@@ -24,7 +25,8 @@ class CompletionWriter(BasePredictionWriter):
     """Writes each batch below `folder` as soon as it is done, and the summary at the end.
 
     before.png, masked.png, generated.png, completed.png: grids of the first 64; rows.png: the
-    first 8, original above masked above completed.  completed/: one file per picture.
+    first 8, original above masked above completed.  completed/: one file per picture; photos/: the
+    same put back into the full-size photo it was cropped from, when there are `photos`.
     metrics.csv: PSNR (dB) and SSIM of the blended picture, and the objective at the end.
     trace.csv: (iteration, context, prior, total) per picture.  z.npy: (N, z_dim).  frames/ and
     search.gif: the first 64 as the search went, when frames were kept.  With several candidates
@@ -34,9 +36,9 @@ class CompletionWriter(BasePredictionWriter):
     `names` are the pictures' names by index.
     """
 
-    def __init__(self, folder: Path, names: list[str]):
+    def __init__(self, folder: Path, names: list[str], photos: Photos | None = None):
         super().__init__(write_interval="batch")
-        self.folder, self.names = folder, names
+        self.folder, self.names, self.photos = folder, names, photos
 
     def on_predict_start(self, trainer: Trainer, module: LightningModule) -> None:
         (self.folder / "completed").mkdir(parents=True, exist_ok=True)
@@ -62,6 +64,12 @@ class CompletionWriter(BasePredictionWriter):
             if len(candidates) > 1:
                 (self.folder / "candidates").mkdir(exist_ok=True)
                 grid(candidates).save(self.folder / "candidates" / f"{name}.png")
+        if self.photos:
+            (self.folder / "photos").mkdir(exist_ok=True)
+            for name, i, fake in zip(
+                names, prediction.index.tolist(), prediction.fake, strict=True
+            ):
+                self.photos.completed(i, fake).save(self.folder / "photos" / f"{name}.png")
         rows = _measure(prediction)
         self.rows += rows
         self._append("metrics.csv", ([n, *row] for n, row in zip(names, rows, strict=True)))

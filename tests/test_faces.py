@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from dcgan_inpaint.data import faces
-from dcgan_inpaint.data.faces import Faces, draw_factors, render
+from dcgan_inpaint.data import portrait
+from dcgan_inpaint.data.faces import Faces, draw_factors
+from dcgan_inpaint.data.portrait import render
 
 INDEX = torch.arange(256)
 
@@ -56,7 +57,7 @@ def test_a_face_is_the_same_at_any_size(size: int):
 def test_painting_in_bands_loses_nothing(monkeypatch: pytest.MonkeyPatch):
     factors = draw_factors(0, INDEX)
     banded = render(factors, 32)
-    monkeypatch.setattr(faces.Scene, "band", lambda scene, top, bottom: scene)
+    monkeypatch.setattr(portrait.Scene, "band", lambda scene, top, bottom: scene)
     torch.testing.assert_close(banded, render(factors, 32), atol=1e-5, rtol=0)
 
 
