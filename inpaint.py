@@ -18,7 +18,8 @@ from dcgan_inpaint.data.module import ImageData, Pictures, batches
 from dcgan_inpaint.dcgan import DCGAN, load_dcgan
 from dcgan_inpaint.errors import one_line_errors
 from dcgan_inpaint.inpainting import InpaintingModule
-from dcgan_inpaint.photos import Photos, region_finder
+from dcgan_inpaint.photos import Photos
+from dcgan_inpaint.regions import region_finder
 from dcgan_inpaint.results import CompletionWriter
 from dcgan_inpaint.runs import start_run
 
@@ -43,10 +44,7 @@ def main(cfg: DictConfig) -> None:
         )
         inpainting.check()
         folder = start_run(cfg, "inpaint")
-        if photos:
-            pictures, names = photos.pictures, photos.names
-        else:
-            pictures, names = load_pictures(cfg, dcgan)
+        pictures, names = (photos.pictures, photos.names) if photos else load_pictures(cfg, dcgan)
         writer = CompletionWriter(folder, names, photos)
         trainer = Trainer(**cfg.trainer, logger=False, callbacks=[writer], inference_mode=False)
 

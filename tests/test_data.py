@@ -11,8 +11,8 @@ from PIL import Image
 from dcgan_inpaint.data import cache
 from dcgan_inpaint.data.cache import load_split
 from dcgan_inpaint.data.celeba import CelebA
-from dcgan_inpaint.data.folder import Folder, find_pictures, read_pictures
-from dcgan_inpaint.data.images import UnreadableImage, decode, square
+from dcgan_inpaint.data.folder import Folder, find_pictures
+from dcgan_inpaint.data.images import decode, square
 from dcgan_inpaint.data.module import EpochOrder, ImageData, Pictures, batches
 
 REAL_CELEBA = Path(__file__).parents[2] / "shared" / "celeba"
@@ -140,14 +140,6 @@ def test_find_pictures(tree):
     for nothing in (str(tree / "*.jpg"), str(tree / "gone.png")):
         with pytest.raises(ValueError, match="no picture there"):
             find_pictures(nothing)
-
-
-def test_read_pictures_names_the_broken_one(tree):
-    (tree / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
-    paths = [tree / "0" / "000.png", tree / "broken.png"]
-    assert read_pictures(paths[:1], 16, 1, 1.0).shape == (1, 1, 16, 16)
-    with pytest.raises(UnreadableImage, match="broken.png"):
-        read_pictures(paths, 16, 1, 1.0)
 
 
 # CelebA

@@ -315,3 +315,53 @@ def one_line(done, message):
     assert len(errors) == 1, done.stderr
     assert message in errors[0]
     assert "Traceback" not in done.stderr
+
+
+def test_inpaint_puts_photos_back(run, trained, photos, tmp_path):
+    """At full size, nothing changed outside the hole of a mask of the photo's size."""
+    mask = Image.new("L", (80, 50), 255)
+    mask.paste(0, (30, 20, 42, 31))
+    mask.save(tmp_path / "mask.png")
+    run(
+        "inpaint.py",
+        *SMALL[1:],
+        f"ckpt={trained / 'last.ckpt'}",
+        f"images={photos / 'a.jpg'}",
+        "crop=[20,10,32,32]",
+        "mask=file",
+        f"mask.path={tmp_path / 'mask.png'}",
+        "solver.iterations=2",
+        f"output={tmp_path / 'out'}",
+    )
+    with (
+        Image.open(photos / "a.jpg") as photo,
+        Image.open(tmp_path / "out" / "photos" / "00000_a.png") as picture,
+    ):
+        before, after = np.asarray(photo), np.asarray(picture)
+    hole = np.zeros((50, 80), bool)
+    hole[20:31, 30:42] = True
+    assert np.array_equal(before[~hole], after[~hole])
+    assert (before[hole] != after[hole]).mean() > 0.9
+    with Image.open(tmp_path / "out" / "completed" / "00000_a.png") as picture:
+        assert picture.size == (16, 16)
+
+
+PHOTO_ERRORS = {
+    "hole": (["crop=[0,0,20,20]", "mask=file", "mask.path={tmp}/mask.png"], "outside the region"),
+    "box": (["crop=[0,0,60,60]"], "a.jpg: crop=[0,0,60,60] reaches outside the photo"),
+    "string": (["crop='0,0,60,50'"], "crop=[0,0,60,50] is not square"),
+    "detector": (["detector=gone.onnx"], "detector=gone.onnx: no such file"),
+    "no photo": (["images=null", "crop=[0,0,9,9]"], "give images="),
+}
+
+
+@pytest.mark.parametrize("case", PHOTO_ERRORS)
+def test_photo_errors_are_one_line(run, trained, photos, tmp_path, case):
+    mask = Image.new("L", (80, 50), 255)
+    mask.paste(0, (30, 20, 42, 31))
+    mask.save(tmp_path / "mask.png")
+    arguments, message = PHOTO_ERRORS[case]
+    images = [] if case == "no photo" else [f"images={photos / 'a.jpg'}"]
+    arguments = [*images, *(a.format(tmp=tmp_path) for a in arguments)]
+    done = run("inpaint.py", f"ckpt={trained / 'last.ckpt'}", *arguments, fails=True)
+    one_line(done, message)

@@ -66,12 +66,3 @@ def find_pictures(images: str | Sequence[str]) -> list[Path]:
             raise ValueError(f"images={pattern}: no picture there (a file, a glob or a folder)")
         found += matches
     return found
-
-
-def read_pictures(paths: list[Path], size: int, channels: int, crop: float) -> np.ndarray:
-    """uint8 (N, channels, size, size).  Raises UnreadableImage for the first that is broken."""
-    pictures = decode_many([str(path) for path in paths], Path, size, channels, crop)
-    for picture in pictures:
-        if isinstance(picture, UnreadableImage):
-            raise picture
-    return np.stack([np.asarray(picture) for picture in pictures])

@@ -1,0 +1,364 @@
+"""Own photos: regions by hand, what is cropped, and what comes back to full size."""
+
+import math
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from scipy.sparse import coo_array
+from scipy.sparse.linalg import spsolve
+
+from dcgan_inpaint import masks
+from dcgan_inpaint.data.images import decode
+from dcgan_inpaint.multigrid import harmonic
+from dcgan_inpaint.photos import Photos, crop, paste_back
+from dcgan_inpaint.regions import (
+    EYES,
+    Region,
+    box,
+    centre,
+    eye_finder,
+    region_finder,
+    region_from_eyes,
+)
+
+SIZE = 16
+center = partial(masks.center, scale=0.25)
+
+
+def noise(width=80, height=50, mode="RGB", seed=0):
+    shape = (height, width, 3) if mode == "RGB" else (height, width)
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, np.uint8))
+
+
+def smooth(width=120, height=90):
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x / 19 + k) + np.cos(y / 13 - k) for k in range(3)]
+    return Image.fromarray((np.stack(waves, 2) * 55 + 127).astype(np.uint8))
+
+
+def from_file(path, threshold=0.5, known="white"):
+    return partial(masks.from_file, path=str(path), threshold=threshold, known=known)
+
+
+def hole_picture(path, size, hole):
+    """White with a black box (left, top, right, bottom)."""
+    picture = Image.new("L", size, 255)
+    picture.paste(0, hole)
+    picture.save(path)
+    return path
+
+
+def photos_of(tmp_path, photo, draw, find_region, channels=3):
+    photo.save(tmp_path / "photo.png")
+    return Photos([tmp_path / "photo.png"], SIZE, channels, draw, find_region)
+
+
+# where
+
+
+def test_box_by_hand():
+    photo = noise()
+    for given in ([10, 20, 30, 30], "10,20,30,30", [10, 20, 31, 30]):
+        assert box(given, photo) == Region(10 + 20j, 30 + 0j)
+    unit = box([10, 20, 30, 30], photo).unit((10, 20, 40, 50))
+    assert unit.shape == (30, 30)
+    torch.testing.assert_close(unit[0, 0], torch.tensor((0.5 + 0.5j) / 30))
+    torch.testing.assert_close(unit[0, 29], torch.tensor((29.5 + 0.5j) / 30))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([10, 20, 30, 25], r"crop=\[10,20,25,25\]"),
+        ([0, 0, 0, 0], r"not square"),
+        ([60, 10, 30, 30], "outside the photo, which is 80 x 50 px"),
+        ([-1, 0, 20, 20], "outside the photo"),
+        ([1, 2, 3], "four whole numbers"),
+        ("face", "four whole numbers"),
+        (7, "four whole numbers"),
+    ],
+)
+def test_box_errors(given, message):
+    with pytest.raises(ValueError, match=message):
+        box(given, noise())
+
+
+def test_eyes_of_an_aligned_picture_give_the_papers_crop():
+    region = region_from_eyes(69.5 + 111j, 108.5 + 111j, EYES)
+    assert region.origin == pytest.approx(35 + 55j)
+    assert region.side == pytest.approx(108)
+    aligned = Image.new("RGB", (178, 218))
+    assert region.origin == pytest.approx(centre(aligned, 108 / 178).origin)
+
+
+@pytest.mark.parametrize("roll", [0, 30, -30, 170])
+def test_eyes_land_where_asked(roll):
+    """Two dots in the photo, whatever its roll, are at the eyes of the crop."""
+    turn = complex(math.cos(math.radians(roll)), math.sin(math.radians(roll)))
+    left, right = 100 + 90j - 20 * turn, 100 + 90j + 20 * turn
+    photo = Image.new("RGB", (200, 180))
+    draw = ImageDraw.Draw(photo)
+    draw.circle((left.real, left.imag), 4, "red")
+    draw.circle((right.real, right.imag), 4, "lime")
+    cropped = np.asarray(crop(photo, region_from_eyes(left, right, (0.3, 0.7, 0.4)), 100), float)
+    y, x = np.mgrid[:100, :100] + 0.5
+    for channel, u in ((0, 30), (1, 70)):
+        weight = cropped[:, :, channel] / cropped[:, :, channel].sum()
+        assert (weight * x).sum() == pytest.approx(u, abs=0.8)
+        assert (weight * y).sum() == pytest.approx(40, abs=0.8)
+
+
+def test_equal_eyes():
+    with pytest.raises(ValueError, match="must lie apart"):
+        region_from_eyes(1 + 1j, 2 + 1j, (0.5, 0.5, 0.5))
+
+
+# what is cropped
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("RGB", 3), ("L", 3), ("L", 1), ("RGB", 1)])
+def test_the_centre_is_cropped_as_in_training(tmp_path, mode, channels):
+    photos = photos_of(tmp_path, noise(mode=mode), center, region_finder(0.6), channels)
+    expected = decode(tmp_path / "photo.png", SIZE, channels, 0.6)
+    assert np.array_equal(photos.pictures.pictures[0], expected)
+
+
+def test_a_rolled_region_is_the_turned_photo():
+    photo = smooth(100, 100)
+    quarter = region_from_eyes(80 + 30j, 80 + 70j, (0.25, 0.75, 0.1))  # a head lying on its side
+    turned = crop(photo.transpose(Image.Transpose.ROTATE_90), Region(10 + 12j, 80 + 0j), 40)
+    cropped = np.asarray(crop(photo, quarter, 40), float)
+    assert quarter.side == pytest.approx(80j)
+    assert quarter.origin == pytest.approx(88 + 10j)
+    assert np.abs(cropped - np.asarray(turned, float))[2:-2, 2:-2].max() <= 2
+
+
+def test_outside_the_photo_nothing_is_known(tmp_path):
+    """The left half of the region lies beside the photo."""
+    photos = photos_of(
+        tmp_path, noise(), partial(masks.full), lambda photo: Region(-20 + 5j, 40 + 0j)
+    )
+    mask = photos.mask(torch.tensor([0]), SIZE)[0, 0]
+    assert mask[:, : SIZE // 2].eq(0).all()
+    assert mask[:, SIZE // 2 :].eq(1).all()
+
+
+def test_a_mask_of_the_photos_size_is_cropped_along(tmp_path):
+    path = hole_picture(tmp_path / "hole.png", (80, 50), (30, 20, 40, 35))
+    photos = photos_of(tmp_path, noise(), from_file(path), region_finder(1, [24, 10, 32, 32]))
+    expected = torch.ones(SIZE, SIZE)  # 2 px each: the hole from 6 to 16 and from 10 to 25
+    expected[5:13, 3:8] = 0  # row 12 is half known, and half is not more than half
+    assert torch.equal(photos.mask(torch.tensor([0]), SIZE)[0, 0], expected)
+    out = np.asarray(photos.completed(0, torch.zeros(3, SIZE, SIZE)))
+    assert changed(out, noise()) == (30, 20, 40, 35)
+
+
+def test_a_mask_of_the_photos_aspect_ratio_and_other_polarity(tmp_path):
+    hole_picture(tmp_path / "white.png", (161, 100), (60, 40, 80, 70))
+    black = Image.open(tmp_path / "white.png").point(lambda v: 255 - v)
+    black.save(tmp_path / "black.png")
+    out = []
+    for known in ("white", "black"):
+        draw = from_file(tmp_path / f"{known}.png", known=known)
+        photos = photos_of(tmp_path, noise(), draw, region_finder(1, [24, 10, 32, 32]))
+        out.append(changed(np.asarray(photos.completed(0, torch.ones(3, SIZE, SIZE))), noise()))
+    assert out == [(30, 20, 40, 35)] * 2
+
+
+def test_a_mask_of_another_aspect_ratio_lies_on_the_region(tmp_path):
+    path = hole_picture(tmp_path / "hole.png", (64, 64), (16, 16, 50, 32))
+    photos = photos_of(tmp_path, noise(), from_file(path), region_finder(1, [24, 10, 32, 32]))
+    index = torch.tensor([0])
+    assert torch.equal(photos.mask(index, SIZE), from_file(path)(index, SIZE))
+    out = np.asarray(photos.completed(0, torch.zeros(3, SIZE, SIZE)))
+    assert changed(out, noise()) == (24 + 8, 10 + 8, 24 + 25, 10 + 16)  # sharper than 16 px
+
+
+def changed(out, photo):
+    """Bounding box of the pixels that differ."""
+    return Image.fromarray((out != np.asarray(photo)).any(2)).getbbox()
+
+
+@pytest.mark.parametrize(
+    ("hole", "message"),
+    [
+        ((20, 20, 40, 35), r"outside the region \[24,10,32,32\].*around \[20,20,20,15\]"),
+        ((30, 20, 31, 21), "leaves no hole at 16 px"),
+        ((0, 0, 80, 50), "outside the region"),
+        ((24, 10, 56, 42), "leaves no known pixel"),
+    ],
+)
+def test_holes_that_cannot_be_completed(tmp_path, hole, message):
+    path = hole_picture(tmp_path / "hole.png", (80, 50), hole)
+    with pytest.raises(ValueError, match=f"photo.png: .*{message}"):
+        photos_of(tmp_path, noise(), from_file(path), region_finder(1, [24, 10, 32, 32]))
+
+
+def test_mask_errors(tmp_path):
+    finder = region_finder(1)
+    with pytest.raises(FileNotFoundError, match="mask.path=gone.png: no such file"):
+        photos_of(tmp_path, noise(), from_file("gone.png"), finder)
+    (tmp_path / "broken.png").write_text("not a picture")
+    with pytest.raises(ValueError, match="mask.path=.*broken.png: cannot be read"):
+        photos_of(tmp_path, noise(), from_file(tmp_path / "broken.png"), finder)
+    path = hole_picture(tmp_path / "hole.png", (80, 50), (30, 20, 40, 30))
+    with pytest.raises(ValueError, match="mask.known='grey'"):
+        photos_of(tmp_path, noise(), from_file(path, known="grey"), finder)
+
+
+# the way back
+
+
+def sparse_harmonic(values, hole):
+    """The same equations by a sparse direct solve; (C, pixels of the hole)."""
+    number = np.cumsum(hole).reshape(hole.shape) - 1
+    y, x = np.nonzero(hole)
+    entries, right, diagonal = [], np.zeros((len(y), len(values))), np.zeros(len(y))
+    for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0)):
+        there = (y + dy >= 0) & (y + dy < hole.shape[0]) & (x + dx >= 0) & (x + dx < hole.shape[1])
+        row = np.flatnonzero(there)
+        i, j = y[there] + dy, x[there] + dx
+        diagonal += there
+        right[row[~hole[i, j]]] += values[:, i, j].T[~hole[i, j]]
+        entries.append((row[hole[i, j]], number[i, j][hole[i, j]]))
+    row, column = np.concatenate(entries, 1)
+    rows = np.concatenate([row, np.arange(len(y))]), np.concatenate([column, np.arange(len(y))])
+    system = coo_array((np.concatenate([-np.ones(len(row)), diagonal]), rows)).tocsc()
+    return spsolve(system, right).reshape(len(y), -1).T
+
+
+@pytest.mark.parametrize("name", ["box", "edge", "blocks", "all but one", "line"])
+def test_harmonic_is_the_sparse_solve(name):
+    """To half a level of 8 bits; the box is 400 x 500."""
+    generator = np.random.default_rng(0)
+    hole = np.zeros((402, 502) if name == "box" else (90, 131), bool)
+    if name == "box":
+        hole[1:-1, 1:-1] = True
+    elif name == "edge":
+        hole[:, :70] = True
+    elif name == "blocks":
+        hole = np.kron(generator.random((9, 13)) < 0.8, np.ones((10, 10))) > 0
+    elif name == "all but one":
+        hole[:], hole[3, 100] = True, False
+    else:
+        hole = np.ones((1, 77), bool)
+        hole[0, [5, 40]] = False
+    values = generator.uniform(-255, 255, (3, *hole.shape)).astype(np.float32)
+    values += np.linspace(-200, 200, hole.shape[1], dtype=np.float32)
+    u = harmonic(torch.from_numpy(values), torch.from_numpy(hole)).numpy()
+    assert np.abs(u[:, hole] - sparse_harmonic(values, hole)).max() < 0.5
+    assert (u[:, ~hole] == 0).all()
+
+
+def test_nothing_known_leaves_the_fake():
+    fake = torch.linspace(-1, 1, 16).view(1, 4, 4)
+    out = paste_back(noise(4, 4, "L"), Region(0j, 4 + 0j), fake, np.ones((4, 4), bool))
+    assert np.array_equal(np.asarray(out), ((fake[0] + 1) * 127.5).round())
+
+
+@pytest.mark.parametrize("roll", [0, 30])
+@pytest.mark.parametrize(("mode", "channels"), [("RGB", 3), ("L", 3), ("L", 1), ("RGB", 1)])
+def test_outside_the_hole_nothing_changes(mode, channels, roll):
+    photo = noise(301, 203, mode)
+    side = 120 * complex(math.cos(math.radians(roll)), math.sin(math.radians(roll)))
+    hole = np.random.default_rng(1).random((203, 301)) < 0.3
+    fake = torch.rand(channels, SIZE, SIZE) * 2 - 1
+    out = paste_back(photo, Region(100 + 40j, side), fake, hole)
+    assert (out.size, out.mode) == (photo.size, mode)
+    assert np.array_equal(np.asarray(out)[~hole], np.asarray(photo)[~hole])
+    assert (np.asarray(out)[hole] != np.asarray(photo)[hole]).mean() > 0.9
+
+
+@pytest.mark.parametrize("roll", [0, 30])
+def test_the_true_crop_with_an_offset_brings_the_photo_back(roll):
+    """Poisson blending takes the gradients, and the crop's way back is the way there reversed."""
+    photo = smooth()
+    side = 60 * complex(math.cos(math.radians(roll)), math.sin(math.radians(roll)))
+    region = Region(40 + 12j, side)
+    fake = torch.from_numpy(np.asarray(crop(photo, region, 64), np.float32)) / 127.5 - 1
+    hole = np.zeros((90, 120), bool)
+    hole[40:60, 45:65] = True
+    out = paste_back(photo, region, fake.permute(2, 0, 1) * 0.9 + 0.2, hole)
+    assert np.abs(np.asarray(out, float) - np.asarray(photo, float)).max() < 6
+    assert not np.array_equal(np.asarray(out), np.asarray(photo))
+
+
+def test_a_drawn_mask_has_the_models_pixels(tmp_path):
+    photos = photos_of(tmp_path, noise(), center, region_finder(1, [24, 10, 32, 32]))
+    out = np.asarray(photos.completed(0, torch.zeros(3, SIZE, SIZE)))
+    assert changed(out, noise()) == (32, 18, 48, 34)
+
+
+def test_a_photo_with_exif_rotation(tmp_path):
+    """Regions, masks and the result are those of the upright photo."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees to the right
+    noise().save(tmp_path / "photo.png", exif=exif)
+    upright = noise().transpose(Image.Transpose.ROTATE_270)
+    path = hole_picture(tmp_path / "hole.png", upright.size, (10, 30, 20, 40))
+    finder = region_finder(1, [5, 20, 32, 32])
+    photos = Photos([tmp_path / "photo.png"], SIZE, 3, from_file(path), finder)
+    out = photos.completed(0, torch.zeros(3, SIZE, SIZE))
+    assert out.size == (50, 80)
+    assert changed(np.asarray(out), upright) == (10, 30, 20, 40)
+
+
+# the detector
+
+
+@pytest.fixture
+def fake_cv2(monkeypatch):
+    """Stands for OpenCV: YuNet's answer is `faces`, and what it is shown is kept."""
+
+    class Error(Exception):
+        pass
+
+    cv2 = SimpleNamespace(error=Error, faces=None, shown=None)
+
+    def create(model, config, size):
+        if "yunet" not in model:
+            raise Error("Cannot determine an origin framework")
+        return SimpleNamespace(setInputSize=lambda size: None, detect=detect)
+
+    def detect(picture):
+        cv2.shown = picture
+        return 1, cv2.faces
+
+    cv2.FaceDetectorYN = SimpleNamespace(create=create)
+    monkeypatch.setitem(__import__("sys").modules, "cv2", cv2)
+    return cv2
+
+
+def test_the_largest_face_is_taken(fake_cv2, tmp_path):
+    (tmp_path / "yunet.onnx").touch()
+    small = [0, 0, 9, 9, 1, 1, 2, 1, *[0] * 6, 0.99]
+    large = [200, 100, 90, 90, 225, 130, 255, 134, *[0] * 6, 0.9]
+    fake_cv2.faces = np.array([small, large], np.float32)
+    photo = Image.new("RGB", (1280, 960), (255, 0, 0))
+    assert eye_finder(str(tmp_path / "yunet.onnx"))(photo) == (450 + 260j, 510 + 268j)
+    assert fake_cv2.shown.shape == (480, 640, 3)
+    assert fake_cv2.shown[0, 0].tolist() == [0, 0, 255]  # OpenCV's BGR
+    region = region_finder(1, detector=str(tmp_path / "yunet.onnx"))(photo)
+    assert region == region_from_eyes(450 + 260j, 510 + 268j, EYES)
+
+
+def test_no_face_names_the_photo(fake_cv2, tmp_path):
+    (tmp_path / "yunet.onnx").touch()
+    finder = region_finder(1, detector=str(tmp_path / "yunet.onnx"))
+    with pytest.raises(ValueError, match=r"photo.png: no face found: .*crop=\[x,y,w,h\]"):
+        photos_of(tmp_path, noise(), center, finder)
+
+
+def test_detector_errors(fake_cv2, tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="detector=gone.onnx: no such file"):
+        eye_finder("gone.onnx")
+    (tmp_path / "other.onnx").touch()
+    with pytest.raises(ValueError, match="not a YuNet model"):
+        eye_finder(str(tmp_path / "other.onnx"))
+    monkeypatch.setitem(__import__("sys").modules, "cv2", None)
+    with pytest.raises(ModuleNotFoundError, match=r'pip install -e "\.\[detect\]"'):
+        eye_finder(str(tmp_path / "other.onnx"))
