@@ -40,6 +40,8 @@ def main(cfg: DictConfig) -> None:
             pictures = data.split("val").__getitems__(list(range(cfg.preview)))["image"]
             callbacks.insert(0, CompletionPreview(folder, pictures))
         loggers = list(instantiate(cfg.logger).values())
+        for logger in loggers:
+            logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
         trainer = Trainer(**cfg.trainer, logger=loggers, callbacks=callbacks)
 
     trainer.fit(model, data, ckpt_path=cfg.ckpt_path)

@@ -75,6 +75,11 @@ class InpaintingModule(LightningModule):
                 raise ValueError(f"{name}={value}: use 1 or more")
         if out_interval < 0:
             raise ValueError(f"out_interval={out_interval}: use 0 (no frames) or more")
+        if dcgan.hparams["prior"] == "normal" and solver.bound != "none":
+            raise ValueError(
+                f"solver.bound={solver.bound}: the checkpoint's z is normal, not in [-1, 1]: "
+                "use solver.bound=none"
+            )
         self.generator = frozen(dcgan.ema_generator if ema else dcgan.generator)
         self.discriminator = frozen(dcgan.discriminator)
         self.latents = dcgan.latents

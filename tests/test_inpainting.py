@@ -1,5 +1,7 @@
 import pytest
 import torch
+from pytorch_lightning import Trainer
+from torch.utils.data import DataLoader
 
 from dcgan_inpaint import masks
 from dcgan_inpaint.blending import paste
@@ -149,6 +151,32 @@ def test_raw_generator_on_request(dcgan):
     with torch.no_grad():
         torch.testing.assert_close(averaged, dcgan(z), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(raw, dcgan(z, ema=False), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_predict_in_either_precision(dcgan, precision):
+    """Through Lightning; bf16 follows fp32 for a while."""
+    search = module(dcgan)
+    trainer = Trainer(
+        accelerator="cpu",
+        precision=precision,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    (done,) = trainer.predict(search, DataLoader([batch(4)], batch_size=None))
+    exact = search.predict_step(batch(4))
+    assert done.z.dtype == done.completion.dtype == torch.float32
+    torch.testing.assert_close(done.trace[:3], exact.trace[:3], rtol=0.02, atol=0)
+    assert (done.trace[-1, :, 2] < done.trace[0, :, 2]).all()
+
+
+def test_a_normal_prior_is_not_clipped():
+    normal = DCGAN(image_size=16, z_dim=8, gf_dim=4, df_dim=4, prior="normal")
+    with pytest.raises(ValueError, match="use solver.bound=none"):
+        module(normal)
+    done = module(normal, solver=Adam(3, 0.05, bound="none")).predict_step(batch(2))
+    assert done.z.abs().max() > 1
 
 
 def test_works_inside_inference_mode(dcgan):

@@ -118,7 +118,8 @@ def test_resume_goes_on(run, trained, tmp_path):
         f"ckpt_path={trained / 'last.ckpt'}",
         f"output={resumed}",
     )
-    run("train.py", *TRAIN, "trainer.max_epochs=3", f"output={whole}")
+    run("train.py", *TRAIN, "trainer.max_epochs=3", "logger=tensorboard", f"output={whole}")
+    assert list((whole / "tensorboard").glob("events.out.tfevents.*"))
     a, b = (torch.load(p / "last.ckpt", weights_only=False) for p in (resumed, whole))
     assert a["iteration"] == b["iteration"] == 12
     for name, value in b["state_dict"].items():
