@@ -38,6 +38,7 @@ class Completion:
     trace: Tensor  # (T + 1, B, 3) context, prior, total as evaluated, and at the end
     candidates: Tensor  # (B, K, C, S, S) all completions, the best first
     frames: Tensor  # (F, B, C, S, S) the completion as the search went
+    frame_z: Tensor  # (F, B, z_dim) the z of each frame
     frame_iterations: list[int]  # (F,) the iteration of each frame
 
 
@@ -140,17 +141,18 @@ class InpaintingModule(LightningModule):
         targets, row_weights, row_images, row_mask = (
             t.repeat_interleave(self.candidates, 0) for t in (target, weights, images, mask)
         )
-        fake = row_images  # replaced by G(z) at the first evaluation
+        fake, seen = row_images, torch.empty(0)  # replaced at the first evaluation
 
         def evaluate(z: Tensor) -> Losses:
-            nonlocal fake
+            nonlocal fake, seen
+            seen = z.detach().clone()  # (B·K, z_dim): solvers move z in place
             fake = self.generator(z).float()  # (B·K, C, S, S)
             return self.losses(fake, targets, row_weights)
 
         z = nn.Parameter(self.start(rows, evaluate))  # (B·K, z_dim): all that ever learns
         steps, every = self.solver.iterations, self.out_interval
         trace = torch.empty(steps + 1, len(z), 3, device=z.device)
-        frames, frame_iterations = [], []
+        frames, frame_z, frame_iterations = [], [], []
         search = tqdm(
             self.solver(z, evaluate, Draws(self.seed, rows)),
             total=steps,
@@ -163,10 +165,12 @@ class InpaintingModule(LightningModule):
             trace[t] = torch.stack(losses, 1)
             if every and t % every == 0:
                 frames.append(self.blend(fake.detach(), row_images, row_mask))
+                frame_z.append(seen)
                 frame_iterations.append(t)
         with torch.no_grad():
             trace[steps] = torch.stack(evaluate(z), 1)
         frames.append(self.blend(fake, row_images, row_mask))
+        frame_z.append(seen)
 
         # of each picture's candidates, the best first: (B, K) rows
         totals = trace[steps, :, 2].view(-1, self.candidates)
@@ -183,9 +187,10 @@ class InpaintingModule(LightningModule):
             observed=observed,
             fake=fake[best],
             completion=frames[-1][best],
-            z=z.detach()[best],
+            z=seen[best],
             trace=trace[:, best],
             candidates=frames[-1][order],
             frames=torch.stack([frame[best] for frame in frames]),
+            frame_z=torch.stack(frame_z)[:, best],
             frame_iterations=[*frame_iterations, steps],
         )

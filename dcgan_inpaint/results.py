@@ -28,10 +28,11 @@ class CompletionWriter(BasePredictionWriter):
     first 8, original above masked above completed.  completed/: one file per picture; photos/: the
     same put back into the full-size photo it was cropped from, when there are `photos`.
     metrics.csv: PSNR (dB) and SSIM of the blended picture, and the objective at the end.
-    trace.csv: (iteration, context, prior, total) per picture.  z.npy: (N, z_dim).  frames/ and
-    search.gif: the first 64 as the search went, when frames were kept.  With several candidates
-    candidates/: all of each picture, the best first, and mean.png and spread.png over them (the
-    first 64; spread is the standard deviation, white at a quarter of the range).
+    trace.csv: (iteration, context, prior, total) per picture.  z.npy: (N, z_dim).  When frames
+    were kept, frames/ and search.gif: the first 64 as the search went, and z_frames.npy
+    (N, F, z_dim).  With several candidates, candidates/: all of each picture, the best first, and
+    mean.png and spread.png over them (the first 64; spread is the standard deviation, white at a
+    quarter of the range).
 
     `names` are the pictures' names by index.
     """
@@ -82,8 +83,10 @@ class CompletionWriter(BasePredictionWriter):
                 for t, losses in enumerate(trace)
             ),
         )
-        self.z.append(prediction.z.cpu())
-        np.save(self.folder / "z.npy", torch.cat(self.z).numpy())
+        self.z.append(prediction.frame_z.transpose(0, 1).cpu())  # (B, F, z_dim), the last is z
+        np.save(self.folder / "z.npy", torch.cat(self.z)[:, -1].numpy())
+        if self.z[0].shape[1] > 1:
+            np.save(self.folder / "z_frames.npy", torch.cat(self.z).numpy())
         if sum(len(done.index) for done in self.shown) < SHOWN:
             self.shown.append(prediction)
             self._write_grids()

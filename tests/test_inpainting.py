@@ -127,6 +127,11 @@ def test_frames(dcgan):
     assert done.frame_iterations == [0, 5, 10, 12]
     assert done.frames.shape == (4, 2, 3, 16, 16)
     assert torch.equal(done.frames[-1], done.completion)
+    assert torch.equal(done.frame_z[0], dcgan.latents(done.index))  # as evaluated, not as moved
+    assert torch.equal(done.frame_z[-1], done.z)
+    with torch.no_grad():
+        second = paste(dcgan(done.frame_z[1]), done.images, done.mask)
+    torch.testing.assert_close(second, done.frames[1], rtol=1e-4, atol=1e-5)
     known = done.mask.expand_as(done.images) == 1
     assert all(torch.equal(frame[known], done.images[known]) for frame in done.frames)
 

@@ -153,7 +153,10 @@ def test_inpaint_a_split(run, trained, tmp_path):
     assert float(first["total"]) == pytest.approx(
         float(first["context"]) + 0.1 * float(first["prior"])
     )
-    assert np.load(tmp_path / "z.npy").shape == (5, 5)
+    z, frames = np.load(tmp_path / "z.npy"), np.load(tmp_path / "z_frames.npy")
+    assert z.shape == (5, 5)
+    assert frames.shape == (5, 3, 5)
+    assert np.array_equal(frames[:, -1], z)
     assert [p.name for p in sorted((tmp_path / "frames").iterdir())] == [
         "00000.png",
         "00002.png",
