@@ -41,6 +41,7 @@ def main(cfg: DictConfig) -> None:
             init_draws=cfg.init_draws,
             seed=cfg.seed,
             out_interval=cfg.out_interval,
+            progress=cfg.trainer.enable_progress_bar,
         )
         inpainting.check()
         folder = start_run(cfg, "inpaint")

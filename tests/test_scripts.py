@@ -139,6 +139,7 @@ def test_inpaint_a_split(run, trained, tmp_path):
         f"output={tmp_path}",
     )
     assert "5 pictures completed: psnr_hole" in done.stdout
+    assert "searching z" in done.stderr
     assert str(tmp_path / "completed.png") in done.stdout
     for name in ("before", "masked", "generated", "completed"):
         with Image.open(tmp_path / f"{name}.png") as picture:
@@ -189,7 +190,7 @@ def test_inpaint_own_pictures(run, trained, photos, tmp_path, form):
         "list": (f"[{photos / 'b.png'},{photos / 'a.jpg'}]", 2),
     }[form]
     output = tmp_path / "out"
-    run(
+    done = run(
         "inpaint.py",
         *SMALL[1:],
         f"ckpt={trained / 'last.ckpt'}",
@@ -199,6 +200,7 @@ def test_inpaint_own_pictures(run, trained, photos, tmp_path, form):
         "solver.iterations=2",
         f"output={output}",
     )
+    assert "searching z" not in done.stderr  # trainer.enable_progress_bar=false
     names = sorted(p.name for p in (output / "completed").iterdir())
     assert len(names) == count
     assert names[0] == ("00000_a.png" if form in ("folder", "glob") else "00000_b.png")
