@@ -2,8 +2,8 @@ import warnings
 
 import pytest
 import torch
-from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader
+from training import quiet_trainer
 
 from dcgan_inpaint.callbacks import CollapseWarning, CompletionPreview, SampleGrid
 from dcgan_inpaint.dcgan import DCGAN
@@ -24,14 +24,7 @@ def run(losses, *callbacks, gain=1.0):
     model = Scripted(image_size=16, z_dim=4, gf_dim=2, df_dim=2)
     for parameter in model.generator.parameters():
         torch.nn.init.normal_(parameter, std=gain)
-    trainer = Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        log_every_n_steps=1,
+    trainer = quiet_trainer(
         callbacks=list(callbacks),
     )
     trainer.fit(model, DataLoader([torch.tensor(pair) for pair in losses], batch_size=None))

@@ -2,8 +2,8 @@ import copy
 
 import pytest
 import torch
-from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader
+from training import quiet_trainer
 
 from dcgan_inpaint.dcgan import DCGAN, load_dcgan
 from dcgan_inpaint.objective import discriminator_losses, generator_loss
@@ -19,17 +19,8 @@ def batches(count, size=8, channels=3):
     ]
 
 
-def train(model, iterations=3, data=None, ckpt_path=None, max_epochs=1, **settings):
-    trainer = Trainer(
-        max_epochs=max_epochs,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        log_every_n_steps=1,
-        **settings,
-    )
+def train(model, iterations=3, data=None, ckpt_path=None, **settings):
+    trainer = quiet_trainer(**settings)
     loader = DataLoader(data or batches(iterations), batch_size=None)
     trainer.fit(model, loader, ckpt_path=ckpt_path)
     return trainer

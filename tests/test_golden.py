@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader
+from training import quiet_trainer
 
 from dcgan_inpaint.blending import paste
 from dcgan_inpaint.dcgan import DCGAN
@@ -166,14 +166,8 @@ def train(golden, iterations, nudge=0.0, seed=0):
     model.seen = []
     model.latents = lambda index: torch.from_numpy(golden["train/z"][model.iteration]).double()
     data = DataLoader([{"image": pictures(golden["x"])}] * iterations, batch_size=None)
-    trainer = Trainer(
-        max_epochs=1,
-        accelerator="cpu",
+    trainer = quiet_trainer(
         precision="64-true",  # the same on every machine
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
     trainer.fit(model, data)
     ours = torch.tensor(model.seen)  # d_loss, g_loss, g_loss of each iteration

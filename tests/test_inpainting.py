@@ -1,7 +1,7 @@
 import pytest
 import torch
-from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader
+from training import quiet_trainer
 
 from dcgan_inpaint import masks
 from dcgan_inpaint.blending import paste
@@ -162,12 +162,8 @@ def test_raw_generator_on_request(dcgan):
 def test_predict_in_either_precision(dcgan, precision):
     """Through Lightning; bf16 follows fp32 for a while."""
     search = module(dcgan)
-    trainer = Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
         precision=precision,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
     (done,) = trainer.predict(search, DataLoader([batch(4)], batch_size=None))
     exact = search.predict_step(batch(4))
