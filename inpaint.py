@@ -5,11 +5,9 @@ python inpaint.py ckpt=runs/train/<run>/last.ckpt data=celeba data.root=path/to/
 python inpaint.py ckpt=... images=photo.jpg mask=file mask.path=hole.png 'crop=[x,y,w,h]'
 """
 
-from pathlib import Path
-
 import hydra
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer
 from torch.utils.data import Subset
 
@@ -21,13 +19,15 @@ from dcgan_inpaint.inpainting import InpaintingModule
 from dcgan_inpaint.photos import Photos
 from dcgan_inpaint.regions import region_finder
 from dcgan_inpaint.results import CompletionWriter
-from dcgan_inpaint.runs import start_run
+from dcgan_inpaint.runs import check_same, finish, start_run
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="inpaint")
 def main(cfg: DictConfig) -> None:
     with one_line_errors():
         dcgan = load_dcgan(cfg.ckpt)
+        if cfg.images is None:
+            cfg.data = cfg.data or dcgan.data  # and so it stands in the run's config.yaml
         photos = load_photos(cfg, dcgan)
         inpainting = InpaintingModule(
             dcgan,
@@ -44,13 +44,21 @@ def main(cfg: DictConfig) -> None:
             progress=cfg.trainer.enable_progress_bar,
         )
         inpainting.check()
+        check_same(cfg)
         folder = start_run(cfg, "inpaint")
         pictures, names = (photos.pictures, photos.names) if photos else load_pictures(cfg, dcgan)
         writer = CompletionWriter(folder, names, photos)
-        trainer = Trainer(**cfg.trainer, logger=False, callbacks=[writer], inference_mode=False)
+        unfinished = [i for i, name in enumerate(names) if name not in writer.finished]
+        loggers = [instantiate(logger) for logger in (cfg.logger or {}).values()]
+        for logger in loggers:
+            logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+        trainer = Trainer(**cfg.trainer, logger=loggers, callbacks=[writer], inference_mode=False)
 
-    trainer.predict(inpainting, batches(pictures, cfg.batch_size), return_predictions=False)
-    print(f"{len(pictures)} pictures completed: {writer.summary()}\n{folder / 'completed.png'}")
+    if unfinished:
+        todo = batches(Subset(pictures, unfinished), cfg.batch_size)
+        trainer.predict(inpainting, todo, return_predictions=False)
+    finish(loggers)
+    print(f"{len(writer.rows)} pictures completed: {writer}\n{folder / 'completed.png'}")
 
 
 def load_photos(cfg: DictConfig, dcgan: DCGAN) -> Photos | None:
@@ -67,23 +75,21 @@ def load_photos(cfg: DictConfig, dcgan: DCGAN) -> Photos | None:
     return Photos(paths, size, channels, instantiate(cfg.mask), find_region)
 
 
-def load_pictures(cfg: DictConfig, dcgan: DCGAN) -> tuple[Pictures | Subset, list[str]]:
-    """Pictures to complete from a split of `data`, and their names."""
+def load_pictures(cfg: DictConfig, dcgan: DCGAN) -> tuple[Pictures, list[str]]:
+    """A split of `data`, and the names of the pictures to complete: its first `limit`."""
     size, channels = dcgan.hparams["image_size"], dcgan.hparams["channels"]
-    data = cfg.data or dcgan.data
-    if data is None:
+    if cfg.data is None:
         raise ValueError(f"ckpt={cfg.ckpt} does not say what it was trained on: give data=...")
-    if not data["_target_"].startswith("dcgan_inpaint.data."):  # a checkpoint may be anybody's
-        raise ValueError(f"ckpt={cfg.ckpt}: its data source {data['_target_']} is not ours")
-    if (data["image_size"], data["channels"]) != (size, channels):
+    if not cfg.data["_target_"].startswith("dcgan_inpaint.data."):  # a checkpoint may be anybody's
+        raise ValueError(f"ckpt={cfg.ckpt}: its data source {cfg.data['_target_']} is not ours")
+    if (cfg.data["image_size"], cfg.data["channels"]) != (size, channels):
         raise ValueError(
             f"ckpt={cfg.ckpt} makes pictures of {size} px and {channels} channels, data has "
-            f"{data['image_size']} and {data['channels']}: use data.image_size={size} "
+            f"{cfg.data['image_size']} and {cfg.data['channels']}: use data.image_size={size} "
             f"data.channels={channels}"
         )
-    pictures = ImageData(instantiate(data), cfg.cache_dir).split(cfg.split)
-    count = len(pictures) if cfg.limit is None else min(cfg.limit, len(pictures))
-    return Subset(pictures, range(count)), [Path(name).stem for name in pictures.names]
+    pictures = ImageData(instantiate(cfg.data), cfg.cache_dir).split(cfg.split)
+    return pictures, pictures.labels[: cfg.limit]
 
 
 if __name__ == "__main__":

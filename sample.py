@@ -10,34 +10,46 @@ pick from samples.png, or over the z.npy of completed pictures:
 
 python sample.py plus=[3,17,40] minus=[5,9,22] base=[8,30,31]
 python sample.py z=runs/inpaint/<run>/z.npy plus=[0,2] minus=[1] base=[3]
+
+How good are the samples?  quality.csv compares them with held-out pictures:
+
+python sample.py metrics=true
 """
 
+import csv
 from pathlib import Path
 
 import hydra
 import numpy as np
 import torch
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
-from dcgan_inpaint.dcgan import DCGAN, load_dcgan
+from dcgan_inpaint.data.module import ImageData
+from dcgan_inpaint.dcgan import DCGAN, data_of, load_dcgan
 from dcgan_inpaint.errors import one_line_errors
 from dcgan_inpaint.figures import grid, save_gif
 from dcgan_inpaint.randomness import uniform
 from dcgan_inpaint.runs import start_run
+from dcgan_inpaint.sample_quality import judge_samples, load_inception
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="sample")
 @torch.no_grad()
 def main(cfg: DictConfig) -> None:
     with one_line_errors():
-        for name, least in (("count", 1), ("steps", 2)):
+        for name, least in (("count", 1), ("steps", 2), ("metrics_count", 2)):
             if cfg[name] < least:
                 raise ValueError(f"{name}={cfg[name]}: use {least} or more")
         dcgan = load_dcgan(cfg.ckpt)
         z = load_z(cfg, dcgan)  # (N, z_dim)
         arithmetic = rows_of(cfg, z)
+        if cfg.metrics:
+            cfg.data = data_of(dcgan, cfg.data, cfg.ckpt)  # and so it stands in config.yaml
+            fid = load_inception(cfg.fid) if cfg.fid else None
         folder = start_run(cfg, "sample")
+        real = load_pictures(cfg) if cfg.metrics else None  # (N, C, S, S) uint8
 
     grid(dcgan(z, cfg.ema)).save(folder / "samples.png")
     if len(z) > 1:
@@ -56,6 +68,20 @@ def main(cfg: DictConfig) -> None:
         shown = torch.cat([torch.stack([plus, minus, base]), result])
         grid(dcgan(shown, cfg.ema)).save(folder / "arithmetic.png")
     print(folder / "samples.png")
+    if real is not None:
+        quality = judge_samples(dcgan, real, cfg.metrics_count, cfg.seed, cfg.ema, fid)
+        with (folder / "quality.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("metric", "value"), *quality.items()])
+        values = ", ".join(f"{name} {value:.4g}" for name, value in quality.items())
+        print(f"{cfg.metrics_count} samples against {len(real)} {cfg.split} pictures: {values}")
+
+
+def load_pictures(cfg: DictConfig) -> Tensor:
+    """A split of cfg.data, (N, C, S, S) uint8.  Raises ValueError for less than two pictures."""
+    pictures = ImageData(instantiate(cfg.data), cfg.cache_dir).split(cfg.split).pictures
+    if len(pictures) < 2:
+        raise ValueError(f"split={cfg.split} has {len(pictures)} picture: metrics need 2 or more")
+    return torch.from_numpy(np.array(pictures))
 
 
 def load_z(cfg: DictConfig, dcgan: DCGAN) -> Tensor:

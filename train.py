@@ -4,6 +4,7 @@ python train.py model=dcgan data=faces
 python train.py model=dcgan data=celeba data.root=path/to/celeba model.gf_dim=32 model.df_dim=32
 """
 
+import shutil
 from pathlib import Path
 
 import hydra
@@ -11,11 +12,19 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
+from torch.utils.data import Subset
 
-from dcgan_inpaint.callbacks import CollapseWarning, CompletionPreview, SampleGrid, Speed
-from dcgan_inpaint.data.module import ImageData
+from dcgan_inpaint.callbacks import (
+    CollapseWarning,
+    CompletionPreview,
+    SampleGrid,
+    Speed,
+    centre_search,
+)
+from dcgan_inpaint.data.module import ImageData, batches
 from dcgan_inpaint.errors import one_line_errors
-from dcgan_inpaint.runs import start_run
+from dcgan_inpaint.results import CompletionWriter
+from dcgan_inpaint.runs import finish, start_run
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -37,8 +46,8 @@ def main(cfg: DictConfig) -> None:
             ModelCheckpoint(folder, "last", enable_version_counter=False),
         ]
         if cfg.preview:
-            pictures = data.split("val").__getitems__(list(range(cfg.preview)))["image"]
-            callbacks.insert(0, CompletionPreview(folder, pictures))
+            watched = data.split("val").__getitems__(list(range(cfg.preview)))["image"]
+            callbacks.insert(0, CompletionPreview(folder, watched))
         loggers = list(instantiate(cfg.logger).values())
         for logger in loggers:
             logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
@@ -47,6 +56,15 @@ def main(cfg: DictConfig) -> None:
     trainer.fit(model, data, ckpt_path=cfg.ckpt_path)
     # last.ckpt can be resumed; this one is a third of its size, to keep and to complete with
     trainer.save_checkpoint(folder / "weights.ckpt", weights_only=True)
+    if cfg.validate:  # the true job, and what a sweep can rank models by: completion/psnr_hole
+        pictures = data.split("val")
+        shutil.rmtree(folder / "validation", ignore_errors=True)  # of the model resumed from
+        writer = CompletionWriter(folder / "validation", pictures.labels[: cfg.validate])
+        judge = Trainer(**cfg.trainer, logger=loggers, callbacks=[writer], inference_mode=False)
+        first = batches(Subset(pictures, range(len(writer.names))), cfg.batch_size)
+        judge.predict(centre_search(model, 300), first, return_predictions=False)
+        print(f"{len(writer.names)} validation pictures completed: {writer}")
+    finish(loggers)
     print(f"trained {model.iteration} iterations\nckpt={folder / 'last.ckpt'}")
 
 

@@ -7,9 +7,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor
 
 from dcgan_inpaint.blending import paste
 from dcgan_inpaint.dcgan import DCGAN
@@ -18,20 +16,16 @@ from dcgan_inpaint.inpainting import InpaintingModule
 from dcgan_inpaint.masks import center
 from dcgan_inpaint.metrics import psnr
 from dcgan_inpaint.objective import Objective
+from dcgan_inpaint.runs import log_picture
 from dcgan_inpaint.solvers import Adam
 
 
-def log_picture(module: DCGAN, folder: Path, name: str, picture: Image.Image) -> None:
-    """Write a picture below `folder`, named by the iteration, and show it in W&B or TensorBoard."""
-    iteration = module.iteration
-    path = folder / name / f"{iteration:07d}.png"
+def keep_picture(module: DCGAN, folder: Path, name: str, picture: Image.Image) -> None:
+    """Write a picture below `folder`, named by the iteration, and show it in the loggers."""
+    path = folder / name / f"{module.iteration:07d}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)
-    for logger in module.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_image(name, [picture], step=iteration)
-        elif isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(name, pil_to_tensor(picture), iteration)
+    log_picture(module.loggers, name, picture, module.iteration)
 
 
 class SampleGrid(Callback):
@@ -44,39 +38,48 @@ class SampleGrid(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, module: DCGAN, *_: object) -> None:
         if trainer.is_global_zero and module.iteration % self.every == 0:
-            log_picture(module, self.folder, "samples", grid(self._samples(module)))
+            keep_picture(module, self.folder, "samples", grid(self._samples(module)))
 
     @torch.no_grad()
     def _samples(self, module: DCGAN) -> Tensor:
         return module(module.latents(-1 - torch.arange(self.samples, device=module.device)))
 
 
+def centre_search(module: DCGAN, iterations: int) -> InpaintingModule:
+    """A quick search for the centre hole, by which models in training are compared."""
+    return InpaintingModule(
+        module,
+        mask=lambda index, size: center(index, size, 0.25),
+        objective=Objective(),
+        solver=Adam(iterations, lr=0.1, schedule="cosine"),
+        blend=paste,
+        progress=False,
+    )
+
+
 class CompletionPreview(Callback):
     """Complete a few validation pictures (centre hole) at each epoch's end: the true job, watched.
 
-    `images` (B, C, S, S) in [-1, 1].  Logs completion/psnr_hole and the rows masked, completed,
-    original.  A short search with a large step: a trend to follow, not a result to report.
+    `images` (B, C, S, S) in [-1, 1].  Logs preview/psnr_hole and the rows masked, completed,
+    original.  A short search: a trend to follow, not a result to report.
     """
 
-    def __init__(self, folder: Path, images: Tensor, iterations: int = 60, lr: float = 0.1):
-        self.folder, self.images = folder, images
-        self.solver = Adam(iterations, lr)
+    def __init__(self, folder: Path, images: Tensor, iterations: int = 60):
+        self.folder, self.images, self.iterations = folder, images, iterations
 
     def on_train_epoch_end(self, trainer: Trainer, module: DCGAN) -> None:
-        preview = InpaintingModule(
-            module, lambda i, s: center(i, s, 0.25), Objective(), self.solver, paste, progress=False
-        )
+        preview = centre_search(module, self.iterations)
         images = self.images.to(module.device)
         index = torch.arange(len(images), device=module.device)
         done = preview.predict_step({"image": images, "index": index})
         module.log(
-            "completion/psnr_hole",
+            "preview/psnr_hole",
             psnr(done.completion, images, 1 - done.mask).mean(),
             sync_dist=True,
         )
         if trainer.is_global_zero:
             rows = torch.cat([done.observed, done.completion, images])
-            log_picture(module, self.folder, "completions", grid(rows, columns=len(images)))
+            keep_picture(module, self.folder, "completions", grid(rows, columns=len(images)))
 
 
 class Speed(Callback):

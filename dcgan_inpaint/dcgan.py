@@ -6,6 +6,7 @@ Radford 2016 in the schedule of Kim's and Amos's TensorFlow code (method: README
 import copy
 import math
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -172,3 +173,23 @@ def load_dcgan(path: str | Path) -> DCGAN:
         raise ValueError(
             f"ckpt={path}: truncated, or not a DCGAN checkpoint of this project ({reason[0]})"
         ) from error
+
+
+def data_of(dcgan: DCGAN, chosen: Mapping[str, Any] | None, ckpt: str) -> Mapping[str, Any]:
+    """The data configuration to go with a checkpoint: `chosen`, or null: what it was trained on.
+
+    Raises ValueError when there is none, when it is not ours or does not fit the model.
+    """
+    data = chosen or dcgan.data
+    if data is None:
+        raise ValueError(f"ckpt={ckpt} does not say what it was trained on: give data=...")
+    if not data["_target_"].startswith("dcgan_inpaint.data."):  # a checkpoint may be anybody's
+        raise ValueError(f"ckpt={ckpt}: its data source {data['_target_']} is not ours")
+    size, channels = dcgan.hparams["image_size"], dcgan.hparams["channels"]
+    if (data["image_size"], data["channels"]) != (size, channels):
+        raise ValueError(
+            f"ckpt={ckpt} makes pictures of {size} px and {channels} channels, data has "
+            f"{data['image_size']} and {data['channels']}: use data.image_size={size} "
+            f"data.channels={channels}"
+        )
+    return data

@@ -26,6 +26,24 @@ def grid(pictures: Tensor, columns: int = 8) -> Image.Image:
     return to_pil(make_grid(pictures.cpu(), columns, padding=2, pad_value=1.0))
 
 
+def place(path: Path, pictures: Tensor, cells: Sequence[tuple[int, int]]) -> None:
+    """Put pictures (B, C, S, S) in [-1, 1] at their (row, column) cells of the grid picture `path`.
+
+    The file is made, or made larger, as needed; what stands in other cells stays.
+    """
+    if not cells:
+        return
+    pitch = pictures.shape[-1] + 2  # a cell and its border, as in `grid`
+    rows, columns = (1 + max(position) for position in zip(*cells, strict=True))
+    width, height = columns * pitch + 2, rows * pitch + 2
+    old = Image.open(path) if path.exists() else Image.new("RGB", (0, 0))
+    sheet = Image.new("RGB", (max(width, old.width), max(height, old.height)), "white")
+    sheet.paste(old, (0, 0))
+    for picture, (row, column) in zip(pictures, cells, strict=True):
+        sheet.paste(to_pil(picture), (column * pitch + 2, row * pitch + 2))
+    sheet.save(path)
+
+
 def masked(images: Tensor, mask: Tensor) -> Tensor:
     """Pictures (B, C, H, W) with the hole in grey; mask (B, 1, H, W), 1 = known."""
     return images * mask

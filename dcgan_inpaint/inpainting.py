@@ -23,17 +23,23 @@ from dcgan_inpaint.solvers import Losses, Solver
 
 @dataclass
 class Completion:
-    """One completed batch.  Pictures (B, C, S, S) are in [-1, 1]; T iterations, F frames.
-
-    Of K candidates the one with the lowest objective is the completion.
-    """
+    """One completed batch, whatever filled it.  Pictures (B, C, S, S) are in [-1, 1]."""
 
     index: Tensor  # (B,) position of each picture in its list
     images: Tensor  # the true pictures
     mask: Tensor  # (B, 1, S, S), 1 = known
     observed: Tensor  # what was known, to look at: the picture with its hole in grey
-    fake: Tensor  # G(z) at the end of the search
+    fake: Tensor  # what the hole was filled from: G(z) at the end of a search
     completion: Tensor  # the blended result
+
+
+@dataclass
+class SearchedCompletion(Completion):
+    """One batch completed by a search for z, of T iterations and F kept frames.
+
+    Of K candidates the one with the lowest objective is the completion.
+    """
+
     z: Tensor  # (B, z_dim)
     trace: Tensor  # (T + 1, B, 3) context, prior, total as evaluated, and at the end
     candidates: Tensor  # (B, K, C, S, S) all completions, the best first
@@ -95,7 +101,7 @@ class InpaintingModule(LightningModule):
         """Raise ValueError if mask or measure do not fit the pictures, before any long work."""
         self._known(torch.zeros(1, *self.picture_shape), torch.arange(1))
 
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Completion:
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> SearchedCompletion:
         """Complete one batch {"image": (B, C, S, S) in [-1, 1], "index": (B,)}."""
         # Lightning predicts without gradients; z needs its own
         with torch.inference_mode(False), torch.enable_grad():
@@ -133,7 +139,7 @@ class InpaintingModule(LightningModule):
                     best = torch.minimum(total, best)
         return z
 
-    def _complete(self, images: Tensor, index: Tensor) -> Completion:
+    def _complete(self, images: Tensor, index: Tensor) -> SearchedCompletion:
         mask, target, weights = self._known(images, index)
         # candidate k of picture i is a row of its own, and candidate 0 is row i
         k = torch.arange(self.candidates, device=index.device).repeat(len(index))  # (B·K,)
@@ -180,7 +186,7 @@ class InpaintingModule(LightningModule):
         observed = masked(images, mask)
         if self.measure is not None:
             observed = F.interpolate(target, size=size).expand(-1, channels, -1, -1)
-        return Completion(
+        return SearchedCompletion(
             index=index,
             images=images,
             mask=mask,

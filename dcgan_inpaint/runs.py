@@ -1,10 +1,16 @@
 """Run folders: runs/<task>/<date_time>/, each with the configuration that made it."""
 
 import warnings
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+from lightning_fabric.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+from torchvision.transforms.functional import pil_to_tensor
 
 FALSE_ALARMS = (  # of Lightning 2.6
     ".*in eval mode at the start of training.*",  # the averaged generator is, on purpose
@@ -12,6 +18,10 @@ FALSE_ALARMS = (  # of Lightning 2.6
     "Checkpoint directory .* exists and is not empty.*",  # config.yaml and samples are there
     ".*treespec, LeafSpec.*",  # its own use of a deprecated torch call
 )
+
+
+# what may change when a completion run is gone on with: no result depends on it
+FREE = {"limit", "batch_size", "cache_dir", "output", "trainer", "logger"}
 
 
 def start_run(cfg: DictConfig, task: str) -> Path:
@@ -36,3 +46,45 @@ def start_run(cfg: DictConfig, task: str) -> Path:
     except OSError as error:
         raise ValueError(f"output={folder}: cannot be written ({error.strerror})") from error
     return folder
+
+
+def check_same(cfg: DictConfig) -> None:
+    """Raise ValueError if cfg.output holds a run that other settings or weights began."""
+    begun = Path(cfg.output or "") / "config.yaml"
+    if cfg.output is None or not begun.is_file():
+        return
+    old = _flat(OmegaConf.to_container(OmegaConf.load(begun)))
+    new = _flat(OmegaConf.to_container(cfg, resolve=True))
+    for key in sorted(old.keys() | new.keys()):
+        if key.split(".")[0] not in FREE and old.get(key) != new.get(key):
+            raise ValueError(
+                f"output={cfg.output} was begun with {key}={old.get(key)}, not {new.get(key)}: "
+                "use another output, or the same settings to go on with it"
+            )
+    if Path(cfg.ckpt).stat().st_mtime > begun.stat().st_mtime:
+        raise ValueError(f"ckpt={cfg.ckpt} is newer than output={cfg.output}: use another output")
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """{"mask": {"scale": 1}} -> {"mask.scale": 1}"""
+    if not isinstance(tree, dict):
+        return {prefix[:-1]: tree}
+    return {k: v for key, part in tree.items() for k, v in _flat(part, f"{prefix}{key}.").items()}
+
+
+def log_picture(
+    loggers: Iterable[Logger], name: str, picture: Image.Image, step: int | None = None
+) -> None:
+    """Show a picture in those of the loggers that can: W&B and TensorBoard."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(name, [picture], step=step)
+        elif isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(name, pil_to_tensor(picture), step)
+
+
+def finish(loggers: Iterable[Logger]) -> None:
+    """End the W&B run, so that the next one of this process (a multirun) does not go on in it."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()

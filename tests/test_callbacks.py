@@ -72,7 +72,7 @@ def test_pictures_are_named_by_iteration(tmp_path):
         "0000004.png",
     ]
     assert [p.name for p in (tmp_path / "completions").iterdir()] == ["0000005.png"]
-    assert model.trainer.callback_metrics["completion/psnr_hole"] > 0
+    assert model.trainer.callback_metrics["preview/psnr_hole"] > 0
 
 
 def test_sample_grid_errors():

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from dcgan_inpaint.blending import paste
-from dcgan_inpaint.figures import grid, masked, save_gif, to_pil, to_uint8
-from dcgan_inpaint.metrics import psnr, ssim
+from dcgan_inpaint.figures import grid, masked, place, save_gif, to_pil, to_uint8
+from dcgan_inpaint.metrics import mean_interval, psnr, ssim
 
 
 def test_psnr_by_hand():
@@ -77,3 +77,26 @@ def test_figures(tmp_path):
     save_gif([to_pil(p) for p in pictures[:3]], tmp_path / "a.gif")
     with Image.open(tmp_path / "a.gif") as gif:
         assert gif.n_frames == 3
+
+
+def test_place_fills_a_grid_bit_by_bit(tmp_path):
+    """In any order and from any batches, it is the picture that `grid` makes at once."""
+    pictures = torch.rand(11, 3, 4, 4) * 2 - 1
+    for some in ([2, 0, 1], [9], [3, 4, 5, 6, 7], [10, 8]):
+        place(tmp_path / "a.png", pictures[some], [(i // 8, i % 8) for i in some])
+    with Image.open(tmp_path / "a.png") as picture:
+        array = np.asarray(picture)
+    expected = np.array(grid(pictures))
+    expected[6 + 2 :, 3 * 6 + 2 :] = 255  # make_grid leaves unused cells black
+    assert np.array_equal(array, expected)
+
+
+def test_mean_interval():
+    assert mean_interval(torch.full((5,), 3.0)) == (3.0, 3.0, 3.0)
+    values = torch.randn(400, generator=torch.Generator().manual_seed(1)) * 2 + 7
+    mean, low, high = mean_interval(values)
+    assert mean == pytest.approx(float(values.mean()), abs=1e-5)
+    error = 1.96 * float(values.std()) / 20  # of the mean, by the central limit theorem
+    assert mean - low == pytest.approx(error, rel=0.1)
+    assert high - mean == pytest.approx(error, rel=0.1)
+    assert mean_interval(values) == (mean, low, high)

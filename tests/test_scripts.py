@@ -34,6 +34,7 @@ TRAIN = [
     "trainer.log_every_n_steps=2",
     "sample_every=4",
     "preview=2",
+    "validate=3",
 ]
 
 
@@ -104,7 +105,11 @@ def test_train_writes(trained):
     assert [float(row["iteration"]) for row in logged] == [2, 4, 6, 8]
     for name in ("d_loss_real", "d_loss_fake", "g_loss", "D(x)", "D(G(z))", "images_per_second"):
         assert all(float(row[f"train/{name}"]) > 0 for row in logged)
-    assert [row for row in rows if row["completion/psnr_hole"]]
+    assert len([row for row in rows if row["preview/psnr_hole"]]) == 2  # one an epoch
+    (judged,) = [float(row["completion/psnr_hole"]) for row in rows if row["completion/psnr_hole"]]
+    completed = table(trained / "validation" / "metrics.csv")
+    assert len(completed) == 3
+    assert judged == pytest.approx(sum(float(row["psnr_hole"]) for row in completed) / 3)
     assert list((trained / "wandb").glob("offline-run-*/*.wandb"))
 
 
@@ -144,10 +149,20 @@ def test_inpaint_a_split(run, trained, tmp_path):
     for name in ("before", "masked", "generated", "completed"):
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert picture.size[1] == 16 + 4
-    assert len(list((tmp_path / "completed").glob("face_*.png"))) == 5
+    assert len(list((tmp_path / "completed").glob("*_face_*.png"))) == 5
     rows = table(tmp_path / "metrics.csv")
-    assert [row["name"] for row in rows] == [f"face_{2_000_000_000 + i}" for i in range(5)]
-    assert all(float(row["psnr_hole"]) < float(row["psnr_whole"]) < 60 for row in rows)
+    assert [row["name"] for row in rows] == [f"0000{i}_face_{2_000_000_000 + i}" for i in range(5)]
+    for row in rows:
+        hole, whole, raw = (float(row[n]) for n in ("psnr_hole", "psnr_whole", "raw_psnr_whole"))
+        assert raw < whole < 60
+        assert hole < whole
+        assert float(row["raw_psnr_hole"]) == pytest.approx(hole)  # pasted: the hole is G(z)
+        assert float(row["seconds"]) > 0
+    summary = {row["metric"]: row for row in table(tmp_path / "summary.csv")}
+    mean = sum(float(row["psnr_hole"]) for row in rows) / 5
+    assert float(summary["psnr_hole"]["mean"]) == pytest.approx(mean)
+    assert float(summary["psnr_hole"]["low"]) < mean < float(summary["psnr_hole"]["high"])
+    assert summary["psnr_hole"]["pictures"] == "5"
     trace = table(tmp_path / "trace.csv")
     assert len(trace) == 5 * 5  # 4 iterations and the end
     first = trace[0]
@@ -165,6 +180,69 @@ def test_inpaint_a_split(run, trained, tmp_path):
     ]
     assert (tmp_path / "search.gif").is_file()
     assert (tmp_path / "config.yaml").is_file()
+
+
+def test_an_evaluation_is_gone_on_with(run, trained, tmp_path):
+    """Killed in its third batch and started again, it ends as if never stopped."""
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+
+    def command(output, limit):
+        return run(
+            "inpaint.py",
+            *SMALL[1:],
+            f"ckpt={trained / 'last.ckpt'}",
+            "mask=random",
+            "batch_size=2",
+            "candidates=2",
+            "solver.iterations=2",
+            "out_interval=1",
+            f"limit={limit}",
+            f"output={output}",
+        )
+
+    command(whole, 10)
+    command(halves, 4)
+    first = {p: p.stat().st_mtime_ns for p in (halves / "completed").iterdir()}
+    # what a kill leaves: a batch in trace.csv and z.npy, half a row in metrics.csv
+    with (halves / "trace.csv").open("a") as file:
+        file.write("00004_face_2000000004,0,1.0,1.0,1.0\n")
+    np.save(halves / "z.npy", np.concatenate([np.load(halves / "z.npy"), np.ones((1, 5))]))
+    with (halves / "metrics.csv").open("a") as file:
+        file.write("00004_face_2000000004,17.0,12")
+    done = command(halves, 10)
+    assert "10 pictures completed" in done.stdout
+    assert all(p.stat().st_mtime_ns == then for p, then in first.items())  # not done again
+    for name in ("z.npy", "z_frames.npy"):
+        assert np.array_equal(np.load(halves / name), np.load(whole / name)), name
+    assert (halves / "trace.csv").read_text() == (whole / "trace.csv").read_text()
+    for a, b in zip(table(halves / "metrics.csv"), table(whole / "metrics.csv"), strict=True):
+        assert a | {"seconds": ""} == b | {"seconds": ""}
+    pictures = ("before", "masked", "generated", "completed", "rows", "mean", "frames/00001")
+    for name in pictures:
+        assert (halves / f"{name}.png").read_bytes() == (whole / f"{name}.png").read_bytes(), name
+    assert "10 pictures completed" in command(halves, 10).stdout  # nothing is left to do
+
+
+def test_another_command_does_not_go_on(run, trained, tmp_path):
+    small = [*SMALL[1:], f"ckpt={trained / 'weights.ckpt'}", "solver.iterations=1", "limit=1"]
+    run("inpaint.py", *small, f"output={tmp_path / 'a'}")
+    before = (tmp_path / "a" / "metrics.csv").read_text()
+    done = run("inpaint.py", *small, "mask.scale=0.3", f"output={tmp_path / 'a'}", fails=True)
+    one_line(done, "was begun with mask.scale=0.25, not 0.3: use another output")
+    (trained / "weights.ckpt").touch()
+    done = run("inpaint.py", *small, f"output={tmp_path / 'a'}", fails=True)
+    one_line(done, "weights.ckpt is newer than output=")
+    assert (tmp_path / "a" / "metrics.csv").read_text() == before
+
+
+def test_inpaint_logs_what_a_sweep_asks_for(run, trained, tmp_path):
+    loggers = ["logger=wandb", "logger.wandb.offline=true"]
+    small = [*SMALL[1:], f"ckpt={trained / 'last.ckpt'}", "solver.iterations=1", "limit=3"]
+    run("inpaint.py", *small, *loggers, f"output={tmp_path}")
+    (logged,) = table(tmp_path / "logs" / "metrics.csv")
+    summary = {row["metric"]: row["mean"] for row in table(tmp_path / "summary.csv")}
+    assert float(logged["completion/psnr_hole"]) == pytest.approx(float(summary["psnr_hole"]))
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """One LightningDataModule for every source: memory-mapped splits read by index."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,11 @@ class Pictures(Dataset):
 
     def __len__(self) -> int:
         return len(self.pictures)
+
+    @property
+    def labels(self) -> list[str]:
+        """A file name for each picture that no other has."""
+        return [f"{i:05d}_{Path(name).stem}" for i, name in enumerate(self.names)]
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
         index = torch.tensor(indices)
