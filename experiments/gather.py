@@ -1,0 +1,133 @@
+"""Gather completion runs into one table, and one plot.
+
+python experiments/gather.py runs/lam --by objective.saturating objective.lam --figure lam.png
+
+Reads every metrics.csv of a completion below the folders (a training run has one in validation/),
+takes the settings named by --by from the run's config.yaml, and prints a Markdown table: means with
+95% bootstrap intervals, and medians.  The plot shows the first metric against the last of --by, one
+line for each value of the others.
+"""
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from omegaconf import OmegaConf
+
+from dcgan_inpaint.metrics import mean_interval
+
+
+class Run(NamedTuple):
+    """One completion run: its settings (as --by names them) and its columns of metrics.csv."""
+
+    settings: tuple[Any, ...]
+    metrics: dict[str, torch.Tensor]  # (N,) each
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", type=Path, nargs="+", help="folders that hold runs")
+    parser.add_argument("--by", nargs="+", required=True, help="settings that tell the runs apart")
+    parser.add_argument("--metrics", nargs="+", default=["psnr_hole", "psnr_whole", "ssim_hole"])
+    parser.add_argument("--medians", nargs="*", default=[], help="metrics to show the median of")
+    parser.add_argument("--figure", type=Path, help="where to write the plot")
+    arguments = parser.parse_args()
+    try:
+        runs = find_runs(arguments.folders, arguments.by)
+        print(table(runs, arguments.by, arguments.metrics, arguments.medians))
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    if arguments.figure:
+        plot(runs, arguments.by, arguments.metrics[0], arguments.figure)
+
+
+def find_runs(folders: list[Path], by: list[str]) -> list[Run]:
+    """The finished runs below the folders, in the order of their settings.
+
+    Raises FileNotFoundError when there is none, ValueError for a setting that no run has.
+    """
+    runs = []
+    for path in sorted(path for folder in folders for path in folder.rglob("summary.csv")):
+        config = next(
+            (p / "config.yaml" for p in path.parents if (p / "config.yaml").is_file()), None
+        )
+        if config is None:
+            raise FileNotFoundError(f"{path} has no config.yaml beside or above it")
+        settings = tuple(OmegaConf.select(OmegaConf.load(config), key) for key in by)
+        with (path.parent / "metrics.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        names = [name for name in rows[0] if name != "name"]
+        columns = {name: torch.tensor([float(row[name]) for row in rows]) for name in names}
+        runs.append(Run(settings, columns))
+    if not runs:
+        raise FileNotFoundError(f"no finished run below {', '.join(map(str, folders))}")
+    for key, values in zip(by, zip(*(run.settings for run in runs), strict=True), strict=True):
+        if all(value is None for value in values):
+            raise ValueError(f"--by {key}: no run has this setting in its config.yaml")
+    return sorted(
+        runs, key=lambda run: [(isinstance(s, str), str(type(s)), s) for s in run.settings]
+    )
+
+
+def table(runs: list[Run], by: list[str], means: list[str], medians: list[str]) -> str:
+    """Markdown: settings, number of pictures, means with 95% intervals, medians."""
+    for name in [*means, *medians]:
+        if name not in runs[0].metrics:
+            raise ValueError(
+                f"{name} is not in metrics.csv: choose of {', '.join(runs[0].metrics)}"
+            )
+    header = [*by, "pictures", *means, *(f"median {name}" for name in medians)]
+    lines = [header, ["---"] * len(header)]
+    for run in runs:
+        count = str(len(run.metrics[means[0]]))
+        intervals = [mean_interval(run.metrics[name]) for name in means]
+        lines.append(
+            [
+                *map(short, run.settings),
+                count,
+                *(f"{mean:.4g} [{low:.4g}, {high:.4g}]" for mean, low, high in intervals),
+                *(f"{run.metrics[name].median():.4g}" for name in medians),
+            ]
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def short(setting: Any) -> str:
+    """A class or function by its own name; everything else as it is."""
+    text = str(setting)
+    return text.rsplit(".", 1)[-1] if text.startswith("dcgan_inpaint.") else text
+
+
+def plot(runs: list[Run], by: list[str], metric: str, path: Path) -> None:
+    """The metric, with its interval, against the last setting; a line per value of the others."""
+    import matplotlib.pyplot as plt  # an optional extra: tables do without it
+
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for others in dict.fromkeys(run.settings[:-1] for run in runs):
+        line = [run for run in runs if run.settings[:-1] == others]
+        x = [float(run.settings[-1]) for run in line]
+        mean, low, high = zip(*(mean_interval(run.metrics[metric]) for run in line), strict=True)
+        errors = [
+            [m - lo for m, lo in zip(mean, low, strict=True)],
+            [hi - m for m, hi in zip(mean, high, strict=True)],
+        ]
+        label = ", ".join(f"{key} {short(s)}" for key, s in zip(by[:-1], others, strict=True))
+        axes.errorbar(x, mean, errors, marker="o", capsize=3, label=label or None)
+    positive = sorted({float(run.settings[-1]) for run in runs} - {0.0})
+    if positive[-1] >= 20 * positive[0]:
+        axes.set_xscale("symlog", linthresh=positive[0])
+    axes.set_xlabel(by[-1])
+    axes.set_ylabel(f"{metric}, dB" if "psnr" in metric else metric)
+    axes.set_title(f"{metric} against {by[-1]}: mean and 95% interval")
+    axes.grid(alpha=0.3)
+    if len(by) > 1:
+        axes.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""The sweep files do what they say, and gather.py reads what the scripts write."""
+
+import csv
+import itertools
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from wandb.sdk.launch.sweeps.utils import create_sweep_command_args, load_sweep_config
+
+PROJECT = Path(__file__).parents[1]
+SWEEPS = PROJECT / "experiments" / "sweeps"
+SMALL = {
+    "inpaint.py": ["solver.iterations=1", "limit=2"],
+    "train.py": [
+        "data.image_size=16",
+        "data.train_size=16",
+        "data.val_size=4",
+        "batch_size=16",
+        "trainer.max_epochs=1",
+        "preview=0",
+        "validate=2",
+    ],
+}
+
+
+def points(config):
+    """Every point of a grid sweep, as the server hands them to an agent."""
+    names = list(config["parameters"])
+    choices = [p.get("values") or [p["value"]] for p in config["parameters"].values()]
+    for values in itertools.product(*choices):
+        yield {name: {"value": value} for name, value in zip(names, values, strict=True)}
+
+
+def command_line(config, point):
+    """The program and its arguments, as wandb's agent puts them together."""
+    macros = create_sweep_command_args({"args": point}) | {"program": [config["program"]]}
+    macros |= {"env": [], "interpreter": []}
+    return [word for chunk in config["command"] for word in macros[chunk[2:-1]]]
+
+
+@pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_sweep(run, path, tmp_path):
+    """A point of the grid, as a command in small and offline, logs the metric asked for."""
+    config = load_sweep_config(str(path))
+    assert config["method"] == "grid"
+    assert config["metric"]["goal"] == "maximize"
+    every = list(points(config))
+    assert len(every) == {"lam": 16, "z_dim": 5}[path.stem]
+    script, *arguments = command_line(config, every[-1])
+    swept = {"lam": "objective.lam=1", "z_dim": "model.z_dim=200"}[path.stem]
+    assert swept in arguments
+    small = [*SMALL[script], "logger.wandb.offline=true", "trainer.accelerator=cpu"]
+    run(script, *arguments, *small, f"output={tmp_path}")
+    (logged,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    assert config["metric"]["name"].encode() in logged.read_bytes()
+
+
+gather = runpy.run_path(str(PROJECT / "experiments" / "gather.py"))
+
+
+def write_run(folder, config, psnr):
+    (folder / "validation").mkdir(parents=True)
+    (folder / "config.yaml").write_text(config)
+    with (folder / "validation" / "metrics.csv").open("w", newline="") as file:
+        rows = [[f"{i}", value, 10 * value] for i, value in enumerate(psnr)]
+        csv.writer(file).writerows([["name", "psnr_hole", "total"], *rows])
+    (folder / "validation" / "summary.csv").touch()
+
+
+@pytest.fixture
+def runs(tmp_path):
+    write_run(tmp_path / "b", "{lam: 0.1, kind: {_target_: dcgan_inpaint.x.Adam}}", [20, 20, 23])
+    write_run(tmp_path / "a", "{lam: 0.01, kind: {_target_: dcgan_inpaint.x.Adam}}", [18, 18, 18])
+    return tmp_path
+
+
+def test_gather_by_hand(runs):
+    found = gather["find_runs"]([runs], ["kind._target_", "lam"])
+    assert [run.settings[1] for run in found] == [0.01, 0.1]
+    assert torch.equal(found[1].metrics["psnr_hole"], torch.tensor([20.0, 20.0, 23.0]))
+    table = gather["table"](found, ["kind._target_", "lam"], ["psnr_hole"], ["total"])
+    assert table.splitlines() == [
+        "| kind._target_ | lam | pictures | psnr_hole | median total |",
+        "| --- | --- | --- | --- | --- |",
+        "| Adam | 0.01 | 3 | 18 [18, 18] | 180 |",
+        "| Adam | 0.1 | 3 | 21 [20, 23] | 200 |",
+    ]
+
+
+def test_gather_is_a_command(runs):
+    script = [sys.executable, PROJECT / "experiments" / "gather.py", runs, "--metrics", "psnr_hole"]
+    figure = runs / "lam.png"
+    done = subprocess.run(
+        [*script, "--by", "lam", "--figure", figure], capture_output=True, text=True, check=True
+    )
+    assert "| 0.1 | 3 | 21 [20, 23] |" in done.stdout
+    assert figure.stat().st_size > 5000
+    done = subprocess.run([*script, "--by", "width"], capture_output=True, text=True)
+    assert done.stderr == "error: --by width: no run has this setting in its config.yaml\n"
+
+
+def test_gather_errors(runs, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no finished run below"):
+        gather["find_runs"]([tmp_path / "a" / "validation" / "empty"], ["lam"])
+    with pytest.raises(ValueError, match="ssim is not in metrics.csv: choose of psnr_hole, total"):
+        gather["table"](gather["find_runs"]([runs], ["lam"]), ["lam"], ["ssim"], [])
