@@ -45,6 +45,8 @@ def main(cfg: DictConfig) -> None:
         dcgan = load_dcgan(cfg.ckpt)
         z = load_z(cfg, dcgan)  # (N, z_dim)
         arithmetic = rows_of(cfg, z)
+        if cfg.fid and not cfg.metrics:
+            raise ValueError(f"fid={cfg.fid} is one of the metrics: give metrics=true")
         if cfg.metrics:
             cfg.data = data_of(dcgan, cfg.data, cfg.ckpt)  # and so it stands in config.yaml
             fid = load_inception(cfg.fid) if cfg.fid else None

@@ -25,8 +25,13 @@ def ssim(pictures: Tensor, truth: Tensor, where: Tensor | None = None) -> Tensor
 
     The map is averaged over the pixels that count; nan when `where` is empty.  Arguments as `psnr`.
     """
+    # in [0, 1], as everybody: the luminance term compares means, and they count from black
     similarity = structural_similarity_index_measure(
-        pictures, truth, data_range=2.0, reduction="none", return_full_image=True
+        (pictures + 1) / 2,
+        (truth + 1) / 2,
+        data_range=1.0,
+        reduction="none",
+        return_full_image=True,
     )[1]  # (B, C, H, W)
     weight = torch.ones_like(truth[:, :1]) if where is None else where
     return (similarity * weight).sum((1, 2, 3)) / (weight.sum((1, 2, 3)) * truth.shape[1])
@@ -67,7 +72,7 @@ def lpips(pictures: Tensor, truth: Tensor, network: nn.Module) -> Tensor:
     grey counts as three equal channels.  Raises ValueError for pictures below 32 px.
     """
     if min(truth.shape[-2:]) < 32:
-        raise ValueError(f"lpips: pictures of {tuple(truth.shape[-2:])}: AlexNet takes 32 px or more")
+        raise ValueError(f"lpips: {tuple(truth.shape[-2:])} px is too small: use 32 or more")
     return network(pictures.expand(-1, 3, -1, -1), truth.expand(-1, 3, -1, -1)).flatten()
 
 

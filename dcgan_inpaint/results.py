@@ -11,16 +11,17 @@ import torch
 from PIL import Image
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import BasePredictionWriter
+from torch import nn
 
 from dcgan_inpaint.figures import grid, place, save_gif, to_pil
 from dcgan_inpaint.inpainting import Completion, SearchedCompletion
-from dcgan_inpaint.metrics import mean_interval, psnr, ssim
+from dcgan_inpaint.metrics import lpips, mean_interval, psnr, ssim
 from dcgan_inpaint.photos import Photos
 from dcgan_inpaint.runs import log_picture
 
 QUALITY = ("psnr_hole", "psnr_whole", "ssim_hole", "ssim_whole")
 LOSSES = ("context", "prior", "total")
-COLUMNS = (*QUALITY, *(f"raw_{name}" for name in QUALITY), *LOSSES, "seconds")
+COLUMNS = (*QUALITY, *(f"raw_{name}" for name in QUALITY), "lpips", *LOSSES, "seconds")
 SHOWN = 64  # pictures in the grids, the first of the list
 
 
@@ -31,7 +32,8 @@ class CompletionWriter(BasePredictionWriter):
     first 8, original above masked above completed.  completed/: one file per picture; photos/: the
     same put back into the full-size photo it was cropped from, when there are `photos`.
     metrics.csv, per picture: PSNR (dB) and SSIM of the completion and, as raw_..., of what fills
-    the hole before blending; the objective at the end; seconds (of its batch, divided).
+    the hole before blending; LPIPS, if its network is given (metrics.load_lpips); the objective at
+    the end; seconds (of its batch, divided).
     summary.csv: mean and 95% interval of each.
 
     Of a search: trace.csv: (iteration, context, prior, total) per picture.  z.npy: (N, z_dim).
@@ -45,9 +47,16 @@ class CompletionWriter(BasePredictionWriter):
     has other columns.
     """
 
-    def __init__(self, folder: Path, names: list[str], photos: Photos | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        names: list[str],
+        photos: Photos | None = None,
+        lpips_network: nn.Module | None = None,
+    ):
         super().__init__(write_interval="batch")
         self.folder, self.names, self.photos = folder, names, photos
+        self.lpips_network = lpips_network
         self.rows = dict(_read(folder / "metrics.csv"))  # name -> COLUMNS, in the order done
 
     @property
@@ -93,7 +102,7 @@ class CompletionWriter(BasePredictionWriter):
             self._write_search(names, prediction)
         self._write_grids(prediction)
         # the last, for it says that a picture is finished
-        measured = [[*row, seconds] for row in _measure(prediction)]
+        measured = [[*row, seconds] for row in self._measure(prediction)]
         self.rows |= zip(names, measured, strict=True)
         rows = ([name, *row] for name, row in zip(names, measured, strict=True))
         self._write("metrics.csv", rows, mode="a")
@@ -131,6 +140,26 @@ class CompletionWriter(BasePredictionWriter):
         with target.open(mode, newline="") as file:
             csv.writer(file).writerows(rows)
         target.replace(path)
+
+    def _measure(self, done: Completion) -> list[list[float]]:
+        """All of COLUMNS but the seconds, of each picture."""
+        hole = 1 - done.mask
+        columns = [
+            metric(pictures, done.images, where)
+            for pictures in (done.completion, done.fake)
+            for metric in (psnr, ssim)
+            for where in (hole, None)
+        ]
+        unknown = torch.full_like(columns[0], float("nan"))
+        if self.lpips_network is not None:
+            columns.append(lpips(done.completion, done.images, self.lpips_network.to(hole.device)))
+        else:
+            columns.append(unknown)
+        if isinstance(done, SearchedCompletion):
+            columns += done.trace[-1].unbind(1)
+        else:
+            columns += [unknown] * len(LOSSES)
+        return torch.stack(columns, 1).tolist()  # (B, 12)
 
     def _write_search(self, names: list[str], done: SearchedCompletion) -> None:
         if done.candidates.shape[1] > 1:
@@ -205,19 +234,3 @@ def _save(path: Path, array: np.ndarray) -> None:
     with part.open("wb") as file:
         np.save(file, array)
     os.replace(part, path)
-
-
-def _measure(done: Completion) -> list[list[float]]:
-    """All of COLUMNS but the seconds, of each picture."""
-    hole = 1 - done.mask
-    columns = [
-        metric(pictures, done.images, where)
-        for pictures in (done.completion, done.fake)
-        for metric in (psnr, ssim)
-        for where in (hole, None)
-    ]
-    if isinstance(done, SearchedCompletion):
-        columns += done.trace[-1].unbind(1)
-    else:
-        columns += [torch.full_like(columns[0], float("nan"))] * len(LOSSES)
-    return torch.stack(columns, 1).tolist()  # (B, 11)

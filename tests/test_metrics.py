@@ -39,11 +39,14 @@ def test_equal_pictures_and_empty_holes():
 
 
 def test_ssim_of_a_constant_shift_by_hand():
-    """Flat pictures have no structure: only the luminance term is left (Wang 2004, eq. 6)."""
-    a, b = torch.full((1, 1, 16, 16), 0.5), torch.full((1, 1, 16, 16), 0.25)
-    c1 = (0.01 * 2) ** 2
-    expected = (2 * 0.5 * 0.25 + c1) / (0.5**2 + 0.25**2 + c1)
-    assert ssim(b, a).item() == pytest.approx(expected, rel=1e-4)
+    """Flat pictures have no structure: only the luminance term is left (Wang 2004, eq. 6).
+
+    Luminance starts at black, not at the middle grey of [-1, 1].
+    """
+    a, b = torch.full((1, 1, 16, 16), 0.5), torch.full((1, 1, 16, 16), -0.25)
+    c1 = 0.01**2
+    expected = (2 * 0.75 * 0.375 + c1) / (0.75**2 + 0.375**2 + c1)
+    assert ssim(b, a).item() == pytest.approx(expected, rel=3e-4)
 
 
 def test_ssim_sees_the_hole_only():
