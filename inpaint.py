@@ -1,21 +1,31 @@
-"""Complete pictures with a trained DCGAN.
+"""Complete pictures with a trained DCGAN, or with what one would use instead.
 
 python inpaint.py                                       procedural faces, the shipped checkpoint
 python inpaint.py ckpt=runs/train/<run>/last.ckpt data=celeba data.root=path/to/celeba mask=random
 python inpaint.py ckpt=... images=photo.jpg mask=file mask.path=hole.png 'crop=[x,y,w,h]'
+python inpaint.py method=tv                             no search; ckpt says the size and the data
 """
 
+import re
+from collections.abc import Callable
+
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer
 from torch.utils.data import Subset
 
+from dcgan_inpaint.adversarial import AdversarialModule, load_model
+from dcgan_inpaint.baselines import FillingModule
+from dcgan_inpaint.context_encoder import ContextEncoder
 from dcgan_inpaint.data.folder import find_pictures
 from dcgan_inpaint.data.module import ImageData, Pictures, batches
-from dcgan_inpaint.dcgan import DCGAN, load_dcgan
-from dcgan_inpaint.errors import one_line_errors
+from dcgan_inpaint.dcgan import DCGAN, data_of
+from dcgan_inpaint.errors import one_line_errors, out_of_memory
 from dcgan_inpaint.inpainting import InpaintingModule
+from dcgan_inpaint.metrics import load_lpips
+from dcgan_inpaint.networks import frozen
 from dcgan_inpaint.photos import Photos
 from dcgan_inpaint.regions import region_finder
 from dcgan_inpaint.results import CompletionWriter
@@ -25,29 +35,22 @@ from dcgan_inpaint.runs import check_same, finish, start_run
 @hydra.main(version_base="1.3", config_path="conf", config_name="inpaint")
 def main(cfg: DictConfig) -> None:
     with one_line_errors():
-        dcgan = load_dcgan(cfg.ckpt)
-        if cfg.images is None:
-            cfg.data = cfg.data or dcgan.data  # and so it stands in the run's config.yaml
-        photos = load_photos(cfg, dcgan)
-        inpainting = InpaintingModule(
-            dcgan,
-            mask=photos.mask if photos else instantiate(cfg.mask),
-            objective=instantiate(cfg.objective),
-            solver=instantiate(cfg.solver),
-            blend=instantiate(cfg.blend),
-            measure=instantiate(cfg.measure),
-            ema=cfg.ema,
-            candidates=cfg.candidates,
-            init_draws=cfg.init_draws,
-            seed=cfg.seed,
-            out_interval=cfg.out_interval,
-            progress=cfg.trainer.enable_progress_bar,
-        )
+        model = load_model(cfg.ckpt, DCGAN, ContextEncoder)
+        if cfg.images is None or "source" in (cfg.method or {}):
+            cfg.data = data_of(model, cfg.data, cfg.ckpt)  # and so it stands in config.yaml
+        photos = load_photos(cfg, model)
+        mask = photos.mask if photos else instantiate(cfg.mask)
+        inpainting: InpaintingModule | FillingModule
+        if cfg.method is None and isinstance(model, DCGAN):
+            inpainting = search(cfg, model, mask)
+        else:
+            inpainting = filling(cfg, model, mask)
         inpainting.check()
+        lpips_network = load_lpips(cfg.lpips) if cfg.lpips else None
         check_same(cfg)
         folder = start_run(cfg, "inpaint")
-        pictures, names = (photos.pictures, photos.names) if photos else load_pictures(cfg, dcgan)
-        writer = CompletionWriter(folder, names, photos)
+        pictures, names = (photos.pictures, photos.names) if photos else load_pictures(cfg)
+        writer = CompletionWriter(folder, names, photos, lpips_network)
         unfinished = [i for i, name in enumerate(names) if name not in writer.finished]
         loggers = [instantiate(logger) for logger in (cfg.logger or {}).values()]
         for logger in loggers:
@@ -56,12 +59,55 @@ def main(cfg: DictConfig) -> None:
 
     if unfinished:
         todo = batches(Subset(pictures, unfinished), cfg.batch_size)
-        trainer.predict(inpainting, todo, return_predictions=False)
+        with out_of_memory(f"lower batch_size={cfg.batch_size} or candidates={cfg.candidates}"):
+            trainer.predict(inpainting, todo, return_predictions=False)
     finish(loggers)
     print(f"{len(writer.rows)} pictures completed: {writer}\n{folder / 'completed.png'}")
 
 
-def load_photos(cfg: DictConfig, dcgan: DCGAN) -> Photos | None:
+def search(cfg: DictConfig, dcgan: DCGAN, mask: Callable) -> InpaintingModule:
+    """Complete by a search for z."""
+    return InpaintingModule(
+        dcgan,
+        mask,
+        objective=instantiate(cfg.objective),
+        solver=instantiate(cfg.solver),
+        blend=instantiate(cfg.blend),
+        measure=instantiate(cfg.measure),
+        ema=cfg.ema,
+        candidates=cfg.candidates,
+        init_draws=cfg.init_draws,
+        seed=cfg.seed,
+        out_interval=cfg.out_interval,
+        progress=cfg.trainer.enable_progress_bar,
+    )
+
+
+def filling(cfg: DictConfig, model: AdversarialModule, mask: Callable) -> FillingModule:
+    """Complete by `method`, or by the context encoder that `ckpt` holds.
+
+    Raises ValueError for what was given that only a search could follow.
+    """
+    run = HydraConfig.get()
+    unused = {"objective", "solver", "experiment", "candidates", "init_draws", "seed"}
+    unused.add("out_interval")
+    chosen = f"ckpt={cfg.ckpt}, a context encoder,"
+    if cfg.method is not None:
+        unused.add("ema")
+        chosen = f"method={run.runtime.choices['method']}"
+    for override in run.overrides.task:
+        name = re.split("[.=@]", override.lstrip("+~"))[0]
+        if name in unused:
+            raise ValueError(f"{name}= is for the search for z, and {chosen} does not search")
+    if cfg.measure is not None:
+        raise ValueError(f"mask={run.runtime.choices['mask']}: {chosen} needs known pixels")
+    fill = instantiate(cfg.method)
+    if cfg.method is None:
+        fill = frozen(model.ema_generator if cfg.ema else model.generator)
+    return FillingModule(fill, mask, instantiate(cfg.blend), model.picture_shape)
+
+
+def load_photos(cfg: DictConfig, model: AdversarialModule) -> Photos | None:
     """One's own pictures at full size, if `images` names some."""
     if cfg.limit is not None and cfg.limit < 1:
         raise ValueError(f"limit={cfg.limit}: use 1 or more, or null for all")
@@ -69,25 +115,14 @@ def load_photos(cfg: DictConfig, dcgan: DCGAN) -> Photos | None:
         if cfg.crop is not None or cfg.detector is not None:
             raise ValueError("crop= and detector= are for photos: give images=")
         return None
-    find_region = region_finder(dcgan.hparams["crop"], cfg.crop, cfg.detector, cfg.eyes)
-    size, channels = dcgan.hparams["image_size"], dcgan.hparams["channels"]
+    find_region = region_finder(model.hparams["crop"], cfg.crop, cfg.detector, cfg.eyes)
+    channels, size, _ = model.picture_shape
     paths = find_pictures(cfg.images)[: cfg.limit]
     return Photos(paths, size, channels, instantiate(cfg.mask), find_region)
 
 
-def load_pictures(cfg: DictConfig, dcgan: DCGAN) -> tuple[Pictures, list[str]]:
+def load_pictures(cfg: DictConfig) -> tuple[Pictures, list[str]]:
     """A split of `data`, and the names of the pictures to complete: its first `limit`."""
-    size, channels = dcgan.hparams["image_size"], dcgan.hparams["channels"]
-    if cfg.data is None:
-        raise ValueError(f"ckpt={cfg.ckpt} does not say what it was trained on: give data=...")
-    if not cfg.data["_target_"].startswith("dcgan_inpaint.data."):  # a checkpoint may be anybody's
-        raise ValueError(f"ckpt={cfg.ckpt}: its data source {cfg.data['_target_']} is not ours")
-    if (cfg.data["image_size"], cfg.data["channels"]) != (size, channels):
-        raise ValueError(
-            f"ckpt={cfg.ckpt} makes pictures of {size} px and {channels} channels, data has "
-            f"{cfg.data['image_size']} and {cfg.data['channels']}: use data.image_size={size} "
-            f"data.channels={channels}"
-        )
     pictures = ImageData(instantiate(cfg.data), cfg.cache_dir).split(cfg.split)
     return pictures, pictures.labels[: cfg.limit]
 

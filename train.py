@@ -1,7 +1,8 @@
-"""Train a DCGAN.
+"""Train a DCGAN, or a context encoder to compare with.
 
 python train.py model=dcgan data=faces
 python train.py model=dcgan data=celeba data.root=path/to/celeba model.gf_dim=32 model.df_dim=32
+python train.py model=context_encoder data=faces
 """
 
 import shutil
@@ -19,12 +20,14 @@ from dcgan_inpaint.callbacks import (
     CompletionPreview,
     SampleGrid,
     Speed,
-    centre_search,
+    centre_completion,
 )
-from dcgan_inpaint.data.module import ImageData, batches
+from dcgan_inpaint.data.module import ImageData, batches, to_float
+from dcgan_inpaint.dcgan import DCGAN
 from dcgan_inpaint.errors import one_line_errors
 from dcgan_inpaint.results import CompletionWriter
 from dcgan_inpaint.runs import finish, start_run
+from dcgan_inpaint.sample_quality import judge_samples
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -41,13 +44,13 @@ def main(cfg: DictConfig) -> None:
         data.prepare_data()
         callbacks = [
             Speed(),
-            CollapseWarning(),
-            SampleGrid(folder, cfg.sample_every),
             ModelCheckpoint(folder, "last", enable_version_counter=False),
         ]
+        if isinstance(model, DCGAN):
+            callbacks += [CollapseWarning(), SampleGrid(folder, cfg.sample_every)]
         if cfg.preview:
             watched = data.split("val").__getitems__(list(range(cfg.preview)))["image"]
-            callbacks.insert(0, CompletionPreview(folder, watched))
+            callbacks.append(CompletionPreview(folder, watched))
         loggers = list(instantiate(cfg.logger).values())
         for logger in loggers:
             logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
@@ -60,10 +63,16 @@ def main(cfg: DictConfig) -> None:
         pictures = data.split("val")
         shutil.rmtree(folder / "validation", ignore_errors=True)  # of the model resumed from
         writer = CompletionWriter(folder / "validation", pictures.labels[: cfg.validate])
-        judge = Trainer(**cfg.trainer, logger=loggers, callbacks=[writer], inference_mode=False)
+        completer = Trainer(**cfg.trainer, logger=loggers, callbacks=[writer], inference_mode=False)
         first = batches(Subset(pictures, range(len(writer.names))), cfg.batch_size)
-        judge.predict(centre_search(model, 300), first, return_predictions=False)
+        completer.predict(centre_completion(model, 300), first, return_predictions=False)
         print(f"{len(writer.names)} validation pictures completed: {writer}")
+    if cfg.judge and isinstance(model, DCGAN):
+        quality = judge_samples(model, to_float(data.split("test").pictures), cfg.judge)
+        for logger in loggers:
+            logger.log_metrics({f"samples/{name}": value for name, value in quality.items()})
+            logger.save()
+        print(", ".join(f"{name} {value:.3f}" for name, value in quality.items()))
     finish(loggers)
     print(f"trained {model.iteration} iterations\nckpt={folder / 'last.ckpt'}")
 

@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,18 +10,22 @@ from PIL import Image
 from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
+from dcgan_inpaint.adversarial import AdversarialModule
+from dcgan_inpaint.baselines import FillingModule
 from dcgan_inpaint.blending import paste
+from dcgan_inpaint.context_encoder import ContextEncoder
 from dcgan_inpaint.dcgan import DCGAN
 from dcgan_inpaint.figures import grid
 from dcgan_inpaint.inpainting import InpaintingModule
 from dcgan_inpaint.masks import center
 from dcgan_inpaint.metrics import psnr
+from dcgan_inpaint.networks import frozen
 from dcgan_inpaint.objective import Objective
 from dcgan_inpaint.runs import log_picture
 from dcgan_inpaint.solvers import Adam
 
 
-def keep_picture(module: DCGAN, folder: Path, name: str, picture: Image.Image) -> None:
+def keep_picture(module: AdversarialModule, folder: Path, name: str, picture: Image.Image) -> None:
     """Write a picture below `folder`, named by the iteration, and show it in the loggers."""
     path = folder / name / f"{module.iteration:07d}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,11 +50,19 @@ class SampleGrid(Callback):
         return module(module.latents(-1 - torch.arange(self.samples, device=module.device)))
 
 
-def centre_search(module: DCGAN, iterations: int) -> InpaintingModule:
-    """A quick search for the centre hole, by which models in training are compared."""
+def centre_completion(
+    module: DCGAN | ContextEncoder, iterations: int
+) -> InpaintingModule | FillingModule:
+    """What completes the centre hole, by which models in training are compared.
+
+    A context encoder does; with a DCGAN it is a quick search.
+    """
+    mask = partial(center, scale=0.25)
+    if isinstance(module, ContextEncoder):
+        return FillingModule(frozen(module.ema_generator), mask, paste, module.picture_shape)
     return InpaintingModule(
         module,
-        mask=lambda index, size: center(index, size, 0.25),
+        mask=mask,
         objective=Objective(),
         solver=Adam(iterations, lr=0.1, schedule="cosine"),
         blend=paste,
@@ -61,14 +74,14 @@ class CompletionPreview(Callback):
     """Complete a few validation pictures (centre hole) at each epoch's end: the true job, watched.
 
     `images` (B, C, S, S) in [-1, 1].  Logs preview/psnr_hole and the rows masked, completed,
-    original.  A short search: a trend to follow, not a result to report.
+    original.  With a DCGAN a short search: a trend to follow, not a result to report.
     """
 
     def __init__(self, folder: Path, images: Tensor, iterations: int = 60):
         self.folder, self.images, self.iterations = folder, images, iterations
 
-    def on_train_epoch_end(self, trainer: Trainer, module: DCGAN) -> None:
-        preview = centre_search(module, self.iterations)
+    def on_train_epoch_end(self, trainer: Trainer, module: DCGAN | ContextEncoder) -> None:
+        preview = centre_completion(module, self.iterations)
         images = self.images.to(module.device)
         index = torch.arange(len(images), device=module.device)
         done = preview.predict_step({"image": images, "index": index})
@@ -85,11 +98,16 @@ class CompletionPreview(Callback):
 class Speed(Callback):
     """Logs train/images_per_second over the iterations since the last log."""
 
-    def on_train_start(self, trainer: Trainer, module: DCGAN) -> None:
+    def on_train_start(self, trainer: Trainer, module: AdversarialModule) -> None:
         self.since, self.images = time.perf_counter(), 0
 
     def on_train_batch_end(
-        self, trainer: Trainer, module: DCGAN, outputs: object, batch: dict[str, Tensor], *_: object
+        self,
+        trainer: Trainer,
+        module: AdversarialModule,
+        outputs: object,
+        batch: dict[str, Tensor],
+        *_: object,
     ) -> None:
         self.images += len(batch["image"]) * trainer.world_size
         if module.logs_now:

@@ -4,6 +4,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
@@ -19,4 +21,16 @@ def one_line_errors() -> Iterator[None]:
             error = error.__cause__  # what a constructor raised, inside Hydra's wrapping
         if isinstance(error, (ValueError, OSError, ModuleNotFoundError)):
             sys.exit(f"error: {error}")
+        raise
+
+
+@contextmanager
+def out_of_memory(remedy: str) -> Iterator[None]:
+    """End the program with one line, the remedy, when tensors do not fit into memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if known or "can't allocate memory" in str(error):  # what torch says on a CPU
+            sys.exit(f"error: out of memory: {remedy}")
         raise

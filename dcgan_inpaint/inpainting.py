@@ -90,7 +90,7 @@ class InpaintingModule(LightningModule):
         self.generator = frozen(dcgan.ema_generator if ema else dcgan.generator)
         self.discriminator = frozen(dcgan.discriminator)
         self.latents = dcgan.latents
-        self.picture_shape = (dcgan.hparams["channels"], *[dcgan.hparams["image_size"]] * 2)
+        self.picture_shape = dcgan.picture_shape
         self.mask, self.measure, self.objective = mask, measure, objective
         self.solver, self.blend, self.seed = solver, blend, seed
         self.candidates, self.init_draws = candidates, init_draws

@@ -8,6 +8,7 @@ Each function gives one mask per entry of `index` (B,).  What is drawn for image
 """
 
 import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,15 @@ def freeform(index: Tensor, size: int, seed: int, strokes: int, width: float) ->
         nearest = along.clamp(0, 1)[..., None] * d[:, None, None]
         hole |= (to_pixel - nearest).norm(dim=-1) < width / 2
     return 1 - hole.float()[:, None]
+
+
+def mixture(
+    index: Tensor, size: int, seed: int, masks: Mapping[str, Callable[[Tensor, int], Tensor]]
+) -> Tensor:
+    """Each image draws one of `masks`, functions of (index, size) by name, all equally likely."""
+    which = (uniform("mixture", seed, index, 1)[:, 0] * len(masks)).long()  # (B,)
+    kinds = torch.stack([draw(index, size) for draw in masks.values()])  # (M, B, 1, S, S)
+    return kinds[which, torch.arange(len(index), device=index.device)]
 
 
 def from_file(index: Tensor, size: int, path: str, threshold: float, known: str) -> Tensor:

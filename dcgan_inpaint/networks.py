@@ -1,10 +1,11 @@
-"""Generator and Discriminator of DCGAN (Radford 2016) in the geometry of the TensorFlow original.
+"""Generator and Discriminator of DCGAN (Radford 2016) in the geometry of the TensorFlow original,
+and the context encoder (Pathak 2016) that is made of the same layers.
 
 Geometry, said once.  TensorFlow's SAME padding of a stride-2 5x5 layer on an even input is 1
 before and 2 after, which torch can only do with an explicit pad (or crop, for the transposed
 layer): a copy of every feature map.  Flipped in height and width it is 2 before and 1 after, and
 that is what torch's symmetric `padding=2` computes, since the stride never reaches the last padded
-row.  So both networks work on mirrored maps throughout: kernels, the 4x4 head and all features are
+row.  So the networks work on mirrored maps throughout: kernels, the 4x4 head and all features are
 the original's flipped in H and W, and only the picture is flipped, where it leaves G and enters D.
 Outside this file every picture is upright.  tests/test_networks.py proves it against explicit pads.
 
@@ -81,13 +82,13 @@ class Generator(nn.Module):
         return torch.tanh(h).flip(2, 3)  # upright picture
 
 
-class Discriminator(nn.Module):
-    """Pictures (B, channels, image_size, image_size) in [-1, 1] -> logits (B,).
+class _Trunk(nn.Module):
+    """Four stride-2 convolutions, which a discriminator and an encoder share.
 
-    Always four stride-2 convolutions, so image_size is a multiple of 16; raises ValueError else.
+    image_size is a multiple of 16; raises ValueError else.
     """
 
-    def __init__(self, image_size: int = 64, channels: int = 3, df_dim: int = 64):
+    def __init__(self, image_size: int, channels: int, df_dim: int):
         super().__init__()
         if image_size not in (16, 32, 64, 128, 256):
             raise ValueError(f"image_size={image_size}: use a power of two from 16 to 256")
@@ -99,31 +100,100 @@ class Discriminator(nn.Module):
             for c_in, c_out in zip([channels, *widths], widths, strict=False)
         )
         self.norms = nn.ModuleList([nn.Identity(), *(nn.BatchNorm2d(c) for c in widths[1:])])
-        self.classify = nn.Linear(widths[-1] * (image_size // 16) ** 2, 1)
-        nn.init.normal_(self.classify.weight, std=0.02)
-        for layer in [self.classify, *self.convs]:
+        self.features_dim = widths[-1] * (image_size // 16) ** 2
+
+    def initialise(self, linear: nn.Linear) -> None:
+        """Initial weights of the trunk and of the linear layer on its features."""
+        nn.init.normal_(linear.weight, std=0.02)
+        for layer in [linear, *self.convs]:
             if isinstance(layer, nn.Conv2d):
                 nn.init.trunc_normal_(layer.weight, std=0.02, a=-0.04, b=0.04)
             nn.init.zeros_(layer.bias)
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
+        """Pictures (B, channels, S, S) -> (B, (S/16)²·8·df)."""
         h = images.flip(2, 3)  # mirrored picture
         for conv, norm in zip(self.convs, self.norms, strict=True):
             h = F.leaky_relu(norm(conv(h)), 0.2)  # (B, df, S/2, S/2), ... (B, 8·df, S/16, S/16)
-        return self.classify(h.permute(0, 2, 3, 1).flatten(1)).squeeze(1)  # (B,)
+        return h.permute(0, 2, 3, 1).flatten(1)
 
 
-Network = TypeVar("Network", Generator, Discriminator)
+class Discriminator(_Trunk):
+    """Pictures (B, channels, image_size, image_size) in [-1, 1] -> logits (B,).
+
+    Always four stride-2 convolutions, so image_size is a multiple of 16; raises ValueError else.
+    """
+
+    def __init__(self, image_size: int = 64, channels: int = 3, df_dim: int = 64):
+        super().__init__(image_size, channels, df_dim)
+        if channels not in (1, 3):
+            raise ValueError(f"channels={channels}: use 1 or 3")
+        self.classify = nn.Linear(self.features_dim, 1)
+        self.initialise(self.classify)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classify(self.features(images)).squeeze(1)  # (B,)
+
+
+class Encoder(_Trunk):
+    """The known pixels and the mask of pictures -> codes (B, code_dim).
+
+    The discriminator's convolutions and, as in Pathak's code, BatchNorm and LeakyReLU on the code.
+    image_size is a multiple of 16; raises ValueError else.
+    """
+
+    def __init__(
+        self, image_size: int = 64, channels: int = 3, code_dim: int = 512, df_dim: int = 64
+    ):
+        super().__init__(image_size, channels + 1, df_dim)
+        if code_dim < 1:
+            raise ValueError(f"code_dim={code_dim}: use 1 or more")
+        self.code = nn.Linear(self.features_dim, code_dim)
+        self.code_norm = nn.BatchNorm1d(code_dim)
+        self.initialise(self.code)
+
+    def forward(self, known: Tensor, mask: Tensor) -> Tensor:
+        features = self.features(torch.cat([known, mask], 1))  # (B, (S/16)²·8·df)
+        return F.leaky_relu(self.code_norm(self.code(features)), 0.2)  # (B, code_dim)
+
+
+class ContextGenerator(nn.Module):
+    """The generator of a context encoder: an Encoder, and a Generator that decodes.
+
+    known (B, channels, S, S) in [-1, 1], 0 in the hole, and mask (B, 1, S, S), 1 = known ->
+    pictures (B, channels, S, S) in [-1, 1].  Raises ValueError when the sizes do not fit.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 64,
+        channels: int = 3,
+        code_dim: int = 512,
+        gf_dim: int = 64,
+        df_dim: int = 64,
+    ):
+        super().__init__()
+        self.encoder = Encoder(image_size, channels, code_dim, df_dim)
+        self.decoder = Generator(image_size, channels, code_dim, gf_dim)
+
+    def forward(self, known: Tensor, mask: Tensor) -> Tensor:
+        return self.decoder(self.encoder(known, mask))  # (B, C, S, S)
+
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def frozen(network: Network) -> Network:
-    """A copy for search: eval mode, no weight gradients, BatchNorm folded into the layer before it.
+    """A copy for completion: eval mode, no weight gradients, BatchNorm folded into its neighbours.
 
     In eval mode BatchNorm is a fixed scale and shift per channel, so folding leaves the function
     as it is (to float rounding) and saves a pass over every feature map.
     """
     folded: Any = copy.deepcopy(network).eval()
+    if isinstance(network, ContextGenerator):
+        folded.encoder, folded.decoder = frozen(network.encoder), frozen(network.decoder)
+        return folded
     if isinstance(network, Generator):
         folded.project = _fold_head(folded.project, folded.norms[0])
         for i, norm in enumerate(folded.norms[1:]):
@@ -131,6 +201,9 @@ def frozen(network: Network) -> Network:
     else:
         for i, norm in enumerate(folded.norms[1:], start=1):  # the first layer has none
             folded.convs[i] = fusion.fuse_conv_bn_eval(folded.convs[i], norm)
+    if isinstance(network, Encoder):
+        folded.code = fusion.fuse_linear_bn_eval(folded.code, folded.code_norm)
+        folded.code_norm = nn.Identity()
     folded.norms = nn.ModuleList(nn.Identity() for _ in folded.norms)
     return folded.requires_grad_(False).to(memory_format=torch.channels_last)
 

@@ -29,6 +29,16 @@ def context_loss(fake: Tensor, images: Tensor, weights: Tensor, norm: str = "l1"
     return (weights * distance).sum((1, 2, 3))
 
 
+def hole_loss(fake: Tensor, images: Tensor, mask: Tensor) -> Tensor:
+    """Mean square of fake - images over the hole, (B,); 0 without one (Pathak 2016, eq. 1).
+
+    fake, images (B, C, H, W); mask (B, 1, H, W), 1 = known.
+    """
+    hole = 1 - mask
+    count = hole.sum((1, 2, 3)) * images.shape[1]  # (B,)
+    return context_loss(fake, images, hole, "l2") / count.clamp(min=1)
+
+
 def prior_loss(fake_logits: Tensor, saturating: bool = False) -> Tensor:
     """How unreal D finds G(z), (B,): CE(D, 1) (Amos), or saturating log(1 - D) (Yeh, eq. 3)."""
     return -F.softplus(fake_logits) if saturating else F.softplus(-fake_logits)

@@ -9,6 +9,7 @@ from hydra.errors import ConfigCompositionException
 from hydra.utils import instantiate
 from PIL import Image
 
+from dcgan_inpaint.context_encoder import ContextEncoder
 from dcgan_inpaint.data.celeba import CelebA
 from dcgan_inpaint.data.faces import Faces
 from dcgan_inpaint.data.folder import Folder
@@ -30,8 +31,8 @@ def composed(name, *overrides):
 
 def test_every_group_has_its_test():
     groups = {path.name for path in CONF.iterdir() if path.is_dir()}
-    tested = {"data", "model", "mask", "objective", "solver", "blend", "trainer", "logger"}
-    assert groups == tested | {"experiment"}
+    tested = {"data", "model", "mask", "objective", "solver", "method", "blend"}
+    assert groups == tested | {"trainer", "logger", "experiment"}
 
 
 @pytest.fixture
@@ -59,10 +60,27 @@ def test_data(choice, door, roots):
 def test_model(choice):
     cfg = composed("train", f"model={choice}", "data.image_size=32", "model.gf_dim=4", "seed=3")
     model = instantiate(cfg.model, crop=0.5)
-    assert isinstance(model, DCGAN)
+    assert isinstance(model, {"dcgan": DCGAN, "context_encoder": ContextEncoder}[choice])
     assert model.hparams["image_size"] == 32
     assert model.hparams["crop"] == 0.5
-    assert model.hparams["seed"] == 3
+    assert cfg.model[{"dcgan": "seed", "context_encoder": "mask"}[choice]] is not None
+
+
+def test_masks_of_the_context_encoder():
+    """Yeh's four kinds by default; one's own choice by the names of the masks."""
+
+    def mask(*overrides):
+        cfg = composed("train", "model=context_encoder", "model.gf_dim=1", "seed=3", *overrides)
+        return instantiate(cfg.model, crop=1.0).mask
+
+    assert set(mask().keywords["masks"]) == {"center", "pattern", "random80", "half"}
+    assert mask().keywords["seed"] == 3
+    index = torch.arange(400)
+    drawn = mask()(index, 32)
+    assert drawn.shape == (400, 1, 32, 32)
+    assert 1 - drawn.mean().item() == pytest.approx((0.25 + 0.25 + 0.8 + 0.5) / 4, abs=0.03)
+    fewer = mask("~model.mask.masks.half", "+mask@model.mask.masks.grid=grid")
+    assert set(fewer.keywords["masks"]) == {"center", "pattern", "random80", "grid"}
 
 
 @pytest.mark.parametrize("choice", choices("mask"))
@@ -73,7 +91,7 @@ def test_mask(choice, roots):
     assert mask.shape == (3, 1, 64, 64)
     missing = 1 - mask.mean().item()
     expected = {"center": 0.25, "file": 0.25, "full": 0, "grid": 15 / 16, "half": 0.5, "left": 0.5}
-    expected |= {"pattern": 0.25, "random": 0.2, "random80": 0.8}
+    expected |= {"pattern": 0.25, "random": 0.2, "random80": 0.8}  # mixture: one of several
     measured = {"lowres", "grayscale", "noisy", "quantized"}
     expected |= dict.fromkeys(measured, 1)
     if choice in expected:
@@ -96,6 +114,23 @@ def test_solver(choice):
     solver = instantiate(composed("inpaint", f"solver={choice}").solver)
     assert isinstance(solver, Solver)
     assert type(solver).__name__.lower() == choice
+
+
+@pytest.mark.parametrize("choice", choices("method"))
+def test_method(choice, tmp_path):
+    """Each fills a constant picture with the constant, but nearest, which looks elsewhere."""
+    libraries = {"biharmonic": "skimage", "telea": "cv2", "navier_stokes": "cv2"}
+    if choice in libraries:
+        pytest.importorskip(libraries[choice])
+    small = ["data=faces", "data.image_size=16", "data.train_size=3", f"cache_dir={tmp_path}"]
+    fill = instantiate(composed("inpaint", f"method={choice}", *small).method)
+    mask = torch.ones(2, 1, 16, 16)
+    mask[:, :, 4:12, 4:12] = 0
+    constant = torch.full((2, 3, 16, 16), 0.4)
+    filled = fill(constant * mask, mask)
+    assert filled.shape == (2, 3, 16, 16)
+    if choice != "nearest":
+        torch.testing.assert_close(filled.float(), constant, rtol=0, atol=0.02)
 
 
 @pytest.mark.parametrize("choice", choices("blend"))

@@ -23,6 +23,7 @@ SMALL = {
         "trainer.max_epochs=1",
         "preview=0",
         "validate=2",
+        "judge=0",
     ],
 }
 

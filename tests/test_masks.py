@@ -20,7 +20,8 @@ FIXED = {
     "full": masks.full,
     "nothing": masks.nothing,
 }
-ALL = DRAWN | FIXED
+PARTS = {name: DRAWN[name] for name in ("random80", "half")} | {"left": masks.left}
+ALL = DRAWN | FIXED | {"mixture": lambda i, s: masks.mixture(i, s, seed=0, masks=PARTS)}
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -154,3 +155,14 @@ def test_file_mask_errors(tmp_path, half_white):
             read(tmp_path / "flat.png")
     with pytest.raises(ValueError, match="mask.known='grey'"):
         read(tmp_path / "flat.png", known="grey")
+
+
+def test_mixture_draws_each_of_its_masks():
+    index = torch.arange(600)
+    mask = masks.mixture(index, 8, seed=0, masks=PARTS)
+    other = masks.mixture(index, 8, seed=1, masks=PARTS)
+    for draw in PARTS.values():
+        same = (mask == draw(index, 8)).flatten(1).all(1)
+        # half is left for a quarter of the pictures
+        assert 0.28 < same.float().mean() < 0.45
+    assert not torch.equal(mask, other)

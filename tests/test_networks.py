@@ -3,7 +3,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dcgan_inpaint.networks import Discriminator, Generator, frozen, generator_widths
+from dcgan_inpaint.networks import (
+    ContextGenerator,
+    Discriminator,
+    Encoder,
+    Generator,
+    frozen,
+    generator_widths,
+)
 
 
 def same_conv(x, weight, bias):
@@ -29,7 +36,7 @@ def test_explicit_deconv_is_the_transpose_of_the_explicit_conv():
 def with_statistics(network):
     """Moving statistics and affine parameters that are not the initial ones."""
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             module.running_mean.normal_()
             module.running_var.uniform_(0.5, 2)
             nn.init.normal_(module.weight, 1, 0.2)
@@ -96,10 +103,50 @@ def test_generator_errors(arguments, message):
         Generator(**arguments)
 
 
-@pytest.mark.parametrize("arguments", [{"image_size": 8}, {"image_size": 65}, {"df_dim": 0}])
+@pytest.mark.parametrize(
+    "arguments", [{"image_size": 8}, {"image_size": 65}, {"df_dim": 0}, {"channels": 2}]
+)
 def test_discriminator_errors(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         Discriminator(**arguments)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_encoder_is_the_trunk_of_a_discriminator(training):
+    """The mask is one more channel, and the code has BatchNorm and LeakyReLU."""
+    torch.manual_seed(0)
+    network = with_statistics(Encoder(32, 3, 5, 4)).double().train(training)
+    known, mask = torch.rand(6, 3, 32, 32).double(), torch.ones(6, 1, 32, 32).double()
+    h = torch.cat([known, mask], 1)
+    for conv, norm in zip(network.convs, network.norms, strict=True):
+        h = F.leaky_relu(norm(same_conv(h, conv.weight.flip(2, 3), conv.bias)), 0.2)
+    code = network.code.weight.view(5, 2, 2, -1).flip(1, 2).flatten(1)
+    expected = h.permute(0, 2, 3, 1).flatten(1) @ code.T + network.code.bias
+    expected = F.leaky_relu(network.code_norm(expected), 0.2)
+    torch.testing.assert_close(network(known, mask), expected)
+    mask[:, :, 3, 5] = 0
+    assert not torch.allclose(network(known, mask), expected)
+
+
+@pytest.mark.parametrize("size", [16, 64])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_context_generator_shapes(size, channels):
+    network = ContextGenerator(size, channels, code_dim=5, gf_dim=4, df_dim=2)
+    known, mask = torch.zeros(2, channels, size, size), torch.ones(2, 1, size, size)
+    assert network.encoder(known, mask).shape == (2, 5)
+    assert network(known, mask).shape == (2, channels, size, size)
+
+
+def test_discriminator_keeps_its_names_and_initial_weights():
+    """Checkpoints and seeds of before there was an encoder mean the same."""
+    torch.manual_seed(3)
+    state = Discriminator(16, 1, 1).state_dict()
+    names = [f"convs.{i}.{what}" for i in range(4) for what in ("weight", "bias")]
+    what = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    names += [f"norms.{i}.{w}" for i in range(1, 4) for w in what]
+    assert list(state) == [*names, "classify.weight", "classify.bias"]
+    assert state["classify.weight"][0, 0].item() == pytest.approx(0.0152900, rel=1e-5)
+    assert state["convs.3.weight"][0, 0, 0, 0].item() == pytest.approx(-0.00485441, rel=1e-5)
 
 
 def test_initial_weights():
@@ -130,3 +177,16 @@ def test_frozen_is_the_same_function_without_batchnorm():
     torch.testing.assert_close(frozen(generator)(z), images)
     torch.testing.assert_close(frozen(discriminator)(images), logits)
     assert all(p.requires_grad for p in generator.parameters())  # the original is left alone
+
+
+def test_frozen_context_generator_is_the_same_function():
+    torch.manual_seed(0)
+    network = with_statistics(ContextGenerator(32, 3, 6, 4, 4)).eval()
+    known, mask = torch.rand(3, 3, 32, 32), (torch.rand(3, 1, 32, 32) > 0.5).float()
+    folded = frozen(network)
+    assert not any(isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)) for m in folded.modules())
+    assert not any(p.requires_grad for p in folded.parameters())
+    assert not folded.training
+    with torch.no_grad():
+        torch.testing.assert_close(folded(known, mask), network(known, mask))
+    assert all(p.requires_grad for p in network.parameters())

@@ -8,6 +8,7 @@ from dcgan_inpaint.objective import (
     context_loss,
     discriminator_losses,
     generator_loss,
+    hole_loss,
     prior_loss,
     yeh_weights,
 )
@@ -19,6 +20,14 @@ def test_gan_losses_by_hand():
     assert loss_real.item() == pytest.approx((math.log(2) + math.log(1 + math.exp(-2))) / 2)
     assert loss_fake.item() == pytest.approx((math.log(2) + math.log(1 + math.exp(-1))) / 2)
     assert generator_loss(fake).item() == pytest.approx((math.log(2) + math.log(1 + math.e)) / 2)
+
+
+def test_hole_loss_by_hand():
+    fake = torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]]).repeat(2, 1, 1, 1)  # (2, 2, 1, 2)
+    images = torch.tensor([[[[0.0, 0.0]], [[1.0, 1.0]]]]).repeat(2, 1, 1, 1)
+    mask = torch.tensor([[[[1.0, 0.0]]], [[[1.0, 1.0]]]])
+    # the hole is the right pixel: (2² + 3²) / 2; the second picture has none
+    assert hole_loss(fake, images, mask).tolist() == [6.5, 0]
 
 
 def test_losses_are_finite_for_extreme_logits():

@@ -31,7 +31,9 @@ TRAIN = [
     "sample_every=4",
     "preview=2",
     "validate=3",
+    "judge=8",
 ]
+ENCODER = [a for a in TRAIN if "z_dim" not in a] + ["model=context_encoder", "model.code_dim=5"]
 
 
 def test_a_real_command_line(tmp_path):
@@ -78,6 +80,8 @@ def test_train_writes(trained):
     (judged,) = [float(row["completion/psnr_hole"]) for row in rows if row["completion/psnr_hole"]]
     completed = table(trained / "validation" / "metrics.csv")
     assert len(completed) == 3
+    (swd,) = [float(row["samples/swd_16"]) for row in rows if row["samples/swd_16"]]
+    assert 0 < swd < 3000
     assert judged == pytest.approx(sum(float(row["psnr_hole"]) for row in completed) / 3)
     assert list((trained / "wandb").glob("offline-run-*/*.wandb"))
 
@@ -149,6 +153,88 @@ def test_inpaint_a_split(run, trained, tmp_path):
     ]
     assert (tmp_path / "search.gif").is_file()
     assert (tmp_path / "config.yaml").is_file()
+
+
+@pytest.mark.parametrize("method", ["mean", "nearest", "tv"])
+def test_inpaint_without_a_search(run, trained, tmp_path, method):
+    """Sizes and data are those of the checkpoint; blending, masks and metrics are as ever."""
+    small = [*SMALL[1:], f"ckpt={trained / 'last.ckpt'}", "mask=random80", "limit=3"]
+    done = run("inpaint.py", *small, f"method={method}", "batch_size=2", f"output={tmp_path}")
+    assert "3 pictures completed: psnr_hole" in done.stdout
+    rows = table(tmp_path / "metrics.csv")
+    assert all(float(row["psnr_hole"]) > 5 for row in rows)
+    assert all(row["context"] == "nan" for row in rows)  # there was no objective
+    assert not (tmp_path / "trace.csv").exists()
+    assert not (tmp_path / "z.npy").exists()
+
+
+def test_nearest_is_found_for_photos(run, trained, photos, tmp_path):
+    """The training pictures are those of the checkpoint."""
+    small = [*SMALL[1:], f"ckpt={trained / 'last.ckpt'}", f"images={photos}"]
+    run("inpaint.py", *small, "method=nearest", f"output={tmp_path / 'out'}")
+    assert len(list((tmp_path / "out" / "photos").iterdir())) == 2
+
+
+@pytest.fixture(scope="module")
+def encoder(run, tmp_path_factory):
+    """A trained run folder of a context encoder."""
+    folder = tmp_path_factory.mktemp("encoder")
+    run("train.py", *ENCODER, "trainer.max_epochs=2", f"output={folder}")
+    return folder
+
+
+def test_train_a_context_encoder(encoder):
+    assert not (encoder / "samples").exists()  # it has no z to sample from
+    names = [p.name for p in sorted((encoder / "completions").iterdir())]
+    assert names == ["0000004.png", "0000008.png"]
+    rows = table(encoder / "logs" / "metrics.csv")
+    logged = [row for row in rows if row["train/l2"]]
+    assert [float(row["iteration"]) for row in logged] == [2, 4, 6, 8]
+    for name in ("l2", "g_loss", "d_loss", "images_per_second"):
+        assert all(float(row[f"train/{name}"]) > 0 for row in logged)
+    assert len([row for row in rows if row["preview/psnr_hole"]]) == 2
+    assert len([row for row in rows if row["completion/psnr_hole"]]) == 1
+    assert len(table(encoder / "validation" / "metrics.csv")) == 3
+
+
+def test_a_context_encoder_resumes(run, encoder, tmp_path):
+    last, longer = f"ckpt_path={encoder / 'last.ckpt'}", "trainer.max_epochs=3"
+    run("train.py", *ENCODER, longer, last, f"output={tmp_path / 'resumed'}")
+    run("train.py", *ENCODER, longer, f"output={tmp_path / 'whole'}")
+    a, b = (torch.load(tmp_path / n / "weights.ckpt") for n in ("resumed", "whole"))
+    assert a["iteration"] == b["iteration"] == 12
+    for name, value in b["state_dict"].items():
+        assert torch.equal(a["state_dict"][name], value), name
+
+
+def test_inpaint_with_a_context_encoder(run, encoder, tmp_path):
+    """The checkpoint says what it is, its sizes and its data; the average fills, or the raw net."""
+    small = [*SMALL[1:], f"ckpt={encoder / 'last.ckpt'}", "mask=half", "limit=3"]
+    done = run("inpaint.py", *small, "blend=poisson", f"output={tmp_path / 'a'}")
+    assert "3 pictures completed: psnr_hole" in done.stdout
+    run("inpaint.py", *small, "ema=false", f"output={tmp_path / 'b'}")
+    ema, raw = ((tmp_path / n / "generated.png").read_bytes() for n in "ab")
+    assert ema != raw
+    run("inpaint.py", *small, "method=mean", f"output={tmp_path / 'c'}")
+    assert (tmp_path / "c" / "metrics.csv").is_file()
+
+
+ENCODER_ERRORS = {
+    "solver": (["solver.lr=1"], "solver= is for the search for z, and ckpt="),
+    "measure": (["mask=grayscale"], "a context encoder, needs known pixels"),
+    "size": (["data=faces", "data.image_size=32"], "use data.image_size=16 data.channels=3"),
+}
+
+
+@pytest.mark.parametrize("case", ENCODER_ERRORS)
+def test_errors_with_a_context_encoder_are_one_line(run, encoder, case):
+    arguments, message = ENCODER_ERRORS[case]
+    one_line(run("inpaint.py", f"ckpt={encoder / 'last.ckpt'}", *arguments, fails=True), message)
+
+
+def test_a_context_encoder_has_no_samples(run, encoder):
+    done = run("sample.py", f"ckpt={encoder / 'last.ckpt'}", fails=True)
+    one_line(done, "last.ckpt holds a context encoder: use a checkpoint of a DCGAN")
 
 
 def test_an_evaluation_is_gone_on_with(run, trained, tmp_path):
@@ -306,7 +392,10 @@ def test_sample_errors_are_one_line(run, tmp_path, case):
 
 ERRORS = {
     "ckpt missing": (["ckpt=gone.ckpt"], "ckpt=gone.ckpt: no such file"),
-    "ckpt foreign": (["ckpt=inpaint.py"], "ckpt=inpaint.py: truncated, or not a DCGAN checkpoint"),
+    "ckpt foreign": (
+        ["ckpt=inpaint.py"],
+        "truncated, or not a DCGAN or context encoder checkpoint",
+    ),
     "other size": (["data=faces", "data.image_size=32"], "use data.image_size=64 data.channels=3"),
     "other channels": (["data=faces", "data.channels=1"], "use data.image_size=64 data.channels=3"),
     "lam negative": (["objective.lam=-1"], "objective.lam=-1"),
@@ -319,6 +408,13 @@ ERRORS = {
     "output": (["output={tmp}/broken.png/run"], "cannot be written"),
     "unknown split": (["split=dev"], "split='dev'"),
     "limit": (["limit=0"], "limit=0"),
+    "method and solver": (["method=mean", "solver=hmc"], "solver= is for the search for z, and"),
+    "method and lam": (["method=mean", "objective.lam=1"], "objective= is for the search for z"),
+    "method and paper": (["method=tv", "experiment=amos2016"], "and method=tv does not search"),
+    "method and ema": (["method=mean", "ema=false"], "ema= is for the search for z"),
+    "method and candidates": (["method=mean", "candidates=2"], "candidates= is for the search"),
+    "method and measure": (["method=mean", "mask=lowres"], "mask=lowres: method=mean needs known"),
+    "method option": (["method=tv", "method.iterations=0"], "method.iterations=0"),
 }
 
 
@@ -340,6 +436,7 @@ TRAIN_ERRORS = {
     "batch": (["data.train_size=8", "preview=0"], "use batch_size=8 or less"),
     "resume": (["ckpt_path=gone.ckpt"], "ckpt_path=gone.ckpt: no such file"),
     "prior": (["model.prior=cauchy"], "prior='cauchy'"),
+    "z_dim": (["model.z_dim=0"], "z_dim=0"),
 }
 
 

@@ -1,0 +1,202 @@
+import copy
+from functools import partial
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from training import quiet_trainer
+
+from dcgan_inpaint import masks
+from dcgan_inpaint.adversarial import load_model
+from dcgan_inpaint.baselines import FillingModule
+from dcgan_inpaint.blending import paste
+from dcgan_inpaint.context_encoder import ContextEncoder, load_context_encoder
+from dcgan_inpaint.dcgan import DCGAN, load_dcgan
+from dcgan_inpaint.networks import frozen
+from dcgan_inpaint.objective import discriminator_losses, generator_loss
+
+SMALL = {"image_size": 16, "code_dim": 6, "gf_dim": 2, "df_dim": 2}
+MASK = partial(masks.random, seed=0, missing=0.5)
+
+
+def batches(count, size=8):
+    generator = torch.Generator().manual_seed(0)
+    return [
+        {"image": torch.rand(size, 3, 16, 16, generator=generator) * 2 - 1} for _ in range(count)
+    ]
+
+
+def small(model=ContextEncoder, seed=0, **settings):
+    torch.manual_seed(seed)
+    return model(**SMALL | {"mask": MASK} | settings)
+
+
+def train(model, data, ckpt_path=None, **settings):
+    trainer = quiet_trainer(**settings)
+    trainer.fit(model, DataLoader(data, batch_size=None), ckpt_path=ckpt_path)
+    return trainer
+
+
+class Recorder(ContextEncoder):
+    """Keeps what each update moved, and the masks that were drawn."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.updates, self.indices, self.passes = [], [], 0
+        draw = self.mask
+        self.mask = lambda index, size: self.indices.append(index) or draw(index, size)
+        self.generator.register_forward_hook(self._count)
+
+    def _count(self, *_):
+        self.passes += 1
+
+    def _update(self, which, loss, count):
+        before = copy.deepcopy(self.state_dict())
+        super()._update(which, loss, count)
+        moved = {
+            name.split(".")[0]
+            for name, value in self.named_parameters()
+            if not torch.equal(value, before[name])
+        }
+        self.updates.append((which, count, moved))
+
+
+def test_schedule():
+    """Per batch one update of D, then one of the network, each of its own alone; new masks."""
+    model = small(Recorder)
+    train(model, batches(2))
+    first = [(0, 1, {"discriminator"}), (1, 1, {"generator"})]
+    assert model.updates == [*first, (0, 2, {"discriminator"}), (1, 2, {"generator"})]
+    assert model.iteration == 2
+    assert model.passes == 2  # one serves both updates
+    assert torch.equal(torch.cat(model.indices), torch.arange(16))
+
+
+def test_training_is_the_plain_schedule():
+    """The same numbers as a loop with the losses of Pathak 2016, eq. 1 to 3, written out."""
+    data = batches(2)
+    model, plain = small(), small()
+    train(model, data)
+    plain.train()
+    d = torch.optim.Adam(plain.discriminator.parameters(), 2e-4, betas=(0.5, 0.999))
+    g = torch.optim.Adam(plain.generator.parameters(), 2e-3, betas=(0.5, 0.999))
+
+    def step(optimizer, loss, t):
+        plain.zero_grad()
+        loss.backward()
+        optimizer.param_groups[0]["eps"] = 1e-8 / (1 - 0.999 ** (t + 1)) ** 0.5
+        optimizer.step()
+
+    for t, batch in enumerate(data):
+        images = batch["image"]
+        mask = MASK(torch.arange(8) + 8 * t, 16)
+        fake = plain.generator(images * mask, mask)
+        logits = plain.discriminator(images), plain.discriminator(fake.detach())
+        step(d, sum(discriminator_losses(*logits)), t)
+        adversarial = generator_loss(plain.discriminator(fake))
+        errors = [
+            (image - picture)[(hole == 0).expand(3, -1, -1)].square().mean()
+            for image, picture, hole in zip(images, fake, mask, strict=True)
+        ]
+        step(g, 0.999 * sum(errors) / 8 + 0.001 * adversarial, t)
+    before_norm = ("convs.1.bias", "convs.2.bias", "convs.3.bias", "code.bias", "project.bias")
+    for name, value in model.generator.named_parameters():
+        if not name.endswith((*before_norm, "deconvs.0.bias")):  # their gradient is rounding
+            other = plain.generator.get_parameter(name)
+            torch.testing.assert_close(value, other, rtol=1e-3, atol=5e-4, msg=name)
+
+
+def test_logged_values():
+    logged = train(small(), batches(3)).callback_metrics
+    assert 0 < logged["train/l2"] < 4
+    assert logged["train/g_loss"] > 0
+    assert logged["train/d_loss"] == logged["train/d_loss_real"] + logged["train/d_loss_fake"]
+    assert logged["iteration"] == 3
+
+
+def test_it_learns_to_fill():
+    """Two flat pictures: the hole goes on in the colour of the known pixels."""
+    images = torch.tensor([-0.6, 0.6]).repeat(4)[:, None, None, None].expand(8, 3, 16, 16)
+    model = small(df_dim=4, gf_dim=4)
+    trainer = train(model, [{"image": images.contiguous()}] * 80)
+    assert trainer.callback_metrics["train/l2"] < 0.02
+
+
+def test_bf16_trains_close_to_fp32():
+    exact, rounded = (
+        train(small(), batches(1), precision=precision).callback_metrics
+        for precision in ("32-true", "bf16-mixed")
+    )
+    for name in ("train/l2", "train/d_loss", "train/g_loss"):
+        torch.testing.assert_close(exact[name], rounded[name], rtol=0.02, atol=0)
+
+
+def test_it_completes_by_known_pixels_alone():
+    model = small()
+    train(model, batches(3))
+    filling = FillingModule(frozen(model.ema_generator), MASK, paste, model.picture_shape)
+    filling.check()
+    images, index = batches(1)[0]["image"], torch.arange(8)
+    done = filling.predict_step({"image": images, "index": index})
+    known = done.mask.expand_as(images) == 1
+    assert torch.equal(done.completion[known], images[known])
+    assert torch.equal(done.completion[~known], done.fake[~known])
+    other = torch.where(known, images, -images)
+    again = filling.predict_step({"image": other, "index": index})
+    assert torch.equal(done.fake, again.fake)
+    alone = filling.predict_step({"image": images[3:4], "index": index[3:4]})
+    torch.testing.assert_close(alone.fake[0], done.fake[3])
+
+
+def test_checkpoint_stands_alone_and_resume_is_exact(tmp_path):
+    data = batches(4)
+    whole = small()
+    train(whole, data)
+    first = small()
+    train(first, data[:2]).save_checkpoint(tmp_path / "half.ckpt")
+
+    loaded = load_context_encoder(tmp_path / "half.ckpt")
+    assert loaded.hparams["code_dim"] == 6
+    assert loaded.mask is None
+    for name, value in first.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+    with pytest.raises(ValueError, match="mask=None"):
+        train(loaded, data[:1])
+
+    second = small(seed=1)
+    train(second, data[2:], ckpt_path=tmp_path / "half.ckpt", max_epochs=2)
+    assert second.iteration == 4
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(value, second.state_dict()[name], msg=name)
+
+
+def test_load_errors(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"ckpt=.*gone.ckpt: no such file"):
+        load_context_encoder(tmp_path / "gone.ckpt")
+    (tmp_path / "text").write_text("not a checkpoint")
+    with pytest.raises(ValueError, match="text: truncated, or not a context encoder checkpoint"):
+        load_context_encoder(tmp_path / "text")
+    both = {"context_encoder": small(), "dcgan": DCGAN(16, z_dim=6, gf_dim=2, df_dim=2)}
+    for name, model in both.items():
+        train(model, batches(1)).save_checkpoint(tmp_path / name)
+        assert type(load_model(tmp_path / name, DCGAN, ContextEncoder)) is type(model)
+    with pytest.raises(ValueError, match="dcgan holds a DCGAN: use a checkpoint of a context enc"):
+        load_context_encoder(tmp_path / "dcgan")
+    with pytest.raises(ValueError, match="holds a context encoder: use a checkpoint of a DCGAN"):
+        load_dcgan(tmp_path / "context_encoder")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"image_size": 8}, "image_size=8"),
+        ({"channels": 2}, "channels=2"),
+        ({"code_dim": 0}, "code_dim=0"),
+        ({"df_dim": 0}, "df_dim=0"),
+        ({"l2_weight": 1.5}, "l2_weight=1.5"),
+        ({"ema_decay": 1.0}, "ema_decay=1.0"),
+    ],
+)
+def test_errors(settings, message):
+    with pytest.raises(ValueError, match=message):
+        small(**settings)
