@@ -77,6 +77,7 @@ def search(cfg: DictConfig, dcgan: DCGAN, mask: Callable) -> InpaintingModule:
         ema=cfg.ema,
         candidates=cfg.candidates,
         init_draws=cfg.init_draws,
+        stages=list((instantiate(cfg.stages) or {}).values()),
         seed=cfg.seed,
         out_interval=cfg.out_interval,
         progress=cfg.trainer.enable_progress_bar,
@@ -89,7 +90,7 @@ def filling(cfg: DictConfig, model: AdversarialModule, mask: Callable) -> Fillin
     Raises ValueError for what was given that only a search could follow.
     """
     run = HydraConfig.get()
-    unused = {"objective", "solver", "experiment", "candidates", "init_draws", "seed"}
+    unused = {"objective", "solver", "stages", "experiment", "candidates", "init_draws", "seed"}
     unused.add("out_interval")
     chosen = f"ckpt={cfg.ckpt}, a context encoder,"
     if cfg.method is not None:

@@ -3,8 +3,9 @@
 z_hat = argmin context(z) + lam·prior(z), then the known pixels are put back (Amos 2016; Yeh 2017).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from pytorch_lightning import LightningModule
@@ -40,12 +41,35 @@ class SearchedCompletion(Completion):
     Of K candidates the one with the lowest objective is the completion.
     """
 
-    z: Tensor  # (B, z_dim)
+    z: Tensor  # (B, z_dim), where stages in feature maps started
     trace: Tensor  # (T + 1, B, 3) context, prior, total as evaluated, and at the end
     candidates: Tensor  # (B, K, C, S, S) all completions, the best first
     frames: Tensor  # (F, B, C, S, S) the completion as the search went
     frame_z: Tensor  # (F, B, z_dim) the z of each frame
     frame_iterations: list[int]  # (F,) the iteration of each frame
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The search goes on in a feature map of G, where there is more than any z can give.
+
+    `level` 1 is the 4x4 map, 2 the 8x8 one, and so on (networks.Generator.lift; Daras 2021, Gu
+    2020).  `leash` weighs the l1 distance, summed, to the map that the stage started from.  Raises
+    ValueError for level < 1, leash < 0 or a solver that keeps within [-1, 1], where only z has to
+    be.
+    """
+
+    level: int
+    solver: Solver
+    leash: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.level < 1:
+            raise ValueError(f"level={self.level} of a stage: use 1 (the map after z) or more")
+        if self.leash < 0:
+            raise ValueError(f"leash={self.leash} of a stage: use 0 (free) or more")
+        if self.solver.bound != "none":
+            raise ValueError(f"bound={self.solver.bound} of a stage: a feature map needs none")
 
 
 class InpaintingModule(LightningModule):
@@ -55,7 +79,8 @@ class InpaintingModule(LightningModule):
     G(z) and the known pixels (blending.py).  With `measure` the context compares measurements of
     G(z) and y instead of pixels (measurements.py).  `ema=False` searches the raw generator instead
     of its average.  `candidates` starts are searched per picture; each start is the best of
-    `init_draws` draws by the objective.  A frame is kept every `out_interval` iterations (0: none).
+    `init_draws` draws by the objective.  After z the search goes on in the feature maps of the
+    `stages`, in their order.  A frame is kept every `out_interval` iterations (0: none).
 
     The start of picture i follows from (seed, i) alone, and pictures do not share a loss, so
     neither batch size nor batch neighbours change a result.
@@ -72,6 +97,7 @@ class InpaintingModule(LightningModule):
         ema: bool = True,
         candidates: int = 1,
         init_draws: int = 1,
+        stages: Sequence[Stage] = (),
         seed: int = 0,
         out_interval: int = 0,
         progress: bool = True,
@@ -93,8 +119,19 @@ class InpaintingModule(LightningModule):
         self.picture_shape = dcgan.picture_shape
         self.mask, self.measure, self.objective = mask, measure, objective
         self.solver, self.blend, self.seed = solver, blend, seed
-        self.candidates, self.init_draws = candidates, init_draws
+        self.candidates, self.init_draws, self.stages = candidates, init_draws, stages
         self.out_interval, self.progress = out_interval, progress
+        levels = [stage.level for stage in stages]
+        if levels != sorted(set(levels)) or max(levels, default=0) > len(self.generator.deconvs):
+            raise ValueError(
+                f"stages of levels {levels}: use each once, in order, up to "
+                f"{len(self.generator.deconvs)} with this checkpoint"
+            )
+
+    @property
+    def iterations(self) -> int:
+        """Evaluations of G in all."""
+        return self.solver.iterations + sum(stage.solver.iterations for stage in self.stages)
 
     @torch.no_grad()
     def check(self) -> None:
@@ -147,36 +184,52 @@ class InpaintingModule(LightningModule):
         targets, row_weights, row_images, row_mask = (
             t.repeat_interleave(self.candidates, 0) for t in (target, weights, images, mask)
         )
-        fake, seen = row_images, torch.empty(0)  # replaced at the first evaluation
+        draws = Draws(self.seed, rows)
+        fake, at_z = row_images, torch.empty(0)  # replaced at the first evaluation
 
-        def evaluate(z: Tensor) -> Losses:
-            nonlocal fake, seen
-            seen = z.detach().clone()  # (B·K, z_dim): solvers move z in place
-            fake = self.generator(z).float()  # (B·K, C, S, S)
-            return self.losses(fake, targets, row_weights)
+        def evaluate(
+            x: Tensor, level: int = 0, start: Tensor | None = None, leash: float = 0.0
+        ) -> Losses:
+            nonlocal fake, at_z
+            if level == 0:
+                at_z = x.detach().clone()  # (B·K, z_dim): solvers move z in place
+            fake = self.generator(x, level).float()  # (B·K, C, S, S)
+            context, prior, total = self.losses(fake, targets, row_weights)
+            if start is not None:
+                total = total + leash * (x - start).abs().sum(1)
+            return context, prior, total
 
-        z = nn.Parameter(self.start(rows, evaluate))  # (B·K, z_dim): all that ever learns
-        steps, every = self.solver.iterations, self.out_interval
-        trace = torch.empty(steps + 1, len(z), 3, device=z.device)
+        def search(x: nn.Parameter) -> Iterator[Losses]:
+            """The losses of each evaluation, in z and then in each stage, and of the end."""
+            nonlocal at_z
+            yield from self.solver(x, evaluate, draws)
+            at_z, level = x.data.clone(), 0
+            for stage in self.stages:
+                start = self.generator.lift(x.detach(), level, stage.level)  # (B·K, H·W·channels)
+                x, level = nn.Parameter(start.clone()), stage.level
+                leashed = partial(evaluate, level=level, start=start, leash=stage.leash)
+                yield from stage.solver(x, leashed, draws)
+            with torch.no_grad():
+                yield evaluate(x, level)
+
+        steps, every = self.iterations, self.out_interval
+        trace = torch.empty(steps + 1, len(rows), 3, device=index.device)
         frames, frame_z, frame_iterations = [], [], []
-        search = tqdm(
-            self.solver(z, evaluate, Draws(self.seed, rows)),
-            total=steps,
+        z = nn.Parameter(self.start(rows, evaluate))  # (B·K, z_dim)
+        progress = tqdm(
+            search(z),
+            total=steps + 1,
             desc="searching z",
             unit="iteration",
             leave=False,
             disable=not self.progress,
         )
-        for t, losses in enumerate(search):
+        for t, losses in enumerate(progress):
             trace[t] = torch.stack(losses, 1)
-            if every and t % every == 0:
+            if t == steps or (every and t % every == 0):
                 frames.append(self.blend(fake.detach(), row_images, row_mask))
-                frame_z.append(seen)
+                frame_z.append(at_z)
                 frame_iterations.append(t)
-        with torch.no_grad():
-            trace[steps] = torch.stack(evaluate(z), 1)
-        frames.append(self.blend(fake, row_images, row_mask))
-        frame_z.append(seen)
 
         # of each picture's candidates, the best first: (B, K) rows
         totals = trace[steps, :, 2].view(-1, self.candidates)
@@ -193,10 +246,10 @@ class InpaintingModule(LightningModule):
             observed=observed,
             fake=fake[best],
             completion=frames[-1][best],
-            z=seen[best],
+            z=at_z[best],
             trace=trace[:, best],
             candidates=frames[-1][order],
             frames=torch.stack([frame[best] for frame in frames]),
             frame_z=torch.stack(frame_z)[:, best],
-            frame_iterations=[*frame_iterations, steps],
+            frame_iterations=frame_iterations,
         )

@@ -9,8 +9,8 @@ row.  So the networks work on mirrored maps throughout: kernels, the 4x4 head an
 the original's flipped in H and W, and only the picture is flipped, where it leaves G and enters D.
 Outside this file every picture is upright.  tests/test_networks.py proves it against explicit pads.
 
-The head and the logit read feature maps as (H, W, C), TensorFlow's order, which is also what
-channels_last memory holds: both reshapes are free.
+Flat feature maps are (H, W, C), TensorFlow's order, which is also what channels_last memory holds:
+these reshapes are free.
 """
 
 import copy
@@ -75,11 +75,28 @@ class Generator(nn.Module):
         for norm in self.norms:
             norm.momentum = 1 - decay  # type: ignore[assignment]
 
-    def forward(self, z: Tensor) -> Tensor:
-        h = self.project(z).view(-1, 4, 4, self.widths[0]).permute(0, 3, 1, 2)  # (B, 8·gf, 4, 4)
-        for norm, deconv in zip(self.norms, self.deconvs, strict=True):
-            h = deconv(F.relu(norm(h)))  # (B, 4·gf, 8, 8), (B, 2·gf, 16, 16), ... (B, C, S, S)
+    def forward(self, x: Tensor, level: int = 0) -> Tensor:
+        """z, or the map of a later level (see `lift`), -> pictures (B, C, S, S)."""
+        h = self.lift(x, level, 1 + len(self.deconvs))  # (B, S·S·C)
+        size = 8 << len(self.deconvs) - 1
+        h = h.view(len(h), size, size, -1).permute(0, 3, 1, 2)  # (B, C, S, S)
         return torch.tanh(h).flip(2, 3)  # upright picture
+
+    def lift(self, x: Tensor, level: int, to: int) -> Tensor:
+        """From one level to a later one, where the search can go on.
+
+        Level 0 is z (B, z_dim); 1 is the 4x4 map before its BatchNorm, 2 the 8x8 one, and so on,
+        each flat, (B, H·W·channels).
+        """
+        for layer in range(level, to):
+            if layer == 0:
+                x = self.project(x)  # (B, 4·4·8·gf)
+                continue
+            width, side = self.widths[layer - 1], 4 << layer - 1
+            h = x.view(-1, side, side, width).permute(0, 3, 1, 2)  # (B, 8·gf, 4, 4), ...
+            h = self.deconvs[layer - 1](F.relu(self.norms[layer - 1](h)))  # (B, 4·gf, 8, 8), ...
+            x = h.permute(0, 2, 3, 1).flatten(1)
+        return x
 
 
 class _Trunk(nn.Module):

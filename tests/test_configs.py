@@ -31,7 +31,7 @@ def composed(name, *overrides):
 
 def test_every_group_has_its_test():
     groups = {path.name for path in CONF.iterdir() if path.is_dir()}
-    tested = {"data", "model", "mask", "objective", "solver", "method", "blend"}
+    tested = {"data", "model", "mask", "objective", "solver", "method", "blend", "stages"}
     assert groups == tested | {"trainer", "logger", "experiment"}
 
 
@@ -114,6 +114,14 @@ def test_solver(choice):
     solver = instantiate(composed("inpaint", f"solver={choice}").solver)
     assert isinstance(solver, Solver)
     assert type(solver).__name__.lower() == choice
+
+
+@pytest.mark.parametrize("choice", choices("stages"))
+def test_stages(choice):
+    cfg = composed("inpaint", f"stages={choice}", "stages.second.leash=0.2")
+    stages = list(instantiate(cfg.stages).values())
+    assert [stage.level for stage in stages] == [1, 2]
+    assert stages[1].leash == 0.2
 
 
 @pytest.mark.parametrize("choice", choices("method"))

@@ -6,7 +6,7 @@ from training import quiet_trainer
 from dcgan_inpaint import masks
 from dcgan_inpaint.blending import paste
 from dcgan_inpaint.dcgan import DCGAN
-from dcgan_inpaint.inpainting import InpaintingModule
+from dcgan_inpaint.inpainting import InpaintingModule, Stage
 from dcgan_inpaint.measurements import Lowres
 from dcgan_inpaint.objective import Objective
 from dcgan_inpaint.solvers import Adam
@@ -226,3 +226,69 @@ def test_init_draws_start_from_the_best(dcgan):
     plain = module(dcgan, solver=still).predict_step(batch(5))
     assert (starts.trace[0, :, 2] <= plain.trace[0, :, 2]).all()
     assert (starts.trace[0, :, 2] < plain.trace[0, :, 2]).any()
+
+
+def stage(level=1, leash=0.0, **solver):
+    defaults = {"iterations": 30, "lr": 0.05, "bound": "none"}
+    return Stage(level, Adam(**defaults | solver), leash)
+
+
+def test_stages_go_on_where_z_stopped(dcgan):
+    plain = module(dcgan).predict_step(batch(4))
+    staged = module(dcgan, stages=[stage(1), stage(2)]).predict_step(batch(4))
+    assert staged.trace.shape == (12 + 30 + 30 + 1, 4, 3)
+    assert torch.equal(staged.z, plain.z)
+    torch.testing.assert_close(staged.trace[:13], plain.trace)
+    # each stage starts with the picture of the one before, and does better than it
+    assert (staged.trace[42, :, 2] < 0.9 * staged.trace[12, :, 2]).all()
+    assert (staged.trace[-1, :, 2] < 0.9 * staged.trace[42, :, 2]).all()
+    known = staged.mask.expand_as(staged.images) == 1
+    assert torch.equal(staged.completion[known], staged.images[known])
+
+
+def test_a_short_leash_holds(dcgan):
+    plain = module(dcgan).predict_step(batch(3))
+    change = {}
+    for leash in (0.0, 0.3, 1e6):
+        # with a step that falls to almost nothing, Adam rests where the leash is tight
+        held = module(dcgan, stages=[stage(1, leash, lr=1e-3, schedule="cosine")])
+        change[leash] = (held.predict_step(batch(3)).fake - plain.fake).abs().mean()
+    assert change[1e6] < change[0.3] < change[0.0]
+    assert change[1e6] < 0.1 * change[0.0]
+
+
+def test_the_leash_is_the_l1_distance_to_the_start(dcgan):
+    extra = {}
+    for leash in (0.7, 1.4):
+        held = module(dcgan, objective=Objective(lam=0), stages=[stage(2, leash, iterations=2)])
+        done = held.predict_step(batch(2))
+        totals, contexts = done.trace[:, :, 2], done.trace[:, :, 0]
+        assert torch.equal(totals[:13], contexts[:13])  # z, and the start of the stage
+        assert torch.equal(totals[-1], contexts[-1])  # the end is judged without it
+        extra[leash] = totals[13] - contexts[13]
+    size = held.generator.lift(done.z, 0, 2).shape[1]
+    # Adam's first step moves what has a gradient by lr: not what a ReLU has cut off
+    assert (extra[0.7] > 0.2 * 0.7 * 0.05 * size).all()
+    assert (extra[0.7] < 1.001 * 0.7 * 0.05 * size).all()
+    torch.testing.assert_close(extra[1.4], 2 * extra[0.7], rtol=1e-3, atol=0)
+
+
+def test_stages_do_not_depend_on_the_batch(dcgan):
+    staged = module(dcgan, candidates=2, stages=[stage(1, 0.05, lr=0.01)])
+    together = staged.predict_step(batch(3))
+    alone = staged.predict_step(batch(1, start=2))
+    torch.testing.assert_close(alone.completion[0], together.completion[2], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"level": 0}, "level=0 of a stage: use 1"),
+        ({"leash": -1.0}, "leash=-1.0 of a stage: use 0"),
+        ({"bound": "clip"}, "bound=clip of a stage: a feature map needs none"),
+        ({"level": 3}, r"stages of levels \[3\]: use each once, in order, up to 2"),
+    ],
+)
+def test_stage_errors(dcgan, settings, message):
+    with pytest.raises(ValueError, match=message):
+        module(dcgan, stages=[stage(**settings)])

@@ -190,3 +190,17 @@ def test_frozen_context_generator_is_the_same_function():
     with torch.no_grad():
         torch.testing.assert_close(folded(known, mask), network(known, mask))
     assert all(p.requires_grad for p in network.parameters())
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_the_picture_follows_from_the_map_of_any_level(level):
+    torch.manual_seed(0)
+    generator = Generator(image_size=32, z_dim=5, gf_dim=4).eval()
+    z = torch.rand(3, 5) * 2 - 1
+    flat = generator.lift(z, 0, level)
+    side = 2 << level  # 4, 8, 16
+    assert flat.shape == (3, side * side * generator.widths[level - 1])
+    torch.testing.assert_close(generator(flat, level), generator(z))
+    torch.testing.assert_close(
+        frozen(generator)(frozen(generator).lift(z, 0, level), level), generator(z)
+    )
