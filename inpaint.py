@@ -16,15 +16,17 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer
 from torch.utils.data import Subset
 
-from dcgan_inpaint.adversarial import AdversarialModule, load_model
+from dcgan_inpaint.adversarial import AdversarialModule
 from dcgan_inpaint.baselines import FillingModule
 from dcgan_inpaint.context_encoder import ContextEncoder
 from dcgan_inpaint.data.folder import find_pictures
 from dcgan_inpaint.data.module import ImageData, Pictures, batches
-from dcgan_inpaint.dcgan import DCGAN, data_of
+from dcgan_inpaint.dcgan import DCGAN
 from dcgan_inpaint.errors import one_line_errors, out_of_memory
 from dcgan_inpaint.inpainting import InpaintingModule
+from dcgan_inpaint.latent_encoder import LatentEncoder, fingerprint_of
 from dcgan_inpaint.metrics import load_lpips
+from dcgan_inpaint.models import data_of, load_model
 from dcgan_inpaint.networks import frozen
 from dcgan_inpaint.photos import Photos
 from dcgan_inpaint.regions import region_finder
@@ -67,6 +69,14 @@ def main(cfg: DictConfig) -> None:
 
 def search(cfg: DictConfig, dcgan: DCGAN, mask: Callable) -> InpaintingModule:
     """Complete by a search for z."""
+    encoder = None
+    if cfg.start is not None:
+        model = load_model(cfg.start, LatentEncoder, option="start")
+        if model.hparams["fingerprint"] != fingerprint_of(dcgan):
+            raise ValueError(
+                f"start={cfg.start} learned the z of another DCGAN than ckpt={cfg.ckpt}"
+            )
+        encoder = frozen(model.ema_encoder)
     return InpaintingModule(
         dcgan,
         mask,
@@ -77,6 +87,8 @@ def search(cfg: DictConfig, dcgan: DCGAN, mask: Callable) -> InpaintingModule:
         ema=cfg.ema,
         candidates=cfg.candidates,
         init_draws=cfg.init_draws,
+        encoder=encoder,
+        leash=cfg.leash,
         stages=list((instantiate(cfg.stages) or {}).values()),
         seed=cfg.seed,
         out_interval=cfg.out_interval,
@@ -91,7 +103,7 @@ def filling(cfg: DictConfig, model: AdversarialModule, mask: Callable) -> Fillin
     """
     run = HydraConfig.get()
     unused = {"objective", "solver", "stages", "experiment", "candidates", "init_draws", "seed"}
-    unused.add("out_interval")
+    unused |= {"start", "leash", "out_interval"}
     chosen = f"ckpt={cfg.ckpt}, a context encoder,"
     if cfg.method is not None:
         unused.add("ema")

@@ -27,9 +27,10 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from dcgan_inpaint.data.module import ImageData
-from dcgan_inpaint.dcgan import DCGAN, data_of, load_dcgan
+from dcgan_inpaint.dcgan import DCGAN, load_dcgan
 from dcgan_inpaint.errors import one_line_errors
 from dcgan_inpaint.figures import grid, save_gif
+from dcgan_inpaint.models import data_of
 from dcgan_inpaint.randomness import uniform
 from dcgan_inpaint.runs import start_run
 from dcgan_inpaint.sample_quality import judge_samples, load_inception

@@ -10,22 +10,23 @@ from PIL import Image
 from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
-from dcgan_inpaint.adversarial import AdversarialModule
 from dcgan_inpaint.baselines import FillingModule
 from dcgan_inpaint.blending import paste
 from dcgan_inpaint.context_encoder import ContextEncoder
 from dcgan_inpaint.dcgan import DCGAN
 from dcgan_inpaint.figures import grid
 from dcgan_inpaint.inpainting import InpaintingModule
+from dcgan_inpaint.latent_encoder import LatentEncoder
 from dcgan_inpaint.masks import center
 from dcgan_inpaint.metrics import psnr
+from dcgan_inpaint.models import Model
 from dcgan_inpaint.networks import frozen
 from dcgan_inpaint.objective import Objective
 from dcgan_inpaint.runs import log_picture
 from dcgan_inpaint.solvers import Adam
 
 
-def keep_picture(module: AdversarialModule, folder: Path, name: str, picture: Image.Image) -> None:
+def keep_picture(module: Model, folder: Path, name: str, picture: Image.Image) -> None:
     """Write a picture below `folder`, named by the iteration, and show it in the loggers."""
     path = folder / name / f"{module.iteration:07d}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,24 +51,23 @@ class SampleGrid(Callback):
         return module(module.latents(-1 - torch.arange(self.samples, device=module.device)))
 
 
-def centre_completion(
-    module: DCGAN | ContextEncoder, iterations: int
-) -> InpaintingModule | FillingModule:
+Completing = DCGAN | ContextEncoder | LatentEncoder
+
+
+def centre_completion(module: Completing, iterations: int) -> InpaintingModule | FillingModule:
     """What completes the centre hole, by which models in training are compared.
 
-    A context encoder does; with a DCGAN it is a quick search.
+    With a DCGAN it is a quick search; the others do without.
     """
     mask = partial(center, scale=0.25)
     if isinstance(module, ContextEncoder):
         return FillingModule(frozen(module.ema_generator), mask, paste, module.picture_shape)
-    return InpaintingModule(
-        module,
-        mask=mask,
-        objective=Objective(),
-        solver=Adam(iterations, lr=0.1, schedule="cosine"),
-        blend=paste,
-        progress=False,
+    search = partial(
+        InpaintingModule, mask=mask, objective=Objective(), blend=paste, progress=False
     )
+    if isinstance(module, LatentEncoder):
+        return search(module.dcgan, solver=Adam(0), encoder=frozen(module.ema_encoder))
+    return search(module, solver=Adam(iterations, lr=0.1, schedule="cosine"))
 
 
 class CompletionPreview(Callback):
@@ -80,7 +80,9 @@ class CompletionPreview(Callback):
     def __init__(self, folder: Path, images: Tensor, iterations: int = 60):
         self.folder, self.images, self.iterations = folder, images, iterations
 
-    def on_train_epoch_end(self, trainer: Trainer, module: DCGAN | ContextEncoder) -> None:
+    def on_train_epoch_end(
+        self, trainer: Trainer, module: DCGAN | ContextEncoder | LatentEncoder
+    ) -> None:
         preview = centre_completion(module, self.iterations)
         images = self.images.to(module.device)
         index = torch.arange(len(images), device=module.device)
@@ -98,13 +100,13 @@ class CompletionPreview(Callback):
 class Speed(Callback):
     """Logs train/images_per_second over the iterations since the last log."""
 
-    def on_train_start(self, trainer: Trainer, module: AdversarialModule) -> None:
+    def on_train_start(self, trainer: Trainer, module: Model) -> None:
         self.since, self.images = time.perf_counter(), 0
 
     def on_train_batch_end(
         self,
         trainer: Trainer,
-        module: AdversarialModule,
+        module: Model,
         outputs: object,
         batch: dict[str, Tensor],
         *_: object,

@@ -4,11 +4,10 @@ What Yeh 2017 compares with.  It learns with the masks that it will meet, and do
 """
 
 from collections.abc import Callable
-from pathlib import Path
 
 from torch import Tensor
 
-from dcgan_inpaint.adversarial import AdversarialModule, load_model
+from dcgan_inpaint.adversarial import AdversarialModule
 from dcgan_inpaint.figures import masked
 from dcgan_inpaint.networks import ContextGenerator, Discriminator
 from dcgan_inpaint.objective import hole_loss
@@ -65,7 +64,7 @@ class ContextEncoder(AdversarialModule):
         fake = self.generator(masked(images, mask), mask)  # (B, C, S, S): for both updates
         log = self._discriminator_step(images, fake.detach())
         log |= self._generator_step(images, mask, fake)
-        self._update_ema()
+        self.update_average(self.ema_generator, self.generator)
         if self.logs_now:
             self.log_dict(log | {"iteration": float(self.iteration)})
 
@@ -76,11 +75,3 @@ class ContextEncoder(AdversarialModule):
         loss = weight * l2 + (1 - weight) * adversarial
         self._update(1, loss, count=self.iteration + 1)
         return {"train/l2": l2.detach(), "train/g_loss": adversarial.detach()}
-
-
-def load_context_encoder(path: str | Path) -> ContextEncoder:
-    """A trained context encoder on the CPU, from a checkpoint of train.py and nothing else.
-
-    Raises FileNotFoundError for a missing file, ValueError for one that is truncated or not ours.
-    """
-    return load_model(path, ContextEncoder)

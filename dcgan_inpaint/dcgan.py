@@ -3,14 +3,13 @@
 Radford 2016 in the schedule of Kim's and Amos's TensorFlow code (method: README, "The method").
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from dcgan_inpaint.adversarial import AdversarialModule, load_model
+from dcgan_inpaint.adversarial import AdversarialModule
+from dcgan_inpaint.models import load_model
 from dcgan_inpaint.networks import Discriminator, Generator
 from dcgan_inpaint.randomness import latents
 
@@ -80,7 +79,7 @@ class DCGAN(AdversarialModule):
         log = self._discriminator_step(images, fake.detach())
         for k in range(self.hparams["g_steps"]):
             log["train/g_loss"] = self._generator_step(fake if k == 0 else self.generator(z), k)
-        self._update_ema()
+        self.update_average(self.ema_generator, self.generator)
         if self.logs_now:
             self.log_dict(log | {"iteration": float(self.iteration)})
 
@@ -96,25 +95,3 @@ def load_dcgan(path: str | Path) -> DCGAN:
     Raises FileNotFoundError for a missing file, ValueError for one that is truncated or not ours.
     """
     return load_model(path, DCGAN)
-
-
-def data_of(
-    model: AdversarialModule, chosen: Mapping[str, Any] | None, ckpt: str
-) -> Mapping[str, Any]:
-    """The data configuration to go with a checkpoint: `chosen`, or null: what it was trained on.
-
-    Raises ValueError when there is none, when it is not ours or does not fit the model.
-    """
-    data = chosen or model.data
-    if data is None:
-        raise ValueError(f"ckpt={ckpt} does not say what it was trained on: give data=...")
-    if not data["_target_"].startswith("dcgan_inpaint.data."):  # a checkpoint may be anybody's
-        raise ValueError(f"ckpt={ckpt}: its data source {data['_target_']} is not ours")
-    channels, size, _ = model.picture_shape
-    if (data["image_size"], data["channels"]) != (size, channels):
-        raise ValueError(
-            f"ckpt={ckpt} makes pictures of {size} px and {channels} channels, data has "
-            f"{data['image_size']} and {data['channels']}: use data.image_size={size} "
-            f"data.channels={channels}"
-        )
-    return data

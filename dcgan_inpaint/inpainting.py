@@ -79,8 +79,10 @@ class InpaintingModule(LightningModule):
     G(z) and the known pixels (blending.py).  With `measure` the context compares measurements of
     G(z) and y instead of pixels (measurements.py).  `ema=False` searches the raw generator instead
     of its average.  `candidates` starts are searched per picture; each start is the best of
-    `init_draws` draws by the objective.  After z the search goes on in the feature maps of the
-    `stages`, in their order.  A frame is kept every `out_interval` iterations (0: none).
+    `init_draws` draws by the objective.  With an `encoder(known, mask)` (latent_encoder.py) the
+    first candidate starts from its z instead; `leash` weighs the l1 distance, summed, of z to its
+    start.  After z the search goes on in the feature maps of the `stages`, in their order.  A frame
+    is kept every `out_interval` iterations (0: none).
 
     The start of picture i follows from (seed, i) alone, and pictures do not share a loss, so
     neither batch size nor batch neighbours change a result.
@@ -97,6 +99,8 @@ class InpaintingModule(LightningModule):
         ema: bool = True,
         candidates: int = 1,
         init_draws: int = 1,
+        encoder: nn.Module | None = None,
+        leash: float = 0.0,
         stages: Sequence[Stage] = (),
         seed: int = 0,
         out_interval: int = 0,
@@ -108,6 +112,10 @@ class InpaintingModule(LightningModule):
                 raise ValueError(f"{name}={value}: use 1 or more")
         if out_interval < 0:
             raise ValueError(f"out_interval={out_interval}: use 0 (no frames) or more")
+        if leash < 0:
+            raise ValueError(f"leash={leash}: use 0 (free) or more")
+        if encoder is not None and measure is not None:
+            raise ValueError("start= needs known pixels: this mask has none")
         if dcgan.hparams["prior"] == "normal" and solver.bound != "none":
             raise ValueError(
                 f"solver.bound={solver.bound}: the checkpoint's z is normal, not in [-1, 1]: "
@@ -119,7 +127,8 @@ class InpaintingModule(LightningModule):
         self.picture_shape = dcgan.picture_shape
         self.mask, self.measure, self.objective = mask, measure, objective
         self.solver, self.blend, self.seed = solver, blend, seed
-        self.candidates, self.init_draws, self.stages = candidates, init_draws, stages
+        self.candidates, self.init_draws = candidates, init_draws
+        self.encoder, self.leash, self.stages = encoder, leash, stages
         self.out_interval, self.progress = out_interval, progress
         levels = [stage.level for stage in stages]
         if levels != sorted(set(levels)) or max(levels, default=0) > len(self.generator.deconvs):
@@ -202,7 +211,9 @@ class InpaintingModule(LightningModule):
         def search(x: nn.Parameter) -> Iterator[Losses]:
             """The losses of each evaluation, in z and then in each stage, and of the end."""
             nonlocal at_z
-            yield from self.solver(x, evaluate, draws)
+            if self.solver.iterations > 0:
+                leashed = partial(evaluate, start=x.data.clone(), leash=self.leash)
+                yield from self.solver(x, leashed, draws)
             at_z, level = x.data.clone(), 0
             for stage in self.stages:
                 start = self.generator.lift(x.detach(), level, stage.level)  # (B·K, H·W·channels)
@@ -216,6 +227,8 @@ class InpaintingModule(LightningModule):
         trace = torch.empty(steps + 1, len(rows), 3, device=index.device)
         frames, frame_z, frame_iterations = [], [], []
         z = nn.Parameter(self.start(rows, evaluate))  # (B·K, z_dim)
+        if self.encoder is not None:
+            z.data[:: self.candidates] = self.encoder(masked(images, mask), mask)
         progress = tqdm(
             search(z),
             total=steps + 1,

@@ -198,6 +198,24 @@ class ContextGenerator(nn.Module):
         return self.decoder(self.encoder(known, mask))  # (B, C, S, S)
 
 
+class LatentNetwork(nn.Module):
+    """An Encoder and a linear layer: known pixels and mask, as ContextGenerator's -> z (B, z_dim).
+
+    z is in [-1, 1] for the uniform prior, and free for the normal one.
+    """
+
+    def __init__(
+        self, image_size: int, channels: int, code_dim: int, df_dim: int, z_dim: int, prior: str
+    ):
+        super().__init__()
+        self.encoder = Encoder(image_size, channels, code_dim, df_dim)
+        self.head = nn.Linear(code_dim, z_dim)
+        self.bound: nn.Module = nn.Tanh() if prior == "uniform" else nn.Identity()
+
+    def forward(self, known: Tensor, mask: Tensor) -> Tensor:
+        return self.bound(self.head(self.encoder(known, mask)))  # (B, z_dim)
+
+
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -208,9 +226,11 @@ def frozen(network: Network) -> Network:
     as it is (to float rounding) and saves a pass over every feature map.
     """
     folded: Any = copy.deepcopy(network).eval()
-    if isinstance(network, ContextGenerator):
-        folded.encoder, folded.decoder = frozen(network.encoder), frozen(network.decoder)
-        return folded
+    if isinstance(network, (ContextGenerator, LatentNetwork)):
+        for name, part in network.named_children():
+            if isinstance(part, (Encoder, Generator)):
+                setattr(folded, name, frozen(part))
+        return folded.requires_grad_(False)
     if isinstance(network, Generator):
         folded.project = _fold_head(folded.project, folded.norms[0])
         for i, norm in enumerate(folded.norms[1:]):

@@ -45,12 +45,13 @@ def gradient(evaluate: Evaluate, z: Tensor) -> tuple[Losses, Tensor]:
 class Solver:
     """What all solvers share: a budget of G evaluations and the bound on z.
 
-    Raises ValueError for fewer than one iteration or an unknown bound.
+    With 0 iterations z stays where it starts, and the solver is not called.  Raises ValueError for
+    fewer, or an unknown bound.
     """
 
     def __init__(self, iterations: int, bound: str):
-        if iterations < 1:
-            raise ValueError(f"solver.iterations={iterations}: use 1 or more")
+        if iterations < 0:
+            raise ValueError(f"solver.iterations={iterations}: use 0 (no search) or more")
         if bound not in BOUNDS:
             raise ValueError(f"solver.bound={bound!r}: choose one of {', '.join(BOUNDS)}")
         self.iterations, self.bound = iterations, bound

@@ -7,6 +7,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from PIL import Image
 
 from dcgan_inpaint.context_encoder import ContextEncoder
@@ -14,6 +15,7 @@ from dcgan_inpaint.data.celeba import CelebA
 from dcgan_inpaint.data.faces import Faces
 from dcgan_inpaint.data.folder import Folder
 from dcgan_inpaint.dcgan import DCGAN
+from dcgan_inpaint.latent_encoder import LatentEncoder
 from dcgan_inpaint.objective import Objective
 from dcgan_inpaint.solvers import Solver
 
@@ -56,14 +58,22 @@ def test_data(choice, door, roots):
     assert source.crop == pytest.approx(108 / 178 if choice == "celeba" else 1.0)
 
 
+MODELS = {  # the class, and the numbers that its choice shares with others
+    "dcgan": (DCGAN, ["model.gf_dim=4"], "seed"),
+    "context_encoder": (ContextEncoder, ["model.gf_dim=4"], "mask.seed"),
+    "encoder": (LatentEncoder, ["model.df_dim=2"], "mask.seed"),  # for the shipped DCGAN
+}
+
+
 @pytest.mark.parametrize("choice", choices("model"))
 def test_model(choice):
-    cfg = composed("train", f"model={choice}", "data.image_size=32", "model.gf_dim=4", "seed=3")
+    kind, small, seed = MODELS[choice]
+    cfg = composed("train", f"model={choice}", "data.image_size=64", *small, "seed=3")
     model = instantiate(cfg.model, crop=0.5)
-    assert isinstance(model, {"dcgan": DCGAN, "context_encoder": ContextEncoder}[choice])
-    assert model.hparams["image_size"] == 32
+    assert isinstance(model, kind)
+    assert model.hparams["image_size"] == 64
     assert model.hparams["crop"] == 0.5
-    assert cfg.model[{"dcgan": "seed", "context_encoder": "mask"}[choice]] is not None
+    assert OmegaConf.select(cfg.model, seed) == 3
 
 
 def test_masks_of_the_context_encoder():

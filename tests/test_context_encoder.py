@@ -7,11 +7,11 @@ from torch.utils.data import DataLoader
 from training import quiet_trainer
 
 from dcgan_inpaint import masks
-from dcgan_inpaint.adversarial import load_model
 from dcgan_inpaint.baselines import FillingModule
 from dcgan_inpaint.blending import paste
-from dcgan_inpaint.context_encoder import ContextEncoder, load_context_encoder
+from dcgan_inpaint.context_encoder import ContextEncoder
 from dcgan_inpaint.dcgan import DCGAN, load_dcgan
+from dcgan_inpaint.models import load_model
 from dcgan_inpaint.networks import frozen
 from dcgan_inpaint.objective import discriminator_losses, generator_loss
 
@@ -155,7 +155,7 @@ def test_checkpoint_stands_alone_and_resume_is_exact(tmp_path):
     first = small()
     train(first, data[:2]).save_checkpoint(tmp_path / "half.ckpt")
 
-    loaded = load_context_encoder(tmp_path / "half.ckpt")
+    loaded = load_model(tmp_path / "half.ckpt", ContextEncoder)
     assert loaded.hparams["code_dim"] == 6
     assert loaded.mask is None
     for name, value in first.state_dict().items():
@@ -172,16 +172,16 @@ def test_checkpoint_stands_alone_and_resume_is_exact(tmp_path):
 
 def test_load_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"ckpt=.*gone.ckpt: no such file"):
-        load_context_encoder(tmp_path / "gone.ckpt")
+        load_model(tmp_path / "gone.ckpt", ContextEncoder)
     (tmp_path / "text").write_text("not a checkpoint")
     with pytest.raises(ValueError, match="text: truncated, or not a context encoder checkpoint"):
-        load_context_encoder(tmp_path / "text")
+        load_model(tmp_path / "text", ContextEncoder)
     both = {"context_encoder": small(), "dcgan": DCGAN(16, z_dim=6, gf_dim=2, df_dim=2)}
     for name, model in both.items():
         train(model, batches(1)).save_checkpoint(tmp_path / name)
         assert type(load_model(tmp_path / name, DCGAN, ContextEncoder)) is type(model)
     with pytest.raises(ValueError, match="dcgan holds a DCGAN: use a checkpoint of a context enc"):
-        load_context_encoder(tmp_path / "dcgan")
+        load_model(tmp_path / "dcgan", ContextEncoder)
     with pytest.raises(ValueError, match="holds a context encoder: use a checkpoint of a DCGAN"):
         load_dcgan(tmp_path / "context_encoder")
 

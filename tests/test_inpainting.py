@@ -292,3 +292,40 @@ def test_stages_do_not_depend_on_the_batch(dcgan):
 def test_stage_errors(dcgan, settings, message):
     with pytest.raises(ValueError, match=message):
         module(dcgan, stages=[stage(**settings)])
+
+
+class Constant(torch.nn.Module):
+    """An encoder that always says the same, and remembers what it was shown."""
+
+    def forward(self, known, mask):
+        self.known = known
+        return torch.full((len(known), 8), 0.25)
+
+
+def test_an_encoder_starts_the_first_candidate(dcgan):
+    encoder = Constant()
+    search = module(dcgan, solver=Adam(0), encoder=encoder, candidates=3)
+    data = batch(2)
+    done = search.predict_step(data)
+    assert done.trace.shape == (1, 2, 3)  # no search
+    with torch.no_grad():
+        first = dcgan(torch.full((2, 8), 0.25))
+        others = dcgan(dcgan.latents(data["index"] + (1 << 32)))
+    hole = (1 - done.mask[:, None]).bool().expand_as(done.candidates)
+    for fake in (first, others):  # both are among the candidates, in the order of the objective
+        distance = ((done.candidates - fake[:, None]) * hole).abs().amax((2, 3, 4)).amin(1)
+        assert (distance < 1e-4).all()
+    assert (encoder.known == data["image"] * done.mask).all()
+
+
+def test_z_on_a_leash(dcgan):
+    """The start is free, every step away from it costs, and the end is judged without."""
+    plain = module(dcgan, solver=Adam(30, 0.05)).predict_step(batch(3))
+    moved = {}
+    for leash in (0.0, 5.0):
+        done = module(dcgan, solver=Adam(30, 0.05), leash=leash).predict_step(batch(3))
+        moved[leash] = (done.z - dcgan.latents(done.index)).abs().sum(1)
+        torch.testing.assert_close(done.trace[0], plain.trace[0])
+        total = done.trace[-1, :, 0] + 0.1 * done.trace[-1, :, 1]
+        torch.testing.assert_close(done.trace[-1, :, 2], total)
+    assert (moved[5.0] < 0.7 * moved[0.0]).all()

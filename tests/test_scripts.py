@@ -237,6 +237,30 @@ def test_a_context_encoder_has_no_samples(run, encoder):
     one_line(done, "last.ckpt holds a context encoder: use a checkpoint of a DCGAN")
 
 
+def test_an_encoder_starts_the_search(run, trained, tmp_path):
+    ckpt = f"ckpt={trained / 'last.ckpt'}"
+    encoder = [a for a in TRAIN if not a.startswith(("model", "sample", "judge"))]
+    encoder += ["model=encoder", "model.df_dim=2", "model.code_dim=8", "trainer.max_epochs=1"]
+    done = run("train.py", *encoder, ckpt, f"output={tmp_path / 'encoder'}")
+    assert "3 validation pictures completed: psnr_hole" in done.stdout
+    rows = table(tmp_path / "encoder" / "logs" / "metrics.csv")
+    assert [float(r["iteration"]) for r in rows if r["train/whole"]] == [2, 4]
+    assert (tmp_path / "encoder" / "completions" / "0000004.png").is_file()
+    start = f"start={tmp_path / 'encoder' / 'weights.ckpt'}"
+    small = [*SMALL[1:], "limit=2", "mask=random", "solver.iterations=0"]
+    run("inpaint.py", ckpt, start, *small, f"output={tmp_path / 'out'}")
+    assert len(table(tmp_path / "out" / "trace.csv")) == 2  # the end of each: no search
+    one_line(
+        run("inpaint.py", start, *small, f"output={tmp_path / 'no'}", fails=True),
+        "learned the z of another DCGAN than ckpt=dcgan_inpaint/checkpoints/faces64.ckpt",
+    )
+    wrong = f"start={trained / 'last.ckpt'}"
+    one_line(
+        run("inpaint.py", ckpt, wrong, *small, f"output={tmp_path / 'no'}", fails=True),
+        "last.ckpt holds a DCGAN: use a checkpoint of a latent encoder",
+    )
+
+
 def test_an_evaluation_is_gone_on_with(run, trained, tmp_path):
     """Killed in its third batch and started again, it ends as if never stopped."""
     whole, halves = tmp_path / "whole", tmp_path / "halves"

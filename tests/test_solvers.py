@@ -180,7 +180,7 @@ def test_langevin_noise_has_its_variance():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Adam(iterations=0), "solver.iterations=0"),
+        (lambda: Adam(iterations=-1), "solver.iterations=-1"),
         (lambda: Adam(lr=0), "solver.lr=0"),
         (lambda: Adam(schedule="linear"), "solver.schedule='linear'"),
         (lambda: Momentum(bound="box"), "solver.bound='box'"),

@@ -1,0 +1,119 @@
+"""A learned start for the search: a network from the known pixels to z (after Lahiri 2020)."""
+
+import copy
+import zlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from dcgan_inpaint.dcgan import DCGAN
+from dcgan_inpaint.figures import masked
+from dcgan_inpaint.models import Model, check_decay
+from dcgan_inpaint.networks import LatentNetwork, frozen
+from dcgan_inpaint.objective import context_loss, prior_loss
+
+
+class LatentEncoder(Model):
+    """E(known pixels, mask) -> z of a frozen DCGAN, and the moving average (EMA) of E.
+
+    It learns through the DCGAN's averaged G and its D, on training pictures with the holes that
+    `mask(index, size)` draws.  Per picture y with the mask M, over n = C·S·S numbers:
+
+        loss = (whole · sum |G(z) - y| + context · sum M |G(z) - y|) / n + lam · CE(D(G(z)), 1)
+
+    The hole counts by `whole` alone, which no search can know.  `dcgan` and `mask` are for
+    training only: the checkpoint holds E, and the `fingerprint` of the G that its z belongs to.
+    Raises ValueError when the sizes do not fit, or for a weight below 0.
+    """
+
+    kind = "latent encoder"
+    ema_encoder: LatentNetwork
+
+    def __init__(
+        self,
+        image_size: int = 64,
+        channels: int = 3,
+        crop: float = 1.0,
+        z_dim: int = 100,
+        prior: str = "uniform",
+        code_dim: int = 512,
+        df_dim: int = 64,
+        whole: float = 1.0,
+        context: float = 1.0,
+        lam: float = 0.001,
+        lr: float = 1e-3,
+        ema_decay: float = 0.999,
+        fingerprint: int | None = None,
+        dcgan: DCGAN | None = None,
+        mask: Callable[[Tensor, int], Tensor] | None = None,
+    ):
+        super().__init__()
+        check_decay(ema_decay)
+        for name, value in (("whole", whole), ("context", context), ("lam", lam)):
+            if value < 0:
+                raise ValueError(f"{name}={value}: use 0 or more")
+        self.save_hyperparameters(ignore=["dcgan", "mask"])
+        if dcgan is not None:
+            if dcgan.picture_shape != (channels, image_size, image_size):
+                raise ValueError(
+                    f"the DCGAN makes pictures {dcgan.picture_shape}, data has "
+                    f"{(channels, image_size, image_size)}: use data.image_size="
+                    f"{dcgan.picture_shape[1]} data.channels={dcgan.picture_shape[0]}"
+                )
+            z_dim, prior = dcgan.hparams["z_dim"], dcgan.hparams["prior"]
+            self.hparams.update(z_dim=z_dim, prior=prior, fingerprint=fingerprint_of(dcgan))
+        self.encoder = LatentNetwork(image_size, channels, code_dim, df_dim, z_dim, prior)
+        self.ema_encoder = copy.deepcopy(self.encoder).eval().requires_grad_(False)
+        self.mask = mask
+        # not modules of this one: neither trained nor saved with it
+        self.teachers: dict[str, nn.Module] = {}
+        if dcgan is not None:
+            self.teachers = {
+                "dcgan": dcgan,
+                "generator": frozen(dcgan.ema_generator),
+                "discriminator": frozen(dcgan.discriminator),
+            }
+
+    @property
+    def dcgan(self) -> DCGAN:
+        """The DCGAN whose z this learns, on the same device."""
+        return self.teachers["dcgan"].to(self.device)  # type: ignore[return-value]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.encoder.parameters(), self.hparams["lr"], fused=True)
+
+    def on_fit_start(self) -> None:
+        if not self.teachers or self.mask is None:
+            raise ValueError("a latent encoder needs dcgan= and mask= to train with")
+        for teacher in self.teachers.values():
+            teacher.to(self.device)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        images = batch["image"]  # (B, C, S, S)
+        mask = self.mask(self.rows(len(images)), images.shape[-1])  # type: ignore[misc]
+        z = self.encoder(masked(images, mask), mask)  # (B, z_dim)
+        fake = self.teachers["generator"](z)  # (B, C, S, S)
+        logits = self.teachers["discriminator"](fake)  # (B,)
+        fake, size = fake.float(), images[0].numel()
+        whole = context_loss(fake, images, torch.ones_like(mask)).mean() / size
+        context = context_loss(fake, images, mask).mean() / size
+        prior = prior_loss(logits.float()).mean()
+        weights = self.hparams
+        loss = weights["whole"] * whole + weights["context"] * context + weights["lam"] * prior
+        parts = {"whole": whole, "context": context, "prior": prior, "loss": loss}
+        self.log_dict({f"train/{name}": part.detach() for name, part in parts.items()})
+        self.log("iteration", float(self.iteration + 1))
+        return loss
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self.update_average(self.ema_encoder, self.encoder)
+
+
+def fingerprint_of(dcgan: DCGAN) -> int:
+    """A number that tells one averaged generator from another: of its weights, whatever device."""
+    crc = 0
+    for name, value in sorted(dcgan.ema_generator.state_dict().items()):
+        crc = zlib.crc32(value.detach().cpu().contiguous().numpy().tobytes(), crc)
+        crc = zlib.crc32(name.encode(), crc)
+    return crc

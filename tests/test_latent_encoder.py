@@ -1,0 +1,126 @@
+from functools import partial
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from training import quiet_trainer
+
+from dcgan_inpaint import masks
+from dcgan_inpaint.dcgan import DCGAN
+from dcgan_inpaint.latent_encoder import LatentEncoder, fingerprint_of
+from dcgan_inpaint.models import load_model
+from dcgan_inpaint.networks import frozen
+
+SMALL = {"image_size": 16, "code_dim": 16, "df_dim": 4}
+
+
+@pytest.fixture(scope="module")
+def dcgan():
+    """A small DCGAN with weights wide enough that z matters."""
+    torch.manual_seed(0)
+    model = DCGAN(image_size=16, z_dim=6, gf_dim=4, df_dim=4).eval()
+    for network in (model.ema_generator, model.discriminator):
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.15)
+    return model
+
+
+def encoder(dcgan, **settings):
+    torch.manual_seed(1)
+    mask = partial(masks.center, scale=0.25)
+    return LatentEncoder(dcgan=dcgan, mask=mask, **SMALL | settings)
+
+
+def pictures(dcgan, n):
+    """Pictures that G can draw."""
+    with torch.no_grad():
+        return dcgan(dcgan.latents(torch.arange(n), seed=7))
+
+
+def fit(model, images, epochs):
+    loader = DataLoader([{"image": images, "index": torch.arange(len(images))}], batch_size=None)
+    quiet_trainer(max_epochs=epochs).fit(model, loader)
+
+
+def test_the_loss_by_hand(dcgan):
+    model, images = encoder(dcgan, whole=2.0, context=3.0, lam=0.5), pictures(dcgan, 4)
+    model.trainer = quiet_trainer()
+    model.log_dict = model.log = lambda *_: None
+    mask = masks.center(torch.arange(4), 16, 0.25)
+    with torch.no_grad():
+        loss = model.training_step({"image": images}, 0)
+        fake = dcgan(model.train().encoder(images * mask, mask))
+        distance = (fake - images).abs()
+        logits = dcgan.discriminator(fake)
+    context = (distance * mask).sum() / distance.numel()
+    prior = torch.log1p(torch.exp(-logits)).mean()
+    torch.testing.assert_close(loss, 2 * distance.mean() + 3 * context + 0.5 * prior)
+
+
+def test_it_learns_z_and_nothing_else_moves(dcgan):
+    before = {name: value.clone() for name, value in dcgan.state_dict().items()}
+    model, images = encoder(dcgan, lr=3e-3, ema_decay=0.0), pictures(dcgan, 16)
+    mask = masks.center(torch.arange(16), 16, 0.25)
+
+    def error():
+        with torch.no_grad():
+            return (dcgan(frozen(model.ema_encoder)(images * mask, mask)) - images).abs().mean()
+
+    start = error()
+    fit(model, images, epochs=90)
+    assert error() < 0.5 * start
+    for name, value in dcgan.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_z_is_within_the_prior_and_blind_to_the_hole(dcgan):
+    images, mask = pictures(dcgan, 3), masks.center(torch.arange(3), 16, 0.25)
+    network = frozen(encoder(dcgan).ema_encoder)
+    z = network(images * mask, mask)
+    assert z.shape == (3, 6)
+    assert z.abs().max() <= 1
+    torch.testing.assert_close(z[:1], network((images * mask)[:1], mask[:1]))
+    normal = DCGAN(image_size=16, z_dim=6, gf_dim=4, df_dim=4, prior="normal")
+    free = encoder(normal).encoder
+    free.head.bias.data.fill_(5.0)
+    assert free.eval()(images * mask, mask).max() > 1
+
+
+def test_the_checkpoint_stands_alone(dcgan, tmp_path):
+    model = encoder(dcgan)
+    fit(model, pictures(dcgan, 8), epochs=2)
+    model.trainer.save_checkpoint(tmp_path / "encoder.ckpt")
+    saved = torch.load(tmp_path / "encoder.ckpt", weights_only=True)
+    assert not [n for n in saved["state_dict"] if not n.startswith(("encoder.", "ema_encoder."))]
+    loaded = load_model(tmp_path / "encoder.ckpt", LatentEncoder)
+    assert loaded.hparams["z_dim"] == 6
+    assert loaded.hparams["fingerprint"] == fingerprint_of(dcgan)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[name]), name
+    with pytest.raises(ValueError, match="needs dcgan= and mask= to train with"):
+        fit(loaded, pictures(dcgan, 8), epochs=1)
+
+
+def test_the_fingerprint_is_of_the_averaged_generator(dcgan):
+    other = DCGAN(image_size=16, z_dim=6, gf_dim=4, df_dim=4)
+    other.load_state_dict(dcgan.state_dict())
+    assert fingerprint_of(other) == fingerprint_of(dcgan)
+    other.generator.project.bias.data += 1
+    assert fingerprint_of(other) == fingerprint_of(dcgan)
+    other.ema_generator.project.bias.data[3] += 1e-3
+    assert fingerprint_of(other) != fingerprint_of(dcgan)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"whole": -1.0}, "whole=-1.0: use 0 or more"),
+        ({"ema_decay": 1.0}, "ema_decay=1.0"),
+        ({"image_size": 32}, "use data.image_size=16 data.channels=3"),
+        ({"code_dim": 0}, "code_dim=0"),
+    ],
+)
+def test_errors(dcgan, settings, message):
+    with pytest.raises(ValueError, match=message):
+        encoder(dcgan, **settings)
