@@ -87,6 +87,7 @@ def search(cfg: DictConfig, dcgan: DCGAN, mask: Callable) -> InpaintingModule:
         ema=cfg.ema,
         candidates=cfg.candidates,
         init_draws=cfg.init_draws,
+        answer=cfg.answer,
         encoder=encoder,
         leash=cfg.leash,
         stages=list((instantiate(cfg.stages) or {}).values()),
@@ -103,7 +104,7 @@ def filling(cfg: DictConfig, model: AdversarialModule, mask: Callable) -> Fillin
     """
     run = HydraConfig.get()
     unused = {"objective", "solver", "stages", "experiment", "candidates", "init_draws", "seed"}
-    unused |= {"start", "leash", "out_interval"}
+    unused |= {"start", "leash", "answer", "out_interval"}
     chosen = f"ckpt={cfg.ckpt}, a context encoder,"
     if cfg.method is not None:
         unused.add("ema")

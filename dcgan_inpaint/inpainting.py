@@ -38,7 +38,7 @@ class Completion:
 class SearchedCompletion(Completion):
     """One batch completed by a search for z, of T iterations and F kept frames.
 
-    Of K candidates the one with the lowest objective is the completion.
+    Of K candidates the completion is the one with the lowest objective, or the mean of all.
     """
 
     z: Tensor  # (B, z_dim), where stages in feature maps started
@@ -81,8 +81,10 @@ class InpaintingModule(LightningModule):
     of its average.  `candidates` starts are searched per picture; each start is the best of
     `init_draws` draws by the objective.  With an `encoder(known, mask)` (latent_encoder.py) the
     first candidate starts from its z instead; `leash` weighs the l1 distance, summed, of z to its
-    start.  After z the search goes on in the feature maps of the `stages`, in their order.  A frame
-    is kept every `out_interval` iterations (0: none).
+    start.  After z the search goes on in the feature maps of the `stages`, in their order.  Of the
+    candidates `answer` is "best", the one with the lowest objective, or "mean": the mean picture,
+    blended, the better guess in squared error.  A frame of the best is kept every `out_interval`
+    iterations (0: none).
 
     The start of picture i follows from (seed, i) alone, and pictures do not share a loss, so
     neither batch size nor batch neighbours change a result.
@@ -102,6 +104,7 @@ class InpaintingModule(LightningModule):
         encoder: nn.Module | None = None,
         leash: float = 0.0,
         stages: Sequence[Stage] = (),
+        answer: str = "best",
         seed: int = 0,
         out_interval: int = 0,
         progress: bool = True,
@@ -112,6 +115,8 @@ class InpaintingModule(LightningModule):
                 raise ValueError(f"{name}={value}: use 1 or more")
         if out_interval < 0:
             raise ValueError(f"out_interval={out_interval}: use 0 (no frames) or more")
+        if answer not in ("best", "mean"):
+            raise ValueError(f"answer={answer!r}: choose best or mean")
         if leash < 0:
             raise ValueError(f"leash={leash}: use 0 (free) or more")
         if encoder is not None and measure is not None:
@@ -129,6 +134,7 @@ class InpaintingModule(LightningModule):
         self.solver, self.blend, self.seed = solver, blend, seed
         self.candidates, self.init_draws = candidates, init_draws
         self.encoder, self.leash, self.stages = encoder, leash, stages
+        self.answer = answer
         self.out_interval, self.progress = out_interval, progress
         levels = [stage.level for stage in stages]
         if levels != sorted(set(levels)) or max(levels, default=0) > len(self.generator.deconvs):
@@ -248,6 +254,10 @@ class InpaintingModule(LightningModule):
         totals = trace[steps, :, 2].view(-1, self.candidates)
         order = totals.argsort(1) + self.candidates * torch.arange(len(index)).to(z.device)[:, None]
         best = order[:, 0]
+        answer, completion = fake[best], frames[-1][best]  # (B, C, S, S)
+        if self.answer == "mean":
+            answer = fake[order].mean(1)
+            completion = self.blend(answer, images, mask)
         channels, size = images.shape[1], images.shape[-1]
         observed = masked(images, mask)
         if self.measure is not None:
@@ -257,8 +267,8 @@ class InpaintingModule(LightningModule):
             images=images,
             mask=mask,
             observed=observed,
-            fake=fake[best],
-            completion=frames[-1][best],
+            fake=answer,
+            completion=completion,
             z=at_z[best],
             trace=trace[:, best],
             candidates=frames[-1][order],

@@ -4,7 +4,7 @@ from torch.utils.data import DataLoader
 from training import quiet_trainer
 
 from dcgan_inpaint import masks
-from dcgan_inpaint.blending import paste
+from dcgan_inpaint.blending import paste, poisson
 from dcgan_inpaint.dcgan import DCGAN
 from dcgan_inpaint.inpainting import InpaintingModule, Stage
 from dcgan_inpaint.measurements import Lowres
@@ -329,3 +329,18 @@ def test_z_on_a_leash(dcgan):
         total = done.trace[-1, :, 0] + 0.1 * done.trace[-1, :, 1]
         torch.testing.assert_close(done.trace[-1, :, 2], total)
     assert (moved[5.0] < 0.7 * moved[0.0]).all()
+
+
+@pytest.mark.parametrize("blend", [paste, poisson])
+def test_the_mean_of_the_candidates(dcgan, blend):
+    best = module(dcgan, candidates=3, blend=blend).predict_step(batch(2))
+    mean = module(dcgan, candidates=3, blend=blend, answer="mean").predict_step(batch(2))
+    assert torch.equal(mean.candidates, best.candidates)
+    assert torch.equal(mean.z, best.z)
+    # blending is linear, but for Poisson's clamp
+    difference = (mean.completion - best.candidates.mean(1)).abs()
+    assert (difference < 1e-5).float().mean() > (0.999 if blend is paste else 0.9)
+    known = mean.mask.expand_as(mean.images) == 1
+    assert torch.equal(mean.completion[known], mean.images[known])
+    with pytest.raises(ValueError, match="answer='all': choose best or mean"):
+        module(dcgan, answer="all")
