@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dcgan_inpaint.blending import paste, poisson
+from dcgan_inpaint.completion import Completion
 from dcgan_inpaint.data.cache import Source
 from dcgan_inpaint.data.module import ImageData, to_float
 from dcgan_inpaint.figures import masked, to_uint8
-from dcgan_inpaint.inpainting import Completion
 
 
 class FillingModule(LightningModule):

@@ -13,8 +13,8 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import BasePredictionWriter
 from torch import nn
 
+from dcgan_inpaint.completion import Completion, SearchedCompletion
 from dcgan_inpaint.figures import grid, place, save_gif, to_pil
-from dcgan_inpaint.inpainting import Completion, SearchedCompletion
 from dcgan_inpaint.metrics import lpips, mean_interval, psnr, ssim
 from dcgan_inpaint.photos import Photos
 from dcgan_inpaint.runs import log_picture
