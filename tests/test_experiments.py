@@ -2,13 +2,15 @@
 
 import csv
 import itertools
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import gather
 import pytest
+import table1
 import torch
+from hydra import compose, initialize_config_dir
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args, load_sweep_config
 
 PROJECT = Path(__file__).parents[1]
@@ -60,9 +62,6 @@ def test_sweep(run, path, tmp_path):
     assert config["metric"]["name"].encode() in logged.read_bytes()
 
 
-gather = runpy.run_path(str(PROJECT / "experiments" / "gather.py"))
-
-
 def write_run(folder, config, psnr):
     (folder / "validation").mkdir(parents=True)
     (folder / "config.yaml").write_text(config)
@@ -80,10 +79,10 @@ def runs(tmp_path):
 
 
 def test_gather_by_hand(runs):
-    found = gather["find_runs"]([runs], ["kind._target_", "lam"])
+    found = gather.find_runs([runs], ["kind._target_", "lam"])
     assert [run.settings[1] for run in found] == [0.01, 0.1]
     assert torch.equal(found[1].metrics["psnr_hole"], torch.tensor([20.0, 20.0, 23.0]))
-    table = gather["table"](found, ["kind._target_", "lam"], ["psnr_hole"], ["total"])
+    table = gather.table(found, ["kind._target_", "lam"], ["psnr_hole"], ["total"])
     assert table.splitlines() == [
         "| kind._target_ | lam | pictures | psnr_hole | median total |",
         "| --- | --- | --- | --- | --- |",
@@ -106,6 +105,29 @@ def test_gather_is_a_command(runs):
 
 def test_gather_errors(runs, tmp_path):
     with pytest.raises(FileNotFoundError, match="no finished run below"):
-        gather["find_runs"]([tmp_path / "a" / "validation" / "empty"], ["lam"])
+        gather.find_runs([tmp_path / "a" / "validation" / "empty"], ["lam"])
     with pytest.raises(ValueError, match="ssim is not in metrics.csv: choose of psnr_hole, total"):
-        gather["table"](gather["find_runs"]([runs], ["lam"]), ["lam"], ["ssim"], [])
+        gather.table(gather.find_runs([runs], ["lam"]), ["lam"], ["ssim"], [])
+
+
+@pytest.mark.parametrize("mask", table1.MASKS)
+@pytest.mark.parametrize("method", table1.METHODS)
+def test_every_run_of_the_table_composes(method, mask):
+    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+        cfg = compose("inpaint", overrides=[*table1.METHODS[method], f"mask={mask}"])
+    assert cfg.mask._target_.startswith("dcgan_inpaint.masks.")
+    assert (cfg.method is None) == (method in ("context encoder", "Amos 2016", "Yeh 2017", "ours"))
+
+
+def test_the_table_by_hand(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for m, mask in enumerate(table1.MASKS):
+        for k, method in enumerate(table1.METHODS):
+            folder = tmp_path / "runs" / "table1" / mask / method.replace(" ", "_")
+            write_run(folder, "{ckpt: a}", [10 * m + k] * 3)
+    lines = table1.table("psnr_hole").splitlines()
+    assert lines[2] == "| context encoder, as printed | 21.3 | 19.2 | 20.6 | 15.5 |"
+    assert lines[3] == "| Yeh 2017, as printed | 19.4 | 17.4 | 22.8 | 13.7 |"
+    assert lines[4] == "| mean colour | 0 [0, 0] | 10 [10, 10] | 20 [20, 20] | 30 [30, 30] |"
+    assert lines[-1] == "| ours | 9 [9, 9] | 19 [19, 19] | 29 [29, 29] | 39 [39, 39] |"
+    assert len(lines) == 4 + len(table1.METHODS)
