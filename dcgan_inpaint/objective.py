@@ -44,22 +44,23 @@ def prior_loss(fake_logits: Tensor, saturating: bool = False) -> Tensor:
     return -F.softplus(fake_logits) if saturating else F.softplus(-fake_logits)
 
 
-def yeh_weights(mask: Tensor, window: int = 7) -> Tensor:
+def yeh_weights(mask: Tensor, window: int = 7, floor: float = 0.0) -> Tensor:
     """W of Yeh 2017, eq. 2: a known pixel weighs as much as its neighbourhood is missing.
 
     W_i = mean over the window around i of (1 - M), on known pixels; 0 in the hole.  At the border
-    the mean is over the part of the window inside the picture.  mask, W (B, 1, H, W).
+    the mean is over the part of the window inside the picture.  With a `floor` (0 in the paper)
+    known pixels far from the hole still weigh that much.  mask, W (B, 1, H, W).
     """
     missing = F.avg_pool2d(1 - mask, window, stride=1, padding=window // 2, count_include_pad=False)
-    return mask * missing
+    return mask * missing.clamp(min=floor)
 
 
 class Objective:
     """context + lam·prior per image; presets conf/objective/amos.yaml and yeh.yaml.
 
-    `weighting` "mask" weighs every known pixel 1 (Amos), "window" as `yeh_weights` (Yeh); `norm`
-    is l1 (both papers) or l2.  Raises ValueError for lam < 0, an even window, or an unknown
-    weighting or norm.
+    `weighting` "mask" weighs every known pixel 1 (Amos), "window" as `yeh_weights` (Yeh) with
+    `window` and `floor`; `norm` is l1 (both papers) or l2.  Raises ValueError for lam < 0, an even
+    window, a floor not in [0, 1], or an unknown weighting or norm.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Objective:
         lam: float = 0.1,
         weighting: str = "mask",
         window: int = 7,
+        floor: float = 0.0,
         norm: str = "l1",
         saturating: bool = False,
     ):
@@ -76,14 +78,16 @@ class Objective:
             raise ValueError(f"objective.weighting={weighting!r}: choose mask or window")
         if window < 1 or window % 2 == 0:
             raise ValueError(f"objective.window={window}: use an odd number of pixels")
+        if not 0 <= floor <= 1:
+            raise ValueError(f"objective.floor={floor}: use a weight from 0 to 1")
         if norm not in ("l1", "l2"):
             raise ValueError(f"objective.norm={norm!r}: choose l1 or l2")
-        self.lam, self.weighting, self.window = lam, weighting, window
+        self.lam, self.weighting, self.window, self.floor = lam, weighting, window, floor
         self.norm, self.saturating = norm, saturating
 
     def weights(self, mask: Tensor) -> Tensor:
         """Weights (B, 1, H, W) of the context loss for a mask (B, 1, H, W)."""
-        return mask if self.weighting == "mask" else yeh_weights(mask, self.window)
+        return mask if self.weighting == "mask" else yeh_weights(mask, self.window, self.floor)
 
     def context(self, fake: Tensor, images: Tensor, weights: Tensor) -> Tensor:
         """The context loss (B,) in the objective's norm."""

@@ -77,6 +77,15 @@ def test_yeh_weights_grow_towards_the_hole():
     assert not row[:5].any()
 
 
+def test_a_floor_keeps_what_is_far_from_the_hole():
+    mask = torch.ones(1, 1, 32, 32)
+    mask[:, :, 8:24, 8:24] = 0
+    weights = Objective(weighting="window", floor=0.1).weights(mask)
+    assert weights[0, 0, 16, 7].item() == pytest.approx(3 / 7)
+    assert weights[0, 0, 0, 0].item() == pytest.approx(0.1)
+    assert not weights[mask == 0].any()
+
+
 def test_objective_weighting():
     mask = torch.ones(1, 1, 9, 9)
     mask[0, 0, 4, 4] = 0
@@ -92,6 +101,7 @@ def test_objective_weighting():
         ({"lam": -0.1}, "objective.lam=-0.1"),
         ({"weighting": "both"}, "objective.weighting='both'"),
         ({"window": 4}, "objective.window=4"),
+        ({"floor": 1.5}, "objective.floor=1.5"),
         ({"norm": "l3"}, "objective.norm='l3'"),
     ],
 )
