@@ -20,7 +20,7 @@ FALSE_ALARMS = (  # of Lightning 2.6
 )
 
 
-# what may change when a completion run is gone on with: no result depends on it
+# what may change when a completion run is gone on with: no result depends on it, but on precision
 FREE = {"limit", "batch_size", "cache_dir", "output", "trainer", "logger"}
 
 
@@ -56,7 +56,8 @@ def check_same(cfg: DictConfig) -> None:
     old = _flat(OmegaConf.to_container(OmegaConf.load(begun)))
     new = _flat(OmegaConf.to_container(cfg, resolve=True))
     for key in sorted(old.keys() | new.keys()):
-        if key.split(".")[0] not in FREE and old.get(key) != new.get(key):
+        free = key.split(".")[0] in FREE and key != "trainer.precision"
+        if not free and old.get(key) != new.get(key):
             raise ValueError(
                 f"output={cfg.output} was begun with {key}={old.get(key)}, not {new.get(key)}: "
                 "use another output, or the same settings to go on with it"

@@ -308,6 +308,9 @@ def test_another_command_does_not_go_on(run, trained, tmp_path):
     before = (tmp_path / "a" / "metrics.csv").read_text()
     done = run("inpaint.py", *small, "mask.scale=0.3", f"output={tmp_path / 'a'}", fails=True)
     one_line(done, "was begun with mask.scale=0.25, not 0.3: use another output")
+    bf16 = "trainer.precision=bf16-mixed"
+    done = run("inpaint.py", *small, bf16, f"output={tmp_path / 'a'}", fails=True)
+    one_line(done, "was begun with trainer.precision=32-true, not bf16-mixed")
     (trained / "weights.ckpt").touch()
     done = run("inpaint.py", *small, f"output={tmp_path / 'a'}", fails=True)
     one_line(done, "weights.ckpt is newer than output=")
