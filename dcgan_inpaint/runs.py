@@ -50,9 +50,9 @@ def start_run(cfg: DictConfig, task: str) -> Path:
 
 def check_same(cfg: DictConfig) -> None:
     """Raise ValueError if cfg.output holds a run that other settings or weights began."""
-    begun = Path(cfg.output or "") / "config.yaml"
-    if cfg.output is None or not begun.is_file():
-        return
+    if cfg.output is None or not (Path(cfg.output) / "metrics.csv").is_file():
+        return  # nothing was completed there
+    begun = Path(cfg.output) / "config.yaml"
     old = _flat(OmegaConf.to_container(OmegaConf.load(begun)))
     new = _flat(OmegaConf.to_container(cfg, resolve=True))
     for key in sorted(old.keys() | new.keys()):
