@@ -184,7 +184,7 @@ class InpaintingModule(LightningModule):
                 at_z = x.detach().clone()  # (B·K, z_dim): solvers move z in place
             fake = self.generator(x, level).float()  # (B·K, C, S, S)
             context, prior, total = self.losses(fake, targets, row_weights)
-            if start is not None:
+            if start is not None and leash > 0:
                 total = total + leash * (x - start).abs().sum(1)
             return context, prior, total
 

@@ -4,7 +4,7 @@ from functools import partial
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from training import quiet_trainer
+from training import moved_since, quiet_trainer
 
 from dcgan_inpaint import masks
 from dcgan_inpaint.baselines import FillingModule
@@ -53,11 +53,7 @@ class Recorder(ContextEncoder):
     def _update(self, which, loss, count):
         before = copy.deepcopy(self.state_dict())
         super()._update(which, loss, count)
-        moved = {
-            name.split(".")[0]
-            for name, value in self.named_parameters()
-            if not torch.equal(value, before[name])
-        }
+        moved = moved_since(before, self)
         self.updates.append((which, count, moved))
 
 

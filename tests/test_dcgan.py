@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from training import quiet_trainer
+from training import moved_since, quiet_trainer
 
 from dcgan_inpaint.dcgan import DCGAN, load_dcgan
 from dcgan_inpaint.objective import discriminator_losses, generator_loss
@@ -44,11 +44,7 @@ class Recorder(DCGAN):
     def _update(self, which, loss, count):
         before = copy.deepcopy(self.state_dict())
         super()._update(which, loss, count)
-        moved = {
-            name.split(".")[0]
-            for name, value in self.named_parameters()
-            if not torch.equal(value, before[name])
-        }
+        moved = moved_since(before, self)
         self.updates.append((which, count, moved, loss.item()))
 
 

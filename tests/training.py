@@ -1,5 +1,6 @@
 """What the tests that train or predict share."""
 
+import torch
 from pytorch_lightning import Trainer
 
 
@@ -15,3 +16,12 @@ def quiet_trainer(**settings) -> Trainer:
         "log_every_n_steps": 1,
     }
     return Trainer(**defaults | settings)
+
+
+def moved_since(before: dict, model: torch.nn.Module) -> set[str]:
+    """The networks of a model, by attribute, whose parameters differ from a copied state_dict."""
+    return {
+        name.split(".")[0]
+        for name, value in model.named_parameters()
+        if not torch.equal(value, before[name])
+    }
