@@ -16,13 +16,13 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer
 from torch.utils.data import Subset
 
-from dcgan_inpaint.adversarial import AdversarialModule
+from dcgan_inpaint.adversarial import AdversarialModule, LatentGAN
 from dcgan_inpaint.baselines import FillingModule
 from dcgan_inpaint.context_encoder import ContextEncoder
 from dcgan_inpaint.data.folder import find_pictures
 from dcgan_inpaint.data.module import ImageData, Pictures, batches
-from dcgan_inpaint.dcgan import DCGAN
 from dcgan_inpaint.errors import one_line_errors, out_of_memory
+from dcgan_inpaint.gans import GANS
 from dcgan_inpaint.inpainting import InpaintingModule
 from dcgan_inpaint.latent_encoder import LatentEncoder, fingerprint_of
 from dcgan_inpaint.metrics import load_lpips
@@ -37,13 +37,13 @@ from dcgan_inpaint.runs import check_same, finish, start_run
 @hydra.main(version_base="1.3", config_path="conf", config_name="inpaint")
 def main(cfg: DictConfig) -> None:
     with one_line_errors():
-        model = load_model(cfg.ckpt, DCGAN, ContextEncoder)
+        model = load_model(cfg.ckpt, *GANS, ContextEncoder)
         if cfg.images is None or "source" in (cfg.method or {}):
             cfg.data = data_of(model, cfg.data, cfg.ckpt)  # and so it stands in config.yaml
         photos = load_photos(cfg, model)
         mask = photos.mask if photos else instantiate(cfg.mask)
         inpainting: InpaintingModule | FillingModule
-        if cfg.method is None and isinstance(model, DCGAN):
+        if cfg.method is None and isinstance(model, LatentGAN):
             inpainting = search(cfg, model, mask)
         else:
             inpainting = filling(cfg, model, mask)
@@ -67,18 +67,16 @@ def main(cfg: DictConfig) -> None:
     print(f"{len(writer.rows)} pictures completed: {writer}\n{folder / 'completed.png'}")
 
 
-def search(cfg: DictConfig, dcgan: DCGAN, mask: Callable) -> InpaintingModule:
+def search(cfg: DictConfig, gan: LatentGAN, mask: Callable) -> InpaintingModule:
     """Complete by a search for z."""
     encoder = None
     if cfg.start is not None:
         model = load_model(cfg.start, LatentEncoder, option="start")
-        if model.hparams["fingerprint"] != fingerprint_of(dcgan):
-            raise ValueError(
-                f"start={cfg.start} learned the z of another DCGAN than ckpt={cfg.ckpt}"
-            )
+        if model.hparams["fingerprint"] != fingerprint_of(gan):
+            raise ValueError(f"start={cfg.start} learned the z of another GAN than ckpt={cfg.ckpt}")
         encoder = frozen(model.ema_encoder)
     return InpaintingModule(
-        dcgan,
+        gan,
         mask,
         objective=instantiate(cfg.objective),
         solver=instantiate(cfg.solver),

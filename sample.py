@@ -26,10 +26,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
+from dcgan_inpaint.adversarial import LatentGAN
 from dcgan_inpaint.data.module import ImageData
-from dcgan_inpaint.dcgan import DCGAN, load_dcgan
 from dcgan_inpaint.errors import one_line_errors
 from dcgan_inpaint.figures import grid, save_gif
+from dcgan_inpaint.gans import load_gan
 from dcgan_inpaint.models import data_of
 from dcgan_inpaint.randomness import uniform
 from dcgan_inpaint.runs import start_run
@@ -43,21 +44,21 @@ def main(cfg: DictConfig) -> None:
         for name, least in (("count", 1), ("steps", 2), ("metrics_count", 2)):
             if cfg[name] < least:
                 raise ValueError(f"{name}={cfg[name]}: use {least} or more")
-        dcgan = load_dcgan(cfg.ckpt)
-        z = load_z(cfg, dcgan)  # (N, z_dim)
+        gan = load_gan(cfg.ckpt)
+        z = load_z(cfg, gan)  # (N, z_dim)
         arithmetic = rows_of(cfg, z)
         if cfg.fid and not cfg.metrics:
             raise ValueError(f"fid={cfg.fid} is one of the metrics: give metrics=true")
         if cfg.metrics:
-            cfg.data = data_of(dcgan, cfg.data, cfg.ckpt)  # and so it stands in config.yaml
+            cfg.data = data_of(gan, cfg.data, cfg.ckpt)  # and so it stands in config.yaml
             fid = load_inception(cfg.fid) if cfg.fid else None
         folder = start_run(cfg, "sample")
         real = load_pictures(cfg) if cfg.metrics else None  # (N, C, S, S) uint8
 
-    grid(dcgan(z, cfg.ema)).save(folder / "samples.png")
+    grid(gan(z, cfg.ema)).save(folder / "samples.png")
     if len(z) > 1:
         walks = interpolate(z[0::2][: len(z) // 2][:8], z[1::2][:8], cfg.steps)  # (W, steps, z_dim)
-        pictures = dcgan(walks.flatten(0, 1), cfg.ema).unflatten(0, walks.shape[:2])
+        pictures = gan(walks.flatten(0, 1), cfg.ema).unflatten(0, walks.shape[:2])
         grid(pictures.flatten(0, 1), columns=cfg.steps).save(folder / "interpolation.png")
         there = [grid(pictures[:, step], columns=4) for step in range(cfg.steps)]
         save_gif([*there, *there[-2:0:-1]], folder / "interpolation.gif")
@@ -65,14 +66,14 @@ def main(cfg: DictConfig) -> None:
         plus, minus, base = (z[rows].mean(0) for rows in arithmetic)  # (z_dim,) each
         around = uniform("arithmetic", cfg.seed, torch.arange(4), z.shape[1]) - 0.5
         result = plus - minus + base + 0.5 * torch.cat([torch.zeros_like(around[:1]), around])
-        if dcgan.hparams["prior"] == "uniform":
+        if gan.hparams["prior"] == "uniform":
             result = result.clamp(-1, 1)
         # plus, minus, base, their sum, and the sum with noise of ±0.25 as in the paper
         shown = torch.cat([torch.stack([plus, minus, base]), result])
-        grid(dcgan(shown, cfg.ema)).save(folder / "arithmetic.png")
+        grid(gan(shown, cfg.ema)).save(folder / "arithmetic.png")
     print(folder / "samples.png")
     if real is not None:
-        quality = judge_samples(dcgan, real, cfg.metrics_count, cfg.seed, cfg.ema, fid)
+        quality = judge_samples(gan, real, cfg.metrics_count, cfg.seed, cfg.ema, fid)
         with (folder / "quality.csv").open("w", newline="") as file:
             csv.writer(file).writerows([("metric", "value"), *quality.items()])
         values = ", ".join(f"{name} {value:.4g}" for name, value in quality.items())
@@ -87,17 +88,17 @@ def load_pictures(cfg: DictConfig) -> Tensor:
     return torch.from_numpy(np.array(pictures))
 
 
-def load_z(cfg: DictConfig, dcgan: DCGAN) -> Tensor:
+def load_z(cfg: DictConfig, gan: LatentGAN) -> Tensor:
     """z (N, z_dim): the rows of cfg.z, or `count` draws.  Raises for a file that does not fit."""
     if cfg.z is None:
-        return dcgan.latents(torch.arange(cfg.count), seed=cfg.seed)
+        return gan.latents(torch.arange(cfg.count), seed=cfg.seed)
     if not Path(cfg.z).is_file():
         raise FileNotFoundError(f"z={cfg.z}: no such file; inpaint.py writes <its run>/z.npy")
     z = torch.from_numpy(np.load(cfg.z)).float()
-    if z.ndim != 2 or z.shape[1] != dcgan.hparams["z_dim"]:
+    if z.ndim != 2 or z.shape[1] != gan.hparams["z_dim"]:
         raise ValueError(
             f"z={cfg.z} has shape {tuple(z.shape)}; ckpt={cfg.ckpt} takes "
-            f"(N, {dcgan.hparams['z_dim']})"
+            f"(N, {gan.hparams['z_dim']})"
         )
     return z[: cfg.count]
 

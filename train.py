@@ -15,6 +15,7 @@ from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import Subset
 
+from dcgan_inpaint.adversarial import LatentGAN
 from dcgan_inpaint.callbacks import (
     CollapseWarning,
     CompletionPreview,
@@ -23,7 +24,6 @@ from dcgan_inpaint.callbacks import (
     centre_completion,
 )
 from dcgan_inpaint.data.module import ImageData, batches, to_float
-from dcgan_inpaint.dcgan import DCGAN
 from dcgan_inpaint.errors import one_line_errors
 from dcgan_inpaint.results import CompletionWriter
 from dcgan_inpaint.runs import finish, start_run
@@ -46,7 +46,7 @@ def main(cfg: DictConfig) -> None:
             Speed(),
             ModelCheckpoint(folder, "last", enable_version_counter=False),
         ]
-        if isinstance(model, DCGAN):
+        if isinstance(model, LatentGAN):
             callbacks += [CollapseWarning(), SampleGrid(folder, cfg.sample_every)]
         if cfg.preview:
             watched = data.split("val").__getitems__(list(range(cfg.preview)))["image"]
@@ -67,7 +67,7 @@ def main(cfg: DictConfig) -> None:
         first = batches(Subset(pictures, range(len(writer.names))), cfg.batch_size)
         completer.predict(centre_completion(model, 300), first, return_predictions=False)
         print(f"{len(writer.names)} validation pictures completed: {writer}")
-    if cfg.judge and isinstance(model, DCGAN):
+    if cfg.judge and isinstance(model, LatentGAN):
         quality = judge_samples(model, to_float(data.split("test").pictures), cfg.judge)
         for logger in loggers:
             logger.log_metrics({f"samples/{name}": value for name, value in quality.items()})

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from dcgan_inpaint.models import Model, check_decay
-from dcgan_inpaint.networks import Discriminator
 from dcgan_inpaint.objective import discriminator_losses, generator_loss
+from dcgan_inpaint.randomness import latents
 
 
 class AdversarialModule(Model):
@@ -21,7 +21,7 @@ class AdversarialModule(Model):
     generator: nn.Module
     ema_generator: nn.Module
 
-    def __init__(self, generator: nn.Module, discriminator: Discriminator, ema_decay: float):
+    def __init__(self, generator: nn.Module, discriminator: nn.Module, ema_decay: float):
         super().__init__()
         check_decay(ema_decay)
         self.automatic_optimization = False
@@ -41,11 +41,13 @@ class AdversarialModule(Model):
             for network, rate in rates
         ]
 
-    def _discriminator_step(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    def _discriminator_step(
+        self, real: Tensor, fake: Tensor, penalty: Tensor | float = 0.0
+    ) -> dict[str, Tensor]:
         real_logits = self.discriminator(real).float()  # (B,): losses in fp32 also under bf16
         fake_logits = self.discriminator(fake).float()  # (B,)
         loss_real, loss_fake = discriminator_losses(real_logits, fake_logits)
-        self._update(0, loss_real + loss_fake, count=self.iteration + 1)
+        self._update(0, loss_real + loss_fake + penalty, count=self.iteration + 1)
         return {
             "train/d_loss": (loss_real + loss_fake).detach(),
             "train/d_loss_real": loss_real.detach(),
@@ -71,3 +73,31 @@ class AdversarialModule(Model):
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()
+
+
+class LatentGAN(AdversarialModule):
+    """A generator of pictures from z, which completion can search: DCGAN and ResidualGAN.
+
+    z is (B, z_dim) from `prior`: "uniform" U[-1, 1] or "normal" N(0, 1).  Hyperparameters besides
+    those of AdversarialModule: z_dim, prior, seed.
+    """
+
+    @staticmethod
+    def check_latents(z_dim: int, prior: str) -> None:
+        """Raise ValueError for a z_dim below 1 or an unknown prior."""
+        if z_dim < 1:
+            raise ValueError(f"z_dim={z_dim}: use 1 or more")
+        latents(prior, 0, torch.arange(0), 1)
+
+    def forward(self, z: Tensor, ema: bool = True) -> Tensor:
+        """Samples: z (B, z_dim) -> pictures in [-1, 1], moving statistics, EMA weights or raw."""
+        generator = self.ema_generator if ema else self.generator
+        was_training = generator.training
+        images = generator.eval()(z)  # (B, C, S, S)
+        generator.train(was_training)
+        return images
+
+    def latents(self, index: Tensor, seed: int | None = None) -> Tensor:
+        """z (B, z_dim) of the prior for the given indices (B,)."""
+        seed = self.hparams["seed"] if seed is None else seed
+        return latents(self.hparams["prior"], seed, index, self.hparams["z_dim"])

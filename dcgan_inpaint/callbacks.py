@@ -10,10 +10,10 @@ from PIL import Image
 from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
+from dcgan_inpaint.adversarial import LatentGAN
 from dcgan_inpaint.baselines import FillingModule
 from dcgan_inpaint.blending import paste
 from dcgan_inpaint.context_encoder import ContextEncoder
-from dcgan_inpaint.dcgan import DCGAN
 from dcgan_inpaint.figures import grid
 from dcgan_inpaint.inpainting import InpaintingModule
 from dcgan_inpaint.latent_encoder import LatentEncoder
@@ -42,22 +42,22 @@ class SampleGrid(Callback):
             raise ValueError(f"sample_every={every}: use 1 or more")
         self.folder, self.every, self.samples = folder, every, samples
 
-    def on_train_batch_end(self, trainer: Trainer, module: DCGAN, *_: object) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: LatentGAN, *_: object) -> None:
         if trainer.is_global_zero and module.iteration % self.every == 0:
             keep_picture(module, self.folder, "samples", grid(self._samples(module)))
 
     @torch.no_grad()
-    def _samples(self, module: DCGAN) -> Tensor:
+    def _samples(self, module: LatentGAN) -> Tensor:
         return module(module.latents(-1 - torch.arange(self.samples, device=module.device)))
 
 
-Completing = DCGAN | ContextEncoder | LatentEncoder
+Completing = LatentGAN | ContextEncoder | LatentEncoder
 
 
 def centre_completion(module: Completing, iterations: int) -> InpaintingModule | FillingModule:
     """What completes the centre hole, by which models in training are compared.
 
-    With a DCGAN it is a quick search; the others do without.
+    With a GAN it is a quick search; the others do without.
     """
     mask = partial(center, scale=0.25)
     if isinstance(module, ContextEncoder):
@@ -66,7 +66,7 @@ def centre_completion(module: Completing, iterations: int) -> InpaintingModule |
         InpaintingModule, mask=mask, objective=Objective(), blend=paste, progress=False
     )
     if isinstance(module, LatentEncoder):
-        return search(module.dcgan, solver=Adam(0), encoder=frozen(module.ema_encoder))
+        return search(module.gan, solver=Adam(0), encoder=frozen(module.ema_encoder))
     return search(module, solver=Adam(iterations, lr=0.1, schedule="cosine"))
 
 
@@ -74,14 +74,14 @@ class CompletionPreview(Callback):
     """Complete a few validation pictures (centre hole) at each epoch's end: the true job, watched.
 
     `images` (B, C, S, S) in [-1, 1].  Logs preview/psnr_hole and the rows masked, completed,
-    original.  With a DCGAN a short search: a trend to follow, not a result to report.
+    original.  With a GAN a short search: a trend to follow, not a result to report.
     """
 
     def __init__(self, folder: Path, images: Tensor, iterations: int = 60):
         self.folder, self.images, self.iterations = folder, images, iterations
 
     def on_train_epoch_end(
-        self, trainer: Trainer, module: DCGAN | ContextEncoder | LatentEncoder
+        self, trainer: Trainer, module: LatentGAN | ContextEncoder | LatentEncoder
     ) -> None:
         preview = centre_completion(module, self.iterations)
         images = self.images.to(module.device)
@@ -141,7 +141,7 @@ class CollapseWarning(Callback):
         self.spread, self.warm_up = spread, warm_up
         self.below = {"train/d_loss": 0, "train/g_loss": 0}
 
-    def on_train_batch_end(self, trainer: Trainer, module: DCGAN, *_: object) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: LatentGAN, *_: object) -> None:
         if not module.logs_now:
             return
         for name in self.below:
@@ -153,12 +153,12 @@ class CollapseWarning(Callback):
             self._warn(module, "D is fooled by everything: g_loss is near zero", MORE_D)
 
     @torch.no_grad()
-    def on_train_epoch_end(self, trainer: Trainer, module: DCGAN) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, module: LatentGAN) -> None:
         if module.iteration < self.warm_up:
             return
         samples = module(module.latents(torch.arange(16, device=module.device)), ema=False)
         if samples.std(0).mean() < self.spread:
             self._warn(module, "G has collapsed: its samples are all the same", MORE_G)
 
-    def _warn(self, module: DCGAN, what: str, remedy: str) -> None:
+    def _warn(self, module: LatentGAN, what: str, remedy: str) -> None:
         warnings.warn(f"iteration {module.iteration}: {what}.  {remedy}", stacklevel=2)

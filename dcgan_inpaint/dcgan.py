@@ -3,18 +3,13 @@
 Radford 2016 in the schedule of Kim's and Amos's TensorFlow code (method: README, "The method").
 """
 
-from pathlib import Path
-
-import torch
 from torch import Tensor
 
-from dcgan_inpaint.adversarial import AdversarialModule
-from dcgan_inpaint.models import load_model
+from dcgan_inpaint.adversarial import LatentGAN
 from dcgan_inpaint.networks import Discriminator, Generator
-from dcgan_inpaint.randomness import latents
 
 
-class DCGAN(AdversarialModule):
+class DCGAN(LatentGAN):
     """Generator, Discriminator and the generator's moving average (EMA).
 
     Pictures are (B, channels, image_size, image_size) in [-1, 1]; z is (B, z_dim) from `prior`:
@@ -43,29 +38,15 @@ class DCGAN(AdversarialModule):
         ema_decay: float = 0.999,
         seed: int = 0,
     ):
-        for name, value in (("z_dim", z_dim), ("g_steps", g_steps)):
-            if value < 1:
-                raise ValueError(f"{name}={value}: use 1 or more")
-        latents(prior, 0, torch.arange(0), 1)  # an unknown prior fails here, not in training
+        if g_steps < 1:
+            raise ValueError(f"g_steps={g_steps}: use 1 or more")
+        self.check_latents(z_dim, prior)
         super().__init__(
             Generator(image_size, channels, z_dim, gf_dim, widths),
             Discriminator(image_size, channels, df_dim),
             ema_decay,
         )
         self.save_hyperparameters()
-
-    def forward(self, z: Tensor, ema: bool = True) -> Tensor:
-        """Samples: z (B, z_dim) -> pictures in [-1, 1], moving statistics, EMA weights or raw."""
-        generator = self.ema_generator if ema else self.generator
-        was_training = generator.training
-        images = generator.eval()(z)  # (B, C, S, S)
-        generator.train(was_training)
-        return images
-
-    def latents(self, index: Tensor, seed: int | None = None) -> Tensor:
-        """z (B, z_dim) of the prior for the given indices (B,)."""
-        seed = self.hparams["seed"] if seed is None else seed
-        return latents(self.hparams["prior"], seed, index, self.hparams["z_dim"])
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         images = batch["image"]  # (B, C, S, S)
@@ -87,11 +68,3 @@ class DCGAN(AdversarialModule):
         loss = self._adversarial_loss(fake)
         self._update(1, loss, count=self.iteration * self.hparams["g_steps"] + k + 1)
         return loss.detach()
-
-
-def load_dcgan(path: str | Path) -> DCGAN:
-    """A trained DCGAN on the CPU, from a checkpoint of train.py (or Lightning) and nothing else.
-
-    Raises FileNotFoundError for a missing file, ValueError for one that is truncated or not ours.
-    """
-    return load_model(path, DCGAN)

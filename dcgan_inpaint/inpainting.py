@@ -6,6 +6,7 @@ z_hat = argmin context(z) + lam·prior(z), then the known pixels are put back (A
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from dcgan_inpaint.adversarial import LatentGAN
 from dcgan_inpaint.completion import SearchedCompletion
-from dcgan_inpaint.dcgan import DCGAN
 from dcgan_inpaint.figures import masked
 from dcgan_inpaint.measurements import Measurement
 from dcgan_inpaint.networks import frozen
@@ -47,7 +48,7 @@ class Stage:
 
 
 class InpaintingModule(LightningModule):
-    """A frozen DCGAN and, during a batch, the learnable z (B·K, z_dim) of its pictures.
+    """A frozen GAN and, during a batch, the learnable z (B·K, z_dim) of its pictures.
 
     `mask(index, size)` draws the masks (masks.py), `solver` moves z (solvers.py), `blend` joins
     G(z) and the known pixels (blending.py).  With `measure` the context compares measurements of
@@ -66,7 +67,7 @@ class InpaintingModule(LightningModule):
 
     def __init__(
         self,
-        dcgan: DCGAN,
+        gan: LatentGAN,
         mask: Callable[[Tensor, int], Tensor],
         objective: Objective,
         solver: Solver,
@@ -95,15 +96,15 @@ class InpaintingModule(LightningModule):
             raise ValueError(f"leash={leash}: use 0 (free) or more")
         if encoder is not None and measure is not None:
             raise ValueError("start= needs known pixels: this mask has none")
-        if dcgan.hparams["prior"] == "normal" and solver.bound != "none":
+        if gan.hparams["prior"] == "normal" and solver.bound != "none":
             raise ValueError(
                 f"solver.bound={solver.bound}: the checkpoint's z is normal, not in [-1, 1]: "
                 "use solver.bound=none"
             )
-        self.generator = frozen(dcgan.ema_generator if ema else dcgan.generator)
-        self.discriminator = frozen(dcgan.discriminator)
-        self.latents = dcgan.latents
-        self.picture_shape = dcgan.picture_shape
+        self.generator: Any = frozen(gan.ema_generator if ema else gan.generator)
+        self.discriminator = frozen(gan.discriminator)
+        self.latents = gan.latents
+        self.picture_shape = gan.picture_shape
         self.mask, self.measure, self.objective = mask, measure, objective
         self.solver, self.blend, self.seed = solver, blend, seed
         self.candidates, self.init_draws = candidates, init_draws
@@ -111,10 +112,10 @@ class InpaintingModule(LightningModule):
         self.answer = answer
         self.out_interval, self.progress = out_interval, progress
         levels = [stage.level for stage in stages]
-        if levels != sorted(set(levels)) or max(levels, default=0) > len(self.generator.deconvs):
+        if levels != sorted(set(levels)) or max(levels, default=0) > self.generator.levels:
             raise ValueError(
                 f"stages of levels {levels}: use each once, in order, up to "
-                f"{len(self.generator.deconvs)} with this checkpoint"
+                f"{self.generator.levels} with this checkpoint"
             )
 
     @property

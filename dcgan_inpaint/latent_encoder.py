@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from dcgan_inpaint.dcgan import DCGAN
+from dcgan_inpaint.adversarial import LatentGAN
 from dcgan_inpaint.figures import masked
 from dcgan_inpaint.models import Model, check_decay
 from dcgan_inpaint.networks import LatentNetwork, frozen
@@ -15,14 +15,14 @@ from dcgan_inpaint.objective import context_loss, prior_loss
 
 
 class LatentEncoder(Model):
-    """E(known pixels, mask) -> z of a frozen DCGAN, and the moving average (EMA) of E.
+    """E(known pixels, mask) -> z of a frozen GAN, and the moving average (EMA) of E.
 
-    It learns through the DCGAN's averaged G and its D, on training pictures with the holes that
+    It learns through the GAN's averaged G and its D, on training pictures with the holes that
     `mask(index, size)` draws.  Per picture y with the mask M, over n = C·S·S numbers:
 
         loss = (whole · sum |G(z) - y| + context · sum M |G(z) - y|) / n + lam · CE(D(G(z)), 1)
 
-    The hole counts by `whole` alone, which no search can know.  `dcgan` and `mask` are for
+    The hole counts by `whole` alone, which no search can know.  `gan` and `mask` are for
     training only: the checkpoint holds E, and the `fingerprint` of the G that its z belongs to.
     Raises ValueError when the sizes do not fit, or for a weight below 0.
     """
@@ -45,7 +45,7 @@ class LatentEncoder(Model):
         lr: float = 1e-3,
         ema_decay: float = 0.999,
         fingerprint: int | None = None,
-        dcgan: DCGAN | None = None,
+        gan: LatentGAN | None = None,
         mask: Callable[[Tensor, int], Tensor] | None = None,
     ):
         super().__init__()
@@ -53,39 +53,39 @@ class LatentEncoder(Model):
         for name, value in (("whole", whole), ("context", context), ("lam", lam)):
             if value < 0:
                 raise ValueError(f"{name}={value}: use 0 or more")
-        self.save_hyperparameters(ignore=["dcgan", "mask"])
-        if dcgan is not None:
-            if dcgan.picture_shape != (channels, image_size, image_size):
+        self.save_hyperparameters(ignore=["gan", "mask"])
+        if gan is not None:
+            if gan.picture_shape != (channels, image_size, image_size):
                 raise ValueError(
-                    f"the DCGAN makes pictures {dcgan.picture_shape}, data has "
+                    f"the GAN makes pictures {gan.picture_shape}, data has "
                     f"{(channels, image_size, image_size)}: use data.image_size="
-                    f"{dcgan.picture_shape[1]} data.channels={dcgan.picture_shape[0]}"
+                    f"{gan.picture_shape[1]} data.channels={gan.picture_shape[0]}"
                 )
-            z_dim, prior = dcgan.hparams["z_dim"], dcgan.hparams["prior"]
-            self.hparams.update(z_dim=z_dim, prior=prior, fingerprint=fingerprint_of(dcgan))
+            z_dim, prior = gan.hparams["z_dim"], gan.hparams["prior"]
+            self.hparams.update(z_dim=z_dim, prior=prior, fingerprint=fingerprint_of(gan))
         self.encoder = LatentNetwork(image_size, channels, code_dim, df_dim, z_dim, prior)
         self.ema_encoder = copy.deepcopy(self.encoder).eval().requires_grad_(False)
         self.mask = mask
         # not modules of this one: neither trained nor saved with it
         self.teachers: dict[str, nn.Module] = {}
-        if dcgan is not None:
+        if gan is not None:
             self.teachers = {
-                "dcgan": dcgan,
-                "generator": frozen(dcgan.ema_generator),
-                "discriminator": frozen(dcgan.discriminator),
+                "gan": gan,
+                "generator": frozen(gan.ema_generator),
+                "discriminator": frozen(gan.discriminator),
             }
 
     @property
-    def dcgan(self) -> DCGAN:
-        """The DCGAN whose z this learns, on the same device."""
-        return self.teachers["dcgan"].to(self.device)  # type: ignore[return-value]
+    def gan(self) -> LatentGAN:
+        """The GAN whose z this learns, on the same device."""
+        return self.teachers["gan"].to(self.device)  # type: ignore[return-value]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.encoder.parameters(), self.hparams["lr"], fused=True)
 
     def on_fit_start(self) -> None:
         if not self.teachers or self.mask is None:
-            raise ValueError("a latent encoder needs dcgan= and mask= to train with")
+            raise ValueError("a latent encoder needs gan= and mask= to train with")
         for teacher in self.teachers.values():
             teacher.to(self.device)
 
@@ -110,10 +110,10 @@ class LatentEncoder(Model):
         self.update_average(self.ema_encoder, self.encoder)
 
 
-def fingerprint_of(dcgan: DCGAN) -> int:
+def fingerprint_of(gan: LatentGAN) -> int:
     """A number that tells one averaged generator from another: of its weights, whatever device."""
     crc = 0
-    for name, value in sorted(dcgan.ema_generator.state_dict().items()):
+    for name, value in sorted(gan.ema_generator.state_dict().items()):
         crc = zlib.crc32(value.detach().cpu().contiguous().numpy().tobytes(), crc)
         crc = zlib.crc32(name.encode(), crc)
     return crc

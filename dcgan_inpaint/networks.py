@@ -70,6 +70,11 @@ class Generator(nn.Module):
             nn.init.zeros_(layer.bias)
         self.to(memory_format=torch.channels_last)
 
+    @property
+    def levels(self) -> int:
+        """Of feature maps to search in."""
+        return len(self.deconvs)
+
     def set_decay(self, decay: float) -> None:
         """The share that the moving statistics keep of themselves at each training pass."""
         for norm in self.norms:
@@ -235,13 +240,14 @@ def frozen(network: Network) -> Network:
         folded.project = _fold_head(folded.project, folded.norms[0])
         for i, norm in enumerate(folded.norms[1:]):
             folded.deconvs[i] = fusion.fuse_conv_bn_eval(folded.deconvs[i], norm, transpose=True)
-    else:
+    elif isinstance(network, _Trunk):
         for i, norm in enumerate(folded.norms[1:], start=1):  # the first layer has none
             folded.convs[i] = fusion.fuse_conv_bn_eval(folded.convs[i], norm)
     if isinstance(network, Encoder):
         folded.code = fusion.fuse_linear_bn_eval(folded.code, folded.code_norm)
         folded.code_norm = nn.Identity()
-    folded.norms = nn.ModuleList(nn.Identity() for _ in folded.norms)
+    if isinstance(network, (Generator, _Trunk)):
+        folded.norms = nn.ModuleList(nn.Identity() for _ in folded.norms)
     return folded.requires_grad_(False).to(memory_format=torch.channels_last)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from dcgan_inpaint.dcgan import DCGAN
+from dcgan_inpaint.adversarial import LatentGAN
 from dcgan_inpaint.figures import to_uint8
 from dcgan_inpaint.metrics import load_weights
 from dcgan_inpaint.randomness import normal, uniform
@@ -29,7 +29,7 @@ SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # weights of MS-SSIM, finest 
 
 @torch.no_grad()
 def judge_samples(
-    dcgan: DCGAN,
+    gan: LatentGAN,
     real: Tensor,
     count: int = 4096,
     seed: int = 0,
@@ -43,15 +43,15 @@ def judge_samples(
     network of `load_inception`.  Raises ValueError for less than two samples or pictures, and for
     pictures that are not of the model's size and channels.
     """
-    size, channels = dcgan.hparams["image_size"], dcgan.hparams["channels"]
+    size, channels = gan.hparams["image_size"], gan.hparams["channels"]
     if min(count, len(real)) < 2:
         raise ValueError(f"{count} samples and {len(real)} pictures: use 2 or more of each")
     if real.shape[1:] != (channels, size, size):
         raise ValueError(
             f"the model makes pictures {(channels, size, size)}, not {tuple(real.shape[1:])}"
         )
-    index = torch.arange(count, device=dcgan.device)
-    fake = torch.cat([to_uint8(dcgan(dcgan.latents(i, seed), ema)) for i in index.split(CHUNK)])
+    index = torch.arange(count, device=gan.device)
+    fake = torch.cat([to_uint8(gan(gan.latents(i, seed), ema)) for i in index.split(CHUNK)])
     distances = sliced_wasserstein(fake, real, seed)
     metrics = {f"swd_{side}": distance for side, distance in distances.items()}
     metrics["swd"] = sum(distances.values()) / len(distances)

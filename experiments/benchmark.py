@@ -1,144 +1,115 @@
-"""How fast: this project against a straightforward port, side by side in one run.
+"""How fast: this project against a straightforward port (port.py), side by side in one run.
 
-python experiments/benchmark.py                    gf_dim = df_dim = 64, batches of 64
+python experiments/benchmark.py                       gf_dim = df_dim = 64, batches of 64
 python experiments/benchmark.py --width 16 --repeats 3
+python experiments/benchmark.py --ckpt runs/train/celeba/weights.ckpt --pictures 16
 
-The port is what a line-by-line translation of the TensorFlow code gives: SAME padding by explicit
-pads and crops, G(z) computed anew for each step, gradients for weights that nobody updates, losses
-evaluated again after the updates, and a search through networks that are not frozen, with their
-BatchNorm as trained.  Both compute the same: the script checks that first.  Then one iteration of
-each is timed in turn, and the medians and their ratio printed, beside the time that the
-multiply-adds of our layers would take at the speed of a large matrix product on this machine.
+First both are checked to compute the same.  Then:
+- one iteration of each in turn, of the search and of training: medians, and their ratio, beside the
+  time that the multiply-adds of our layers would take at the speed of a large matrix product here;
+- the most memory that each takes for them;
+- a batch of training data, against files decoded in the loop, as the original does;
+- with the model of --ckpt, the wall-clock time until the median objective is what the port's, with
+  Amos's 1,000 iterations, comes to.
 """
 
 import argparse
+import multiprocessing
 import platform
+import resource
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
+import numpy as np
 import torch
+from hydra.utils import instantiate
+from PIL import Image
+from port import Port
 from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from dcgan_inpaint.blending import paste
+from dcgan_inpaint.data.faces import draw_factors
+from dcgan_inpaint.data.module import EpochOrder, ImageData, Pictures, batches, to_float
+from dcgan_inpaint.data.portrait import render
 from dcgan_inpaint.dcgan import DCGAN
+from dcgan_inpaint.gans import load_gan
+from dcgan_inpaint.inpainting import InpaintingModule
 from dcgan_inpaint.masks import center
-from dcgan_inpaint.networks import Discriminator, Generator, frozen
-from dcgan_inpaint.objective import Objective, discriminator_losses, generator_loss
-from dcgan_inpaint.solvers import gradient
+from dcgan_inpaint.networks import frozen
+from dcgan_inpaint.objective import Objective
+from dcgan_inpaint.solvers import Adam, gradient
+
+PROJECT = Path(__file__).parents[1]
+MASK = partial(center, scale=0.25)
+AMOS_ITERATIONS = 1000
 
 
-class PortedGenerator(nn.Module):
-    """Our Generator's function, upright: full transposed convolutions, cropped."""
+class Iterations:
+    """One iteration of training and of the search, of each side, on the same numbers."""
 
-    def __init__(self, ours: Generator):
-        super().__init__()
-        self.width = ours.widths[0]
-        self.project = nn.Linear(ours.project.in_features, ours.project.out_features)
-        for mine, theirs in zip(
-            self.project.parameters(), ours.project.parameters(), strict=True
-        ):  # (16·C, z_dim) and (16·C,): from (H, W, C) mirrored to (C, H, W) upright
-            upright = theirs.data.view(4, 4, self.width, -1).flip(0, 1).permute(2, 0, 1, 3)
-            mine.data = upright.reshape(theirs.shape).clone()
-        self.norms = nn.ModuleList(nn.BatchNorm2d(norm.num_features) for norm in ours.norms)
-        self.deconvs = nn.ModuleList(
-            nn.ConvTranspose2d(d.in_channels, d.out_channels, 5, stride=2) for d in ours.deconvs
+    def __init__(self, width: int, batch: int, device: str, precision: str):
+        torch.manual_seed(0)
+        self.device, self.precision, self.bf16 = device, precision, precision == "bf16-mixed"
+        self.model = DCGAN(gf_dim=width, df_dim=width).to(device)
+        self.images = (torch.rand(batch, 3, 64, 64) * 2 - 1).to(device)
+        self.z = self.model.latents(torch.arange(batch)).to(device)
+        self.mask = MASK(torch.arange(batch), 64).to(device)
+        self.port = Port(self.model.generator, self.model.discriminator, 64)
+        self.port.g.eval(), self.port.d.eval()
+        self.g, self.d = frozen(self.model.generator), frozen(self.model.discriminator)
+        self.objective, self.latent = Objective(), nn.Parameter(self.z.clone())
+
+    def evaluate(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        fake = self.g(z).float()
+        context = self.objective.context(fake, self.images, self.mask)
+        prior = self.objective.prior(self.d(fake).float())
+        return context, prior, context + self.objective.lam * prior
+
+    def our_search(self) -> Tensor:
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
+            return gradient(self.evaluate, self.latent)[1]
+
+    def ported_search(self) -> Tensor:
+        return self.port.search(self.latent, self.images, self.mask)[1]
+
+    def our_training(self, iterations: int, *callbacks: Callback) -> None:
+        trainer = Trainer(
+            max_epochs=1,
+            accelerator="gpu" if self.device == "cuda" else "cpu",
+            precision=self.precision,  # type: ignore[arg-type]
+            callbacks=list(callbacks),
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
         )
-        _turn(self.deconvs, ours.deconvs)
-        self.norms.load_state_dict(ours.norms.state_dict())
+        images = self.images.cpu().contiguous(memory_format=torch.channels_last)
+        trainer.fit(self.model, DataLoader([{"image": images}] * iterations, batch_size=None))
 
-    def forward(self, z: Tensor) -> Tensor:
-        h = self.project(z).view(-1, self.width, 4, 4)  # (B, 8·gf, 4, 4)
-        for norm, deconv in zip(self.norms, self.deconvs, strict=True):
-            h = deconv(F.relu(norm(h)))[:, :, 1:-2, 1:-2]  # (B, 4·gf, 8, 8), ...
-        return torch.tanh(h)
-
-
-class PortedDiscriminator(nn.Module):
-    """Our Discriminator's function, upright: padded convolutions."""
-
-    def __init__(self, ours: Discriminator, size: int):
-        super().__init__()
-        self.convs = nn.ModuleList(
-            nn.Conv2d(c.in_channels, c.out_channels, 5, stride=2) for c in ours.convs
-        )
-        _turn(self.convs, ours.convs)
-        self.norms = nn.ModuleList(
-            nn.BatchNorm2d(n.num_features) if isinstance(n, nn.BatchNorm2d) else nn.Identity()
-            for n in ours.norms
-        )
-        self.norms.load_state_dict(ours.norms.state_dict())
-        self.classify = nn.Linear(ours.classify.in_features, 1)
-        side = size // 16
-        upright = ours.classify.weight.data.view(side, side, -1).flip(0, 1).permute(2, 0, 1)
-        self.classify.weight.data = upright.reshape(1, -1).clone()
-        self.classify.bias.data = ours.classify.bias.data.clone()
-
-    def forward(self, images: Tensor) -> Tensor:
-        h = images
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            h = F.leaky_relu(norm(conv(F.pad(h, (1, 2, 1, 2)))), 0.2)  # (B, df, S/2, S/2), ...
-        return self.classify(h.flatten(1)).squeeze(1)  # (B,)
-
-
-def _turn(ported: nn.ModuleList, ours: nn.ModuleList) -> None:
-    """Kernels from mirrored to upright."""
-    for mine, theirs in zip(ported, ours, strict=True):
-        mine.weight.data = theirs.weight.data.flip(2, 3).clone()
-        mine.bias.data = theirs.bias.data.clone()
-
-
-class Port:
-    """The straightforward port: its training iteration and its iteration of the search."""
-
-    def __init__(self, model: DCGAN):
-        size = model.hparams["image_size"]
-        self.g = PortedGenerator(model.generator).to(model.device)
-        self.d = PortedDiscriminator(model.discriminator, size).to(model.device)
-        self.d_adam, self.g_adam = (
-            torch.optim.Adam(network.parameters(), 2e-4, (0.5, 0.999))
-            for network in (self.d, self.g)
-        )
-
-    def train(self, images: Tensor, z: Tensor) -> None:
-        real, fake = discriminator_losses(self.d(images), self.d(self.g(z)))
-        self.d_adam.zero_grad()
-        (real + fake).backward()
-        self.d_adam.step()
-        for _ in range(2):
-            self.g_adam.zero_grad()
-            generator_loss(self.d(self.g(z))).backward()
-            self.g_adam.step()
-        # as the original prints them
-        with torch.no_grad():
-            real, fake = discriminator_losses(self.d(images), self.d(self.g(z)))
-            float(real), float(fake), float(generator_loss(self.d(self.g(z))))
-
-    def search(self, z: Tensor, images: Tensor, mask: Tensor) -> Tensor:
-        fake = self.g(z)
-        context = (mask * (fake - images).abs()).sum((1, 2, 3))
-        total = context + 0.1 * F.softplus(-self.d(fake))
-        total.sum().backward()
-        slope, z.grad = z.grad, None
-        return slope
+    def ported_training(self) -> None:
+        self.port.g.train(), self.port.d.train()
+        self.port.train(self.images, self.z)
 
 
 class Interleaved(Callback):
     """Times each of our training iterations, and one of the port's after it, in seconds."""
 
-    def __init__(self, port: Port, images: Tensor, z: Tensor):
-        self.port, self.images, self.z = port, images, z
-        self.ours: list[float] = []
-        self.ported: list[float] = []
+    def __init__(self, ported_training: Callable[[], None]):
+        self.ported_training = ported_training
+        self.pairs: list[tuple[float, float]] = []  # port, ours
 
     def on_train_batch_start(self, *_: object) -> None:
         self.since = now()
 
     def on_train_batch_end(self, *_: object) -> None:
-        self.ours.append(now() - self.since)
-        self.ported.append(timed(lambda: self.port.train(self.images, self.z)))
+        ours = now() - self.since
+        self.pairs.append((timed(self.ported_training), ours))
 
 
 def now() -> float:
@@ -154,16 +125,13 @@ def timed(run: Callable[[], object]) -> float:
     return now() - since
 
 
-def report(what: str, ported: list[float], ours: list[float], flop: float, speed: float) -> None:
-    """Medians, without the first iteration of each, and their ratio."""
-    port, own = statistics.median(ported[1:]), statistics.median(ours[1:])
-    print(
-        f"| {what} | {1000 * port:.1f} | {1000 * own:.1f} | {port / own:.2f} "
-        f"| {1000 * flop / speed:.1f} ({flop / 1e9:.1f} GFLOP) |"
-    )
+def report(what: str, pairs: list[tuple[float, float]], last: str) -> None:
+    """A row: medians of (port, ours) in ms without the first pair, and their ratio."""
+    port, ours = (statistics.median(column) for column in zip(*pairs[1:], strict=True))
+    print(f"| {what} | {1000 * port:.1f} | {1000 * ours:.1f} | {port / ours:.2f} | {last} |")
 
 
-def peak(device: str, dtype: torch.dtype) -> float:
+def fastest_product(device: str, dtype: torch.dtype) -> float:
     """FLOP/s of a matrix product of 4096 x 4096 (GPU) or 2048 x 2048 (CPU): the best of ten."""
     n = 4096 if device == "cuda" else 2048
     a, b = (torch.rand(n, n, device=device, dtype=dtype) for _ in range(2))
@@ -191,6 +159,93 @@ def multiply_adds(g: nn.Module, d: nn.Module, z: Tensor) -> int:
     return total
 
 
+def peak_memory(job: str, *shape: object) -> float:
+    """MiB that two iterations of one kind take on top of what was there: in its own process."""
+    it = Iterations(*shape)  # type: ignore[arg-type]
+    run = {
+        "ported search": it.ported_search,
+        "our search": it.our_search,
+        "ported training": it.ported_training,
+        "our training": lambda: it.our_training(2),
+    }[job]
+    if it.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run(), run()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run(), run()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+
+
+def compare_memory(shape: tuple[object, ...]) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    print("\n| memory, MiB | port | ours |\n| --- | --- | --- |")
+    for what in ("search", "training"):
+        with spawn.Pool(1, maxtasksperchild=1) as pool:  # a fresh process for each
+            used = [pool.apply(peak_memory, (f"{who} {what}", *shape)) for who in ("ported", "our")]
+        print(f"| {what} | {used[0]:.0f} | {used[1]:.0f} |")
+
+
+def compare_loading(batch: int, repeats: int) -> list[tuple[float, float]]:
+    """Seconds for a training batch: JPEG files of CelebA's shape, and our memory map."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / f"{i}.jpg" for i in range(batch)]
+        faces = render(draw_factors(0, torch.arange(batch)), 256)  # (B, 3, 256, 256) in [0, 1]
+        for file, face in zip(files, faces[:, :, 19:237, 39:217], strict=True):
+            pixels = (face.permute(1, 2, 0) * 255).byte().numpy()  # (218, 178, 3)
+            Image.fromarray(pixels).save(file, quality=95)
+
+        def decode() -> Tensor:
+            pictures = [
+                np.asarray(Image.open(file).crop((35, 55, 143, 163)).resize((64, 64)))
+                for file in files
+            ]
+            return to_float(np.stack(pictures)).permute(0, 3, 1, 2)  # (B, 3, 64, 64)
+
+        cached = np.lib.format.open_memmap(
+            f"{folder}/pictures.npy", "w+", np.uint8, (100 * batch, 3, 64, 64)
+        )
+        pictures = Pictures(cached, [""] * len(cached), flip=True)
+        loader = iter(batches(pictures, batch, sampler=EpochOrder(pictures, 0), drop_last=True))
+        return [(timed(decode), timed(lambda: next(loader))) for _ in range(1 + repeats)]
+
+
+def compare_search(ckpt: str, count: int, device: str) -> None:
+    """Time to the objective that the port, with Amos's settings, ends at."""
+    model = load_gan(ckpt).to(device)
+    data = ImageData(instantiate(model.data), "~/.cache/dcgan_inpaint").split("test")
+    batch = {k: v.to(device) for k, v in data.__getitems__(list(range(count))).items()}
+    mask = MASK(batch["index"], data.pictures.shape[-1])
+    port = Port(model.ema_generator, model.discriminator, data.pictures.shape[-1])
+    port.g.eval(), port.d.eval()
+    start, since = model.latents(batch["index"], seed=0), now()
+    goal = port.complete(start, batch["image"], mask, AMOS_ITERATIONS).median()
+    taken = now() - since
+    print(
+        f"\n{count} pictures completed with {ckpt}\n\n"
+        "| search | iterations | median objective | s a picture |\n| --- | --- | --- | --- |\n"
+        f"| port | {AMOS_ITERATIONS} | {goal:.1f} | {taken / count:.3f} |"
+    )
+    for iterations in (25, 50, 75, 100, 150, 200, 300, 500, 1000):
+        search = InpaintingModule(
+            model,
+            MASK,
+            Objective(),
+            Adam(iterations, lr=0.1, schedule="cosine"),
+            paste,
+            progress=False,
+        ).to(device)
+        since = now()
+        reached = search.predict_step(batch).trace[-1, :, 2].median()
+        ours = now() - since
+        print(f"| ours | {iterations} | {reached:.1f} | {ours / count:.3f} |")
+        if reached <= goal:
+            print(f"\nthe same objective in {taken / ours:.1f} times less time")
+            return
+    print("\nnot reached")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--width", type=int, default=64, help="gf_dim and df_dim")
@@ -198,62 +253,40 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7, help="timed iterations of each")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", default="32-true", help="of ours: 32-true or bf16-mixed")
+    shipped = PROJECT / "dcgan_inpaint" / "checkpoints" / "faces64.ckpt"
+    parser.add_argument("--ckpt", default=str(shipped), help="the model to complete with")
+    parser.add_argument("--pictures", type=int, default=32, help="to complete")
     arguments = parser.parse_args()
-    device, batch, bf16 = arguments.device, arguments.batch, arguments.precision == "bf16-mixed"
-    torch.manual_seed(0)
-    model = DCGAN(gf_dim=arguments.width, df_dim=arguments.width).to(device)
-    images = (torch.rand(batch, 3, 64, 64) * 2 - 1).to(device)
-    z = model.latents(torch.arange(batch)).to(device)
-    mask = center(torch.arange(batch), 64, 0.25).to(device)
-    port, objective, latent = Port(model), Objective(), nn.Parameter(z.clone())
-    g, d = frozen(model.generator), frozen(model.discriminator)
-    macs = multiply_adds(g, d, z)
-    speed = peak(device, torch.bfloat16 if bf16 else torch.float32)
+    device, repeats = arguments.device, arguments.repeats
+    shape = (arguments.width, arguments.batch, device, arguments.precision)
+    it = Iterations(*shape)
+    macs = multiply_adds(it.g, it.d, it.z)
+    speed = fastest_product(device, torch.bfloat16 if it.bf16 else torch.float32)
     name = torch.cuda.get_device_name() if device == "cuda" else platform.processor()
     print(
         f"{device} {name}, {torch.get_num_threads()} threads, torch {torch.__version__}; width "
-        f"{arguments.width}, batch {batch}, ours in {arguments.precision}, matrix product "
-        f"{speed / 1e9:.0f} GFLOP/s\n\n"
+        f"{arguments.width}, batch {arguments.batch}, ours in {arguments.precision}, matrix "
+        f"product {speed / 1e9:.0f} GFLOP/s\n\n"
         "| iteration | port, ms | ours, ms | ratio | arithmetic at that speed, ms |\n"
         "| --- | --- | --- | --- | --- |"
     )
 
-    def evaluate(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        fake = g(z).float()
-        context, prior = objective.context(fake, images, mask), objective.prior(d(fake).float())
-        return context, prior, context + objective.lam * prior
+    def floor(flop: float) -> str:
+        return f"{1000 * flop / speed:.1f} ({flop / 1e9:.1f} GFLOP)"
 
-    def our_search() -> Tensor:
-        with torch.autocast(device, torch.bfloat16, enabled=bf16):
-            return gradient(evaluate, latent)[1]
-
-    def ported_search() -> Tensor:
-        return port.search(latent, images, mask)
-
-    port.g.eval(), port.d.eval()
-    if not bf16:
-        torch.testing.assert_close(our_search(), ported_search(), rtol=1e-3, atol=1e-3)
-    pairs = [(timed(ported_search), timed(our_search)) for _ in range(1 + arguments.repeats)]
+    if not it.bf16:
+        torch.testing.assert_close(it.our_search(), it.ported_search(), rtol=1e-3, atol=1e-3)
+    pairs = [(timed(it.ported_search), timed(it.our_search)) for _ in range(1 + repeats)]
     # G and D forward, D and G backward to their inputs
-    report("completion", *map(list, zip(*pairs, strict=True)), 2 * macs * 2, speed)
-
-    port.g.train(), port.d.train()
-    clock = Interleaved(port, images, z)
-    trainer = Trainer(
-        max_epochs=1,
-        accelerator="gpu" if device == "cuda" else "cpu",
-        precision=arguments.precision,
-        callbacks=[clock],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    channels_last = images.cpu().contiguous(memory_format=torch.channels_last)
-    trainer.fit(model, DataLoader([{"image": channels_last}] * (1 + arguments.repeats), None))
+    report("search", pairs, floor(2 * macs * 2))
+    clock = Interleaved(it.ported_training)
+    it.our_training(1 + repeats, clock)
     # forward: G twice, D four times; backward: D with weights for two batches, and G and D's inputs
     # twice, G's weights twice.  D and G have the same multiply-adds, half of macs each
-    report("training", clock.ported, clock.ours, macs * (2 + 4 + 4 + 2 + 4), speed)
+    report("training", clock.pairs, floor(macs * (2 + 4 + 4 + 2 + 4)))
+    report("data", compare_loading(arguments.batch, repeats), "")
+    compare_memory(shape)
+    compare_search(arguments.ckpt, arguments.pictures, device)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from dcgan_inpaint.data.folder import Folder
 from dcgan_inpaint.dcgan import DCGAN
 from dcgan_inpaint.latent_encoder import LatentEncoder
 from dcgan_inpaint.objective import Objective
+from dcgan_inpaint.residual_gan import ResidualGAN
 from dcgan_inpaint.solvers import Solver
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -61,6 +62,7 @@ def test_data(choice, door, roots):
 MODELS = {  # the class, and the numbers that its choice shares with others
     "dcgan": (DCGAN, ["model.gf_dim=4"], "seed"),
     "context_encoder": (ContextEncoder, ["model.gf_dim=4"], "mask.seed"),
+    "residual": (ResidualGAN, ["model.gf_dim=2", "model.df_dim=2"], "seed"),
     "encoder": (LatentEncoder, ["model.df_dim=2"], "mask.seed"),  # for the shipped DCGAN
 }
 

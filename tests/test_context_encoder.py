@@ -10,7 +10,8 @@ from dcgan_inpaint import masks
 from dcgan_inpaint.baselines import FillingModule
 from dcgan_inpaint.blending import paste
 from dcgan_inpaint.context_encoder import ContextEncoder
-from dcgan_inpaint.dcgan import DCGAN, load_dcgan
+from dcgan_inpaint.dcgan import DCGAN
+from dcgan_inpaint.gans import load_gan
 from dcgan_inpaint.models import load_model
 from dcgan_inpaint.networks import frozen
 from dcgan_inpaint.objective import discriminator_losses, generator_loss
@@ -179,7 +180,7 @@ def test_load_errors(tmp_path):
     with pytest.raises(ValueError, match="dcgan holds a DCGAN: use a checkpoint of a context enc"):
         load_model(tmp_path / "dcgan", ContextEncoder)
     with pytest.raises(ValueError, match="holds a context encoder: use a checkpoint of a DCGAN"):
-        load_dcgan(tmp_path / "context_encoder")
+        load_gan(tmp_path / "context_encoder")
 
 
 @pytest.mark.parametrize(

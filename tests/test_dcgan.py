@@ -5,7 +5,8 @@ import torch
 from torch.utils.data import DataLoader
 from training import moved_since, quiet_trainer
 
-from dcgan_inpaint.dcgan import DCGAN, load_dcgan
+from dcgan_inpaint.dcgan import DCGAN
+from dcgan_inpaint.gans import load_gan
 from dcgan_inpaint.objective import discriminator_losses, generator_loss
 
 SMALL = {"image_size": 16, "z_dim": 6, "gf_dim": 2, "df_dim": 2}
@@ -183,7 +184,7 @@ def test_checkpoint_stands_alone_and_resume_is_exact(tmp_path):
     first = small()
     train(first, data=data[:2]).save_checkpoint(tmp_path / "half.ckpt")
 
-    loaded = load_dcgan(tmp_path / "half.ckpt")
+    loaded = load_gan(tmp_path / "half.ckpt")
     assert loaded.hparams["gf_dim"] == 2
     z = loaded.latents(torch.arange(3))
     torch.testing.assert_close(loaded(z), first(z))
@@ -197,7 +198,7 @@ def test_checkpoint_stands_alone_and_resume_is_exact(tmp_path):
 
 def test_load_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"ckpt=.*gone.ckpt: no such file"):
-        load_dcgan(tmp_path / "gone.ckpt")
+        load_gan(tmp_path / "gone.ckpt")
     train(small(), iterations=1).save_checkpoint(tmp_path / "good.ckpt")
     whole = (tmp_path / "good.ckpt").read_bytes()
     broken = {
@@ -207,8 +208,10 @@ def test_load_errors(tmp_path):
     }
     for name, content in broken.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=f"{name}: truncated, or not a DCGAN checkpoint"):
-            load_dcgan(tmp_path / name)
+        with pytest.raises(
+            ValueError, match=f"{name}: truncated, or not a DCGAN or residual GAN checkpoint"
+        ):
+            load_gan(tmp_path / name)
     foreign = {
         "weights": {"layer.weight": torch.zeros(2)},
         "lightning": {
@@ -221,5 +224,7 @@ def test_load_errors(tmp_path):
     }
     for name, content in foreign.items():
         torch.save(content, tmp_path / name)
-        with pytest.raises(ValueError, match=f"{name}: truncated, or not a DCGAN checkpoint"):
-            load_dcgan(tmp_path / name)
+        with pytest.raises(
+            ValueError, match=f"{name}: truncated, or not a DCGAN or residual GAN checkpoint"
+        ):
+            load_gan(tmp_path / name)

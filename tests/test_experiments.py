@@ -6,12 +6,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import benchmark
 import gather
 import pytest
 import table1
 import torch
 from hydra import compose, initialize_config_dir
+from port import Port
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args, load_sweep_config
+
+from dcgan_inpaint.blending import paste
+from dcgan_inpaint.dcgan import DCGAN
+from dcgan_inpaint.inpainting import InpaintingModule
+from dcgan_inpaint.objective import Objective
+from dcgan_inpaint.solvers import Adam
 
 PROJECT = Path(__file__).parents[1]
 SWEEPS = PROJECT / "experiments" / "sweeps"
@@ -131,3 +139,32 @@ def test_the_table_by_hand(tmp_path, monkeypatch):
     assert lines[4] == "| mean colour | 0 [0, 0] | 10 [10, 10] | 20 [20, 20] | 30 [30, 30] |"
     assert lines[-1] == "| ours | 9 [9, 9] | 19 [19, 19] | 29 [29, 29] | 39 [39, 39] |"
     assert len(lines) == 4 + len(table1.METHODS)
+
+
+def test_the_port_completes_as_we_do():
+    """What benchmark.py compares: the same search, from the same z, ends at the same objective."""
+    torch.manual_seed(0)
+    model = DCGAN(image_size=16, gf_dim=4, df_dim=4, z_dim=8).eval()
+    images, index = torch.rand(3, 3, 16, 16) * 2 - 1, torch.arange(3)
+    settings = {"objective": Objective(), "solver": Adam(20), "blend": paste, "ema": False}
+    ours = InpaintingModule(model, benchmark.MASK, **settings, progress=False)
+    trace = ours.predict_step({"image": images, "index": index}).trace  # (21, 3, 3)
+    port = Port(model.generator, model.discriminator, 16)
+    port.g.eval(), port.d.eval()
+    z, mask = model.latents(index, seed=0), benchmark.MASK(index, 16)
+    torch.testing.assert_close(
+        port.complete(z, images, mask, 20), trace[-1, :, 2], rtol=1e-5, atol=0
+    )
+    assert (trace[-1, :, 2] < trace[0, :, 2]).all()
+
+
+def test_benchmark(monkeypatch, capsys):
+    small = ["--width", "4", "--batch", "2", "--repeats", "1", "--pictures", "1", "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *small])
+    monkeypatch.setattr(benchmark, "AMOS_ITERATIONS", 5)
+    benchmark.main()
+    rows = [
+        line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if "|" in line
+    ]
+    for row in ("search", "training", "data", "port", "ours"):
+        assert row in rows

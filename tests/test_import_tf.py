@@ -11,7 +11,7 @@ import pytest
 import torch
 from test_golden import GOLDEN, complete, pictures
 
-from dcgan_inpaint.dcgan import load_dcgan
+from dcgan_inpaint.gans import load_gan
 from dcgan_inpaint.import_tf import import_dcgan, infer_sizes, main, save, state_from_tensorflow
 from dcgan_inpaint.tf_bundle import MAGIC, find_bundle, masked_crc32c, read_bundle
 
@@ -183,7 +183,7 @@ def test_import(tmp_path, goldens, name, source, monkeypatch, capsys):
     )
     assert command == f"python inpaint.py ckpt={out} images=photo.jpg"
 
-    model = load_dcgan(out).eval()
+    model = load_gan(out).eval()
     assert model.hparams["crop"] == 108 / 178
     assert model.hparams["prior"] == "uniform"
     with torch.no_grad():
@@ -335,4 +335,4 @@ def test_crop(tmp_path, monkeypatch, goldens):
     write_bundle(tmp_path, weights(goldens["blog"]))
     assert "--crop 2.0: use" in fails(tmp_path, monkeypatch, "--crop", "2")
     save(import_dcgan(tmp_path, crop=1.0), tmp_path / "square.ckpt")
-    assert load_dcgan(tmp_path / "square.ckpt").hparams["crop"] == 1.0
+    assert load_gan(tmp_path / "square.ckpt").hparams["crop"] == 1.0

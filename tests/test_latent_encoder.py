@@ -29,7 +29,7 @@ def dcgan():
 def encoder(dcgan, **settings):
     torch.manual_seed(1)
     mask = partial(masks.center, scale=0.25)
-    return LatentEncoder(dcgan=dcgan, mask=mask, **SMALL | settings)
+    return LatentEncoder(gan=dcgan, mask=mask, **SMALL | settings)
 
 
 def pictures(dcgan, n):
@@ -98,7 +98,7 @@ def test_the_checkpoint_stands_alone(dcgan, tmp_path):
     assert loaded.hparams["fingerprint"] == fingerprint_of(dcgan)
     for name, value in model.state_dict().items():
         assert torch.equal(value, loaded.state_dict()[name]), name
-    with pytest.raises(ValueError, match="needs dcgan= and mask= to train with"):
+    with pytest.raises(ValueError, match="needs gan= and mask= to train with"):
         fit(loaded, pictures(dcgan, 8), epochs=1)
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dcgan_inpaint.dcgan import load_dcgan
 from dcgan_inpaint.figures import grid
+from dcgan_inpaint.gans import load_gan
 
 PROJECT = Path(__file__).parents[1]
 SMALL = [
@@ -197,6 +197,28 @@ def test_train_a_context_encoder(encoder):
     assert len(table(encoder / "validation" / "metrics.csv")) == 3
 
 
+def test_a_residual_gan_through_the_same_doors(run, tmp_path):
+    """Trained, resumed, sampled, learned from, and searched in z and in its maps."""
+    gan, start = tmp_path / "gan", tmp_path / "start"
+    run("train.py", *TRAIN, "model=residual", "trainer.max_epochs=1", f"output={gan}")
+    whole, longer = tmp_path / "whole", [*TRAIN, "model=residual", "trainer.max_epochs=2"]
+    run("train.py", *longer, f"ckpt_path={gan / 'last.ckpt'}", f"output={gan}")
+    run("train.py", *longer, f"output={whole}")
+    a, b = (torch.load(folder / "weights.ckpt") for folder in (gan, whole))
+    assert all(torch.equal(a["state_dict"][name], value) for name, value in b["state_dict"].items())
+    ckpt = f"ckpt={gan / 'weights.ckpt'}"
+    run("sample.py", ckpt, "count=4", f"output={tmp_path / 'samples'}")
+    learn = [a for a in TRAIN if "gf_dim" not in a and "z_dim" not in a]
+    run("train.py", *learn, "model=encoder", ckpt, "trainer.max_epochs=1", f"output={start}")
+    small = [*SMALL[1:], "limit=2", "solver.iterations=3", "stages=maps", "mask=left"]
+    small += ["stages.first.solver.iterations=2", "stages.second.solver.iterations=2"]
+    done = run(
+        "inpaint.py", ckpt, f"start={start / 'last.ckpt'}", *small, f"output={tmp_path / 'c'}"
+    )
+    assert "2 pictures completed: psnr_hole" in done.stdout
+    assert len(table(tmp_path / "c" / "trace.csv")) == 2 * (3 + 2 + 2 + 1)
+
+
 def test_a_context_encoder_resumes(run, encoder, tmp_path):
     last, longer = f"ckpt_path={encoder / 'last.ckpt'}", "trainer.max_epochs=3"
     run("train.py", *ENCODER, longer, last, f"output={tmp_path / 'resumed'}")
@@ -252,7 +274,7 @@ def test_an_encoder_starts_the_search(run, trained, tmp_path):
     assert len(table(tmp_path / "out" / "trace.csv")) == 2  # the end of each: no search
     one_line(
         run("inpaint.py", start, *small, f"output={tmp_path / 'no'}", fails=True),
-        "learned the z of another DCGAN than ckpt=dcgan_inpaint/checkpoints/faces64.ckpt",
+        "learned the z of another GAN than ckpt=dcgan_inpaint/checkpoints/faces64.ckpt",
     )
     wrong = f"start={trained / 'last.ckpt'}"
     one_line(
@@ -392,7 +414,7 @@ def test_sample(run, trained, tmp_path):
         assert gif.n_frames == 8  # there and back
     with Image.open(tmp_path / "a" / "arithmetic.png") as picture:
         assert picture.size == (8 * 18 + 2, 18 + 2)
-    dcgan = load_dcgan(trained / "last.ckpt")
+    dcgan = load_gan(trained / "last.ckpt")
     z = dcgan.latents(torch.arange(4), seed=9)
     np.save(tmp_path / "z.npy", z.numpy())
     run("sample.py", ckpt, f"z={tmp_path / 'z.npy'}", f"output={tmp_path / 'b'}")
@@ -421,7 +443,7 @@ ERRORS = {
     "ckpt missing": (["ckpt=gone.ckpt"], "ckpt=gone.ckpt: no such file"),
     "ckpt foreign": (
         ["ckpt=inpaint.py"],
-        "truncated, or not a DCGAN or context encoder checkpoint",
+        "truncated, or not a DCGAN or residual GAN or context encoder checkpoint",
     ),
     "other size": (["data=faces", "data.image_size=32"], "use data.image_size=64 data.channels=3"),
     "other channels": (["data=faces", "data.channels=1"], "use data.image_size=64 data.channels=3"),

@@ -1,0 +1,119 @@
+"""What a line-by-line translation of the TensorFlow code to torch gives, to compare with.
+
+SAME padding by explicit pads and crops, G(z) computed anew for each step, gradients for weights
+that nobody updates, losses evaluated again after the updates, and a search through networks that
+are not frozen, with their BatchNorm as trained.  It computes what our networks compute.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dcgan_inpaint.networks import Discriminator, Generator
+from dcgan_inpaint.objective import discriminator_losses, generator_loss
+
+
+class PortedGenerator(nn.Module):
+    """Our Generator's function, upright: full transposed convolutions, cropped."""
+
+    def __init__(self, ours: Generator):
+        super().__init__()
+        self.width = ours.widths[0]
+        self.project = nn.Linear(ours.project.in_features, ours.project.out_features)
+        for mine, theirs in zip(
+            self.project.parameters(), ours.project.parameters(), strict=True
+        ):  # (16·C, z_dim) and (16·C,): from (H, W, C) mirrored to (C, H, W) upright
+            upright = theirs.data.view(4, 4, self.width, -1).flip(0, 1).permute(2, 0, 1, 3)
+            mine.data = upright.reshape(theirs.shape).clone()
+        self.norms = nn.ModuleList(nn.BatchNorm2d(norm.num_features) for norm in ours.norms)
+        self.deconvs = nn.ModuleList(
+            nn.ConvTranspose2d(d.in_channels, d.out_channels, 5, stride=2) for d in ours.deconvs
+        )
+        _turn(self.deconvs, ours.deconvs)
+        self.norms.load_state_dict(ours.norms.state_dict())
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = self.project(z).view(-1, self.width, 4, 4)  # (B, 8·gf, 4, 4)
+        for norm, deconv in zip(self.norms, self.deconvs, strict=True):
+            h = deconv(F.relu(norm(h)))[:, :, 1:-2, 1:-2]  # (B, 4·gf, 8, 8), ...
+        return torch.tanh(h)
+
+
+class PortedDiscriminator(nn.Module):
+    """Our Discriminator's function, upright: padded convolutions."""
+
+    def __init__(self, ours: Discriminator, size: int):
+        super().__init__()
+        self.convs = nn.ModuleList(
+            nn.Conv2d(c.in_channels, c.out_channels, 5, stride=2) for c in ours.convs
+        )
+        _turn(self.convs, ours.convs)
+        self.norms = nn.ModuleList(
+            nn.BatchNorm2d(n.num_features) if isinstance(n, nn.BatchNorm2d) else nn.Identity()
+            for n in ours.norms
+        )
+        self.norms.load_state_dict(ours.norms.state_dict())
+        self.classify = nn.Linear(ours.classify.in_features, 1)
+        side = size // 16
+        upright = ours.classify.weight.data.view(side, side, -1).flip(0, 1).permute(2, 0, 1)
+        self.classify.weight.data = upright.reshape(1, -1).clone()
+        self.classify.bias.data = ours.classify.bias.data.clone()
+
+    def forward(self, images: Tensor) -> Tensor:
+        h = images
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            h = F.leaky_relu(norm(conv(F.pad(h, (1, 2, 1, 2)))), 0.2)  # (B, df, S/2, S/2), ...
+        return self.classify(h.flatten(1)).squeeze(1)  # (B,)
+
+
+def _turn(ported: nn.ModuleList, ours: nn.ModuleList) -> None:
+    """Kernels from mirrored to upright."""
+    for mine, theirs in zip(ported, ours, strict=True):
+        mine.weight.data = theirs.weight.data.flip(2, 3).clone()
+        mine.bias.data = theirs.bias.data.clone()
+
+
+class Port:
+    """The straightforward port: its training iteration and its iteration of the search."""
+
+    def __init__(self, generator: Generator, discriminator: Discriminator, size: int):
+        device = next(generator.parameters()).device
+        self.g = PortedGenerator(generator).to(device)
+        self.d = PortedDiscriminator(discriminator, size).to(device)
+        self.d_adam, self.g_adam = (
+            torch.optim.Adam(network.parameters(), 2e-4, (0.5, 0.999))
+            for network in (self.d, self.g)
+        )
+
+    def train(self, images: Tensor, z: Tensor) -> None:
+        real, fake = discriminator_losses(self.d(images), self.d(self.g(z).detach()))
+        self.d_adam.zero_grad()
+        (real + fake).backward()
+        self.d_adam.step()
+        for _ in range(2):
+            self.g_adam.zero_grad()
+            generator_loss(self.d(self.g(z))).backward()
+            self.g_adam.step()
+        # as the original prints them
+        with torch.no_grad():
+            real, fake = discriminator_losses(self.d(images), self.d(self.g(z)))
+            float(real), float(fake), float(generator_loss(self.d(self.g(z))))
+
+    def search(self, z: Tensor, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The objective of each picture (B,) and its gradient (B, z_dim)."""
+        fake = self.g(z)
+        context = (mask * (fake - images).abs()).sum((1, 2, 3))
+        total = context + 0.1 * F.softplus(-self.d(fake))
+        total.sum().backward()
+        slope, z.grad = z.grad, None
+        return total.detach(), slope
+
+    def complete(self, z: Tensor, images: Tensor, mask: Tensor, iterations: int) -> Tensor:
+        """Amos's search from z (B, z_dim), which moves: the objective (B,) where it ends."""
+        z = nn.Parameter(z)
+        adam = torch.optim.Adam([z], 0.01)
+        for _ in range(iterations):
+            _, z.grad = self.search(z, images, mask)
+            adam.step()
+            z.data.clamp_(-1, 1)
+        return self.search(z, images, mask)[0]
