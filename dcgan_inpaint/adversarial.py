@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,8 +80,12 @@ class LatentGAN(AdversarialModule):
     """A generator of pictures from z, which completion can search: DCGAN and ResidualGAN.
 
     z is (B, z_dim) from `prior`: "uniform" U[-1, 1] or "normal" N(0, 1).  Hyperparameters besides
-    those of AdversarialModule: z_dim, prior, seed.
+    those of AdversarialModule: z_dim, prior, seed.  Its generators have the `levels`, `lift` and
+    `forward(x, level)` of networks.Generator.
     """
+
+    generator: Any
+    ema_generator: Any
 
     @staticmethod
     def check_latents(z_dim: int, prior: str) -> None:

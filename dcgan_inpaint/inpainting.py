@@ -6,7 +6,6 @@ z_hat = argmin context(z) + lam·prior(z), then the known pixels are put back (A
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
@@ -101,7 +100,7 @@ class InpaintingModule(LightningModule):
                 f"solver.bound={solver.bound}: the checkpoint's z is normal, not in [-1, 1]: "
                 "use solver.bound=none"
             )
-        self.generator: Any = frozen(gan.ema_generator if ema else gan.generator)
+        self.generator = frozen(gan.ema_generator if ema else gan.generator)
         self.discriminator = frozen(gan.discriminator)
         self.latents = gan.latents
         self.picture_shape = gan.picture_shape
