@@ -88,7 +88,7 @@ def search(cfg: DictConfig, gan: LatentGAN, mask: Callable) -> InpaintingModule:
         answer=cfg.answer,
         encoder=encoder,
         leash=cfg.leash,
-        stages=list((instantiate(cfg.stages) or {}).values()),
+        stages=list(instantiate(cfg.stages).values()),
         seed=cfg.seed,
         out_interval=cfg.out_interval,
         progress=cfg.trainer.enable_progress_bar,

@@ -65,7 +65,7 @@ def main(cfg: DictConfig) -> None:
         writer = CompletionWriter(folder / "validation", pictures.labels[: cfg.validate])
         completer = Trainer(**cfg.trainer, logger=loggers, callbacks=[writer], inference_mode=False)
         first = batches(Subset(pictures, range(len(writer.names))), cfg.batch_size)
-        completer.predict(centre_completion(model, 300), first, return_predictions=False)
+        completer.predict(centre_completion(model, 100), first, return_predictions=False)
         print(f"{len(writer.names)} validation pictures completed: {writer}")
     if cfg.judge and isinstance(model, LatentGAN):
         quality = judge_samples(model, to_float(data.split("test").pictures), cfg.judge)

@@ -60,9 +60,9 @@ def test_sweep(run, path, tmp_path):
     assert config["method"] == "grid"
     assert config["metric"]["goal"] == "maximize"
     every = list(points(config))
-    assert len(every) == {"lam": 16, "z_dim": 5}[path.stem]
+    assert len(every) == {"lam": 24, "z_dim": 5}[path.stem]
     script, *arguments = command_line(config, every[-1])
-    swept = {"lam": "objective.lam=1", "z_dim": "model.z_dim=200"}[path.stem]
+    swept = {"lam": "objective.lam=100", "z_dim": "model.z_dim=200"}[path.stem]
     assert swept in arguments
     small = [*SMALL[script], "logger.wandb.offline=true", "trainer.accelerator=cpu"]
     run(script, *arguments, *small, f"output={tmp_path}")

@@ -112,6 +112,8 @@ def test_inpaint_a_split(run, trained, tmp_path):
         "mask=random",
         "limit=5",
         "batch_size=2",
+        "blend=paste",
+        "stages=none",
         "solver.iterations=4",
         "out_interval=2",
         f"output={tmp_path}",
@@ -269,7 +271,7 @@ def test_an_encoder_starts_the_search(run, trained, tmp_path):
     assert [float(r["iteration"]) for r in rows if r["train/whole"]] == [2, 4]
     assert (tmp_path / "encoder" / "completions" / "0000004.png").is_file()
     start = f"start={tmp_path / 'encoder' / 'weights.ckpt'}"
-    small = [*SMALL[1:], "limit=2", "mask=random", "solver.iterations=0"]
+    small = [*SMALL[1:], "limit=2", "mask=random", "stages=none", "solver.iterations=0"]
     run("inpaint.py", ckpt, start, *small, f"output={tmp_path / 'out'}")
     assert len(table(tmp_path / "out" / "trace.csv")) == 2  # the end of each: no search
     one_line(
@@ -296,6 +298,7 @@ def test_an_evaluation_is_gone_on_with(run, trained, tmp_path):
             "batch_size=2",
             "candidates=2",
             "solver.iterations=2",
+            "stages=none",
             "out_interval=1",
             f"limit={limit}",
             f"output={output}",
@@ -325,7 +328,13 @@ def test_an_evaluation_is_gone_on_with(run, trained, tmp_path):
 
 
 def test_another_command_does_not_go_on(run, trained, tmp_path):
-    small = [*SMALL[1:], f"ckpt={trained / 'weights.ckpt'}", "solver.iterations=1", "limit=1"]
+    small = [
+        *SMALL[1:],
+        f"ckpt={trained / 'weights.ckpt'}",
+        "stages=none",
+        "solver.iterations=1",
+        "limit=1",
+    ]
     run("inpaint.py", *small, f"output={tmp_path / 'a'}")
     before = (tmp_path / "a" / "metrics.csv").read_text()
     done = run("inpaint.py", *small, "mask.scale=0.3", f"output={tmp_path / 'a'}", fails=True)
@@ -341,7 +350,13 @@ def test_another_command_does_not_go_on(run, trained, tmp_path):
 
 def test_inpaint_logs_what_a_sweep_asks_for(run, trained, tmp_path):
     loggers = ["logger=wandb", "logger.wandb.offline=true"]
-    small = [*SMALL[1:], f"ckpt={trained / 'last.ckpt'}", "solver.iterations=1", "limit=3"]
+    small = [
+        *SMALL[1:],
+        f"ckpt={trained / 'last.ckpt'}",
+        "stages=none",
+        "solver.iterations=1",
+        "limit=3",
+    ]
     run("inpaint.py", *small, *loggers, f"output={tmp_path}")
     (logged,) = table(tmp_path / "logs" / "metrics.csv")
     summary = {row["metric"]: row["mean"] for row in table(tmp_path / "summary.csv")}
@@ -380,6 +395,7 @@ def test_inpaint_own_pictures(run, trained, photos, tmp_path, form):
         "mask=file",
         f"mask.path={tmp_path / 'hole.png'}",
         "solver.iterations=2",
+        "stages=none",
         f"output={output}",
     )
     assert "searching z" not in done.stderr  # trainer.enable_progress_bar=false
@@ -396,6 +412,7 @@ def test_shipped_checkpoint_completes_faces(run, tmp_path):
         "trainer.accelerator=cpu",
         "limit=2",
         "solver.iterations=2",
+        "stages=none",
         f"output={tmp_path}",
     )
     assert len(list((tmp_path / "completed").iterdir())) == 2
@@ -530,6 +547,7 @@ def test_inpaint_puts_photos_back(run, trained, photos, tmp_path):
         "mask=file",
         f"mask.path={tmp_path / 'mask.png'}",
         "solver.iterations=2",
+        "stages=none",
         f"output={tmp_path / 'out'}",
     )
     with (
