@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import benchmark
+import calibration
 import gather
 import pytest
 import table1
@@ -168,3 +169,26 @@ def test_benchmark(monkeypatch, capsys):
     ]
     for row in ("search", "training", "data", "port", "ours"):
         assert row in rows
+
+
+def test_calibration_of_numbers_that_are(tmp_path):
+    """Errors drawn with the predicted spread are found to have it; doubled ones are not."""
+    spread = torch.linspace(0.01, 1, 20_000)
+    error = spread * torch.randn(20_000, generator=torch.Generator().manual_seed(0))
+    predicted, true = calibration.by_tenths(spread, error)
+    assert predicted.tolist() == sorted(predicted.tolist())
+    torch.testing.assert_close(true, predicted, rtol=0.1, atol=0)
+    assert torch.equal(calibration.by_tenths(spread, 2 * error)[1], 2 * true)
+
+
+def test_calibration_is_a_command(tmp_path, monkeypatch, capsys):
+    """The table has ten rows for the candidates of real completions, and the plot is there."""
+    small = ["limit=1", "candidates=3", "solver.iterations=1", "stages=none", "mask=random"]
+    figure = tmp_path / "calibration.png"
+    progress = "trainer.enable_progress_bar=false"
+    script = ["calibration.py", *small, progress, f"cache_dir={tmp_path}", "--figure", str(figure)]
+    monkeypatch.setattr(sys, "argv", script)
+    monkeypatch.chdir(PROJECT)
+    calibration.main()
+    assert len(capsys.readouterr().out.splitlines()) == 12
+    assert figure.stat().st_size > 5000

@@ -1,0 +1,83 @@
+"""Does the spread of the candidates say how wrong their mean is?
+
+python -m experiments.calibration candidates=8 limit=64 mask=center --figure runs/calibration.png
+
+Takes what inpaint.py takes (ckpt=..., data=..., start=...), completes the pictures, and sorts the
+pixels of the holes by the standard deviation over each picture's candidates, the predicted spread.
+For each tenth of them it prints the predicted spread beside the true error of the candidates' mean:
+root mean squares, of intensities from 0 to 1.  Were the true picture one more candidate, the points
+would lie on the diagonal.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torch import Tensor
+
+from dcgan_inpaint.data.module import batches
+from dcgan_inpaint.gans import load_gan
+from dcgan_inpaint.models import data_of
+from inpaint import load_pictures, search
+
+PROJECT = Path(__file__).parents[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("overrides", nargs="*", help="as for inpaint.py")
+    parser.add_argument("--figure", type=Path, required=True, help="where to write the plot")
+    arguments = parser.parse_args()
+    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+        cfg = compose("inpaint", ["candidates=8", *arguments.overrides])
+    gan = load_gan(cfg.ckpt)
+    cfg.data = data_of(gan, cfg.data, cfg.ckpt)
+    module = search(cfg, gan, instantiate(cfg.mask))
+    pictures, names = load_pictures(cfg)
+    first = torch.utils.data.Subset(pictures, range(len(names)))
+    numbers = [hole_numbers(module.predict_step(batch)) for batch in batches(first, cfg.batch_size)]
+    spread, error = (torch.cat(column) for column in zip(*numbers, strict=True))
+    predicted, true = by_tenths(spread, error)
+    print("| tenth | predicted spread | error of the mean |\n| --- | --- | --- |")
+    for i, (p, t) in enumerate(zip(predicted.tolist(), true.tolist(), strict=True), start=1):
+        print(f"| {i} | {p:.3f} | {t:.3f} |")
+    plot(predicted, true, cfg.candidates, arguments.figure)
+
+
+def hole_numbers(done) -> tuple[Tensor, Tensor]:
+    """The spread over a batch's candidates and the error of their mean, (N,) each, in the holes."""
+    candidates, images = (done.candidates + 1) / 2, (done.images + 1) / 2
+    spread, error = candidates.std(1), candidates.mean(1) - images  # (B, C, S, S)
+    hole = (done.mask == 0).expand_as(images)
+    return spread[hole], error[hole]
+
+
+def by_tenths(spread: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
+    """Root mean squares (10,) of both, in tenths of the numbers sorted by spread."""
+    tenths = spread.argsort().tensor_split(10)
+    rms = [[x[tenth].square().mean().sqrt() for tenth in tenths] for x in (spread, error)]
+    return torch.tensor(rms[0]), torch.tensor(rms[1])
+
+
+def plot(predicted: Tensor, true: Tensor, candidates: int, path: Path) -> None:
+    import matplotlib.pyplot as plt  # an optional extra: tables do without it
+
+    figure, axes = plt.subplots(figsize=(4.5, 4.5), layout="constrained")
+    axes.plot(predicted, true, "o-", label="tenths of the hole's pixels")
+    end = max(predicted.max(), true.max()).item() * 1.05
+    axes.plot([0, end], [0, end * (1 + 1 / candidates) ** 0.5], "k:", label="calibrated")
+    axes.set(xlim=(0, end), ylim=(0, end))
+    axes.set_xlabel(f"standard deviation over {candidates} candidates (intensity, 0 to 1)")
+    axes.set_ylabel("root mean square error of their mean")
+    axes.set_title("Predicted spread against true error")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()
