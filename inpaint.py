@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer
 from torch.utils.data import Subset
 
-from dcgan_inpaint.adversarial import AdversarialModule, LatentGAN
+from dcgan_inpaint.adversarial import LatentGAN
 from dcgan_inpaint.baselines import FillingModule
 from dcgan_inpaint.context_encoder import ContextEncoder
 from dcgan_inpaint.data.folder import find_pictures
@@ -24,9 +24,10 @@ from dcgan_inpaint.data.module import ImageData, Pictures, batches
 from dcgan_inpaint.errors import one_line_errors, out_of_memory
 from dcgan_inpaint.gans import GANS
 from dcgan_inpaint.inpainting import InpaintingModule
-from dcgan_inpaint.latent_encoder import LatentEncoder, fingerprint_of
+from dcgan_inpaint.latent_encoder import LatentEncoder
+from dcgan_inpaint.loading import data_of, load_model
 from dcgan_inpaint.metrics import load_lpips
-from dcgan_inpaint.models import data_of, load_model
+from dcgan_inpaint.models import Model
 from dcgan_inpaint.networks import frozen
 from dcgan_inpaint.photos import Photos
 from dcgan_inpaint.regions import region_finder
@@ -37,13 +38,13 @@ from dcgan_inpaint.runs import check_same, finish, start_run
 @hydra.main(version_base="1.3", config_path="conf", config_name="inpaint")
 def main(cfg: DictConfig) -> None:
     with one_line_errors():
-        model = load_model(cfg.ckpt, *GANS, ContextEncoder)
+        model = load_model(cfg.ckpt, *GANS.values(), LatentEncoder, ContextEncoder)
         if cfg.images is None or "source" in (cfg.method or {}):
             cfg.data = data_of(model, cfg.data, cfg.ckpt)  # and so it stands in config.yaml
         photos = load_photos(cfg, model)
         mask = photos.mask if photos else instantiate(cfg.mask)
         inpainting: InpaintingModule | FillingModule
-        if cfg.method is None and isinstance(model, LatentGAN):
+        if cfg.method is None and not isinstance(model, ContextEncoder):
             inpainting = search(cfg, model, mask)
         else:
             inpainting = filling(cfg, model, mask)
@@ -67,16 +68,21 @@ def main(cfg: DictConfig) -> None:
     print(f"{len(writer.rows)} pictures completed: {writer}\n{folder / 'completed.png'}")
 
 
-def search(cfg: DictConfig, gan: LatentGAN, mask: Callable) -> InpaintingModule:
-    """Complete by a search for z."""
+def search(cfg: DictConfig, model: LatentGAN | LatentEncoder, mask: Callable) -> InpaintingModule:
+    """Complete by a search for z; it starts from an encoder's z where there is one."""
+    if cfg.start not in (None, "encoder", "random"):
+        raise ValueError(f"start={cfg.start}: choose encoder, random or null")
     encoder = None
-    if cfg.start is not None:
-        model = load_model(cfg.start, LatentEncoder, option="start")
-        if model.hparams["fingerprint"] != fingerprint_of(gan):
-            raise ValueError(f"start={cfg.start} learned the z of another GAN than ckpt={cfg.ckpt}")
-        encoder = frozen(model.ema_encoder)
+    if isinstance(model, LatentEncoder):
+        if cfg.start == "encoder" or (cfg.start is None and cfg.measure is None):
+            encoder = frozen(model.ema_encoder)
+    elif cfg.start == "encoder":
+        raise ValueError(
+            f"start=encoder: ckpt={cfg.ckpt} holds none: python train.py model=encoder "
+            f"ckpt={cfg.ckpt} trains one"
+        )
     return InpaintingModule(
-        gan,
+        model.gan if isinstance(model, LatentEncoder) else model,
         mask,
         objective=instantiate(cfg.objective),
         solver=instantiate(cfg.solver),
@@ -95,7 +101,7 @@ def search(cfg: DictConfig, gan: LatentGAN, mask: Callable) -> InpaintingModule:
     )
 
 
-def filling(cfg: DictConfig, model: AdversarialModule, mask: Callable) -> FillingModule:
+def filling(cfg: DictConfig, model: Model, mask: Callable) -> FillingModule:
     """Complete by `method`, or by the context encoder that `ckpt` holds.
 
     Raises ValueError for what was given that only a search could follow.
@@ -114,12 +120,12 @@ def filling(cfg: DictConfig, model: AdversarialModule, mask: Callable) -> Fillin
     if cfg.measure is not None:
         raise ValueError(f"mask={run.runtime.choices['mask']}: {chosen} needs known pixels")
     fill = instantiate(cfg.method)
-    if cfg.method is None:
+    if isinstance(model, ContextEncoder) and cfg.method is None:
         fill = frozen(model.ema_generator if cfg.ema else model.generator)
     return FillingModule(fill, mask, instantiate(cfg.blend), model.picture_shape)
 
 
-def load_photos(cfg: DictConfig, model: AdversarialModule) -> Photos | None:
+def load_photos(cfg: DictConfig, model: Model) -> Photos | None:
     """One's own pictures at full size, if `images` names some."""
     if cfg.limit is not None and cfg.limit < 1:
         raise ValueError(f"limit={cfg.limit}: use 1 or more, or null for all")

@@ -30,8 +30,7 @@ from dcgan_inpaint.adversarial import LatentGAN
 from dcgan_inpaint.data.module import ImageData
 from dcgan_inpaint.errors import one_line_errors
 from dcgan_inpaint.figures import grid, save_gif
-from dcgan_inpaint.gans import load_gan
-from dcgan_inpaint.models import data_of
+from dcgan_inpaint.loading import data_of, load_gan
 from dcgan_inpaint.randomness import uniform
 from dcgan_inpaint.runs import start_run
 from dcgan_inpaint.sample_quality import judge_samples, load_inception

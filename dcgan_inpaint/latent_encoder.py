@@ -1,14 +1,15 @@
 """A learned start for the search: a network from the known pixels to z (after Lahiri 2020)."""
 
 import copy
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dcgan_inpaint.adversarial import LatentGAN
 from dcgan_inpaint.figures import masked
+from dcgan_inpaint.gans import GANS
 from dcgan_inpaint.models import Model, check_decay
 from dcgan_inpaint.networks import LatentNetwork, frozen
 from dcgan_inpaint.objective import context_loss, prior_loss
@@ -22,9 +23,9 @@ class LatentEncoder(Model):
 
         loss = (whole · sum |G(z) - y| + context · sum M |G(z) - y|) / n + lam · CE(D(G(z)), 1)
 
-    The hole counts by `whole` alone, which no search can know.  `gan` and `mask` are for
-    training only: the checkpoint holds E, and the `fingerprint` of the G that its z belongs to.
-    Raises ValueError when the sizes do not fit, or for a weight below 0.
+    The hole counts by `whole` alone, which no search can know.  The checkpoint holds the GAN as
+    well, since z means nothing without it; `gan_kind` and `gan_settings` rebuild it there.  `mask`
+    is for training only.  Raises ValueError when the sizes do not fit, or for a weight below 0.
     """
 
     kind = "latent encoder"
@@ -35,8 +36,6 @@ class LatentEncoder(Model):
         image_size: int = 64,
         channels: int = 3,
         crop: float = 1.0,
-        z_dim: int = 100,
-        prior: str = "uniform",
         code_dim: int = 512,
         df_dim: int = 64,
         whole: float = 1.0,
@@ -44,8 +43,9 @@ class LatentEncoder(Model):
         lam: float = 0.001,
         lr: float = 1e-3,
         ema_decay: float = 0.999,
-        fingerprint: int | None = None,
         gan: LatentGAN | None = None,
+        gan_kind: str = "",
+        gan_settings: Mapping[str, Any] | None = None,
         mask: Callable[[Tensor, int], Tensor] | None = None,
     ):
         super().__init__()
@@ -54,47 +54,39 @@ class LatentEncoder(Model):
             if value < 0:
                 raise ValueError(f"{name}={value}: use 0 or more")
         self.save_hyperparameters(ignore=["gan", "mask"])
-        if gan is not None:
-            if gan.picture_shape != (channels, image_size, image_size):
-                raise ValueError(
-                    f"the GAN makes pictures {gan.picture_shape}, data has "
-                    f"{(channels, image_size, image_size)}: use data.image_size="
-                    f"{gan.picture_shape[1]} data.channels={gan.picture_shape[0]}"
-                )
-            z_dim, prior = gan.hparams["z_dim"], gan.hparams["prior"]
-            self.hparams.update(z_dim=z_dim, prior=prior, fingerprint=fingerprint_of(gan))
+        if gan is None and gan_kind not in GANS:
+            raise ValueError("a latent encoder needs gan= to learn from")
+        if gan is None:
+            gan = GANS[gan_kind](**gan_settings or {})
+        if gan.picture_shape != (channels, image_size, image_size):
+            raise ValueError(
+                f"the GAN makes pictures {gan.picture_shape}, data has "
+                f"{(channels, image_size, image_size)}: use data.image_size="
+                f"{gan.picture_shape[1]} data.channels={gan.picture_shape[0]}"
+            )
+        self.hparams.update(gan_kind=gan.kind, gan_settings=dict(gan.hparams))
+        self.gan = gan.eval().requires_grad_(False)
+        z_dim, prior = gan.hparams["z_dim"], gan.hparams["prior"]
         self.encoder = LatentNetwork(image_size, channels, code_dim, df_dim, z_dim, prior)
         self.ema_encoder = copy.deepcopy(self.encoder).eval().requires_grad_(False)
         self.mask = mask
-        # not modules of this one: neither trained nor saved with it
-        self.teachers: dict[str, nn.Module] = {}
-        if gan is not None:
-            self.teachers = {
-                "gan": gan,
-                "generator": frozen(gan.ema_generator),
-                "discriminator": frozen(gan.discriminator),
-            }
-
-    @property
-    def gan(self) -> LatentGAN:
-        """The GAN whose z this learns, on the same device."""
-        return self.teachers["gan"].to(self.device)  # type: ignore[return-value]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.encoder.parameters(), self.hparams["lr"], fused=True)
 
     def on_fit_start(self) -> None:
-        if not self.teachers or self.mask is None:
-            raise ValueError("a latent encoder needs gan= and mask= to train with")
-        for teacher in self.teachers.values():
-            teacher.to(self.device)
+        """Freeze G and D into their fast form, which is neither trained nor saved."""
+        if self.mask is None:
+            raise ValueError("a latent encoder needs mask= to train with")
+        self.teachers = frozen(self.gan.ema_generator), frozen(self.gan.discriminator)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         images = batch["image"]  # (B, C, S, S)
         mask = self.mask(self.rows(len(images)), images.shape[-1])  # type: ignore[misc]
         z = self.encoder(masked(images, mask), mask)  # (B, z_dim)
-        fake = self.teachers["generator"](z)  # (B, C, S, S)
-        logits = self.teachers["discriminator"](fake)  # (B,)
+        generator, discriminator = self.teachers
+        fake = generator(z)  # (B, C, S, S)
+        logits = discriminator(fake)  # (B,)
         fake, size = fake.float(), images[0].numel()
         whole = context_loss(fake, images, torch.ones_like(mask)).mean() / size
         context = context_loss(fake, images, mask).mean() / size
@@ -108,12 +100,3 @@ class LatentEncoder(Model):
 
     def on_train_batch_end(self, *_: object) -> None:
         self.update_average(self.ema_encoder, self.encoder)
-
-
-def fingerprint_of(gan: LatentGAN) -> int:
-    """A number that tells one averaged generator from another: of its weights, whatever device."""
-    crc = 0
-    for name, value in sorted(gan.ema_generator.state_dict().items()):
-        crc = zlib.crc32(value.detach().cpu().contiguous().numpy().tobytes(), crc)
-        crc = zlib.crc32(name.encode(), crc)
-    return crc

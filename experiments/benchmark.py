@@ -38,8 +38,8 @@ from dcgan_inpaint.data.faces import draw_factors
 from dcgan_inpaint.data.module import EpochOrder, ImageData, Pictures, batches, to_float
 from dcgan_inpaint.data.portrait import render
 from dcgan_inpaint.dcgan import DCGAN
-from dcgan_inpaint.gans import load_gan
 from dcgan_inpaint.inpainting import InpaintingModule
+from dcgan_inpaint.loading import load_gan
 from dcgan_inpaint.masks import center
 from dcgan_inpaint.networks import frozen
 from dcgan_inpaint.objective import Objective

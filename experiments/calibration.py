@@ -18,8 +18,7 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from dcgan_inpaint.data.module import batches
-from dcgan_inpaint.gans import load_gan
-from dcgan_inpaint.models import data_of
+from dcgan_inpaint.loading import data_of, load_gan
 from inpaint import load_pictures, search
 
 PROJECT = Path(__file__).parents[1]

@@ -11,8 +11,7 @@ from dcgan_inpaint.baselines import FillingModule
 from dcgan_inpaint.blending import paste
 from dcgan_inpaint.context_encoder import ContextEncoder
 from dcgan_inpaint.dcgan import DCGAN
-from dcgan_inpaint.gans import load_gan
-from dcgan_inpaint.models import load_model
+from dcgan_inpaint.loading import load_gan, load_model
 from dcgan_inpaint.networks import frozen
 from dcgan_inpaint.objective import discriminator_losses, generator_loss
 

@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader
 from training import moved_since, quiet_trainer
 
 from dcgan_inpaint.dcgan import DCGAN
-from dcgan_inpaint.gans import load_gan
+from dcgan_inpaint.loading import load_gan
 from dcgan_inpaint.objective import discriminator_losses, generator_loss
 
 SMALL = {"image_size": 16, "z_dim": 6, "gf_dim": 2, "df_dim": 2}

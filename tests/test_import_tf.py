@@ -11,8 +11,8 @@ import pytest
 import torch
 from test_golden import GOLDEN, complete, pictures
 
-from dcgan_inpaint.gans import load_gan
 from dcgan_inpaint.import_tf import import_dcgan, infer_sizes, main, save, state_from_tensorflow
+from dcgan_inpaint.loading import load_gan
 from dcgan_inpaint.tf_bundle import MAGIC, find_bundle, masked_crc32c, read_bundle
 
 REAL = Path(__file__).parents[2] / "shared" / "golden"  # checkpoints that TensorFlow wrote

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from dcgan_inpaint.figures import grid
-from dcgan_inpaint.gans import load_gan
+from dcgan_inpaint.loading import load_gan
 
 PROJECT = Path(__file__).parents[1]
 SMALL = [
@@ -214,9 +214,7 @@ def test_a_residual_gan_through_the_same_doors(run, tmp_path):
     run("train.py", *learn, "model=encoder", ckpt, "trainer.max_epochs=1", f"output={start}")
     small = [*SMALL[1:], "limit=2", "solver.iterations=3", "stages=maps", "mask=left"]
     small += ["stages.first.solver.iterations=2", "stages.second.solver.iterations=2"]
-    done = run(
-        "inpaint.py", ckpt, f"start={start / 'last.ckpt'}", *small, f"output={tmp_path / 'c'}"
-    )
+    done = run("inpaint.py", f"ckpt={start / 'last.ckpt'}", *small, f"output={tmp_path / 'c'}")
     assert "2 pictures completed: psnr_hole" in done.stdout
     assert len(table(tmp_path / "c" / "trace.csv")) == 2 * (3 + 2 + 2 + 1)
 
@@ -270,19 +268,29 @@ def test_an_encoder_starts_the_search(run, trained, tmp_path):
     rows = table(tmp_path / "encoder" / "logs" / "metrics.csv")
     assert [float(r["iteration"]) for r in rows if r["train/whole"]] == [2, 4]
     assert (tmp_path / "encoder" / "completions" / "0000004.png").is_file()
-    start = f"start={tmp_path / 'encoder' / 'weights.ckpt'}"
-    small = [*SMALL[1:], "limit=2", "mask=random", "stages=none", "solver.iterations=0"]
-    run("inpaint.py", ckpt, start, *small, f"output={tmp_path / 'out'}")
-    assert len(table(tmp_path / "out" / "trace.csv")) == 2  # the end of each: no search
-    one_line(
-        run("inpaint.py", start, *small, f"output={tmp_path / 'no'}", fails=True),
-        "learned the z of another GAN than ckpt=dcgan_inpaint/checkpoints/faces64.ckpt",
-    )
-    wrong = f"start={trained / 'last.ckpt'}"
-    one_line(
-        run("inpaint.py", ckpt, wrong, *small, f"output={tmp_path / 'no'}", fails=True),
-        "last.ckpt holds a DCGAN: use a checkpoint of a latent encoder",
-    )
+    both = f"ckpt={tmp_path / 'encoder' / 'weights.ckpt'}"
+    small = [*SMALL[1:], "limit=2", "stages=none", "solver.iterations=0"]
+    z = {}
+    for start in ("null", "encoder", "random"):
+        run("inpaint.py", both, *small, f"start={start}", f"output={tmp_path / start}")
+        assert len(table(tmp_path / start / "trace.csv")) == 2  # the end of each: no search
+        z[start] = np.load(tmp_path / start / "z.npy")
+    run("inpaint.py", ckpt, *small, f"output={tmp_path / 'gan'}")
+    assert np.array_equal(z["null"], z["encoder"])
+    assert np.array_equal(z["random"], np.load(tmp_path / "gan" / "z.npy"))
+    assert not np.array_equal(z["random"], z["encoder"])
+    # what is known of these is no pixels, which the encoder needs
+    run("inpaint.py", both, *small, "mask=grayscale", f"output={tmp_path / 'grey'}")
+    assert np.array_equal(z["random"], np.load(tmp_path / "grey" / "z.npy"))
+    run("sample.py", both, "count=2", f"output={tmp_path / 'samples'}")
+    errors = {
+        (ckpt, "start=encoder"): "last.ckpt holds none: python train.py model=encoder ckpt=",
+        (both, "start=gone.ckpt"): "start=gone.ckpt: choose encoder, random or null",
+        (both, "start=encoder", "mask=grayscale"): "start= needs known pixels",
+    }
+    for arguments, message in errors.items():
+        output = f"output={tmp_path / 'no'}"
+        one_line(run("inpaint.py", *arguments, output, fails=True), message)
 
 
 def test_an_evaluation_is_gone_on_with(run, trained, tmp_path):
