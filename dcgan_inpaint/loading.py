@@ -12,6 +12,7 @@ from dcgan_inpaint.gans import GANS
 from dcgan_inpaint.latent_encoder import LatentEncoder
 from dcgan_inpaint.models import Model
 
+
 def load_model(path: str | Path, *classes: type[Model]) -> Any:
     """A trained model of one of `classes`, on the CPU, from its checkpoint and nothing else.
 
