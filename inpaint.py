@@ -81,6 +81,9 @@ def search(cfg: DictConfig, model: LatentGAN | LatentEncoder, mask: Callable) ->
             f"start=encoder: ckpt={cfg.ckpt} holds none: python train.py model=encoder "
             f"ckpt={cfg.ckpt} trains one"
         )
+    if cfg.solver.iterations is None:
+        # from an encoder's z a search for z meets the known pixels better and the hidden ones worse
+        cfg.solver.iterations = 0 if encoder is not None and cfg.candidates == 1 else 100
     return InpaintingModule(
         model.gan if isinstance(model, LatentEncoder) else model,
         mask,

@@ -124,7 +124,7 @@ def test_objective(choice):
 
 @pytest.mark.parametrize("choice", choices("solver"))
 def test_solver(choice):
-    solver = instantiate(composed("inpaint", f"solver={choice}").solver)
+    solver = instantiate(composed("inpaint", f"solver={choice}", "solver.iterations=3").solver)
     assert isinstance(solver, Solver)
     assert type(solver).__name__.lower() == choice
 

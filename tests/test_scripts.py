@@ -269,12 +269,19 @@ def test_an_encoder_starts_the_search(run, trained, tmp_path):
     assert [float(r["iteration"]) for r in rows if r["train/whole"]] == [2, 4]
     assert (tmp_path / "encoder" / "completions" / "0000004.png").is_file()
     both = f"ckpt={tmp_path / 'encoder' / 'weights.ckpt'}"
-    small = [*SMALL[1:], "limit=2", "stages=none", "solver.iterations=0"]
+    default = [*SMALL[1:], "limit=2", "stages=none"]
+    small = [*default, "solver.iterations=0"]
     z = {}
     for start in ("null", "encoder", "random"):
         run("inpaint.py", both, *small, f"start={start}", f"output={tmp_path / start}")
         assert len(table(tmp_path / start / "trace.csv")) == 2  # the end of each: no search
         z[start] = np.load(tmp_path / start / "z.npy")
+    # that is what an encoder makes the default, unless there are other starts
+    for start, count, evaluations in (("encoder", 1, 1), ("encoder", 2, 101), ("random", 1, 101)):
+        output = tmp_path / f"{start}{count}"
+        more = [f"start={start}", f"candidates={count}", f"output={output}"]
+        run("inpaint.py", both, *default, *more)
+        assert len(table(output / "trace.csv")) == 2 * evaluations
     run("inpaint.py", ckpt, *small, f"output={tmp_path / 'gan'}")
     assert np.array_equal(z["null"], z["encoder"])
     assert np.array_equal(z["random"], np.load(tmp_path / "gan" / "z.npy"))
