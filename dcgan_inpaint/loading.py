@@ -22,7 +22,7 @@ def load_model(path: str | Path, *classes: type[Model]) -> Any:
     if not Path(path).is_file():
         raise FileNotFoundError(f"ckpt={path}: no such file; train.py writes <its run>/last.ckpt")
     kinds = {model.kind: model for model in classes}
-    wanted = " or ".join(kinds)
+    wanted = " or ".join(", ".join(kinds).rsplit(", ", 1))
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         kind = saved.get("kind", "DCGAN")  # before there were others, it was not said

@@ -209,7 +209,8 @@ def test_load_errors(tmp_path):
     for name, content in broken.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(
-            ValueError, match=f"{name}: truncated, or not a DCGAN or residual GAN checkpoint"
+            ValueError,
+            match=f"{name}: truncated, or not a DCGAN, residual GAN or latent encoder checkpoint",
         ):
             load_gan(tmp_path / name)
     foreign = {
@@ -225,6 +226,7 @@ def test_load_errors(tmp_path):
     for name, content in foreign.items():
         torch.save(content, tmp_path / name)
         with pytest.raises(
-            ValueError, match=f"{name}: truncated, or not a DCGAN or residual GAN checkpoint"
+            ValueError,
+            match=f"{name}: truncated, or not a DCGAN, residual GAN or latent encoder checkpoint",
         ):
             load_gan(tmp_path / name)

@@ -4,6 +4,7 @@ import csv
 import itertools
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import benchmark
@@ -68,7 +69,10 @@ def test_sweep(run, path, tmp_path):
     small = [*SMALL[script], "logger.wandb.offline=true", "trainer.accelerator=cpu"]
     run(script, *arguments, *small, f"output={tmp_path}")
     (logged,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    assert config["metric"]["name"].encode() in logged.read_bytes()
+    metric, deadline = config["metric"]["name"].encode(), time.monotonic() + 60
+    while metric not in logged.read_bytes():  # wandb's own process writes it
+        assert time.monotonic() < deadline, f"{metric!r} was not logged"
+        time.sleep(0.1)
 
 
 def write_run(folder, config, psnr):

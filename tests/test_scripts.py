@@ -475,7 +475,7 @@ ERRORS = {
     "ckpt missing": (["ckpt=gone.ckpt"], "ckpt=gone.ckpt: no such file"),
     "ckpt foreign": (
         ["ckpt=inpaint.py"],
-        "truncated, or not a DCGAN or residual GAN or context encoder checkpoint",
+        "truncated, or not a DCGAN, residual GAN, latent encoder or context encoder checkpoint",
     ),
     "other size": (["data=faces", "data.image_size=32"], "use data.image_size=64 data.channels=3"),
     "other channels": (["data=faces", "data.channels=1"], "use data.image_size=64 data.channels=3"),
