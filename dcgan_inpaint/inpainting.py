@@ -54,11 +54,11 @@ class InpaintingModule(LightningModule):
     G(z) and y instead of pixels (measurements.py).  `ema=False` searches the raw generator instead
     of its average.  `candidates` starts are searched per picture; each start is the best of
     `init_draws` draws by the objective.  With an `encoder(known, mask)` (latent_encoder.py) the
-    first candidate starts from its z instead; `leash` weighs the l1 distance, summed, of z to its
-    start.  After z the search goes on in the feature maps of the `stages`, in their order.  Of the
-    candidates `answer` is "best", the one with the lowest objective, or "mean": the mean picture,
-    blended, the better guess in squared error.  A frame of the best is kept every `out_interval`
-    iterations (0: none).
+    first candidate starts from its z instead, and its offset is added to G's 4x4 map; `leash`
+    weighs the l1 distance, summed, of z to its start.  After z the search goes on in the feature
+    maps of the `stages`, in their order.  Of the candidates `answer` is "best", the one with the
+    lowest objective, or "mean": the mean picture, blended, the better guess in squared error.  A
+    frame of the best is kept every `out_interval` iterations (0: none).
 
     The start of picture i follows from (seed, i) alone, and pictures do not share a loss, so
     neither batch size nor batch neighbours change a result.
@@ -175,6 +175,7 @@ class InpaintingModule(LightningModule):
         )
         draws = Draws(self.seed, rows)
         fake, at_z = row_images, torch.empty(0)  # replaced at the first evaluation
+        offset = None  # (B·K, 4·4·8·gf), from the encoder
 
         def evaluate(
             x: Tensor, level: int = 0, start: Tensor | None = None, leash: float = 0.0
@@ -182,7 +183,7 @@ class InpaintingModule(LightningModule):
             nonlocal fake, at_z
             if level == 0:
                 at_z = x.detach().clone()  # (B·K, z_dim): solvers move z in place
-            fake = self.generator(x, level).float()  # (B·K, C, S, S)
+            fake = self.generator(x, level, offset).float()  # (B·K, C, S, S)
             context, prior, total = self.losses(fake, targets, row_weights)
             if start is not None and leash > 0:
                 total = total + leash * (x - start).abs().sum(1)
@@ -196,7 +197,7 @@ class InpaintingModule(LightningModule):
                 yield from self.solver(x, leashed, draws)
             at_z, level = x.data.clone(), 0
             for stage in self.stages:
-                start = self.generator.lift(x.detach(), level, stage.level)  # (B·K, H·W·channels)
+                start = self.generator.lift(x.detach(), level, stage.level, offset)  # (B·K, H·W·C)
                 x, level = nn.Parameter(start.clone()), stage.level
                 leashed = partial(evaluate, level=level, start=start, leash=stage.leash)
                 yield from stage.solver(x, leashed, draws)
@@ -208,7 +209,10 @@ class InpaintingModule(LightningModule):
         frames, frame_z, frame_iterations = [], [], []
         z = nn.Parameter(self.start(rows, evaluate))  # (B·K, z_dim)
         if self.encoder is not None:
-            z.data[:: self.candidates] = self.encoder(masked(images, mask), mask)
+            z_first, offset_first = self.encoder(masked(images, mask), mask)
+            z.data[:: self.candidates] = z_first
+            offset = offset_first.new_zeros(len(rows), offset_first.shape[1])
+            offset[:: self.candidates] = offset_first
         progress = tqdm(
             search(z),
             total=steps + 1,

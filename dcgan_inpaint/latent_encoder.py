@@ -1,4 +1,5 @@
-"""A learned start for the search: a network from the known pixels to z (after Lahiri 2020)."""
+"""A learned start for the search: a network from the known pixels to z (after Lahiri 2020), and on
+to G's first feature map (as encoders for larger GANs go beyond one z: Richardson 2021)."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -16,12 +17,13 @@ from dcgan_inpaint.objective import context_loss, prior_loss
 
 
 class LatentEncoder(Model):
-    """E(known pixels, mask) -> z of a frozen GAN, and the moving average (EMA) of E.
+    """E(known pixels, mask) -> z of a frozen GAN and an offset of its G's 4x4 map, with the moving
+    average (EMA) of E.
 
     It learns through the GAN's averaged G and its D, on training pictures with the holes that
-    `mask(index, size)` draws.  Per picture y with the mask M, over n = C·S·S numbers:
+    `mask(index, size)` draws.  Per picture y with the mask M and its G picture x, n = C·S·S numbers:
 
-        loss = (whole · sum |G(z) - y| + context · sum M |G(z) - y|) / n + lam · CE(D(G(z)), 1)
+        loss = (whole · sum |x - y| + context · sum M |x - y|) / n + lam · CE(D(x), 1)
 
     The hole counts by `whole` alone, which no search can know.  The checkpoint holds the GAN as
     well, since z means nothing without it; `gan_kind` and `gan_settings` rebuild it there.  `mask`
@@ -67,7 +69,8 @@ class LatentEncoder(Model):
         self.hparams.update(gan_kind=gan.kind, gan_settings=dict(gan.hparams))
         self.gan = gan.eval().requires_grad_(False)
         z_dim, prior = gan.hparams["z_dim"], gan.hparams["prior"]
-        self.encoder = LatentNetwork(image_size, channels, code_dim, df_dim, z_dim, prior)
+        map_dim = gan.ema_generator.project.out_features
+        self.encoder = LatentNetwork(image_size, channels, code_dim, df_dim, z_dim, map_dim, prior)
         self.ema_encoder = copy.deepcopy(self.encoder).eval().requires_grad_(False)
         self.mask = mask
 
@@ -83,9 +86,9 @@ class LatentEncoder(Model):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         images = batch["image"]  # (B, C, S, S)
         mask = self.mask(self.rows(len(images)), images.shape[-1])  # type: ignore[misc]
-        z = self.encoder(masked(images, mask), mask)  # (B, z_dim)
+        z, offset = self.encoder(masked(images, mask), mask)  # (B, z_dim), (B, 4·4·8·gf)
         generator, discriminator = self.teachers
-        fake = generator(z)  # (B, C, S, S)
+        fake = generator(z, offset=offset)  # (B, C, S, S)
         logits = discriminator(fake)  # (B,)
         fake, size = fake.float(), images[0].numel()
         whole = context_loss(fake, images, torch.ones_like(mask)).mean() / size

@@ -80,22 +80,23 @@ class Generator(nn.Module):
         for norm in self.norms:
             norm.momentum = 1 - decay  # type: ignore[assignment]
 
-    def forward(self, x: Tensor, level: int = 0) -> Tensor:
+    def forward(self, x: Tensor, level: int = 0, offset: Tensor | None = None) -> Tensor:
         """z, or the map of a later level (see `lift`), -> pictures (B, C, S, S)."""
-        h = self.lift(x, level, 1 + len(self.deconvs))  # (B, S·S·C)
+        h = self.lift(x, level, 1 + len(self.deconvs), offset)  # (B, S·S·C)
         size = 8 << len(self.deconvs) - 1
         h = h.view(len(h), size, size, -1).permute(0, 3, 1, 2)  # (B, C, S, S)
         return torch.tanh(h).flip(2, 3)  # upright picture
 
-    def lift(self, x: Tensor, level: int, to: int) -> Tensor:
+    def lift(self, x: Tensor, level: int, to: int, offset: Tensor | None = None) -> Tensor:
         """From one level to a later one, where the search can go on.
 
         Level 0 is z (B, z_dim); 1 is the 4x4 map before its BatchNorm, 2 the 8x8 one, and so on,
-        each flat, (B, H·W·channels).
+        each flat, (B, H·W·channels).  `offset` is added to the 4x4 map of z.
         """
         for layer in range(level, to):
             if layer == 0:
                 x = self.project(x)  # (B, 4·4·8·gf)
+                x = x if offset is None else x + offset
                 continue
             width, side = self.widths[layer - 1], 4 << layer - 1
             h = x.view(-1, side, side, width).permute(0, 3, 1, 2)  # (B, 8·gf, 4, 4), ...
@@ -204,21 +205,33 @@ class ContextGenerator(nn.Module):
 
 
 class LatentNetwork(nn.Module):
-    """An Encoder and a linear layer: known pixels and mask, as ContextGenerator's -> z (B, z_dim).
+    """An Encoder and two linear layers: known pixels and mask, as ContextGenerator's, -> z (B,
+    z_dim), and the offset (B, map_dim) of G's 4x4 map from that of z: what no z can say.
 
     z is in [-1, 1] for the uniform prior, and free for the normal one.
     """
 
     def __init__(
-        self, image_size: int, channels: int, code_dim: int, df_dim: int, z_dim: int, prior: str
+        self,
+        image_size: int,
+        channels: int,
+        code_dim: int,
+        df_dim: int,
+        z_dim: int,
+        map_dim: int,
+        prior: str,
     ):
         super().__init__()
         self.encoder = Encoder(image_size, channels, code_dim, df_dim)
         self.head = nn.Linear(code_dim, z_dim)
         self.bound: nn.Module = nn.Tanh() if prior == "uniform" else nn.Identity()
+        self.offset = nn.Linear(code_dim, map_dim)
+        nn.init.zeros_(self.offset.weight)  # it begins with pictures that G makes of z
+        nn.init.zeros_(self.offset.bias)
 
-    def forward(self, known: Tensor, mask: Tensor) -> Tensor:
-        return self.bound(self.head(self.encoder(known, mask)))  # (B, z_dim)
+    def forward(self, known: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        code = self.encoder(known, mask)  # (B, code_dim)
+        return self.bound(self.head(code)), self.offset(code)  # (B, z_dim), (B, map_dim)
 
 
 Network = TypeVar("Network", bound=nn.Module)

@@ -60,19 +60,20 @@ class ResidualGenerator(nn.Module):
         """Of feature maps to search in."""
         return len(self.blocks)
 
-    def forward(self, x: Tensor, level: int = 0) -> Tensor:
+    def forward(self, x: Tensor, level: int = 0, offset: Tensor | None = None) -> Tensor:
         """z, or the map of a later level (see `lift`), -> pictures (B, C, S, S)."""
-        x = self.lift(x, level, self.levels)  # (B, S·S·C)
+        x = self.lift(x, level, self.levels, offset)  # (B, S·S·C)
         size = 2 << self.levels
         h = x.view(len(x), size, size, -1).permute(0, 3, 1, 2)  # (B, C, S, S)
         h = self.blocks[-1](h)  # (B, gf, S, S)
         return torch.tanh(self.picture(F.leaky_relu(h, 0.2)))  # (B, channels, S, S)
 
-    def lift(self, x: Tensor, level: int, to: int) -> Tensor:
+    def lift(self, x: Tensor, level: int, to: int, offset: Tensor | None = None) -> Tensor:
         """As networks.Generator's: level 0 is z, 1 the 4x4 map, 2 the 8x8 one, each flat."""
         for layer in range(level, to):
             if layer == 0:
                 x = self.project(x)  # (B, 4·4·8·gf)
+                x = x if offset is None else x + offset
                 continue
             side = 2 << layer
             h = x.view(len(x), side, side, -1).permute(0, 3, 1, 2)  # (B, 8·gf, 4, 4), ...

@@ -8,6 +8,7 @@ from dcgan_inpaint.blending import paste, poisson
 from dcgan_inpaint.dcgan import DCGAN
 from dcgan_inpaint.inpainting import InpaintingModule, Stage
 from dcgan_inpaint.measurements import Lowres
+from dcgan_inpaint.networks import frozen
 from dcgan_inpaint.objective import Objective
 from dcgan_inpaint.solvers import Adam
 
@@ -297,25 +298,33 @@ def test_stage_errors(dcgan, settings, message):
 class Constant(torch.nn.Module):
     """An encoder that always says the same, and remembers what it was shown."""
 
+    def __init__(self, map_dim):
+        super().__init__()
+        self.map_dim = map_dim
+
     def forward(self, known, mask):
         self.known = known
-        return torch.full((len(known), 8), 0.25)
+        return torch.full((len(known), 8), 0.25), torch.full((len(known), self.map_dim), 0.5)
 
 
 def test_an_encoder_starts_the_first_candidate(dcgan):
-    encoder = Constant()
+    generator = frozen(dcgan.ema_generator)
+    encoder = Constant(generator.project.out_features)
     search = module(dcgan, solver=Adam(0), encoder=encoder, candidates=3)
     data = batch(2)
     done = search.predict_step(data)
     assert done.trace.shape == (1, 2, 3)  # no search
     with torch.no_grad():
-        first = dcgan(torch.full((2, 8), 0.25))
+        first = generator(generator.project(torch.full((2, 8), 0.25)) + 0.5, level=1)
         others = dcgan(dcgan.latents(data["index"] + (1 << 32)))
     hole = (1 - done.mask[:, None]).bool().expand_as(done.candidates)
     for fake in (first, others):  # both are among the candidates, in the order of the objective
         distance = ((done.candidates - fake[:, None]) * hole).abs().amax((2, 3, 4)).amin(1)
         assert (distance < 1e-4).all()
     assert (encoder.known == data["image"] * done.mask).all()
+    # and a stage goes on from there
+    still = module(dcgan, solver=Adam(0), encoder=encoder, stages=[stage(iterations=0, level=2)])
+    torch.testing.assert_close(still.predict_step(data).fake, first)
 
 
 def test_z_on_a_leash(dcgan):
