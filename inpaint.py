@@ -83,7 +83,7 @@ def search(cfg: DictConfig, model: LatentGAN | LatentEncoder, mask: Callable) ->
         )
     if cfg.solver.iterations is None:
         # from an encoder's z a search for z meets the known pixels better and the hidden ones worse
-        cfg.solver.iterations = 0 if encoder is not None and cfg.candidates == 1 else 100
+        cfg.solver.iterations = 0 if encoder is not None and cfg.candidates <= 2 else 100
     return InpaintingModule(
         model.gan if isinstance(model, LatentEncoder) else model,
         mask,

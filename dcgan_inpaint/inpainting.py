@@ -54,7 +54,8 @@ class InpaintingModule(LightningModule):
     G(z) and y instead of pixels (measurements.py).  `ema=False` searches the raw generator instead
     of its average.  `candidates` starts are searched per picture; each start is the best of
     `init_draws` draws by the objective.  With an `encoder(known, mask)` (latent_encoder.py) the
-    first candidate starts from its z instead, and its offset is added to G's 4x4 map; `leash`
+    first candidate starts from its z instead, and its offset is added to G's 4x4 map; the second
+    from those for the mirrored picture, as likely a face, and is G's picture mirrored.  `leash`
     weighs the l1 distance, summed, of z to its start.  After z the search goes on in the feature
     maps of the `stages`, in their order.  Of the candidates `answer` is "best", the one with the
     lowest objective, or "mean": the mean picture, blended, the better guess in squared error.  A
@@ -176,6 +177,13 @@ class InpaintingModule(LightningModule):
         draws = Draws(self.seed, rows)
         fake, at_z = row_images, torch.empty(0)  # replaced at the first evaluation
         offset = None  # (B·K, 4·4·8·gf), from the encoder
+        mirrors = self.encoder is not None and self.candidates > 1
+
+        def turned(pictures: Tensor) -> Tensor:
+            """Mirror the second candidate of each picture (B·K, ., S, S), if it is an encoder's."""
+            if not mirrors:
+                return pictures
+            return torch.where((k == 1)[:, None, None, None], pictures.flip(3), pictures)
 
         def evaluate(
             x: Tensor, level: int = 0, start: Tensor | None = None, leash: float = 0.0
@@ -183,7 +191,7 @@ class InpaintingModule(LightningModule):
             nonlocal fake, at_z
             if level == 0:
                 at_z = x.detach().clone()  # (B·K, z_dim): solvers move z in place
-            fake = self.generator(x, level, offset).float()  # (B·K, C, S, S)
+            fake = turned(self.generator(x, level, offset).float())  # (B·K, C, S, S)
             context, prior, total = self.losses(fake, targets, row_weights)
             if start is not None and leash > 0:
                 total = total + leash * (x - start).abs().sum(1)
@@ -209,10 +217,11 @@ class InpaintingModule(LightningModule):
         frames, frame_z, frame_iterations = [], [], []
         z = nn.Parameter(self.start(rows, evaluate))  # (B·K, z_dim)
         if self.encoder is not None:
-            z_first, offset_first = self.encoder(masked(images, mask), mask)
-            z.data[:: self.candidates] = z_first
-            offset = offset_first.new_zeros(len(rows), offset_first.shape[1])
-            offset[:: self.candidates] = offset_first
+            encoded = k < 2
+            known = turned(masked(row_images, row_mask))
+            z.data[encoded], offsets = self.encoder(known[encoded], turned(row_mask)[encoded])
+            offset = offsets.new_zeros(len(rows), offsets.shape[1])
+            offset[encoded] = offsets
         progress = tqdm(
             search(z),
             total=steps + 1,

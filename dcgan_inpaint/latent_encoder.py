@@ -21,7 +21,7 @@ class LatentEncoder(Model):
     average (EMA) of E.
 
     It learns through the GAN's averaged G and its D, on training pictures with the holes that
-    `mask(index, size)` draws.  Per picture y with the mask M and its G picture x, n = C·S·S numbers:
+    `mask(index, size)` draws.  Per picture y of n numbers, with the mask M and x = G(z, offset):
 
         loss = (whole · sum |x - y| + context · sum M |x - y|) / n + lam · CE(D(x), 1)
 

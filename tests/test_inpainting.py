@@ -307,7 +307,8 @@ class Constant(torch.nn.Module):
         return torch.full((len(known), 8), 0.25), torch.full((len(known), self.map_dim), 0.5)
 
 
-def test_an_encoder_starts_the_first_candidate(dcgan):
+def test_an_encoder_starts_two_candidates(dcgan):
+    """From the picture, and from its mirror image; a third candidate starts from a draw of z."""
     generator = frozen(dcgan.ema_generator)
     encoder = Constant(generator.project.out_features)
     search = module(dcgan, solver=Adam(0), encoder=encoder, candidates=3)
@@ -316,12 +317,17 @@ def test_an_encoder_starts_the_first_candidate(dcgan):
     assert done.trace.shape == (1, 2, 3)  # no search
     with torch.no_grad():
         first = generator(generator.project(torch.full((2, 8), 0.25)) + 0.5, level=1)
-        others = dcgan(dcgan.latents(data["index"] + (1 << 32)))
+        third = dcgan(dcgan.latents(data["index"] + (2 << 32)))
     hole = (1 - done.mask[:, None]).bool().expand_as(done.candidates)
-    for fake in (first, others):  # both are among the candidates, in the order of the objective
+    for fake in (
+        first,
+        first.flip(3),
+        third,
+    ):  # all are among the candidates, in the order of the objective
         distance = ((done.candidates - fake[:, None]) * hole).abs().amax((2, 3, 4)).amin(1)
         assert (distance < 1e-4).all()
-    assert (encoder.known == data["image"] * done.mask).all()
+    known = data["image"] * done.mask
+    assert (encoder.known == torch.stack([known, known.flip(3)], 1).flatten(0, 1)).all()
     # and a stage goes on from there
     still = module(dcgan, solver=Adam(0), encoder=encoder, stages=[stage(iterations=0, level=2)])
     torch.testing.assert_close(still.predict_step(data).fake, first)

@@ -277,7 +277,7 @@ def test_an_encoder_starts_the_search(run, trained, tmp_path):
         assert len(table(tmp_path / start / "trace.csv")) == 2  # the end of each: no search
         z[start] = np.load(tmp_path / start / "z.npy")
     # that is what an encoder makes the default, unless there are other starts
-    for start, count, evaluations in (("encoder", 1, 1), ("encoder", 2, 101), ("random", 1, 101)):
+    for start, count, evaluations in (("encoder", 2, 1), ("encoder", 3, 101), ("random", 1, 101)):
         output = tmp_path / f"{start}{count}"
         more = [f"start={start}", f"candidates={count}", f"output={output}"]
         run("inpaint.py", both, *default, *more)
