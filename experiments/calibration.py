@@ -18,7 +18,9 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from dcgan_inpaint.data.module import batches
-from dcgan_inpaint.loading import data_of, load_gan
+from dcgan_inpaint.gans import GANS
+from dcgan_inpaint.latent_encoder import LatentEncoder
+from dcgan_inpaint.loading import data_of, load_model
 from inpaint import load_pictures, search
 
 PROJECT = Path(__file__).parents[1]
@@ -31,9 +33,9 @@ def main() -> None:
     arguments = parser.parse_args()
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
         cfg = compose("inpaint", ["candidates=8", *arguments.overrides])
-    gan = load_gan(cfg.ckpt)
-    cfg.data = data_of(gan, cfg.data, cfg.ckpt)
-    module = search(cfg, gan, instantiate(cfg.mask))
+    model = load_model(cfg.ckpt, *GANS.values(), LatentEncoder)
+    cfg.data = data_of(model, cfg.data, cfg.ckpt)
+    module = search(cfg, model, instantiate(cfg.mask))
     pictures, names = load_pictures(cfg)
     first = torch.utils.data.Subset(pictures, range(len(names)))
     numbers = [hole_numbers(module.predict_step(batch)) for batch in batches(first, cfg.batch_size)]

@@ -171,7 +171,7 @@ def test_benchmark(monkeypatch, capsys):
     rows = [
         line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if "|" in line
     ]
-    for row in ("search", "training", "data", "port", "ours"):
+    for row in ("search", "training", "data", "port", "z alone", "z and maps"):
         assert row in rows
 
 
