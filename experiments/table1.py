@@ -1,10 +1,12 @@
 """The paper's table: masks x methods on the same test pictures.
 
-python experiments/table1.py ckpt=runs/train/celeba/last.ckpt encoder=runs/train/ce/last.ckpt
+python experiments/table1.py gan=<run>/weights.ckpt encoder=<run>/weights.ckpt \\
+    context_encoder=<run>/weights.ckpt data.root=path/to/celeba
 
 Runs inpaint.py once for each mask and method, in runs/table1/<mask>/<method>, and prints the tables
-of experiments/table1.md.  Killed, it goes on where it stopped.  What follows ckpt= and encoder= is
-given to every run (data.root=..., batch_size=..., trainer.accelerator=...).
+of experiments/table1.md.  Killed, it goes on where it stopped.  gan is a DCGAN, encoder the latent
+encoder that learned from it; what else is given goes to every run (batch_size=...,
+trainer.accelerator=...).
 """
 
 import subprocess
@@ -24,33 +26,36 @@ PRINTED = {  # Yeh 2017, table 1, CelebA: context encoder, Yeh; dB
     "random80": (20.6, 22.8),
     "half": (15.5, 13.7),
 }
-METHODS = {  # by name: what inpaint.py is told
-    "mean colour": ["method=mean"],
-    "nearest training picture": ["method=nearest"],
-    "biharmonic": ["method=biharmonic"],
-    "total variation": ["method=tv"],
-    "Telea": ["method=telea"],
-    "Navier-Stokes": ["method=navier_stokes"],
-    "context encoder": [],
-    "Amos 2016": ["experiment=amos2016"],
-    "Yeh 2017": ["experiment=yeh2017"],
-    "ours": [],
+MODELS = ("gan", "encoder", "context_encoder")
+METHODS = {  # by name: which of MODELS, and what else inpaint.py is told
+    "mean colour": ("gan", ["method=mean"]),
+    "nearest training picture": ("gan", ["method=nearest"]),
+    "biharmonic": ("gan", ["method=biharmonic"]),
+    "total variation": ("gan", ["method=tv"]),
+    "Telea": ("gan", ["method=telea"]),
+    "Navier-Stokes": ("gan", ["method=navier_stokes"]),
+    "context encoder": ("context_encoder", []),
+    "Amos 2016": ("gan", ["experiment=amos2016"]),
+    "Yeh 2017": ("gan", ["experiment=yeh2017"]),
+    "ours, from a random z": ("gan", []),
+    "ours, learned start alone": ("encoder", ["stages=none"]),
+    "ours": ("encoder", []),
+    "ours, mean of two": ("encoder", ["candidates=2", "answer=mean"]),
 }
 LIMIT = 512
 
 
 def main() -> None:
     given = dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument)
-    if not {"ckpt", "encoder"} <= given.keys() or len(given) < len(sys.argv) - 1:
-        sys.exit("error: give ckpt=... (a DCGAN), encoder=... (a context encoder), key=value")
-    ckpt, encoder = given.pop("ckpt"), given.pop("encoder")
-    common = [f"limit={LIMIT}", *(f"{key}={value}" for key, value in given.items())]
+    if not set(MODELS) <= given.keys() or len(given) < len(sys.argv) - 1:
+        sys.exit(f"error: give {'=... '.join(MODELS)}=... and key=value for inpaint.py")
+    weights = {model: given.pop(model) for model in MODELS}
+    common = ["data=celeba", f"limit={LIMIT}", *(f"{key}={value}" for key, value in given.items())]
     for mask in MASKS:
-        for name, arguments in METHODS.items():
-            output = Path("runs/table1") / mask / name.replace(" ", "_")
-            weights = encoder if name == "context encoder" else ckpt
-            command = [sys.executable, PROJECT / "inpaint.py", f"ckpt={weights}", f"mask={mask}"]
-            subprocess.run([*command, *arguments, *common, f"output={output}"], check=True)
+        for name, (model, arguments) in METHODS.items():
+            command = [sys.executable, PROJECT / "inpaint.py", f"ckpt={weights[model]}"]
+            more = [f"mask={mask}", *arguments, *common, f"output={folder(mask, name)}"]
+            subprocess.run([*command, *more], check=True)
     for metric in ("psnr_hole", "psnr_whole", "ssim_hole", "seconds"):
         print(f"\n{metric}\n\n{table(metric)}")
 
@@ -62,10 +67,13 @@ def table(metric: str) -> str:
         for i, name in enumerate(("context encoder, as printed", "Yeh 2017, as printed")):
             lines.append([name, *(f"{PRINTED[mask][i]}" for mask in MASKS)])
     for name in METHODS:
-        folder = name.replace(" ", "_")
-        runs = [find_runs([Path("runs/table1") / mask / folder], ["ckpt"])[0] for mask in MASKS]
+        runs = [find_runs([folder(mask, name)], ["ckpt"])[0] for mask in MASKS]
         lines.append([name, *(interval(run, metric) for run in runs)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def folder(mask: str, method: str) -> Path:
+    return Path("runs/table1") / mask / method.replace(",", "").replace(" ", "_")
 
 
 def interval(run: Run, metric: str) -> str:
