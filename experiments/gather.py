@@ -67,9 +67,14 @@ def find_runs(folders: list[Path], by: list[str]) -> list[Run]:
     for key, values in zip(by, zip(*(run.settings for run in runs), strict=True), strict=True):
         if all(value is None for value in values):
             raise ValueError(f"--by {key}: no run has this setting in its config.yaml")
-    return sorted(
-        runs, key=lambda run: [(isinstance(s, str), str(type(s)), s) for s in run.settings]
-    )
+    return sorted(runs, key=lambda run: [order(setting) for setting in run.settings])
+
+
+def order(setting: Any) -> tuple[bool, float, str]:
+    """For sorting: numbers by size, after them all else by name."""
+    if isinstance(setting, (int, float)):
+        return False, setting, ""
+    return True, 0, str(setting)
 
 
 def table(runs: list[Run], by: list[str], means: list[str], medians: list[str]) -> str:

@@ -104,6 +104,13 @@ def test_gather_by_hand(runs):
     ]
 
 
+def test_gather_sorts_numbers_of_any_type(runs):
+    write_run(runs / "c", "{lam: 0}", [17, 17, 17])
+    write_run(runs / "d", "{lam: 3}", [22, 22, 22])
+    found = gather.find_runs([runs], ["lam"])
+    assert [run.settings for run in found] == [(0,), (0.01,), (0.1,), (3,)]
+
+
 def test_gather_is_a_command(runs):
     script = [sys.executable, PROJECT / "experiments" / "gather.py", runs, "--metrics", "psnr_hole"]
     figure = runs / "lam.png"
