@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import fusion
 
+from dcgan_inpaint.winograd import Winograd
+
 WIDTHS = ("blog", "amos_head")
 
 
@@ -238,7 +240,8 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def frozen(network: Network) -> Network:
-    """A copy for completion: eval mode, no weight gradients, BatchNorm folded into its neighbours.
+    """A copy for completion: eval mode, no weight gradients, BatchNorm folded into its neighbours,
+    convolutions with fewer multiplications where that is faster (winograd.py).
 
     In eval mode BatchNorm is a fixed scale and shift per channel, so folding leaves the function
     as it is (to float rounding) and saves a pass over every feature map.
@@ -259,9 +262,13 @@ def frozen(network: Network) -> Network:
     if isinstance(network, Encoder):
         folded.code = fusion.fuse_linear_bn_eval(folded.code, folded.code_norm)
         folded.code_norm = nn.Identity()
+    folded.requires_grad_(False).to(memory_format=torch.channels_last)
     if isinstance(network, (Generator, _Trunk)):
         folded.norms = nn.ModuleList(nn.Identity() for _ in folded.norms)
-    return folded.requires_grad_(False).to(memory_format=torch.channels_last)
+        for name in ("convs", "deconvs"):
+            for i, layer in enumerate(getattr(folded, name, [])):
+                getattr(folded, name)[i] = Winograd(layer)
+    return folded
 
 
 def _fold_head(project: nn.Linear, norm: Any) -> nn.Linear:

@@ -286,7 +286,7 @@ def main() -> None:
     device, repeats = arguments.device, arguments.repeats
     shape = (arguments.width, arguments.batch, device, arguments.precision)
     it = Iterations(*shape)
-    macs = multiply_adds(it.g, it.d, it.z)
+    macs = multiply_adds(it.model.generator, it.model.discriminator, it.z)
     speed = fastest_product(device, torch.bfloat16 if it.bf16 else torch.float32)
     name = torch.cuda.get_device_name() if device == "cuda" else platform.processor()
     print(
