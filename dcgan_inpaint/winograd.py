@@ -57,7 +57,8 @@ class Winograd(nn.Module):
         wide = self.direct.in_channels if self.transposed else self.direct.out_channels
         side = x.shape[-1] if self.transposed else x.shape[-1] // 2
         plain = x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
-        return x.device.type == "cpu" and plain and len(x) >= 16 and wide >= 16 * side
+        fits = side % 4 == 0 and wide >= 16 * side
+        return x.device.type == "cpu" and plain and len(x) >= 16 and fits
 
     @cached_property
     def kernels(self) -> Tensor:

@@ -63,6 +63,7 @@ def test_direct_where_it_does_not_pay():
     assert fast.pays(x)
     assert not fast.pays(x[:15])  # kernels weigh more than pictures
     assert not fast.pays(maps(16, True, 64, 32, 8))  # transforms more than products
+    assert not fast.pays(maps(16, True, 64, 32, 2))  # less than a tile
     assert not fast.pays(x.double())
     with torch.autocast("cpu", torch.bfloat16):
         assert not fast.pays(x)
