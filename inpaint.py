@@ -59,6 +59,8 @@ def main(cfg: DictConfig) -> None:
         for logger in loggers:
             logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
         trainer = Trainer(**cfg.trainer, logger=loggers, callbacks=[writer], inference_mode=False)
+        if trainer.world_size > 1:
+            raise ValueError(f"trainer.devices={cfg.trainer.devices}: completion runs on one")
 
     if unfinished:
         todo = batches(Subset(pictures, unfinished), cfg.batch_size)

@@ -55,6 +55,11 @@ def main(cfg: DictConfig) -> None:
         for logger in loggers:
             logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
         trainer = Trainer(**cfg.trainer, logger=loggers, callbacks=callbacks)
+        if trainer.world_size > 1 and cfg.validate:  # which one process writes
+            raise ValueError(
+                f"trainer.devices={cfg.trainer.devices}: with more than one use output=... and "
+                "validate=0"
+            )
 
     trainer.fit(model, data, ckpt_path=cfg.ckpt_path)
     # last.ckpt can be resumed; this one is a third of its size, to keep and to complete with

@@ -42,6 +42,13 @@ def gradient(evaluate: Evaluate, z: Tensor) -> tuple[Losses, Tensor]:
     return (context, prior, total), slope
 
 
+def check_positive(**settings: float) -> None:
+    """Raise ValueError for the first that is not above 0."""
+    for name, value in settings.items():
+        if value <= 0:
+            raise ValueError(f"solver.{name}={value}: use a positive number")
+
+
 class Solver:
     """What all solvers share: a budget of G evaluations and the bound on z.
 
@@ -69,8 +76,7 @@ class GradientSolver(Solver):
 
     def __init__(self, iterations: int, lr: float, schedule: str, bound: str):
         super().__init__(iterations, bound)
-        if lr <= 0:
-            raise ValueError(f"solver.lr={lr}: use a positive step")
+        check_positive(lr=lr)
         if schedule not in ("constant", "cosine"):
             raise ValueError(f"solver.schedule={schedule!r}: choose constant or cosine")
         self.lr, self.schedule = lr, schedule
@@ -153,8 +159,7 @@ class LBFGS(Solver):
         bound: str = "clip",
     ):
         super().__init__(iterations, bound)
-        if lr <= 0:
-            raise ValueError(f"solver.lr={lr}: use a positive step")
+        check_positive(lr=lr)
         if history < 1:
             raise ValueError(f"solver.history={history}: use 1 or more")
         self.lr, self.history, self.smallest = lr, history, smallest
@@ -224,9 +229,7 @@ class HMC(Solver):
         bound: str = "clip",
     ):
         super().__init__(iterations, bound)
-        for name, value in (("leapfrog", leapfrog), ("eps", eps), ("beta", beta)):
-            if value <= 0:
-                raise ValueError(f"solver.{name}={value}: use a positive number")
+        check_positive(leapfrog=leapfrog, eps=eps, beta=beta)
         self.leapfrog, self.eps, self.beta, self.anneal = leapfrog, eps, beta, anneal
 
     def __call__(self, z: nn.Parameter, evaluate: Evaluate, draws: Draws) -> Iterator[Losses]:
@@ -269,8 +272,7 @@ class Langevin(Solver):
         bound: str = "clip",
     ):
         super().__init__(iterations, bound)
-        if lr <= 0:
-            raise ValueError(f"solver.lr={lr}: use a positive step")
+        check_positive(lr=lr)
         if temperature < 0:
             raise ValueError(f"solver.temperature={temperature}: use 0 (no noise) or more")
         self.lr, self.temperature = lr, temperature

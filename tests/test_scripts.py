@@ -495,6 +495,7 @@ ERRORS = {
     "method and ema": (["method=mean", "ema=false"], "ema= is for the search for z"),
     "method and candidates": (["method=mean", "candidates=2"], "candidates= is for the search"),
     "method and measure": (["method=mean", "mask=lowres"], "mask=lowres: method=mean needs known"),
+    "devices": (["trainer.devices=2"], "trainer.devices=2: completion runs on one"),
     "method option": (["method=tv", "method.iterations=0"], "method.iterations=0"),
 }
 
@@ -516,6 +517,7 @@ TRAIN_ERRORS = {
     "empty folder": (["data=folder", "data.root={tmp}"], "no pictures in the train split"),
     "batch": (["data.train_size=8", "preview=0"], "use batch_size=8 or less"),
     "resume": (["ckpt_path=gone.ckpt"], "ckpt_path=gone.ckpt: no such file"),
+    "devices": (["trainer.devices=2"], "trainer.devices=2: with more than one use output=... and"),
     "prior": (["model.prior=cauchy"], "prior='cauchy'"),
     "z_dim": (["model.z_dim=0"], "z_dim=0"),
 }
