@@ -115,5 +115,6 @@ class Port:
         for _ in range(iterations):
             _, z.grad = self.search(z, images, mask)
             adam.step()
+            z.grad = None  # which the next backward pass would add to
             z.data.clamp_(-1, 1)
         return self.search(z, images, mask)[0]

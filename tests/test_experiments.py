@@ -157,6 +157,8 @@ def test_the_port_completes_as_we_do():
     """What benchmark.py compares: the same search, from the same z, ends at the same objective."""
     torch.manual_seed(0)
     model = DCGAN(image_size=16, gf_dim=4, df_dim=4, z_dim=8).eval()
+    for layer in [model.generator.project, *model.generator.deconvs]:
+        layer.weight.data *= 10  # pictures that depend on z
     images, index = torch.rand(3, 3, 16, 16) * 2 - 1, torch.arange(3)
     settings = {"objective": Objective(), "solver": Adam(20), "blend": paste, "ema": False}
     ours = InpaintingModule(model, benchmark.MASK, **settings, progress=False)
@@ -167,7 +169,7 @@ def test_the_port_completes_as_we_do():
     torch.testing.assert_close(
         port.complete(z, images, mask, 20), trace[-1, :, 2], rtol=1e-5, atol=0
     )
-    assert (trace[-1, :, 2] < trace[0, :, 2]).all()
+    assert (trace[-1, :, 2] < 0.99 * trace[0, :, 2]).all()
 
 
 def test_benchmark(monkeypatch, capsys):
