@@ -83,9 +83,14 @@ def search(cfg: DictConfig, model: LatentGAN | LatentEncoder, mask: Callable) ->
             f"start=encoder: ckpt={cfg.ckpt} holds none: python train.py model=encoder "
             f"ckpt={cfg.ckpt} trains one"
         )
+    if cfg.candidates is None:
+        cfg.candidates = 1 if encoder is None else 2
+    encoded = encoder is not None and cfg.candidates <= 2  # all of them start from its z
     if cfg.solver.iterations is None:
-        # from an encoder's z a search for z meets the known pixels better and the hidden ones worse
-        cfg.solver.iterations = 0 if encoder is not None and cfg.candidates <= 2 else 100
+        # from there a search for z meets the known pixels better and the hidden ones worse
+        cfg.solver.iterations = 0 if encoded else 100
+    if cfg.answer is None:
+        cfg.answer = "mean" if encoded else "best"
     return InpaintingModule(
         model.gan if isinstance(model, LatentEncoder) else model,
         mask,

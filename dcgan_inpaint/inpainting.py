@@ -59,7 +59,7 @@ class InpaintingModule(LightningModule):
     weighs the l1 distance, summed, of z to its start.  After z the search goes on in the feature
     maps of the `stages`, in their order.  Of the candidates `answer` is "best", the one with the
     lowest objective, or "mean": the mean picture, blended, the better guess in squared error.  A
-    frame of the best is kept every `out_interval` iterations (0: none).
+    frame of it is kept every `out_interval` iterations (0: none).
 
     The start of picture i follows from (seed, i) alone, and pictures do not share a loss, so
     neither batch size nor batch neighbours change a result.
@@ -214,7 +214,7 @@ class InpaintingModule(LightningModule):
 
         steps, every = self.iterations, self.out_interval
         trace = torch.empty(steps + 1, len(rows), 3, device=index.device)
-        frames, frame_z, frame_iterations = [], [], []
+        fakes, frame_z, frame_iterations = [], [], []
         z = nn.Parameter(self.start(rows, evaluate))  # (B·K, z_dim)
         if self.encoder is not None:
             encoded = k < 2
@@ -233,7 +233,7 @@ class InpaintingModule(LightningModule):
         for t, losses in enumerate(progress):
             trace[t] = torch.stack(losses, 1)
             if t == steps or (every and t % every == 0):
-                frames.append(self.blend(fake.detach(), row_images, row_mask))
+                fakes.append(fake.detach())
                 frame_z.append(at_z)
                 frame_iterations.append(t)
 
@@ -241,10 +241,14 @@ class InpaintingModule(LightningModule):
         totals = trace[steps, :, 2].view(-1, self.candidates)
         order = totals.argsort(1) + self.candidates * torch.arange(len(index)).to(z.device)[:, None]
         best = order[:, 0]
-        answer, completion = fake[best], frames[-1][best]  # (B, C, S, S)
-        if self.answer == "mean":
-            answer = fake[order].mean(1)
-            completion = self.blend(answer, images, mask)
+
+        def answer(fake: Tensor) -> Tensor:  # (B·K, C, S, S) -> (B, C, S, S)
+            return fake[best] if self.answer == "best" else fake[order].mean(1)
+
+        frames = [self.blend(answer(fake), images, mask) for fake in fakes]
+        candidates = frames[-1][:, None]  # (B, 1, C, S, S)
+        if self.candidates > 1:
+            candidates = self.blend(fakes[-1], row_images, row_mask)[order]  # (B, K, C, S, S)
         channels, size = images.shape[1], images.shape[-1]
         observed = masked(images, mask)
         if self.measure is not None:
@@ -254,12 +258,12 @@ class InpaintingModule(LightningModule):
             images=images,
             mask=mask,
             observed=observed,
-            fake=answer,
-            completion=completion,
+            fake=answer(fakes[-1]),
+            completion=frames[-1],
             z=at_z[best],
             trace=trace[:, best],
-            candidates=frames[-1][order],
-            frames=torch.stack([frame[best] for frame in frames]),
+            candidates=candidates,
+            frames=torch.stack(frames),
             frame_z=torch.stack(frame_z)[:, best],
             frame_iterations=frame_iterations,
         )

@@ -38,9 +38,9 @@ METHODS = {  # by name: which of MODELS, and what else inpaint.py is told
     "Amos 2016": ("gan", ["experiment=amos2016"]),
     "Yeh 2017": ("gan", ["experiment=yeh2017"]),
     "ours, from a random z": ("gan", []),
-    "ours, learned start alone": ("encoder", ["stages=none"]),
+    "ours, learned start alone": ("encoder", ["stages=none", "candidates=1"]),
+    "ours, one start": ("encoder", ["candidates=1"]),
     "ours": ("encoder", []),
-    "ours, mean of two": ("encoder", ["candidates=2", "answer=mean"]),
 }
 LIMIT = 512
 

@@ -195,7 +195,8 @@ def test_the_papers_as_they_were(choice):
     assert cfg.blend._target_.endswith(blend)
     assert cfg.ema is False
     assert cfg.stages == {}
-    assert (cfg.candidates, cfg.init_draws, cfg.start, cfg.leash) == (1, 1, "random", 0)
+    # of one start, drawn at random
+    assert (cfg.candidates, cfg.init_draws, cfg.start, cfg.leash) == (None, 1, "random", 0)
 
 
 @pytest.mark.parametrize(

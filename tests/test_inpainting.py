@@ -349,8 +349,10 @@ def test_z_on_a_leash(dcgan):
 @pytest.mark.parametrize("blend", [paste, poisson])
 def test_the_mean_of_the_candidates(dcgan, blend):
     best = module(dcgan, candidates=3, blend=blend).predict_step(batch(2))
-    mean = module(dcgan, candidates=3, blend=blend, answer="mean").predict_step(batch(2))
+    settings = {"candidates": 3, "blend": blend, "answer": "mean", "out_interval": 5}
+    mean = module(dcgan, **settings).predict_step(batch(2))
     assert torch.equal(mean.candidates, best.candidates)
+    assert torch.equal(mean.frames[-1], mean.completion)
     assert torch.equal(mean.z, best.z)
     # blending is linear, but for Poisson's clamp
     difference = (mean.completion - best.candidates.mean(1)).abs()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
 from dcgan_inpaint.figures import grid
@@ -272,10 +273,13 @@ def test_an_encoder_starts_the_search(run, trained, tmp_path):
     default = [*SMALL[1:], "limit=2", "stages=none"]
     small = [*default, "solver.iterations=0"]
     z = {}
-    for start in ("null", "encoder", "random"):
+    chosen = {"null": (2, "mean"), "encoder": (2, "mean"), "random": (1, "best")}
+    for start in chosen:
         run("inpaint.py", both, *small, f"start={start}", f"output={tmp_path / start}")
         assert len(table(tmp_path / start / "trace.csv")) == 2  # the end of each: no search
         z[start] = np.load(tmp_path / start / "z.npy")
+        cfg = OmegaConf.load(tmp_path / start / "config.yaml")
+        assert (cfg.candidates, cfg.answer) == chosen[start]
     # that is what an encoder makes the default, unless there are other starts
     for start, count, evaluations in (("encoder", 2, 1), ("encoder", 3, 101), ("random", 1, 101)):
         output = tmp_path / f"{start}{count}"
