@@ -70,9 +70,9 @@ def plot(predicted: Tensor, true: Tensor, candidates: int, path: Path) -> None:
     end = max(predicted.max(), true.max()).item() * 1.05
     axes.plot([0, end], [0, end * (1 + 1 / candidates) ** 0.5], "k:", label="calibrated")
     axes.set(xlim=(0, end), ylim=(0, end))
-    axes.set_xlabel(f"standard deviation over {candidates} candidates (intensity, 0 to 1)")
-    axes.set_ylabel("root mean square error of their mean")
-    axes.set_title("Predicted spread against true error")
+    axes.set_xlabel(f"standard deviation over {candidates} candidates, intensity")
+    axes.set_ylabel("root mean square error of their mean, intensity")
+    axes.set_title("Predicted spread against true error (0 black, 1 white)")
     axes.legend()
     axes.grid(alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
