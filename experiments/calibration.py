@@ -72,7 +72,7 @@ def plot(predicted: Tensor, true: Tensor, candidates: int, path: Path) -> None:
     axes.set(xlim=(0, end), ylim=(0, end))
     axes.set_xlabel(f"standard deviation over {candidates} candidates, intensity")
     axes.set_ylabel("root mean square error of their mean, intensity")
-    axes.set_title("Predicted spread against true error (0 black, 1 white)")
+    axes.set_title("Predicted spread against true error")
     axes.legend()
     axes.grid(alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
