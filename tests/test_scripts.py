@@ -1,6 +1,7 @@
 """The scripts as a user runs them, in small; every error is one line."""
 
 import csv
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -72,7 +73,7 @@ def test_train_writes(trained):
     ]
     with Image.open(trained / "completions" / "0000008.png") as picture:
         assert picture.size == (2 * 18 + 2, 3 * 18 + 2)  # masked, completed, original
-    rows = table(trained / "logs" / "metrics.csv")
+    rows = table(trained / "logs" / "version_0" / "metrics.csv")
     logged = [row for row in rows if row["train/d_loss"]]
     assert [float(row["iteration"]) for row in logged] == [2, 4, 6, 8]
     for name in ("d_loss_real", "d_loss_fake", "g_loss", "D(x)", "D(G(z))", "images_per_second"):
@@ -88,15 +89,22 @@ def test_train_writes(trained):
 
 
 def test_resume_goes_on(run, trained, tmp_path):
-    """Two epochs and then one more give the weights of three epochs at once."""
+    """Two epochs and one more, in the same folder, give the weights of three epochs at once."""
     resumed, whole = tmp_path / "resumed", tmp_path / "whole"
+    shutil.copytree(trained, resumed)
+    begun = (resumed / "logs" / "version_0" / "metrics.csv").read_text()
     run(
         "train.py",
         *TRAIN,
         "trainer.max_epochs=3",
-        f"ckpt_path={trained / 'last.ckpt'}",
+        f"ckpt_path={resumed / 'last.ckpt'}",
         f"output={resumed}",
     )
+    assert (resumed / "logs" / "version_0" / "metrics.csv").read_text() == begun
+    logged = [
+        row for row in table(resumed / "logs" / "version_1" / "metrics.csv") if row["train/d_loss"]
+    ]
+    assert [float(row["iteration"]) for row in logged] == [10, 12]
     run("train.py", *TRAIN, "trainer.max_epochs=3", "logger=tensorboard", f"output={whole}")
     assert list((whole / "tensorboard").glob("events.out.tfevents.*"))
     a, b = (torch.load(p / "last.ckpt", weights_only=False) for p in (resumed, whole))
@@ -190,7 +198,7 @@ def test_train_a_context_encoder(encoder):
     assert not (encoder / "samples").exists()  # it has no z to sample from
     names = [p.name for p in sorted((encoder / "completions").iterdir())]
     assert names == ["0000004.png", "0000008.png"]
-    rows = table(encoder / "logs" / "metrics.csv")
+    rows = table(encoder / "logs" / "version_0" / "metrics.csv")
     logged = [row for row in rows if row["train/l2"]]
     assert [float(row["iteration"]) for row in logged] == [2, 4, 6, 8]
     for name in ("l2", "g_loss", "d_loss", "images_per_second"):
@@ -266,7 +274,7 @@ def test_an_encoder_starts_the_search(run, trained, tmp_path):
     encoder += ["model=encoder", "model.df_dim=2", "model.code_dim=8", "trainer.max_epochs=1"]
     done = run("train.py", *encoder, ckpt, f"output={tmp_path / 'encoder'}")
     assert "3 validation pictures completed: psnr_hole" in done.stdout
-    rows = table(tmp_path / "encoder" / "logs" / "metrics.csv")
+    rows = table(tmp_path / "encoder" / "logs" / "version_0" / "metrics.csv")
     assert [float(r["iteration"]) for r in rows if r["train/whole"]] == [2, 4]
     assert (tmp_path / "encoder" / "completions" / "0000004.png").is_file()
     both = f"ckpt={tmp_path / 'encoder' / 'weights.ckpt'}"
@@ -377,7 +385,7 @@ def test_inpaint_logs_what_a_sweep_asks_for(run, trained, tmp_path):
         "limit=3",
     ]
     run("inpaint.py", *small, *loggers, f"output={tmp_path}")
-    (logged,) = table(tmp_path / "logs" / "metrics.csv")
+    (logged,) = table(tmp_path / "logs" / "version_0" / "metrics.csv")
     summary = {row["metric"]: row["mean"] for row in table(tmp_path / "summary.csv")}
     assert float(logged["completion/psnr_hole"]) == pytest.approx(float(summary["psnr_hole"]))
     assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
