@@ -42,6 +42,7 @@ METHODS = {  # by name: which of MODELS, and what else inpaint.py is told
     "ours, one start": ("encoder", ["candidates=1"]),
     "ours": ("encoder", []),
 }
+DIGITS = {"psnr_hole": ".2f", "psnr_whole": ".2f", "ssim_hole": ".3f", "seconds": ".2g"}
 LIMIT = 512
 
 
@@ -56,19 +57,22 @@ def main() -> None:
             command = [sys.executable, PROJECT / "inpaint.py", f"ckpt={weights[model]}"]
             more = [f"mask={mask}", *arguments, *common, f"output={folder(mask, name)}"]
             subprocess.run([*command, *more], check=True)
-    for metric in ("psnr_hole", "psnr_whole", "ssim_hole", "seconds"):
+    for metric in DIGITS:
         print(f"\n{metric}\n\n{table(metric)}")
 
 
 def table(metric: str) -> str:
-    """Markdown: a row for each method, a column for each mask; means with 95% intervals."""
+    """Markdown: a row for each method, a column for each mask.
+
+    Means with 95% intervals; medians of the seconds, which other work on the machine may stretch.
+    """
     lines = [["method", *MASKS], ["---"] * (1 + len(MASKS))]
     if metric == "psnr_hole":
         for i, name in enumerate(("context encoder, as printed", "Yeh 2017, as printed")):
             lines.append([name, *(f"{PRINTED[mask][i]}" for mask in MASKS)])
     for name in METHODS:
         runs = [find_runs([folder(mask, name)], ["ckpt"])[0] for mask in MASKS]
-        lines.append([name, *(interval(run, metric) for run in runs)])
+        lines.append([name, *(cell(run, metric) for run in runs)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -76,11 +80,12 @@ def folder(mask: str, method: str) -> Path:
     return Path("runs/table1") / mask / method.replace(",", "").replace(" ", "_")
 
 
-def interval(run: Run, metric: str) -> str:
-    """The mean of a metric and its 95% interval."""
+def cell(run: Run, metric: str) -> str:
+    """What the table says of one run."""
     values: torch.Tensor = run.metrics[metric]
-    mean, low, high = mean_interval(values)
-    return f"{mean:.4g} [{low:.4g}, {high:.4g}]"
+    numbers = (float(values.median()),) if metric == "seconds" else mean_interval(values)
+    first, *interval = (format(number, DIGITS[metric]) for number in numbers)
+    return f"{first} [{', '.join(interval)}]" if interval else first
 
 
 if __name__ == "__main__":

@@ -148,11 +148,17 @@ def test_the_table_by_hand(tmp_path, monkeypatch):
     lines = table1.table("psnr_hole").splitlines()
     assert lines[2] == "| context encoder, as printed | 21.3 | 19.2 | 20.6 | 15.5 |"
     assert lines[3] == "| Yeh 2017, as printed | 19.4 | 17.4 | 22.8 | 13.7 |"
-    assert lines[4] == "| mean colour | 0 [0, 0] | 20 [20, 20] | 40 [40, 40] | 60 [60, 60] |"
+    zero, twenty = "0.00 [0.00, 0.00]", "20.00 [20.00, 20.00]"
+    assert lines[4].startswith(f"| mean colour | {zero} | {twenty} | 40.00 [40.00, 40.00] | ")
     k = list(table1.METHODS).index("ours")
-    ours = " | ".join(f"{v} [{v}, {v}]" for v in (k, 20 + k, 40 + k, 60 + k))
+    ours = " | ".join(f"{v}.00 [{v}.00, {v}.00]" for v in (k, 20 + k, 40 + k, 60 + k))
     assert lines[4 + k] == f"| ours | {ours} |"
     assert len(lines) == 4 + len(table1.METHODS)
+    one = table1.Run(
+        (), {"ssim_hole": torch.tensor([0.5, 0.5]), "seconds": torch.tensor([0.7, 9, 0.81])}
+    )
+    assert table1.cell(one, "ssim_hole") == "0.500 [0.500, 0.500]"
+    assert table1.cell(one, "seconds") == "0.81"
 
 
 def test_the_port_completes_as_we_do():
