@@ -121,9 +121,13 @@ def plot(runs: list[Run], by: list[str], metric: str, path: Path) -> None:
         ]
         label = ", ".join(f"{key} {short(s)}" for key, s in zip(by[:-1], others, strict=True))
         axes.errorbar(x, mean, errors, marker="o", capsize=3, label=label or None)
-    positive = sorted({float(run.settings[-1]) for run in runs} - {0.0})
+    values = sorted({float(run.settings[-1]) for run in runs})
+    positive = [value for value in values if value > 0]
     if positive[-1] >= 20 * positive[0]:
         axes.set_xscale("symlog", linthresh=positive[0])
+    if len(values) <= 6:  # more would overlap
+        axes.set_xticks(values, [f"{value:g}" for value in values])
+        axes.minorticks_off()
     axes.set_xlabel(by[-1])
     axes.set_ylabel(f"{metric}, dB" if "psnr" in metric else metric)
     axes.set_title(f"{metric} against {by[-1]}: mean and 95% interval")
