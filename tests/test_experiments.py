@@ -144,7 +144,11 @@ def test_the_table_by_hand(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for m, mask in enumerate(table1.MASKS):
         for k, method in enumerate(table1.METHODS):
-            write_run(tmp_path / table1.folder(mask, method), "{ckpt: a}", [20 * m + k] * 3)
+            write_run(
+                tmp_path / table1.folder(mask, method),
+                "{ckpt: a}",
+                [20 * m + k] * (table1.SEEN + 3),
+            )
     lines = table1.table("psnr_hole").splitlines()
     assert lines[2] == "| context encoder, as printed | 21.3 | 19.2 | 20.6 | 15.5 |"
     assert lines[3] == "| Yeh 2017, as printed | 19.4 | 17.4 | 22.8 | 13.7 |"
@@ -153,12 +157,19 @@ def test_the_table_by_hand(tmp_path, monkeypatch):
     k = list(table1.METHODS).index("ours")
     ours = " | ".join(f"{v}.00 [{v}.00, {v}.00]" for v in (k, 20 + k, 40 + k, 60 + k))
     assert lines[4 + k] == f"| ours | {ours} |"
-    assert len(lines) == 4 + len(table1.METHODS)
+    assert len(lines) == 4 + len(table1.METHODS) + 1
     below = " | ".join([f"{k - 3}.00 [{k - 3}.00, {k - 3}.00]"] * 4)
     assert table1.margins().splitlines()[2 + 3] == f"| total variation | {below} |"
     assert "| ours |" not in table1.margins()
     assert table1.cell(torch.tensor([0.5, 0.5]), "ssim_hole") == "0.500 [0.500, 0.500]"
     assert table1.cell(torch.tensor([0.7, 9, 0.81]), "seconds") == "0.81"
+
+
+def test_pictures_that_ideas_were_compared_on_are_left_out(monkeypatch):
+    values = torch.cat([torch.full((table1.SEEN,), 9.0), torch.ones(3)])
+    monkeypatch.setattr(table1, "column", lambda *_: values)
+    row = table1.table("psnr_whole").splitlines()[-1]
+    assert row.count("1.00 [1.00, 1.00]") == len(table1.MASKS)
 
 
 def test_the_port_completes_as_we_do():
