@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import fusion
 
-from dcgan_inpaint.winograd import Winograd
+from dcgan_inpaint.frozen_layers import OnBlocks, Winograd
 
 WIDTHS = ("blog", "amos_head")
 
@@ -241,7 +241,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 def frozen(network: Network) -> Network:
     """A copy for completion: eval mode, no weight gradients, BatchNorm folded into its neighbours,
-    convolutions with fewer multiplications where that is faster (winograd.py).
+    convolutions in another form where that is faster (frozen_layers.py).
 
     In eval mode BatchNorm is a fixed scale and shift per channel, so folding leaves the function
     as it is (to float rounding) and saves a pass over every feature map.
@@ -265,9 +265,14 @@ def frozen(network: Network) -> Network:
     folded.requires_grad_(False).to(memory_format=torch.channels_last)
     if isinstance(network, (Generator, _Trunk)):
         folded.norms = nn.ModuleList(nn.Identity() for _ in folded.norms)
-        for name in ("convs", "deconvs"):
-            for i, layer in enumerate(getattr(folded, name, [])):
-                getattr(folded, name)[i] = Winograd(layer)
+    if isinstance(network, Generator):
+        *wide, last = folded.deconvs
+        folded.deconvs = nn.ModuleList([*map(Winograd, wide), OnBlocks(last)])
+    elif isinstance(network, _Trunk):
+        first, *wide = folded.convs
+        if isinstance(network, Discriminator):  # the gradient goes on to the picture
+            first = OnBlocks(first)
+        folded.convs = nn.ModuleList([first, *map(Winograd, wide)])
     return folded
 
 

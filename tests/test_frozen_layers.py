@@ -1,12 +1,12 @@
-"""Minimal filtering computes what the layers compute."""
+"""The layers of frozen networks compute what the layers compute that they stand for."""
 
 import pytest
 import torch
 from torch import nn
 
 from dcgan_inpaint.dcgan import DCGAN
+from dcgan_inpaint.frozen_layers import IN, KERNEL, OUT, OnBlocks, Winograd
 from dcgan_inpaint.networks import frozen
-from dcgan_inpaint.winograd import IN, KERNEL, OUT, Winograd
 
 
 def layer(transposed, wide, narrow):
@@ -44,6 +44,27 @@ def test_value_and_gradient_are_those_of_the_layer(transposed, side, wide):
     (slope,) = torch.autograd.grad(expected, x, out_slope)
     (fast_slope,) = torch.autograd.grad(result, x, out_slope)
     assert (fast_slope - slope).abs().max() < 1e-5 * slope.abs().max()
+
+
+@pytest.mark.parametrize("transposed", [True, False])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_on_blocks_value_and_gradient_are_those_of_the_layer(transposed, batch, channels):
+    direct = layer(transposed, 24, channels)
+    x = maps(batch, transposed, 24, channels, 8).requires_grad_()
+    expected, result = direct(x), OnBlocks(direct)(x)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    out_slope = torch.randn_like(expected)
+    (slope,) = torch.autograd.grad(expected, x, out_slope)
+    (fast_slope,) = torch.autograd.grad(result, x, out_slope)
+    torch.testing.assert_close(fast_slope, slope, rtol=0, atol=1e-5)
+
+
+def test_pictures_leave_g_and_enter_d_on_blocks():
+    gan = DCGAN(gf_dim=4, df_dim=4)
+    assert isinstance(frozen(gan.generator).deconvs[-1], OnBlocks)
+    assert isinstance(frozen(gan.discriminator).convs[0], OnBlocks)
 
 
 @pytest.mark.parametrize("transposed", [True, False])

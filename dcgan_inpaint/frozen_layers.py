@@ -11,6 +11,7 @@ from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 # F(4, 3) evaluates polynomials at these points and at infinity.  The points decide the rounding
 # errors: with 0, ±1, ±2 of the paper they are twice as large again
@@ -39,6 +40,59 @@ def _to_points(side: int) -> Tensor:
     return tiles[:, :, 1:-1].reshape(-1, side).float()
 
 
+def _taps(transposed: bool) -> Tensor:
+    """(2, 3, 5): of 5 taps along an axis, which are the 3 at the even and odd pixels of blocks."""
+    taps = torch.zeros(2, 3, 5, dtype=torch.float64)
+    if transposed:
+        taps[0, [0, 1, 2], [4, 2, 0]] = 1
+        taps[1, [1, 2], [3, 1]] = 1
+    else:
+        taps[0, [0, 1, 2], [0, 2, 4]] = 1
+        taps[1, [0, 1], [1, 3]] = 1
+    return taps
+
+
+def _to_blocks(h: Tensor) -> Tensor:
+    """(B, 2·s, 2·s, C) -> (B, s, s, 4·C)."""
+    b, s = len(h), h.shape[1] // 2
+    return h.reshape(b, s, 2, s, 2, -1).transpose(2, 3).reshape(b, s, s, -1)
+
+
+class OnBlocks(nn.Module):
+    """A frozen layer of networks.py from or to pictures, `direct`, as a 3x3 one on their blocks.
+
+    On a CPU; elsewhere it is `direct`.
+    """
+
+    def __init__(self, direct: nn.Conv2d | nn.ConvTranspose2d):
+        super().__init__()
+        self.direct = direct
+        self.transposed = isinstance(direct, nn.ConvTranspose2d)
+
+    @cached_property
+    def kernels(self) -> Tensor:
+        """(4·C', C, 3, 3) of a transposed layer, (C', 4·C, 3, 3) else."""
+        with torch.inference_mode(False), torch.no_grad():
+            taps, weight = _taps(self.transposed), self.direct.weight.detach().double()
+            equation = "rgy,shx,ioyx->rsoigh" if self.transposed else "rgy,shx,oiyx->orsigh"
+            kernels = torch.einsum(equation, taps, taps, weight)
+            kernels = kernels.flatten(0, 2) if self.transposed else kernels.flatten(1, 3)
+            return kernels.float().contiguous(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What `direct` gives, (B, C', 2·H, 2·W) or (B, C', H/2, W/2)."""
+        if x.device.type != "cpu":
+            return self.direct(x)
+        bias = self.direct.bias
+        if not self.transposed:
+            blocks = _to_blocks(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # (B, 4·C, H/2, W/2)
+            return F.conv2d(blocks, self.kernels, bias, padding=1)
+        y = F.conv2d(x, self.kernels, bias.repeat(4), padding=1)  # type: ignore[union-attr]
+        b, s = len(y), y.shape[-1]
+        y = y.permute(0, 2, 3, 1).reshape(b, s, s, 2, 2, -1).transpose(2, 3)  # (B, s, 2, s, 2, C')
+        return y.reshape(b, 2 * s, 2 * s, -1).permute(0, 3, 1, 2)
+
+
 class Winograd(nn.Module):
     """A frozen layer of networks.py, `direct`, by minimal filtering where that is faster.
 
@@ -63,16 +117,8 @@ class Winograd(nn.Module):
     @cached_property
     def kernels(self) -> Tensor:
         """(36, C or 4·C, 4·C or C): the 3x3 kernels at the points."""
-        # of 5 taps along an axis, which are the 3 at the even and the 3 at the odd pixels of blocks
-        taps = torch.zeros(2, 3, 5, dtype=torch.float64)
-        if self.transposed:
-            taps[0, [0, 1, 2], [4, 2, 0]] = 1
-            taps[1, [1, 2], [3, 1]] = 1
-        else:
-            taps[0, [0, 1, 2], [0, 2, 4]] = 1
-            taps[1, [0, 1], [1, 3]] = 1
         with torch.inference_mode(False), torch.no_grad():
-            at_points = torch.einsum("ng,rgy->nry", KERNEL, taps)
+            at_points = torch.einsum("ng,rgy->nry", KERNEL, _taps(self.transposed))
             # weight is (C_in, C_out, 5, 5) of a transposed layer, (C_out, C_in, 5, 5) else
             equation = "nry,msx,ioyx->nmirso" if self.transposed else "nry,msx,oiyx->nmrsio"
             weight = self.direct.weight.detach().double()
@@ -88,7 +134,7 @@ class Winograd(nn.Module):
         s = h.shape[1] if self.transposed else h.shape[1] // 2
         t = s // 4  # tiles along a side
         if not self.transposed:
-            h = h.reshape(b, s, 2, s, 2, -1).transpose(2, 3)  # (B, s, s, 2, 2, C)
+            h = _to_blocks(h)  # (B, s, s, 4·C)
         v = _to_points(s) @ h.reshape(b, s, -1)  # (B, 6·t, s·C)
         v = _to_points(s) @ v.view(b * 6 * t, s, -1)  # (B·6·t, 6·t, C)
         v = v.view(b, 6, t, 6, t, -1).permute(1, 3, 0, 2, 4, 5)  # (6, 6, B, t, t, C)
