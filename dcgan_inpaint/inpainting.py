@@ -206,7 +206,7 @@ class InpaintingModule(LightningModule):
             at_z, level = x.data.clone(), 0
             for stage in self.stages:
                 start = self.generator.lift(x.detach(), level, stage.level, offset)  # (B·K, H·W·C)
-                x, level = nn.Parameter(start.clone()), stage.level
+                x, level = nn.Parameter(start.float().clone()), stage.level
                 leashed = partial(evaluate, level=level, start=start, leash=stage.leash)
                 yield from stage.solver(x, leashed, draws)
             with torch.no_grad():
@@ -219,7 +219,8 @@ class InpaintingModule(LightningModule):
         if self.encoder is not None:
             encoded = k < 2
             known = turned(masked(row_images, row_mask))
-            z.data[encoded], offsets = self.encoder(known[encoded], turned(row_mask)[encoded])
+            found, offsets = self.encoder(known[encoded], turned(row_mask)[encoded])
+            z.data[encoded] = found.float()  # the search moves float32 also under bf16
             offset = offsets.new_zeros(len(rows), offsets.shape[1])
             offset[encoded] = offsets
         progress = tqdm(

@@ -307,6 +307,31 @@ class Constant(torch.nn.Module):
         return torch.full((len(known), 8), 0.25), torch.full((len(known), self.map_dim), 0.5)
 
 
+def test_an_encoder_and_stages_in_bf16(dcgan):
+    """What is moved stays float32, though the networks speak bf16, whose steps would be lost."""
+    generator = frozen(dcgan.ema_generator)
+
+    class Speaks(Constant):
+        def forward(self, known, mask):
+            return tuple(says.bfloat16() for says in super().forward(known, mask))
+
+    moved = []
+
+    class Watched(Adam):
+        def optimizer(self, z):
+            moved.append(z.dtype)
+            return super().optimizer(z)
+
+    settings = {"iterations": 2, "lr": 0.01, "bound": "none"}
+    stages = [Stage(level, Watched(**settings)) for level in (1, 2)]
+    encoder = Speaks(generator.project.out_features)
+    search = module(dcgan, solver=Watched(2), encoder=encoder, candidates=3, stages=stages)
+    trainer = quiet_trainer(precision="bf16-mixed")
+    (done,) = trainer.predict(search, DataLoader([batch(2)], batch_size=None))
+    assert moved == [torch.float32] * 3
+    assert done.completion.dtype == torch.float32
+
+
 def test_an_encoder_starts_two_candidates(dcgan):
     """From the picture, and from its mirror image; a third candidate starts from a draw of z."""
     generator = frozen(dcgan.ema_generator)
