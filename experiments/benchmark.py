@@ -268,7 +268,8 @@ def compare_search(ckpt: str, count: int, device: str, bf16: bool) -> None:
                 gan, MASK, objective, blend=paste, progress=False, **settings(iterations)
             ).to(device)
             since = now()
-            with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            # as Lightning does it: a cache would keep the first z of the search
+            with torch.autocast(device, torch.bfloat16, enabled=bf16, cache_enabled=False):
                 fake = search.predict_step(batch).fake.float()  # (B, C, S, S)
             ours = now() - since
             context = objective.context(fake, batch["image"], mask)
