@@ -16,23 +16,21 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer
 from torch.utils.data import Subset
 
-from dcgan_inpaint.adversarial import LatentGAN
-from dcgan_inpaint.baselines import FillingModule
-from dcgan_inpaint.context_encoder import ContextEncoder
+from dcgan_inpaint.completion.fills import FillingModule
+from dcgan_inpaint.completion.inpainting import InpaintingModule
 from dcgan_inpaint.data.folder import find_pictures
-from dcgan_inpaint.data.module import ImageData, Pictures, batches
+from dcgan_inpaint.data.loader import ImageData, Pictures, batches
 from dcgan_inpaint.errors import one_line_errors, out_of_memory
-from dcgan_inpaint.gans import GANS
-from dcgan_inpaint.inpainting import InpaintingModule
-from dcgan_inpaint.latent_encoder import LatentEncoder
-from dcgan_inpaint.loading import data_of, load_model
-from dcgan_inpaint.metrics import load_lpips
-from dcgan_inpaint.models import Model
-from dcgan_inpaint.networks import frozen
-from dcgan_inpaint.photos import Photos
-from dcgan_inpaint.regions import region_finder
-from dcgan_inpaint.results import CompletionWriter
-from dcgan_inpaint.runs import check_same, finish, start_run
+from dcgan_inpaint.models.base import LatentGAN, Model
+from dcgan_inpaint.models.checkpoint import data_of, load_model
+from dcgan_inpaint.models.context_encoder import ContextEncoder
+from dcgan_inpaint.models.latent_encoder import GANS, LatentEncoder
+from dcgan_inpaint.models.networks import frozen
+from dcgan_inpaint.photos.photos import Photos
+from dcgan_inpaint.photos.regions import region_finder
+from dcgan_inpaint.quality.completions import load_lpips
+from dcgan_inpaint.runs.folder import check_same, finish, start_run
+from dcgan_inpaint.runs.writer import CompletionWriter
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="inpaint")
@@ -80,8 +78,8 @@ def search(cfg: DictConfig, model: LatentGAN | LatentEncoder, mask: Callable) ->
             encoder = frozen(model.ema_encoder)
     elif cfg.start == "encoder":
         raise ValueError(
-            f"start=encoder: ckpt={cfg.ckpt} holds none: python train.py model=encoder "
-            f"ckpt={cfg.ckpt} trains one"
+            f"start=encoder: ckpt={cfg.ckpt} holds none: python train.py model=latent_encoder "
+            f"gan={cfg.ckpt} trains one"
         )
     if cfg.candidates is None:
         cfg.candidates = 1 if encoder is None else 2
@@ -100,10 +98,8 @@ def search(cfg: DictConfig, model: LatentGAN | LatentEncoder, mask: Callable) ->
         measure=instantiate(cfg.measure),
         ema=cfg.ema,
         candidates=cfg.candidates,
-        init_draws=cfg.init_draws,
         answer=cfg.answer,
         encoder=encoder,
-        leash=cfg.leash,
         stages=list(instantiate(cfg.stages).values()),
         seed=cfg.seed,
         out_interval=cfg.out_interval,
@@ -117,8 +113,8 @@ def filling(cfg: DictConfig, model: Model, mask: Callable) -> FillingModule:
     Raises ValueError for what was given that only a search could follow.
     """
     run = HydraConfig.get()
-    unused = {"objective", "solver", "stages", "experiment", "candidates", "init_draws", "seed"}
-    unused |= {"start", "leash", "answer", "out_interval"}
+    unused = {"objective", "solver", "stages", "experiment", "candidates", "seed"}
+    unused |= {"start", "answer", "out_interval"}
     chosen = f"ckpt={cfg.ckpt}, a context encoder,"
     if cfg.method is not None:
         unused.add("ema")

@@ -26,14 +26,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
-from dcgan_inpaint.adversarial import LatentGAN
-from dcgan_inpaint.data.module import ImageData
+from dcgan_inpaint.data.loader import ImageData
 from dcgan_inpaint.errors import one_line_errors
-from dcgan_inpaint.figures import grid, save_gif
-from dcgan_inpaint.loading import data_of, load_gan
+from dcgan_inpaint.models.base import LatentGAN
+from dcgan_inpaint.models.checkpoint import data_of, load_gan
+from dcgan_inpaint.pictures import grid, save_gif
+from dcgan_inpaint.quality.samples import judge_samples, load_inception
 from dcgan_inpaint.randomness import uniform
-from dcgan_inpaint.runs import start_run
-from dcgan_inpaint.sample_quality import judge_samples, load_inception
+from dcgan_inpaint.runs.folder import start_run
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="sample")

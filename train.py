@@ -15,26 +15,27 @@ from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import Subset
 
-from dcgan_inpaint.adversarial import LatentGAN
-from dcgan_inpaint.callbacks import (
+from dcgan_inpaint.data.loader import ImageData, batches
+from dcgan_inpaint.errors import one_line_errors
+from dcgan_inpaint.models.base import LatentGAN
+from dcgan_inpaint.pictures import to_float
+from dcgan_inpaint.quality.samples import judge_samples
+from dcgan_inpaint.runs.folder import finish, start_run
+from dcgan_inpaint.runs.watchers import (
     CollapseWarning,
     CompletionPreview,
     SampleGrid,
     Speed,
-    centre_completion,
+    center_completion,
 )
-from dcgan_inpaint.data.module import ImageData, batches, to_float
-from dcgan_inpaint.errors import one_line_errors
-from dcgan_inpaint.results import CompletionWriter
-from dcgan_inpaint.runs import finish, start_run
-from dcgan_inpaint.sample_quality import judge_samples
+from dcgan_inpaint.runs.writer import CompletionWriter
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
     with one_line_errors():
-        if cfg.ckpt_path is not None and not Path(cfg.ckpt_path).is_file():
-            raise FileNotFoundError(f"ckpt_path={cfg.ckpt_path}: no such file to resume from")
+        if cfg.resume is not None and not Path(cfg.resume).is_file():
+            raise FileNotFoundError(f"resume={cfg.resume}: no such file to resume from")
         seed_everything(cfg.seed, verbose=False)  # the init; z, order and flips follow from seed
         source = instantiate(cfg.data)
         model = instantiate(cfg.model, crop=source.crop)
@@ -61,7 +62,7 @@ def main(cfg: DictConfig) -> None:
                 "validate=0"
             )
 
-    trainer.fit(model, data, ckpt_path=cfg.ckpt_path)
+    trainer.fit(model, data, ckpt_path=cfg.resume)
     # last.ckpt can be resumed; this one is a third of its size, to keep and to complete with
     trainer.save_checkpoint(folder / "weights.ckpt", weights_only=True)
     if cfg.validate:  # the true job, and what a sweep can rank models by: completion/psnr_hole
@@ -70,10 +71,10 @@ def main(cfg: DictConfig) -> None:
         writer = CompletionWriter(folder / "validation", pictures.labels[: cfg.validate])
         completer = Trainer(**cfg.trainer, logger=loggers, callbacks=[writer], inference_mode=False)
         first = batches(Subset(pictures, range(len(writer.names))), cfg.batch_size)
-        completer.predict(centre_completion(model, 100), first, return_predictions=False)
+        completer.predict(center_completion(model, 100), first, return_predictions=False)
         print(f"{len(writer.names)} validation pictures completed: {writer}")
-    if cfg.judge and isinstance(model, LatentGAN):
-        quality = judge_samples(model, to_float(data.split("test").pictures), cfg.judge)
+    if cfg.sample_metrics and isinstance(model, LatentGAN):
+        quality = judge_samples(model, to_float(data.split("test").pictures), cfg.sample_metrics)
         for logger in loggers:
             logger.log_metrics({f"samples/{name}": value for name, value in quality.items()})
             logger.save()

@@ -34,18 +34,19 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from dcgan_inpaint.blending import paste
+from dcgan_inpaint.completion.inpainting import InpaintingModule, Stage
+from dcgan_inpaint.completion.objective import Objective
+from dcgan_inpaint.completion.solvers import Adam, gradient
 from dcgan_inpaint.data.faces import draw_factors
-from dcgan_inpaint.data.module import EpochOrder, ImageData, Pictures, batches, to_float
+from dcgan_inpaint.data.loader import EpochOrder, ImageData, Pictures, batches
 from dcgan_inpaint.data.portrait import render
-from dcgan_inpaint.dcgan import DCGAN
-from dcgan_inpaint.inpainting import InpaintingModule, Stage
-from dcgan_inpaint.latent_encoder import LatentEncoder
-from dcgan_inpaint.loading import load_model
-from dcgan_inpaint.masks import center
-from dcgan_inpaint.networks import frozen
-from dcgan_inpaint.objective import Objective
-from dcgan_inpaint.solvers import Adam, gradient
+from dcgan_inpaint.models.checkpoint import load_model
+from dcgan_inpaint.models.dcgan import DCGAN
+from dcgan_inpaint.models.latent_encoder import LatentEncoder
+from dcgan_inpaint.models.networks import frozen
+from dcgan_inpaint.observation.masks import center
+from dcgan_inpaint.pictures import to_float
+from dcgan_inpaint.poisson import paste
 
 PROJECT = Path(__file__).parents[1]
 MASK = partial(center, scale=0.25)

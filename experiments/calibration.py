@@ -17,10 +17,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor
 
-from dcgan_inpaint.data.module import batches
-from dcgan_inpaint.gans import GANS
-from dcgan_inpaint.latent_encoder import LatentEncoder
-from dcgan_inpaint.loading import data_of, load_model
+from dcgan_inpaint.data.loader import batches
+from dcgan_inpaint.models.checkpoint import data_of, load_model
+from dcgan_inpaint.models.latent_encoder import GANS, LatentEncoder
 from inpaint import load_pictures, search
 
 PROJECT = Path(__file__).parents[1]

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from omegaconf import OmegaConf
 
-from dcgan_inpaint.metrics import mean_interval
+from dcgan_inpaint.quality.completions import mean_interval
 
 
 class Run(NamedTuple):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dcgan_inpaint.networks import Discriminator, Generator
-from dcgan_inpaint.objective import discriminator_losses, generator_loss
+from dcgan_inpaint.losses import discriminator_losses, generator_loss
+from dcgan_inpaint.models.networks import Discriminator, Generator
 
 
 class PortedGenerator(nn.Module):

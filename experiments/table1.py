@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from gather import find_runs
 
-from dcgan_inpaint.metrics import mean_interval
+from dcgan_inpaint.quality.completions import mean_interval
 
 PROJECT = Path(__file__).parents[1]
 MASKS = ("center", "pattern", "random80", "half")

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 from torch import Tensor
 
-from dcgan_inpaint.figures import grid
+from dcgan_inpaint.pictures import grid
 
 plt.style.use("tableau-colorblind10")
 plt.rcParams.update({"figure.constrained_layout.use": True, "figure.dpi": 80})
@@ -30,9 +30,9 @@ def show_rows(
     if axes is None:
         _, axes = plt.subplots(figsize=(columns * inches + 1, rows * inches + 0.6))
     axes.imshow(grid(pictures.flatten(0, 1), columns))
-    centre = 2 + (size - 1) / 2  # `grid` puts 2 px of white around each picture
-    axes.set_yticks([centre + i * (size + 2) for i in range(len(down))], down)
-    axes.set_xticks([centre + i * (size + 2) for i in range(len(across))], across)
+    center = 2 + (size - 1) / 2  # `grid` puts 2 px of white around each picture
+    axes.set_yticks([center + i * (size + 2) for i in range(len(down))], down)
+    axes.set_xticks([center + i * (size + 2) for i in range(len(across))], across)
     axes.tick_params(length=0, bottom=False, labelbottom=False, labeltop=True)
     axes.spines[:].set_visible(False)
     axes.set_title(title)

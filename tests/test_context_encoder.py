@@ -6,14 +6,14 @@ import torch
 from torch.utils.data import DataLoader
 from training import moved_since, quiet_trainer
 
-from dcgan_inpaint import masks
-from dcgan_inpaint.baselines import FillingModule
-from dcgan_inpaint.blending import paste
-from dcgan_inpaint.context_encoder import ContextEncoder
-from dcgan_inpaint.dcgan import DCGAN
-from dcgan_inpaint.loading import load_gan, load_model
-from dcgan_inpaint.networks import frozen
-from dcgan_inpaint.objective import discriminator_losses, generator_loss
+from dcgan_inpaint.completion.fills import FillingModule
+from dcgan_inpaint.losses import discriminator_losses, generator_loss
+from dcgan_inpaint.models.checkpoint import load_gan, load_model
+from dcgan_inpaint.models.context_encoder import ContextEncoder
+from dcgan_inpaint.models.dcgan import DCGAN
+from dcgan_inpaint.models.networks import frozen
+from dcgan_inpaint.observation import masks
+from dcgan_inpaint.poisson import paste
 
 SMALL = {"image_size": 16, "code_dim": 6, "gf_dim": 2, "df_dim": 2}
 MASK = partial(masks.random, seed=0, missing=0.5)

@@ -13,7 +13,7 @@ from dcgan_inpaint.data.cache import load_split
 from dcgan_inpaint.data.celeba import CelebA
 from dcgan_inpaint.data.folder import Folder, find_pictures
 from dcgan_inpaint.data.images import decode, square
-from dcgan_inpaint.data.module import EpochOrder, ImageData, Pictures, batches
+from dcgan_inpaint.data.loader import EpochOrder, ImageData, Pictures, batches
 
 REAL_CELEBA = Path(__file__).parents[2] / "shared" / "celeba"
 

@@ -5,9 +5,9 @@ import torch
 from torch.utils.data import DataLoader
 from training import moved_since, quiet_trainer
 
-from dcgan_inpaint.dcgan import DCGAN
-from dcgan_inpaint.loading import load_gan
-from dcgan_inpaint.objective import discriminator_losses, generator_loss
+from dcgan_inpaint.losses import discriminator_losses, generator_loss
+from dcgan_inpaint.models.checkpoint import load_gan
+from dcgan_inpaint.models.dcgan import DCGAN
 
 SMALL = {"image_size": 16, "z_dim": 6, "gf_dim": 2, "df_dim": 2}
 
@@ -210,7 +210,7 @@ def test_load_errors(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(
             ValueError,
-            match=f"{name}: truncated, or not a DCGAN, residual GAN or latent encoder checkpoint",
+            match=f"{name}: truncated, or not a DCGAN or latent encoder checkpoint",
         ):
             load_gan(tmp_path / name)
     foreign = {
@@ -227,6 +227,6 @@ def test_load_errors(tmp_path):
         torch.save(content, tmp_path / name)
         with pytest.raises(
             ValueError,
-            match=f"{name}: truncated, or not a DCGAN, residual GAN or latent encoder checkpoint",
+            match=f"{name}: truncated, or not a DCGAN or latent encoder checkpoint",
         ):
             load_gan(tmp_path / name)

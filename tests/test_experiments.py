@@ -17,11 +17,11 @@ from hydra import compose, initialize_config_dir
 from port import Port
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args, load_sweep_config
 
-from dcgan_inpaint.blending import paste
-from dcgan_inpaint.dcgan import DCGAN
-from dcgan_inpaint.inpainting import InpaintingModule
-from dcgan_inpaint.objective import Objective
-from dcgan_inpaint.solvers import Adam
+from dcgan_inpaint.completion.inpainting import InpaintingModule
+from dcgan_inpaint.completion.objective import Objective
+from dcgan_inpaint.completion.solvers import Adam
+from dcgan_inpaint.models.dcgan import DCGAN
+from dcgan_inpaint.poisson import paste
 
 PROJECT = Path(__file__).parents[1]
 SWEEPS = PROJECT / "experiments" / "sweeps"
@@ -35,7 +35,7 @@ SMALL = {
         "trainer.max_epochs=1",
         "preview=0",
         "validate=2",
-        "judge=0",
+        "sample_metrics=0",
     ],
 }
 
@@ -135,7 +135,7 @@ def test_gather_errors(runs, tmp_path):
 def test_every_run_of_the_table_composes(method, mask):
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
         cfg = compose("inpaint", overrides=[*table1.METHODS[method][1], f"mask={mask}"])
-    assert cfg.mask._target_.startswith("dcgan_inpaint.masks.")
+    assert cfg.mask._target_.startswith("dcgan_inpaint.observation.masks.")
     own = ("context encoder", "Amos 2016", "Yeh 2017")
     assert (cfg.method is None) == (method.startswith("ours") or method in own)
 

@@ -14,21 +14,16 @@ import torch
 from torch.utils.data import DataLoader
 from training import quiet_trainer
 
-from dcgan_inpaint.blending import paste
-from dcgan_inpaint.dcgan import DCGAN
-from dcgan_inpaint.import_tf import state_from_tensorflow
-from dcgan_inpaint.inpainting import InpaintingModule
-from dcgan_inpaint.measurements import Lowres
-from dcgan_inpaint.networks import frozen
-from dcgan_inpaint.objective import (
-    Objective,
-    context_loss,
-    discriminator_losses,
-    generator_loss,
-    prior_loss,
-)
+from dcgan_inpaint.completion.inpainting import InpaintingModule
+from dcgan_inpaint.completion.objective import Objective
+from dcgan_inpaint.completion.solvers import HMC, Adam
+from dcgan_inpaint.losses import context_loss, discriminator_losses, generator_loss, prior_loss
+from dcgan_inpaint.models.dcgan import DCGAN
+from dcgan_inpaint.models.networks import frozen
+from dcgan_inpaint.observation.measurements import Lowres
+from dcgan_inpaint.poisson import paste
 from dcgan_inpaint.randomness import Draws
-from dcgan_inpaint.solvers import HMC, Adam
+from dcgan_inpaint.tf_import.convert import state_from_tensorflow
 
 GOLDEN = Path(__file__).parent / "golden"
 MASKS = ["center", "left", "random", "grid", "full", "lowres"]

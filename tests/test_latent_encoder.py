@@ -5,11 +5,11 @@ import torch
 from torch.utils.data import DataLoader
 from training import quiet_trainer
 
-from dcgan_inpaint import masks
-from dcgan_inpaint.dcgan import DCGAN
-from dcgan_inpaint.latent_encoder import LatentEncoder
-from dcgan_inpaint.loading import load_gan, load_model
-from dcgan_inpaint.networks import frozen
+from dcgan_inpaint.models.checkpoint import load_gan, load_model
+from dcgan_inpaint.models.dcgan import DCGAN
+from dcgan_inpaint.models.latent_encoder import LatentEncoder
+from dcgan_inpaint.models.networks import frozen
+from dcgan_inpaint.observation import masks
 
 SMALL = {"image_size": 16, "code_dim": 16, "df_dim": 4}
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dcgan_inpaint import masks
+from dcgan_inpaint.observation import masks
 
 INDEX = torch.tensor([5, 0, 2, 77])
 DRAWN = {

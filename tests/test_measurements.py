@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dcgan_inpaint.measurements import Grayscale, Lowres, Noisy, Quantized
+from dcgan_inpaint.observation.measurements import Grayscale, Lowres, Noisy, Quantized
 
 INDEX = torch.tensor([3, 8])
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dcgan_inpaint.networks import (
+from dcgan_inpaint.models.networks import (
     ContextGenerator,
     Discriminator,
     Encoder,

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from dcgan_inpaint.objective import (
-    Objective,
+from dcgan_inpaint.completion.objective import Objective
+from dcgan_inpaint.losses import (
     context_loss,
     discriminator_losses,
     generator_loss,

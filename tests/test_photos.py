@@ -11,15 +11,15 @@ from PIL import Image, ImageDraw
 from scipy.sparse import coo_array
 from scipy.sparse.linalg import spsolve
 
-from dcgan_inpaint import masks
 from dcgan_inpaint.data.images import decode
 from dcgan_inpaint.multigrid import harmonic
-from dcgan_inpaint.photos import Photos, crop, paste_back
-from dcgan_inpaint.regions import (
+from dcgan_inpaint.observation import masks
+from dcgan_inpaint.photos.photos import Photos, crop, paste_back
+from dcgan_inpaint.photos.regions import (
     EYES,
     Region,
     box,
-    centre,
+    central,
     eye_finder,
     region_finder,
     region_from_eyes,
@@ -92,7 +92,7 @@ def test_eyes_of_an_aligned_picture_give_the_papers_crop():
     assert region.origin == pytest.approx(35 + 55j)
     assert region.side == pytest.approx(108)
     aligned = Image.new("RGB", (178, 218))
-    assert region.origin == pytest.approx(centre(aligned, 108 / 178).origin)
+    assert region.origin == pytest.approx(central(aligned, 108 / 178).origin)
 
 
 @pytest.mark.parametrize("roll", [0, 30, -30, 170])
@@ -121,7 +121,7 @@ def test_equal_eyes():
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("RGB", 3), ("L", 3), ("L", 1), ("RGB", 1)])
-def test_the_centre_is_cropped_as_in_training(tmp_path, mode, channels):
+def test_the_center_is_cropped_as_in_training(tmp_path, mode, channels):
     photos = photos_of(tmp_path, noise(mode=mode), center, region_finder(0.6), channels)
     expected = decode(tmp_path / "photo.png", SIZE, channels, 0.6)
     assert np.array_equal(photos.pictures.pictures[0], expected)

@@ -12,8 +12,8 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from dcgan_inpaint.figures import grid
-from dcgan_inpaint.loading import load_gan
+from dcgan_inpaint.models.checkpoint import load_gan
+from dcgan_inpaint.pictures import grid
 
 PROJECT = Path(__file__).parents[1]
 SMALL = [
@@ -33,7 +33,7 @@ TRAIN = [
     "sample_every=4",
     "preview=2",
     "validate=3",
-    "judge=8",
+    "sample_metrics=8",
 ]
 ENCODER = [a for a in TRAIN if "z_dim" not in a] + ["model=context_encoder", "model.code_dim=5"]
 
@@ -97,7 +97,7 @@ def test_resume_goes_on(run, trained, tmp_path):
         "train.py",
         *TRAIN,
         "trainer.max_epochs=3",
-        f"ckpt_path={resumed / 'last.ckpt'}",
+        f"resume={resumed / 'last.ckpt'}",
         f"output={resumed}",
     )
     assert (resumed / "logs" / "version_0" / "metrics.csv").read_text() == begun
@@ -208,28 +208,8 @@ def test_train_a_context_encoder(encoder):
     assert len(table(encoder / "validation" / "metrics.csv")) == 3
 
 
-def test_a_residual_gan_through_the_same_doors(run, tmp_path):
-    """Trained, resumed, sampled, learned from, and searched in z and in its maps."""
-    gan, start = tmp_path / "gan", tmp_path / "start"
-    run("train.py", *TRAIN, "model=residual", "trainer.max_epochs=1", f"output={gan}")
-    whole, longer = tmp_path / "whole", [*TRAIN, "model=residual", "trainer.max_epochs=2"]
-    run("train.py", *longer, f"ckpt_path={gan / 'last.ckpt'}", f"output={gan}")
-    run("train.py", *longer, f"output={whole}")
-    a, b = (torch.load(folder / "weights.ckpt") for folder in (gan, whole))
-    assert all(torch.equal(a["state_dict"][name], value) for name, value in b["state_dict"].items())
-    ckpt = f"ckpt={gan / 'weights.ckpt'}"
-    run("sample.py", ckpt, "count=4", f"output={tmp_path / 'samples'}")
-    learn = [a for a in TRAIN if "gf_dim" not in a and "z_dim" not in a]
-    run("train.py", *learn, "model=encoder", ckpt, "trainer.max_epochs=1", f"output={start}")
-    small = [*SMALL[1:], "limit=2", "solver.iterations=3", "stages=maps", "mask=left"]
-    small += ["stages.first.solver.iterations=2", "stages.second.solver.iterations=2"]
-    done = run("inpaint.py", f"ckpt={start / 'last.ckpt'}", *small, f"output={tmp_path / 'c'}")
-    assert "2 pictures completed: psnr_hole" in done.stdout
-    assert len(table(tmp_path / "c" / "trace.csv")) == 2 * (3 + 2 + 2 + 1)
-
-
 def test_a_context_encoder_resumes(run, encoder, tmp_path):
-    last, longer = f"ckpt_path={encoder / 'last.ckpt'}", "trainer.max_epochs=3"
+    last, longer = f"resume={encoder / 'last.ckpt'}", "trainer.max_epochs=3"
     run("train.py", *ENCODER, longer, last, f"output={tmp_path / 'resumed'}")
     run("train.py", *ENCODER, longer, f"output={tmp_path / 'whole'}")
     a, b = (torch.load(tmp_path / n / "weights.ckpt") for n in ("resumed", "whole"))
@@ -270,9 +250,16 @@ def test_a_context_encoder_has_no_samples(run, encoder):
 
 def test_an_encoder_starts_the_search(run, trained, tmp_path):
     ckpt = f"ckpt={trained / 'last.ckpt'}"
-    encoder = [a for a in TRAIN if not a.startswith(("model", "sample", "judge"))]
-    encoder += ["model=encoder", "model.df_dim=2", "model.code_dim=8", "trainer.max_epochs=1"]
-    done = run("train.py", *encoder, ckpt, f"output={tmp_path / 'encoder'}")
+    encoder = [a for a in TRAIN if not a.startswith(("model", "sample"))]
+    encoder += [
+        "model=latent_encoder",
+        "model.df_dim=2",
+        "model.code_dim=8",
+        "trainer.max_epochs=1",
+    ]
+    done = run(
+        "train.py", *encoder, f"gan={trained / 'last.ckpt'}", f"output={tmp_path / 'encoder'}"
+    )
     assert "3 validation pictures completed: psnr_hole" in done.stdout
     rows = table(tmp_path / "encoder" / "logs" / "version_0" / "metrics.csv")
     assert [float(r["iteration"]) for r in rows if r["train/whole"]] == [2, 4]
@@ -303,7 +290,7 @@ def test_an_encoder_starts_the_search(run, trained, tmp_path):
     assert np.array_equal(z["random"], np.load(tmp_path / "grey" / "z.npy"))
     run("sample.py", both, "count=2", f"output={tmp_path / 'samples'}")
     errors = {
-        (ckpt, "start=encoder"): "last.ckpt holds none: python train.py model=encoder ckpt=",
+        (ckpt, "start=encoder"): "last.ckpt holds none: python train.py model=latent_encoder gan=",
         (both, "start=gone.ckpt"): "start=gone.ckpt: choose encoder, random or null",
         (both, "start=encoder", "mask=grayscale"): "start= needs known pixels",
     }
@@ -487,7 +474,7 @@ ERRORS = {
     "ckpt missing": (["ckpt=gone.ckpt"], "ckpt=gone.ckpt: no such file"),
     "ckpt foreign": (
         ["ckpt=inpaint.py"],
-        "truncated, or not a DCGAN, residual GAN, latent encoder or context encoder checkpoint",
+        "truncated, or not a DCGAN, latent encoder or context encoder checkpoint",
     ),
     "other size": (["data=faces", "data.image_size=32"], "use data.image_size=64 data.channels=3"),
     "other channels": (["data=faces", "data.channels=1"], "use data.image_size=64 data.channels=3"),
@@ -528,7 +515,7 @@ TRAIN_ERRORS = {
     "celeba missing": (["data=celeba", "data.root=nowhere"], "CelebA not found in data.root="),
     "empty folder": (["data=folder", "data.root={tmp}"], "no pictures in the train split"),
     "batch": (["data.train_size=8", "preview=0"], "use batch_size=8 or less"),
-    "resume": (["ckpt_path=gone.ckpt"], "ckpt_path=gone.ckpt: no such file"),
+    "resume": (["resume=gone.ckpt"], "resume=gone.ckpt: no such file"),
     "devices": (["trainer.devices=2"], "trainer.devices=2: with more than one use output=... and"),
     "prior": (["model.prior=cauchy"], "prior='cauchy'"),
     "z_dim": (["model.z_dim=0"], "z_dim=0"),

@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader
 
-from dcgan_inpaint.dcgan import DCGAN
+from dcgan_inpaint.models.dcgan import DCGAN
 
 torch.manual_seed(0)
 model = DCGAN(image_size=16, gf_dim=2, df_dim=2)

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from dcgan_inpaint.measurements import LUMA
+from dcgan_inpaint.pictures import LUMA
 
 CHUNK_PIXELS = 32 * 64 * 64  # painted at once: small enough for the cache
 
@@ -57,7 +57,7 @@ def line(distance: Tensor, half_width: float, pixel: Tensor) -> Tensor:
 
 
 def glow(x: Tensor, y: Tensor, rx: Number, ry: Number) -> Tensor:
-    """A soft spot: 1 at the centre, falling smoothly to 0 at the ellipse."""
+    """A soft spot: 1 at the center, falling smoothly to 0 at the ellipse."""
     return (1 - (x / rx).square_() - (y / ry).square_()).clamp_(min=0).square_()
 
 
@@ -165,7 +165,7 @@ def paint_head(s: Scene, head: Tensor) -> None:
 
 def paint_eyes(s: Scene) -> None:
     f = s.f
-    out, y = s.u.abs() - f.eye_spacing, s.v + 0.14  # outwards and down from each eye's centre
+    out, y = s.u.abs() - f.eye_spacing, s.v + 0.14  # outwards and down from each eye's center
     s.over(f.shadow, glow(out + 0.02, y + 0.03, 0.23, 0.17) * 0.4)  # socket
     brow = y + f.brow_height - f.brow_angle * out - 2.5 * (out + 0.01).square()
     thick = f.brow_thickness * (1 - (out / 0.175).square_())
@@ -282,7 +282,7 @@ def paint(factors: Factors, size: int) -> Tensor:
     )
     f.brow = f.hair * 0.7
 
-    steps = (torch.arange(size, device=f.skin.device) + 0.5) * (2 / size) - 1  # pixel centres
+    steps = (torch.arange(size, device=f.skin.device) + 0.5) * (2 / size) - 1  # pixel centers
     across = ((steps - f.shift_x) / f.scale).expand(-1, -1, size, -1)
     down = ((steps[:, None] - f.shift_y) / f.scale).expand(-1, -1, -1, size)
     x = across * torch.cos(f.roll) + down * torch.sin(f.roll)

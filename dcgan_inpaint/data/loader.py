@@ -1,0 +1,113 @@
+"""One LightningDataModule for every source: memory-mapped splits read by index."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+
+from dcgan_inpaint.data.cache import Source, load_split
+from dcgan_inpaint.pictures import to_float
+from dcgan_inpaint.randomness import uniform
+
+
+class Pictures(Dataset):
+    """uint8 pictures (N, C, S, S), in memory or memory-mapped, read a whole batch at a time.
+
+    A batch is {"image": (B, C, S, S) float in [-1, 1], "index": (B,) int64}.  With `flip`, picture
+    i is mirrored left to right in half of the epochs, as (seed, epoch, i) says.
+    """
+
+    def __init__(self, pictures: np.ndarray, names: list[str], flip: bool = False, seed: int = 0):
+        self.pictures, self.names, self.flip, self.seed = pictures, names, flip, seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    @property
+    def labels(self) -> list[str]:
+        """A file name for each picture that no other has."""
+        return [f"{i:05d}_{Path(name).stem}" for i, name in enumerate(self.names)]
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        index = torch.tensor(indices)
+        images = to_float(self.pictures[indices])  # (B, C, S, S)
+        if self.flip:
+            heads = uniform(f"flip {self.epoch}", self.seed, index, 1) < 0.5  # (B, 1)
+            images = torch.where(heads[:, :, None, None], images.flip(3), images)
+        return {"image": images.contiguous(memory_format=torch.channels_last), "index": index}
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {key: value[0] for key, value in self.__getitems__([index]).items()}
+
+
+class EpochOrder(Sampler[int]):
+    """A shuffled order that follows from (seed, epoch): a resumed run goes on as if never stopped.
+
+    Lightning calls `set_epoch`.  The flips of the pictures follow the same epoch.
+    """
+
+    def __init__(self, pictures: Pictures, seed: int):
+        self.pictures, self.seed = pictures, seed
+
+    def set_epoch(self, epoch: int) -> None:
+        self.pictures.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __iter__(self) -> Iterator[int]:
+        n = len(self.pictures)
+        key = uniform(f"order {self.pictures.epoch}", self.seed, torch.arange(n), 2)  # (N, 2)
+        return iter(torch.argsort(key[:, 0].double() + key[:, 1].double() * 2**-24).tolist())
+
+
+class ImageData(LightningDataModule):
+    """Training batches of a source, and its splits.
+
+    `batch_size` pictures a batch; the last, short one of an epoch is left out.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        cache_dir: str,
+        batch_size: int = 64,
+        flip: bool = True,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.source, self.cache_dir = source, cache_dir
+        self.batch_size, self.flip, self.seed = batch_size, flip, seed
+
+    def split(self, name: str, flip: bool = False) -> Pictures:
+        """The pictures of "train", "val" or "test", decoded on first use (data/cache.py)."""
+        pictures, names = load_split(self.source, name, self.cache_dir)
+        return Pictures(pictures, names, flip, self.seed)
+
+    def prepare_data(self) -> None:
+        """Decode the training split.  Raises ValueError when it does not fill one batch."""
+        n = len(self.split("train"))
+        if n < self.batch_size:
+            raise ValueError(
+                f"{n} training pictures do not fill one batch: use batch_size={n} or less"
+            )
+
+    def train_dataloader(self) -> DataLoader:
+        pictures = self.split("train", flip=self.flip)
+        order = EpochOrder(pictures, self.seed)
+        return batches(pictures, self.batch_size, sampler=order, drop_last=True)
+
+
+def batches(pictures: Pictures | Subset, batch_size: int, **settings: Any) -> DataLoader:
+    """A DataLoader over pictures, which come as whole batches: nothing to collate."""
+    return DataLoader(pictures, batch_size, collate_fn=_as_is, **settings)
+
+
+def _as_is(batch: Any) -> Any:
+    return batch

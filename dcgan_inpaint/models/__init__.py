@@ -1,0 +1,1 @@
+"""Networks, what trains them, and their checkpoints."""

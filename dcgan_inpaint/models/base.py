@@ -1,0 +1,169 @@
+"""What train.py trains: its pictures, its iteration, its checkpoint, its updates."""
+
+import copy
+import math
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+
+from dcgan_inpaint.losses import discriminator_losses, generator_loss
+from dcgan_inpaint.randomness import latents
+
+
+class Model(LightningModule):
+    """Base of the models; `kind` is what it is called, in its checkpoint and in messages.
+
+    Pictures are (B, channels, image_size, image_size) in [-1, 1].  A subclass saves its arguments
+    as hyperparameters: image_size, channels, crop (how the training pictures were framed: side of
+    the central square / short side) and, where a network has an average, ema_decay.
+    """
+
+    kind: str
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.data: dict[str, Any] | None = None  # the data configuration, kept in the checkpoint
+
+    @property
+    def picture_shape(self) -> tuple[int, int, int]:
+        """(C, S, S)"""
+        size = self.hparams["image_size"]
+        return self.hparams["channels"], size, size
+
+    @property
+    def iteration(self) -> int:
+        """Batches trained on; where one takes several optimizer steps, global_step counts those."""
+        return self.global_step
+
+    @property
+    def logs_now(self) -> bool:
+        """Whether the iteration just done is one of each log_every_n_steps."""
+        return self.iteration % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+
+    def rows(self, count: int) -> Tensor:
+        """The numbers (B,) of this batch's pictures among all that were trained on, to draw by."""
+        # rank and world size keep the draws of parallel processes apart
+        batches = self.iteration * self.trainer.world_size + self.global_rank
+        return batches * count + torch.arange(count, device=self.device)
+
+    @torch.no_grad()
+    def update_average(self, average: nn.Module, network: nn.Module) -> None:
+        """Follow a network with a decay that warms up, so that its random init leaves no trace."""
+        t = self.iteration
+        decay = min(self.hparams["ema_decay"], (1 + t) / (10 + t))
+        weights = network.state_dict()
+        for name, value in average.state_dict().items():
+            if value.is_floating_point():
+                value.lerp_(weights[name], 1 - decay)
+            else:
+                value.copy_(weights[name])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint |= {"kind": self.kind, "iteration": self.iteration, "data": self.data}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.data = self.data or checkpoint.get("data")
+
+
+def check_decay(ema_decay: float) -> None:
+    """Raise ValueError for an ema_decay out of range."""
+    if not 0 <= ema_decay < 1:
+        raise ValueError(f"ema_decay={ema_decay}: use 0 (no averaging) or more, below 1")
+
+
+class AdversarialModule(Model):
+    """A generator with its moving average (EMA), and a discriminator.
+
+    Hyperparameters besides those of Model: lr, beta1, and where they are not `lr` and 1, d_lr and
+    g_steps.  Raises ValueError for an ema_decay out of range.
+    """
+
+    generator: nn.Module
+    ema_generator: nn.Module
+
+    def __init__(self, generator: nn.Module, discriminator: nn.Module, ema_decay: float):
+        super().__init__()
+        check_decay(ema_decay)
+        self.automatic_optimization = False
+        self.generator, self.discriminator = generator, discriminator
+        self.ema_generator = copy.deepcopy(generator).eval().requires_grad_(False)
+
+    @property
+    def iteration(self) -> int:
+        """Batches trained on; Lightning's global_step counts every optimizer step instead."""
+        return self.global_step // (1 + self.hparams.get("g_steps", 1))
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        lr, betas = self.hparams["lr"], (self.hparams["beta1"], 0.999)
+        rates = ((self.discriminator, self.hparams.get("d_lr", lr)), (self.generator, lr))
+        return [
+            torch.optim.Adam(network.parameters(), rate, betas, fused=True)
+            for network, rate in rates
+        ]
+
+    def _discriminator_step(
+        self, real: Tensor, fake: Tensor, penalty: Tensor | float = 0.0
+    ) -> dict[str, Tensor]:
+        real_logits = self.discriminator(real).float()  # (B,): losses in fp32 also under bf16
+        fake_logits = self.discriminator(fake).float()  # (B,)
+        loss_real, loss_fake = discriminator_losses(real_logits, fake_logits)
+        self._update(0, loss_real + loss_fake + penalty, count=self.iteration + 1)
+        return {
+            "train/d_loss": (loss_real + loss_fake).detach(),
+            "train/d_loss_real": loss_real.detach(),
+            "train/d_loss_fake": loss_fake.detach(),
+            "train/D(x)": torch.sigmoid(real_logits.detach()).mean(),
+            "train/D(G(z))": torch.sigmoid(fake_logits.detach()).mean(),
+        }
+
+    def _adversarial_loss(self, fake: Tensor) -> Tensor:
+        """CE(D(fake), 1), of which D takes no gradient: its weight gradients would go to waste."""
+        self.discriminator.requires_grad_(False)
+        loss = generator_loss(self.discriminator(fake).float())
+        self.discriminator.requires_grad_(True)
+        return loss
+
+    def _update(self, which: int, loss: Tensor, count: int) -> None:
+        """One Adam update, the count-th (from 1), of D (which = 0) or G (1)."""
+        optimizer = self.optimizers()[which]  # type: ignore[index]
+        for group in optimizer.param_groups:
+            # TensorFlow adds eps to the uncorrected sqrt(v), torch to sqrt(v / (1 - beta2^count)):
+            # this makes torch's update TensorFlow's (30 times torch's eps at the first one)
+            group["eps"] = 1e-8 / math.sqrt(1 - group["betas"][1] ** count)
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+
+
+class LatentGAN(AdversarialModule):
+    """A generator of pictures from z, which completion can search: DCGAN and ResidualGAN.
+
+    z is (B, z_dim) from `prior`: "uniform" U[-1, 1] or "normal" N(0, 1).  Hyperparameters besides
+    those of AdversarialModule: z_dim, prior, seed.  Its generators have the `levels`, `lift` and
+    `forward(x, level)` of networks.Generator.
+    """
+
+    generator: Any
+    ema_generator: Any
+
+    @staticmethod
+    def check_latents(z_dim: int, prior: str) -> None:
+        """Raise ValueError for a z_dim below 1 or an unknown prior."""
+        if z_dim < 1:
+            raise ValueError(f"z_dim={z_dim}: use 1 or more")
+        latents(prior, 0, torch.arange(0), 1)
+
+    def forward(self, z: Tensor, ema: bool = True) -> Tensor:
+        """Samples: z (B, z_dim) -> pictures in [-1, 1], moving statistics, EMA weights or raw."""
+        generator = self.ema_generator if ema else self.generator
+        was_training = generator.training
+        images = generator.eval()(z)  # (B, C, S, S)
+        generator.train(was_training)
+        return images
+
+    def latents(self, index: Tensor, seed: int | None = None) -> Tensor:
+        """z (B, z_dim) of the prior for the given indices (B,)."""
+        seed = self.hparams["seed"] if seed is None else seed
+        return latents(self.hparams["prior"], seed, index, self.hparams["z_dim"])

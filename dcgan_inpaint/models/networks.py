@@ -1,0 +1,286 @@
+"""Generator and Discriminator of DCGAN (Radford 2016) in the geometry of the TensorFlow original,
+and the context encoder (Pathak 2016) that is made of the same layers.
+
+Geometry, said once.  TensorFlow's SAME padding of a stride-2 5x5 layer on an even input is 1
+before and 2 after, which torch can only do with an explicit pad (or crop, for the transposed
+layer): a copy of every feature map.  Flipped in height and width it is 2 before and 1 after, and
+that is what torch's symmetric `padding=2` computes, since the stride never reaches the last padded
+row.  So the networks work on mirrored maps throughout: kernels, the 4x4 head and all features are
+the original's flipped in H and W, and only the picture is flipped, where it leaves G and enters D.
+Outside this file every picture is upright.  tests/test_networks.py proves it against explicit pads.
+
+Flat feature maps are (H, W, C), TensorFlow's order, which is also what channels_last memory holds:
+these reshapes are free.
+"""
+
+import copy
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import fusion
+
+from dcgan_inpaint.models.fast_layers import OnBlocks, Winograd
+
+WIDTHS = ("blog", "amos_head")
+
+
+def generator_widths(image_size: int, gf_dim: int, widths: str = "blog") -> list[int]:
+    """Channels of G's hidden maps at 4x4, 8x8, ..., image_size/2.
+
+    blog: 8, 4, 2, 1 times gf_dim at 64x64 (bamos.github.io, 2016).  amos_head: 8, 8, 4, 2 (the
+    repository from commit 61c129b on).  Raises ValueError for sizes that do not fit.
+    """
+    if image_size not in (8, 16, 32, 64, 128, 256):
+        raise ValueError(f"image_size={image_size}: use a power of two from 8 to 256")
+    if widths not in WIDTHS:
+        raise ValueError(f"widths={widths!r}: choose one of {', '.join(WIDTHS)}")
+    maps = image_size.bit_length() - 3  # 4x4 ... image_size/2
+    halvings = [max(0, i - (widths == "amos_head")) for i in range(maps)]
+    multiple = max(1, 2 ** halvings[-1] // 8)
+    if gf_dim < 1 or gf_dim % multiple:
+        raise ValueError(f"gf_dim={gf_dim}: at {image_size} px use a multiple of {multiple}")
+    return [8 * gf_dim >> h for h in halvings]
+
+
+class Generator(nn.Module):
+    """z (B, z_dim) -> pictures (B, channels, image_size, image_size) in [-1, 1].
+
+    Raises ValueError when the sizes do not fit (see `generator_widths`).
+    """
+
+    def __init__(
+        self,
+        image_size: int = 64,
+        channels: int = 3,
+        z_dim: int = 100,
+        gf_dim: int = 64,
+        widths: str = "blog",
+    ):
+        super().__init__()
+        self.widths = generator_widths(image_size, gf_dim, widths)
+        outputs = [*self.widths[1:], channels]
+        self.project = nn.Linear(z_dim, 4 * 4 * self.widths[0])
+        self.deconvs = nn.ModuleList(
+            nn.ConvTranspose2d(c_in, c_out, 5, stride=2, padding=2, output_padding=1)
+            for c_in, c_out in zip(self.widths, outputs, strict=True)
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in self.widths)  # eps 1e-5, decay 0.9
+        for layer in [self.project, *self.deconvs]:
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+        self.to(memory_format=torch.channels_last)
+
+    @property
+    def levels(self) -> int:
+        """Of feature maps to search in."""
+        return len(self.deconvs)
+
+    def set_decay(self, decay: float) -> None:
+        """The share that the moving statistics keep of themselves at each training pass."""
+        for norm in self.norms:
+            norm.momentum = 1 - decay  # type: ignore[assignment]
+
+    def forward(self, x: Tensor, level: int = 0, offset: Tensor | None = None) -> Tensor:
+        """z, or the map of a later level (see `lift`), -> pictures (B, C, S, S)."""
+        h = self.lift(x, level, 1 + len(self.deconvs), offset)  # (B, S·S·C)
+        size = 8 << len(self.deconvs) - 1
+        h = h.view(len(h), size, size, -1).permute(0, 3, 1, 2)  # (B, C, S, S)
+        return torch.tanh(h).flip(2, 3)  # upright picture
+
+    def lift(self, x: Tensor, level: int, to: int, offset: Tensor | None = None) -> Tensor:
+        """From one level to a later one, where the search can go on.
+
+        Level 0 is z (B, z_dim); 1 is the 4x4 map before its BatchNorm, 2 the 8x8 one, and so on,
+        each flat, (B, H·W·channels).  `offset` is added to the 4x4 map of z.
+        """
+        for layer in range(level, to):
+            if layer == 0:
+                x = self.project(x)  # (B, 4·4·8·gf)
+                x = x if offset is None else x + offset
+                continue
+            width, side = self.widths[layer - 1], 4 << layer - 1
+            h = x.view(-1, side, side, width).permute(0, 3, 1, 2)  # (B, 8·gf, 4, 4), ...
+            h = self.deconvs[layer - 1](F.relu(self.norms[layer - 1](h)))  # (B, 4·gf, 8, 8), ...
+            x = h.permute(0, 2, 3, 1).flatten(1)
+        return x
+
+
+class _Trunk(nn.Module):
+    """Four stride-2 convolutions, which a discriminator and an encoder share.
+
+    image_size is a multiple of 16; raises ValueError else.
+    """
+
+    def __init__(self, image_size: int, channels: int, df_dim: int):
+        super().__init__()
+        if image_size not in (16, 32, 64, 128, 256):
+            raise ValueError(f"image_size={image_size}: use a power of two from 16 to 256")
+        if df_dim < 1:
+            raise ValueError(f"df_dim={df_dim}: use 1 or more")
+        widths = [df_dim, 2 * df_dim, 4 * df_dim, 8 * df_dim]
+        self.convs = nn.ModuleList(
+            nn.Conv2d(c_in, c_out, 5, stride=2, padding=2)
+            for c_in, c_out in zip([channels, *widths], widths, strict=False)
+        )
+        self.norms = nn.ModuleList([nn.Identity(), *(nn.BatchNorm2d(c) for c in widths[1:])])
+        self.features_dim = widths[-1] * (image_size // 16) ** 2
+
+    def initialise(self, linear: nn.Linear) -> None:
+        """Initial weights of the trunk and of the linear layer on its features."""
+        nn.init.normal_(linear.weight, std=0.02)
+        for layer in [linear, *self.convs]:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.trunc_normal_(layer.weight, std=0.02, a=-0.04, b=0.04)
+            nn.init.zeros_(layer.bias)
+        self.to(memory_format=torch.channels_last)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Pictures (B, channels, S, S) -> (B, (S/16)²·8·df)."""
+        h = images.flip(2, 3)  # mirrored picture
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            h = F.leaky_relu(norm(conv(h)), 0.2)  # (B, df, S/2, S/2), ... (B, 8·df, S/16, S/16)
+        return h.permute(0, 2, 3, 1).flatten(1)
+
+
+class Discriminator(_Trunk):
+    """Pictures (B, channels, image_size, image_size) in [-1, 1] -> logits (B,).
+
+    Always four stride-2 convolutions, so image_size is a multiple of 16; raises ValueError else.
+    """
+
+    def __init__(self, image_size: int = 64, channels: int = 3, df_dim: int = 64):
+        super().__init__(image_size, channels, df_dim)
+        if channels not in (1, 3):
+            raise ValueError(f"channels={channels}: use 1 or 3")
+        self.classify = nn.Linear(self.features_dim, 1)
+        self.initialise(self.classify)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classify(self.features(images)).squeeze(1)  # (B,)
+
+
+class Encoder(_Trunk):
+    """The known pixels and the mask of pictures -> codes (B, code_dim).
+
+    The discriminator's convolutions and, as in Pathak's code, BatchNorm and LeakyReLU on the code.
+    image_size is a multiple of 16; raises ValueError else.
+    """
+
+    def __init__(
+        self, image_size: int = 64, channels: int = 3, code_dim: int = 512, df_dim: int = 64
+    ):
+        super().__init__(image_size, channels + 1, df_dim)
+        if code_dim < 1:
+            raise ValueError(f"code_dim={code_dim}: use 1 or more")
+        self.code = nn.Linear(self.features_dim, code_dim)
+        self.code_norm = nn.BatchNorm1d(code_dim)
+        self.initialise(self.code)
+
+    def forward(self, known: Tensor, mask: Tensor) -> Tensor:
+        features = self.features(torch.cat([known, mask], 1))  # (B, (S/16)²·8·df)
+        return F.leaky_relu(self.code_norm(self.code(features)), 0.2)  # (B, code_dim)
+
+
+class ContextGenerator(nn.Module):
+    """The generator of a context encoder: an Encoder, and a Generator that decodes.
+
+    known (B, channels, S, S) in [-1, 1], 0 in the hole, and mask (B, 1, S, S), 1 = known ->
+    pictures (B, channels, S, S) in [-1, 1].  Raises ValueError when the sizes do not fit.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 64,
+        channels: int = 3,
+        code_dim: int = 512,
+        gf_dim: int = 64,
+        df_dim: int = 64,
+    ):
+        super().__init__()
+        self.encoder = Encoder(image_size, channels, code_dim, df_dim)
+        self.decoder = Generator(image_size, channels, code_dim, gf_dim)
+
+    def forward(self, known: Tensor, mask: Tensor) -> Tensor:
+        return self.decoder(self.encoder(known, mask))  # (B, C, S, S)
+
+
+class LatentNetwork(nn.Module):
+    """An Encoder and two linear layers: known pixels and mask, as ContextGenerator's, -> z (B,
+    z_dim), and the offset (B, map_dim) of G's 4x4 map from that of z: what no z can say.
+
+    z is in [-1, 1] for the uniform prior, and free for the normal one.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        channels: int,
+        code_dim: int,
+        df_dim: int,
+        z_dim: int,
+        map_dim: int,
+        prior: str,
+    ):
+        super().__init__()
+        self.encoder = Encoder(image_size, channels, code_dim, df_dim)
+        self.head = nn.Linear(code_dim, z_dim)
+        self.bound: nn.Module = nn.Tanh() if prior == "uniform" else nn.Identity()
+        self.offset = nn.Linear(code_dim, map_dim)
+        nn.init.zeros_(self.offset.weight)  # it begins with pictures that G makes of z
+        nn.init.zeros_(self.offset.bias)
+
+    def forward(self, known: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        code = self.encoder(known, mask)  # (B, code_dim)
+        return self.bound(self.head(code)), self.offset(code)  # (B, z_dim), (B, map_dim)
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def frozen(network: Network) -> Network:
+    """A copy for completion: eval mode, no weight gradients, BatchNorm folded into its neighbours,
+    convolutions in another form where that is faster (frozen_layers.py).
+
+    In eval mode BatchNorm is a fixed scale and shift per channel, so folding leaves the function
+    as it is (to float rounding) and saves a pass over every feature map.
+    """
+    folded: Any = copy.deepcopy(network).eval()
+    if isinstance(network, (ContextGenerator, LatentNetwork)):
+        for name, part in network.named_children():
+            if isinstance(part, (Encoder, Generator)):
+                setattr(folded, name, frozen(part))
+        return folded.requires_grad_(False)
+    if isinstance(network, Generator):
+        folded.project = _fold_head(folded.project, folded.norms[0])
+        for i, norm in enumerate(folded.norms[1:]):
+            folded.deconvs[i] = fusion.fuse_conv_bn_eval(folded.deconvs[i], norm, transpose=True)
+    elif isinstance(network, _Trunk):
+        for i, norm in enumerate(folded.norms[1:], start=1):  # the first layer has none
+            folded.convs[i] = fusion.fuse_conv_bn_eval(folded.convs[i], norm)
+    if isinstance(network, Encoder):
+        folded.code = fusion.fuse_linear_bn_eval(folded.code, folded.code_norm)
+        folded.code_norm = nn.Identity()
+    folded.requires_grad_(False).to(memory_format=torch.channels_last)
+    if isinstance(network, (Generator, _Trunk)):
+        folded.norms = nn.ModuleList(nn.Identity() for _ in folded.norms)
+    if isinstance(network, Generator):
+        *wide, last = folded.deconvs
+        folded.deconvs = nn.ModuleList([*map(Winograd, wide), OnBlocks(last)])
+    elif isinstance(network, _Trunk):
+        first, *wide = folded.convs
+        if isinstance(network, Discriminator):  # the gradient goes on to the picture
+            first = OnBlocks(first)
+        folded.convs = nn.ModuleList([first, *map(Winograd, wide)])
+    return folded
+
+
+def _fold_head(project: nn.Linear, norm: Any) -> nn.Linear:
+    """Fold a BatchNorm over the channels of the 4x4 head into the linear layer that makes it."""
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)  # (C,)
+    shift = norm.bias - norm.running_mean * scale  # (C,)
+    scale, shift = scale.repeat(16), shift.repeat(16)  # 16 positions, channels fastest
+    project.weight = nn.Parameter(project.weight * scale[:, None])
+    project.bias = nn.Parameter(project.bias * scale + shift)
+    return project

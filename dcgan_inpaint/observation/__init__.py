@@ -1,0 +1,1 @@
+"""What is known of a picture: masks, mask pictures, measurements."""

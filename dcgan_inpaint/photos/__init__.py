@@ -1,0 +1,1 @@
+"""Full-size photos: where the face is, and the way back."""

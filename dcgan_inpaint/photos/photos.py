@@ -1,0 +1,203 @@
+"""Photos at full size: a square region is completed at the model's size and put back seamlessly.
+
+Only pixels of the hole ever change.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.nn import functional as F
+
+from dcgan_inpaint.data.images import UnreadableImage, to_rgb_or_gray
+from dcgan_inpaint.data.loader import Pictures
+from dcgan_inpaint.multigrid import harmonic
+from dcgan_inpaint.observation import masks
+from dcgan_inpaint.photos.regions import Region, pixel_centers
+from dcgan_inpaint.pictures import LUMA
+
+
+def _sample(pictures: Tensor, unit: Tensor, mode: str, padding: str) -> Tensor:
+    """Values (C, h, w) of a picture (C, H, W) at points u + iv (h, w) of its unit square."""
+    grid = torch.view_as_real(unit) * 2 - 1
+    return F.grid_sample(pictures[None], grid[None], mode, padding, align_corners=False)[0]
+
+
+def crop(photo: Image.Image, region: Region, size: int, mask: bool = False) -> Image.Image:
+    """The region at size x size px, antialiased.
+
+    Outside the photo its border goes on; of a mask (255 = white), nothing is known there, and
+    pixels are means of the pixels they cover.
+    """
+    x, y, side = region.origin.real, region.origin.imag, region.side.real
+    inside = min(x, y) >= 0 and x + side <= photo.width and y + side <= photo.height
+    resample = Image.Resampling.BOX if mask else Image.Resampling.BICUBIC
+    if region.side.imag == 0 and side > 0 and inside:
+        # as the training pictures were (data/images.py), to the bit
+        return photo.resize((size, size), resample, box=(x, y, x + side, y + side))
+    length = max(1, round(abs(region.side)))
+    at = region.origin + region.side / length * pixel_centers((0, 0, length, length))
+    unit = torch.complex(at.real / photo.width, at.imag / photo.height)
+    padding = "zeros" if mask else "border"
+    upright = _to_photo(_sample(_to_tensor(photo), unit, "bicubic", padding))
+    return upright.resize((size, size), resample)
+
+
+def _to_tensor(photo: Image.Image) -> Tensor:
+    """float (1 or 3, H, W) in [0, 255]."""
+    return torch.from_numpy(np.atleast_3d(np.array(photo, np.float32)).transpose(2, 0, 1))
+
+
+def _to_photo(picture: Tensor) -> Image.Image:
+    """A picture, "L" or "RGB", of float (1 or 3, H, W) in [0, 255]."""
+    array = picture.clamp(0, 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+
+
+def paste_back(photo: Image.Image, region: Region, fake: Tensor, hole: np.ndarray) -> Image.Image:
+    """The photo with the gradients of G(z) in the hole, at full size (Perez 2003).
+
+    fake (C, S, S) in [-1, 1] covers the region and is enlarged; hole (H, W) bool.  The hole meets
+    the pixels around it without a seam; every other pixel is the photo's own, to the bit.
+    """
+    if not hole.any():
+        return photo
+    rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
+    # the hole's bounding box and a ring of one pixel, as far as the photo goes
+    left, right = max(columns[0] - 1, 0), min(columns[-1] + 2, photo.width)
+    top, bottom = max(rows[0] - 1, 0), min(rows[-1] + 2, photo.height)
+    hole = np.ascontiguousarray(hole[top:bottom, left:right])
+    known = _to_tensor(photo.crop((left, top, right, bottom)))  # (C', h, w)
+    fake = (fake.detach().float().cpu() + 1) * 127.5
+    if len(fake) > len(known):
+        fake = (fake * torch.tensor(LUMA).view(3, 1, 1)).sum(0, keepdim=True)
+    unit = region.unit((left, top, right, bottom))
+    fake = _sample(fake, unit, "bicubic", "border").expand_as(known)
+    blended = _to_photo(fake + harmonic(known - fake, torch.from_numpy(hole)))
+    result = photo.copy()
+    result.paste(blended, (left, top), Image.fromarray(hole))
+    return result
+
+
+class Photos:
+    """Photos to complete: the crops to search for, their masks, and the way back to full size.
+
+    `draw` is the mask (masks.py) and lies on the region.  But a mask picture with the aspect ratio
+    of the photo, to 1 px, lies on the whole photo and is cropped along with it: its area means are
+    thresholded, at the size of the photo and at that of the model.  Pixels outside the photo are
+    unknown.  Photos stay on disk: only the crops are kept.
+
+    `find_region` gives the region of an upright photo.  Raises ValueError, naming the photo, for a
+    photo that cannot be read, has no region, or has a hole that its region does not contain.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        size: int,
+        channels: int,
+        draw: Callable[[Tensor, int], Tensor],
+        find_region: Callable[[Image.Image], Region],
+    ):
+        self.paths, self.draw = paths, draw
+        self.names = [f"{i:05d}_{path.stem}" for i, path in enumerate(paths)]
+        self.regions: list[Region] = []
+        crops, known = [], []
+        for i, path in enumerate(paths):
+            photo = _open(path, str(path))
+            try:
+                region = find_region(photo)
+                self.regions.append(region)
+                known.append(self._known(i, photo, size))
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
+            cropped = np.asarray(crop(photo.convert("RGB" if channels == 3 else "L"), region, size))
+            crops.append(cropped.reshape(size, size, channels).transpose(2, 0, 1))
+        self.pictures = Pictures(np.stack(crops), self.names)
+        self.known = torch.cat(known)  # (N, 1, S, S)
+
+    def mask(self, index: Tensor, size: int) -> Tensor:
+        """(B, 1, S, S), 1 = known: a mask function like those of masks.py, for the crops."""
+        return self.known[index.cpu()].to(index.device)
+
+    def completed(self, i: int, fake: Tensor) -> Image.Image:
+        """Photo i at full size, its hole completed by fake (C, S, S) in [-1, 1]."""
+        photo = _open(self.paths[i], str(self.paths[i]))
+        levels = self._levels(photo)
+        if levels is not None:
+            hole = self._threshold(levels)[0] == 0
+        else:
+            # a mask picture is sharper than the model; what is drawn has the model's pixels
+            mask = self.known[i]
+            if _file_settings(self.draw):
+                mask = self.draw(torch.tensor([i]), max(1, round(abs(self.regions[i].side))))[0]
+            unit = self.regions[i].unit((0, 0, *photo.size))
+            hole = _sample(1 - mask, unit, "nearest", "zeros")[0] > 0.5
+        return paste_back(photo, self.regions[i], fake, hole.numpy())
+
+    def _levels(self, photo: Image.Image) -> Image.Image | None:
+        """The mask picture ("F", the photo's size) if it lies on the whole photo, else None."""
+        settings = _file_settings(self.draw)
+        if not settings or settings["known"] not in ("white", "black"):
+            return None  # masks.from_file says what is wrong
+        if not Path(settings["path"]).is_file():
+            return None
+        picture = _open(Path(settings["path"]), f"mask.path={settings['path']}", mask=True)
+        (w, h), (width, height) = picture.size, photo.size
+        if abs(w * height - h * width) >= max(width, height):
+            return None
+        return picture.convert("F").resize(photo.size, Image.Resampling.BOX)  # unrounded
+
+    def _threshold(self, levels: Image.Image) -> Tensor:
+        """(1, H, W), 1 = known, as masks.from_file."""
+        settings = _file_settings(self.draw)
+        white = _to_tensor(levels) > 255 * settings["threshold"]
+        return (white == (settings["known"] == "white")).float()
+
+    def _known(self, i: int, photo: Image.Image, size: int) -> Tensor:
+        """The mask (1, 1, S, S) of the crop.  Raises ValueError if it cannot be completed."""
+        region, levels = self.regions[i], self._levels(photo)
+        white = crop(Image.new("L", photo.size, 255), region, size, mask=True)
+        inside = (_to_tensor(white)[None] > 127.5).float()
+        if levels is None:
+            return inside * self.draw(torch.tensor([i]), size)
+        path = f"mask.path={_file_settings(self.draw)['path']}"
+        hole = self._threshold(levels)[0] == 0
+        unit = region.unit((0, 0, *photo.size))
+        within = (unit.real > 0) & (unit.real < 1) & (unit.imag > 0) & (unit.imag < 1)
+        if (hole & ~within).any():
+            x, y, right, bottom = Image.fromarray(hole.numpy()).getbbox() or (0, 0, 0, 0)
+            raise ValueError(
+                f"the hole of {path} reaches outside the region {region}, which is what can be "
+                f"completed: give crop=[x,y,w,h] around [{x},{y},{right - x},{bottom - y}]"
+            )
+        known = self._threshold(crop(levels, region, size, mask=True))[None]
+        if known.min() == known.max():
+            what = "no hole" if known.min() == 1 else "no known pixel"
+            raise ValueError(
+                f"{path} leaves {what} at {size} px in the region {region}: see crop and "
+                "mask.threshold, or mask.known for the opposite polarity"
+            )
+        return inside * known
+
+
+def _file_settings(draw: Callable) -> dict:
+    """path, threshold, known of a mask picture; empty for other masks."""
+    return draw.keywords if isinstance(draw, partial) and draw.func is masks.from_file else {}
+
+
+def _open(path: Path, name: str, mask: bool = False) -> Image.Image:
+    """The upright picture, "L" or "RGB"; a mask is "L", its alpha if it has transparency."""
+    try:
+        with Image.open(path) as picture:
+            upright = ImageOps.exif_transpose(picture)
+            if mask and upright.has_transparency_data:
+                upright = upright.convert("RGBA").getchannel("A")
+            gray = mask or Image.getmodebase(upright.mode) == "L"
+            return to_rgb_or_gray(upright, 1 if gray else 3)
+    except Exception as error:  # PIL raises many kinds on broken files
+        raise UnreadableImage(f"{name}: cannot be read as a picture ({error})") from error

@@ -1,0 +1,164 @@
+"""What is watched during training: samples, a completion preview, speed, collapse."""
+
+import time
+import warnings
+from functools import partial
+from pathlib import Path
+
+import torch
+from PIL import Image
+from pytorch_lightning import Callback, Trainer
+from torch import Tensor
+
+from dcgan_inpaint.models.base import LatentGAN
+from dcgan_inpaint.completion.fills import FillingModule
+from dcgan_inpaint.poisson import paste
+from dcgan_inpaint.models.context_encoder import ContextEncoder
+from dcgan_inpaint.pictures import grid
+from dcgan_inpaint.completion.inpainting import InpaintingModule
+from dcgan_inpaint.models.latent_encoder import LatentEncoder
+from dcgan_inpaint.observation.masks import center
+from dcgan_inpaint.quality.completions import psnr
+from dcgan_inpaint.models.base import Model
+from dcgan_inpaint.models.networks import frozen
+from dcgan_inpaint.completion.objective import Objective
+from dcgan_inpaint.runs.folder import log_picture
+from dcgan_inpaint.completion.solvers import Adam
+
+
+def keep_picture(module: Model, folder: Path, name: str, picture: Image.Image) -> None:
+    """Write a picture below `folder`, named by the iteration, and show it in the loggers."""
+    path = folder / name / f"{module.iteration:07d}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+    log_picture(module.loggers, name, picture, module.iteration)
+
+
+class SampleGrid(Callback):
+    """A grid of samples from 64 fixed z, every `every` iterations."""
+
+    def __init__(self, folder: Path, every: int = 500, samples: int = 64):
+        if every < 1:
+            raise ValueError(f"sample_every={every}: use 1 or more")
+        self.folder, self.every, self.samples = folder, every, samples
+
+    def on_train_batch_end(self, trainer: Trainer, module: LatentGAN, *_: object) -> None:
+        if trainer.is_global_zero and module.iteration % self.every == 0:
+            keep_picture(module, self.folder, "samples", grid(self._samples(module)))
+
+    @torch.no_grad()
+    def _samples(self, module: LatentGAN) -> Tensor:
+        return module(module.latents(-1 - torch.arange(self.samples, device=module.device)))
+
+
+Completing = LatentGAN | ContextEncoder | LatentEncoder
+
+
+def center_completion(module: Completing, iterations: int) -> InpaintingModule | FillingModule:
+    """What completes the center hole, by which models in training are compared.
+
+    With a GAN it is a quick search; the others do without.
+    """
+    mask = partial(center, scale=0.25)
+    if isinstance(module, ContextEncoder):
+        return FillingModule(frozen(module.ema_generator), mask, paste, module.picture_shape)
+    search = partial(
+        InpaintingModule, mask=mask, objective=Objective(), blend=paste, progress=False
+    )
+    if isinstance(module, LatentEncoder):
+        return search(module.gan, solver=Adam(0), encoder=frozen(module.ema_encoder))
+    return search(module, solver=Adam(iterations, lr=0.1, schedule="cosine"))
+
+
+class CompletionPreview(Callback):
+    """Complete a few validation pictures (center hole) at each epoch's end: the true job, watched.
+
+    `images` (B, C, S, S) in [-1, 1].  Logs preview/psnr_hole and the rows masked, completed,
+    original.  With a GAN a short search: a trend to follow, not a result to report.
+    """
+
+    def __init__(self, folder: Path, images: Tensor, iterations: int = 60):
+        self.folder, self.images, self.iterations = folder, images, iterations
+
+    def on_train_epoch_end(
+        self, trainer: Trainer, module: LatentGAN | ContextEncoder | LatentEncoder
+    ) -> None:
+        preview = center_completion(module, self.iterations)
+        images = self.images.to(module.device)
+        index = torch.arange(len(images), device=module.device)
+        done = preview.predict_step({"image": images, "index": index})
+        module.log(
+            "preview/psnr_hole",
+            psnr(done.completion, images, 1 - done.mask).mean(),
+            sync_dist=True,
+        )
+        if trainer.is_global_zero:
+            rows = torch.cat([done.observed, done.completion, images])
+            keep_picture(module, self.folder, "completions", grid(rows, columns=len(images)))
+
+
+class Speed(Callback):
+    """Logs train/images_per_second over the iterations since the last log."""
+
+    def on_train_start(self, trainer: Trainer, module: Model) -> None:
+        self.since, self.images = time.perf_counter(), 0
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        module: Model,
+        outputs: object,
+        batch: dict[str, Tensor],
+        *_: object,
+    ) -> None:
+        self.images += len(batch["image"]) * trainer.world_size
+        if module.logs_now:
+            now = time.perf_counter()
+            module.log("train/images_per_second", self.images / (now - self.since), prog_bar=True)
+            self.since, self.images = now, 0
+
+
+MORE_G = "Start again with model.g_steps=3, a smaller model.df_dim or a smaller model.lr"
+MORE_D = "Start again with model.g_steps=1, a larger model.df_dim or a smaller model.lr"
+
+
+class CollapseWarning(Callback):
+    """Warns, with the remedy, when D or G has collapsed.
+
+    One of the losses below `threshold` at `patience` logs in a row, or 16 samples that differ by
+    less than `spread` (standard deviation over samples, mean over pixels, of [-1, 1]) at an
+    epoch's end, once `warm_up` iterations are done: an untrained G is flat and still fine.
+    """
+
+    def __init__(
+        self,
+        threshold: float = 0.02,
+        patience: int = 10,
+        spread: float = 0.02,
+        warm_up: int = 500,
+    ):
+        self.threshold, self.patience = threshold, patience
+        self.spread, self.warm_up = spread, warm_up
+        self.below = {"train/d_loss": 0, "train/g_loss": 0}
+
+    def on_train_batch_end(self, trainer: Trainer, module: LatentGAN, *_: object) -> None:
+        if not module.logs_now:
+            return
+        for name in self.below:
+            loss = float(trainer.callback_metrics[name])
+            self.below[name] = self.below[name] + 1 if loss < self.threshold else 0
+        if self.below["train/d_loss"] == self.patience:
+            self._warn(module, "D has won: d_loss is near zero, G learns nothing", MORE_G)
+        if self.below["train/g_loss"] == self.patience:
+            self._warn(module, "D is fooled by everything: g_loss is near zero", MORE_D)
+
+    @torch.no_grad()
+    def on_train_epoch_end(self, trainer: Trainer, module: LatentGAN) -> None:
+        if module.iteration < self.warm_up:
+            return
+        samples = module(module.latents(torch.arange(16, device=module.device)), ema=False)
+        if samples.std(0).mean() < self.spread:
+            self._warn(module, "G has collapsed: its samples are all the same", MORE_G)
+
+    def _warn(self, module: LatentGAN, what: str, remedy: str) -> None:
+        warnings.warn(f"iteration {module.iteration}: {what}.  {remedy}", stacklevel=2)

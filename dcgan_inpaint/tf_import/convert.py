@@ -1,0 +1,207 @@
+"""Weights of the TensorFlow original (Amos 2016) in our networks' layout.
+
+python -m dcgan_inpaint.tf_import.convert path/to/checkpoint amos.ckpt
+
+TensorFlow keeps convolutions as (kh, kw, in, out), transposed ones as (kh, kw, out, in), linear
+matrices as (in, out), and maps as (H, W, C).  Ours are torch's layouts on mirrored maps
+(networks.py), so kernels, the head and the logit's map are flipped in H and W.
+
+Two versions of the original are read, in D's names as well as in G's widths.  Before commit 61c129b
+(with it the checkpoint in its repository) D's BatchNorms are d_bn1 to d_bn3 and its logit is
+d_h3_lin, since then d_bn0 to d_bn2 and d_h4_lin (bamos/dcgan-completion.tensorflow, pull request
+49).  Its first version had no scopes "generator/" and "discriminator/".
+"""
+
+import argparse
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import Trainer
+from torch import Tensor
+
+from dcgan_inpaint.errors import one_line_errors
+from dcgan_inpaint.models.dcgan import DCGAN
+from dcgan_inpaint.models.networks import generator_widths
+from dcgan_inpaint.tf_import.bundle import find_bundle, read_bundle
+
+NORM_FIELDS = {
+    "weight": "gamma",
+    "bias": "beta",
+    "running_mean": "moving_mean",
+    "running_var": "moving_variance",
+}
+
+
+def import_dcgan(path: str | Path, crop: float = 1.0) -> DCGAN:
+    """A DCGAN with the weights of a TensorFlow checkpoint: its prefix, .index file or folder.
+
+    The average of G's weights, which completion uses, is G itself: the original kept none.
+    Raises FileNotFoundError for a missing file, ValueError for one that is damaged or holds
+    another network.
+    """
+    prefix = find_bundle(path)
+    variables = read_bundle(prefix)
+    try:
+        model = DCGAN(**infer_sizes(variables), crop=crop, prior="uniform", ema_decay=0.999)
+        state = state_from_tensorflow(variables)
+        average = {
+            name.replace("generator.", "ema_generator.", 1): value
+            for name, value in state.items()
+            if name.startswith("generator.")
+        }
+        model.load_state_dict(state | average)
+    except ValueError as error:
+        raise ValueError(f"{prefix}: {error}") from error
+    except RuntimeError as error:  # shapes that do not fit: one to a line, after the headline
+        raise ValueError(f"{prefix}: {str(error).splitlines()[1].strip()}") from error
+    return model
+
+
+def infer_sizes(variables: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """image_size, channels, z_dim, gf_dim, df_dim and widths of DCGAN, from the variables' shapes.
+
+    Raises ValueError for a missing variable, or shapes that are not those of the original.
+    """
+    layers = _by_layer(variables)
+    z_dim, units = layers["g_h0_lin/Matrix"].shape
+    maps = [units // 16]  # channels at 4x4, 8x8, ..., image_size
+    while f"g_h{len(maps)}/w" in layers:
+        maps.append(layers[f"g_h{len(maps)}/w"].shape[2])
+    image_size, channels, gf_dim = 4 * 2 ** (len(maps) - 1), maps[-1], maps[0] // 8
+    # the two differ in what follows the 4x4 map: half its channels, or as many
+    widths = "amos_head" if maps[1:2] == maps[:1] else "blog"
+    if maps[:-1] != generator_widths(image_size, gf_dim, widths):
+        raise ValueError(f"the generator's maps have {maps} channels, not those of a DCGAN")
+    *_, in_channels, df_dim = layers["d_h0_conv/w"].shape
+    logit = layers[f"{_logit_layer(layers)}/Matrix"].shape
+    if in_channels != channels or logit != (8 * df_dim * (image_size // 16) ** 2, 1):
+        raise ValueError(
+            f"the discriminator is not for the generator's {image_size} px and {channels} channels"
+        )
+    return {
+        "image_size": image_size,
+        "channels": channels,
+        "z_dim": z_dim,
+        "gf_dim": gf_dim,
+        "df_dim": df_dim,
+        "widths": widths,
+    }
+
+
+def state_from_tensorflow(variables: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """TensorFlow variables by name ("generator/g_h1/w", ...) -> a state dict for `DCGAN`.
+
+    Holds generator.* and discriminator.* entries (raw weights; the original kept no average).
+    Raises ValueError for a missing variable.
+    """
+    layers = _by_layer(variables)
+
+    def get(name: str) -> Tensor:
+        return torch.from_numpy(np.array(layers[name], dtype=np.float32))
+
+    def kernel(name: str) -> Tensor:
+        return get(name).permute(3, 2, 0, 1).flip(2, 3)
+
+    def norm(target: str, source: str) -> dict[str, Tensor]:
+        return {f"{target}.{ours}": get(f"{source}/{tf}") for ours, tf in NORM_FIELDS.items()}
+
+    head = get("g_h0_lin/Matrix")  # (z_dim, 4·4·C)
+    z_dim, units = head.shape
+    state = {
+        "generator.project.weight": head.T.reshape(4, 4, -1, z_dim)
+        .flip(0, 1)
+        .reshape(units, z_dim),
+        "generator.project.bias": get("g_h0_lin/bias").reshape(4, 4, -1).flip(0, 1).flatten(),
+        **norm("generator.norms.0", "g_bn0"),
+    }
+    i = 1
+    while f"g_h{i}/w" in layers:
+        state[f"generator.deconvs.{i - 1}.weight"] = kernel(f"g_h{i}/w")
+        state[f"generator.deconvs.{i - 1}.bias"] = get(f"g_h{i}/biases")
+        if f"g_h{i + 1}/w" in layers:  # every layer but the last
+            state |= norm(f"generator.norms.{i}", f"g_bn{i}")
+        i += 1
+    first = 0 if "d_bn0/gamma" in layers else 1
+    for i in range(4):
+        state[f"discriminator.convs.{i}.weight"] = kernel(f"d_h{i}_conv/w")
+        state[f"discriminator.convs.{i}.bias"] = get(f"d_h{i}_conv/biases")
+        if i > 0:  # no BatchNorm on the first
+            state |= norm(f"discriminator.norms.{i}", f"d_bn{i - 1 + first}")
+    layer = _logit_layer(layers)
+    logit = get(f"{layer}/Matrix")  # (H·W·C, 1)
+    channels = state["discriminator.convs.3.bias"].numel()
+    side = round((logit.numel() / channels) ** 0.5)
+    logit = logit.reshape(side, side, channels).flip(0, 1)
+    state["discriminator.classify.weight"] = logit.reshape(1, -1)
+    state["discriminator.classify.bias"] = get(f"{layer}/bias")
+    return state
+
+
+class _Layers(dict[str, Any]):
+    """Variables by layer and field ("g_h1/w"); asking for one that is missing is a ValueError."""
+
+    def __missing__(self, name: str) -> Any:
+        if "/moving_" in name:
+            raise ValueError(
+                f"no {name}: a version whose BatchNorm kept its moving statistics under other "
+                "names (ExponentialMovingAverage), which are not read"
+            )
+        raise ValueError(f"no variable {name}: not the original's DCGAN")
+
+
+def _by_layer(variables: Mapping[str, Any]) -> _Layers:
+    """Variables without their scope: layer names say whose they are."""
+    return _Layers({re.sub("^(generator|discriminator)/", "", k): v for k, v in variables.items()})
+
+
+def _logit_layer(layers: Mapping[str, Any]) -> str:
+    """The name of D's linear layer, whatever its number.  Raises ValueError for none or several."""
+    found = [name for name in layers if re.fullmatch(r"d_h\d_lin/Matrix", name)]
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} linear layers in the discriminator, the original has 1")
+    return found[0].removesuffix("/Matrix")
+
+
+def save(model: DCGAN, path: str | Path) -> None:
+    """Write a checkpoint of weights and hyperparameters, without optimizer states."""
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(path, weights_only=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m dcgan_inpaint.tf_import.convert",
+        description="Turn a TensorFlow checkpoint of Amos's DCGAN into one of this project.",
+    )
+    parser.add_argument("checkpoint", help="its folder, or <folder>/DCGAN.model-<step>")
+    parser.add_argument("out", help="the file to write, for inpaint.py ckpt=<out>")
+    parser.add_argument(
+        "--crop",
+        type=float,
+        default=108 / 178,
+        help="how its training pictures were framed: side of the central square / short side; "
+        "default 108/178, the papers' crop of CelebA; 1 for pictures that were square (the blog's "
+        "OpenFace-aligned ones)",
+    )
+    args = parser.parse_args()
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # devices do not matter here
+    with one_line_errors():
+        if not 0 < args.crop <= 1:
+            raise ValueError(f"--crop {args.crop}: use more than 0, up to 1")
+        if Path(args.out).is_dir():
+            raise IsADirectoryError(f"{args.out}: a folder; name the file to write")
+        model = import_dcgan(args.checkpoint, args.crop)
+        save(model, args.out)
+    sizes = "{image_size} px, {channels} channels, z_dim {z_dim}, gf_dim {gf_dim}, df_dim {df_dim}"
+    print(f"{sizes}, widths {{widths}}".format(**model.hparams), f"-> {args.out}")
+    print(f"python inpaint.py ckpt={args.out} images=photo.jpg")
+
+
+if __name__ == "__main__":
+    main()
