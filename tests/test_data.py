@@ -11,9 +11,11 @@ from PIL import Image
 from dcgan_inpaint.data import cache
 from dcgan_inpaint.data.cache import load_split
 from dcgan_inpaint.data.celeba import CelebA
+from dcgan_inpaint.data.faces import Faces
 from dcgan_inpaint.data.folder import Folder, find_pictures
 from dcgan_inpaint.data.images import decode, square
 from dcgan_inpaint.data.loader import EpochOrder, ImageData, Pictures, batches
+from dcgan_inpaint.data.sources import check_description, describe, from_description
 
 REAL_CELEBA = Path(__file__).parents[2] / "shared" / "celeba"
 
@@ -170,6 +172,22 @@ def test_celeba_splits_and_zip(celeba):
     (celeba / "img_align_celeba").rmdir()
     from_zip = CelebA(str(celeba), image_size=8).decode(source.items("test"))
     np.testing.assert_array_equal(from_folder, from_zip)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"root": None}, "root=null: should be a valid string"),
+        ({"root": ""}, "root=: "),
+        ({"root": "x", "image_size": 0}, "image_size=0: should be greater"),
+        ({"root": "x", "channels": 4}, "channels=4: should be 1 or 3"),
+        ({"root": "x", "crop": 1.5}, "crop=1.5: should be less"),
+    ],
+)
+@pytest.mark.parametrize("source", [CelebA, Folder])
+def test_source_errors(source, settings, message):
+    with pytest.raises(ValueError, match=message):
+        source(**settings)
 
 
 def test_celeba_missing_says_what_to_do(tmp_path):
@@ -337,6 +355,57 @@ def test_training_batches(tree, tmp_path):
     assert len({i for batch in got for i in batch["index"].tolist()}) == 32 * len(got)
     with pytest.raises(ValueError, match="do not fill one batch: use batch_size="):
         ImageData(Folder(str(tree), 8), str(tmp_path / "cache"), batch_size=500).prepare_data()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"source": "faces"}, "source=faces: should be an instance of Source"),
+        ({"cache_dir": ""}, "cache_dir=: "),
+        ({"batch_size": 0}, "batch_size=0: should be greater"),
+        ({"flip": 1}, "flip=1: should be a valid boolean"),
+        ({"seed": 0.5}, "seed=0.5: should be a valid integer"),
+    ],
+)
+def test_data_errors(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ImageData(**{"source": Faces(), "cache_dir": "cache"} | settings)
+
+
+# what a checkpoint says of its pictures
+
+
+def test_a_description_makes_the_source_again(tree, celeba):
+    made = [
+        Faces(image_size=16, channels=1, seed=3, train_size=5, val_size=6, test_size=7),
+        Folder(str(tree), image_size=8, channels=1, crop=0.5),
+        CelebA(str(celeba), image_size=8, crop=0.5),
+    ]
+    for source in made:
+        description = json.loads(json.dumps(describe(source)))
+        again = from_description(description)
+        assert type(again) is type(source)
+        assert again.settings() == source.settings()
+        for split in ("train", "val", "test"):
+            assert again.items(split) == source.items(split)
+        # as checkpoints from before said it
+        del description["source"]
+        description["_target_"] = f"{type(source).__module__}.{type(source).__name__}"
+        assert check_description(description) == describe(source)
+        assert from_description(description).settings() == source.settings()
+    assert describe(made[1]) == {
+        "source": "folder",
+        "root": str(tree),
+        "image_size": 8,
+        "channels": 1,
+        "crop": 0.5,
+    }
+    old = {"_target_": "dcgan_inpaint.data.celeba.CelebA", "root": str(celeba), "download": False}
+    assert check_description(old) == {"source": "celeba", "root": str(celeba)}
+    with pytest.raises(ValueError, match="seed=-1: should be greater"):
+        from_description({"source": "faces", "seed": -1})
+    with pytest.raises(FileNotFoundError, match="data.root=gone is not a folder"):
+        from_description({"source": "folder", "root": "gone"})
 
 
 def test_names_are_json(tree, tmp_path):

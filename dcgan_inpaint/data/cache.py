@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from tqdm import tqdm
@@ -21,6 +21,7 @@ from dcgan_inpaint.data.images import UnreadableImage
 CHUNK = 256  # pictures decoded between two writes
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where pictures come from; one small class per kind."""
 

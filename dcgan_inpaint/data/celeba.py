@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dcgan_inpaint.data.images import UnreadableImage, decode_many
+from dcgan_inpaint.data.images import Channels, Crop, Side, UnreadableImage, decode_many
+from dcgan_inpaint.errors import Text, checked
 
 SPLITS = {"train": "0", "val": "1", "test": "2"}
 
@@ -18,12 +19,13 @@ class CelebA:
     Raises FileNotFoundError that says what to put where.
     """
 
+    @checked
     def __init__(
         self,
-        root: str,
-        image_size: int = 64,
-        channels: int = 3,
-        crop: float = 108 / 178,
+        root: Text,
+        image_size: Side = 64,
+        channels: Channels = 3,
+        crop: Crop = 108 / 178,
         download: bool = False,
     ):
         self.root = Path(root).expanduser()

@@ -7,7 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcgan_inpaint.data.portrait import Factors, check, render
+from dcgan_inpaint.data.images import Channels, Side
+from dcgan_inpaint.data.portrait import Factors, render
+from dcgan_inpaint.errors import Count, Seed, checked
 from dcgan_inpaint.randomness import uniform
 
 SKIN = (
@@ -149,24 +151,23 @@ def draw_factors(seed: int, index: Tensor) -> Factors:
 class Faces:
     """Portraits painted on demand: the data source that needs no download.
 
-    image_size >= 1; channels 1 or 3; seed picks the population; *_size count each split.
-    Raises ValueError for an image_size below 1, or channels other than 1 and 3.
+    seed picks the population; *_size count each split.
     """
 
     crop = 1.0  # the whole picture is used
 
+    @checked
     def __init__(
         self,
-        image_size: int = 64,
-        channels: int = 3,
-        seed: int = 0,
-        train_size: int = 20000,
-        val_size: int = 1000,
-        test_size: int = 1000,
+        image_size: Side = 64,
+        channels: Channels = 3,
+        seed: Seed = 0,
+        train_size: Count = 20000,
+        val_size: Count = 1000,
+        test_size: Count = 1000,
     ) -> None:
-        check(image_size, channels)
         self.image_size, self.channels, self.seed = image_size, channels, seed
-        self.sizes = {"train": train_size, "val": val_size, "test": test_size}
+        self.train_size, self.val_size, self.test_size = train_size, val_size, test_size
 
     def settings(self) -> dict[str, str | int]:
         """The JSON-able facts that decide the pixels; `version` grows when the painting changes."""
@@ -174,11 +175,9 @@ class Faces:
         return {"source": "faces", "version": 1, **facts}
 
     def items(self, split: str) -> list[str]:
-        """The names of a split's faces; the splits share none.  Raises ValueError if unknown."""
-        if split not in SPLITS:
-            raise ValueError(f"split={split!r}: choose {', '.join(SPLITS)}")
-        first = SPLITS[split]
-        return [f"face_{i:08d}" for i in range(first, first + self.sizes[split])]
+        """The names of a split's faces; the splits share none."""
+        first, size = SPLITS[split], getattr(self, f"{split}_size")
+        return [f"face_{i:08d}" for i in range(first, first + size)]
 
     def decode(self, items: list[str]) -> list[np.ndarray]:
         """The named faces, each uint8 (C, S, S)."""

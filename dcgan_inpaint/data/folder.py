@@ -7,7 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from dcgan_inpaint.data.images import UnreadableImage, content_hash, decode_many, list_images
+from dcgan_inpaint.data.images import (
+    Channels,
+    Crop,
+    Side,
+    UnreadableImage,
+    content_hash,
+    decode_many,
+    list_images,
+)
+from dcgan_inpaint.errors import Text, checked
 
 
 class Folder:
@@ -17,7 +26,8 @@ class Folder:
     and exact copies never straddle two splits.  Raises FileNotFoundError for a missing root.
     """
 
-    def __init__(self, root: str, image_size: int = 64, channels: int = 3, crop: float = 1.0):
+    @checked
+    def __init__(self, root: Text, image_size: Side = 64, channels: Channels = 3, crop: Crop = 1.0):
         self.root = Path(root).expanduser()
         if not self.root.is_dir():
             raise FileNotFoundError(f"data.root={root} is not a folder: give a folder of pictures")

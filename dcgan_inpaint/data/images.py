@@ -4,10 +4,16 @@ import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
+from typing import IO, Annotated, Literal
 
 import numpy as np
 from PIL import Image, ImageOps
+from pydantic import Field
+
+# what a source may be asked for
+Side = Annotated[int, Field(ge=1, le=1024)]  # of its square pictures, px
+Channels = Literal[1, 3]
+Crop = Annotated[float, Field(gt=0, le=1)]  # side of the central square / short side
 
 EXTENSIONS = {e.lower() for e, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from dcgan_inpaint.data.cache import Source, load_split
+from dcgan_inpaint.errors import Count, Seed, Text, checked
 from dcgan_inpaint.pictures import to_float
 from dcgan_inpaint.randomness import uniform
 
@@ -47,7 +48,7 @@ class Pictures(Dataset):
 
 
 class EpochOrder(Sampler[int]):
-    """A shuffled order that follows from (seed, epoch): a resumed run goes on as if never stopped.
+    """A shuffled order that follows from (seed, epoch): a resumed run is as if never stopped.
 
     Lightning calls `set_epoch`.  The flips of the pictures follow the same epoch.
     """
@@ -73,13 +74,14 @@ class ImageData(LightningDataModule):
     `batch_size` pictures a batch; the last, short one of an epoch is left out.
     """
 
+    @checked
     def __init__(
         self,
         source: Source,
-        cache_dir: str,
-        batch_size: int = 64,
+        cache_dir: Text,
+        batch_size: Count = 64,
         flip: bool = True,
-        seed: int = 0,
+        seed: Seed = 0,
     ):
         super().__init__()
         self.source, self.cache_dir = source, cache_dir

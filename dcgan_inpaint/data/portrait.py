@@ -313,19 +313,8 @@ def paint(factors: Factors, size: int) -> Tensor:
     return s.canvas
 
 
-def check(size: int, channels: int) -> None:
-    if size < 1:
-        raise ValueError(f"image_size={size}: must be positive")
-    if channels not in (1, 3):
-        raise ValueError(f"channels={channels}: choose 1 or 3")
-
-
 def render(factors: Factors, size: int, channels: int = 3) -> Tensor:
-    """Paint the faces: (B, channels, size, size) in [-1, 1]; 1 channel is the luminance.
-
-    Raises ValueError for a size below 1, or channels other than 1 and 3.
-    """
-    check(size, channels)
+    """Paint the faces: (B, channels, size, size) in [-1, 1]; 1 channel is the luminance."""
     count, step = len(factors["skin"]), max(1, CHUNK_PIXELS // size**2)
     out = factors["skin"].new_empty(count, channels, size, size)
     for i in range(0, count, step):

@@ -1,0 +1,62 @@
+"""The sources of pictures by name, and how a checkpoint says which one it was trained on.
+
+A checkpoint may be anybody's.  So what it says is a name of this table and plain values of that
+constructor, which holds them to its annotations; nothing in it is looked up, resolved or called.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from dcgan_inpaint.data.cache import Source
+from dcgan_inpaint.data.celeba import CelebA
+from dcgan_inpaint.data.faces import Faces
+from dcgan_inpaint.data.folder import Folder
+
+SOURCES: dict[str, type] = {"celeba": CelebA, "faces": Faces, "folder": Folder}
+
+
+def describe(source: Source) -> dict[str, Any]:
+    """{"source": its name} and the values it was made of, all plain; but not `download`."""
+    name = {cls: name for name, cls in SOURCES.items()}[type(source)]
+    values = {field: getattr(source, field) for field in _fields(name)}
+    return {"source": name} | {k: str(v) if k == "root" else v for k, v in values.items()}
+
+
+def check_description(stored: Any) -> dict[str, Any]:
+    """What `describe` gave, from a file; nothing is built or opened.
+
+    Checkpoints from before there were descriptions hold a configuration, whose `_target_` stands
+    for the name.  Raises ValueError for an unknown name or field, and a value that is not plain.
+    """
+    if not isinstance(stored, Mapping):
+        raise ValueError(f"data={stored!r:.80}: not a description of pictures")
+    values = dict(stored)
+    classes = {f"{cls.__module__}.{cls.__qualname__}": name for name, cls in SOURCES.items()}
+    target = values.pop("_target_", None)
+    name = classes.get(target) if isinstance(target, str) else values.pop("source", None)
+    if not isinstance(name, str) or name not in SOURCES:
+        raise ValueError(f"data={target or name!r:.80}: choose one of {', '.join(SOURCES)}")
+    if values.get("download") is False:  # in configurations
+        del values["download"]
+    for field, value in values.items():
+        if field not in _fields(name):
+            raise ValueError(f"data: {name} pictures have no {field!r:.40}")
+        if not isinstance(value, (str, int, float)) or "${" in str(value):
+            raise ValueError(f"data.{field}={value!r:.80}: should be a plain value")
+    return {"source": name} | values
+
+
+def from_description(stored: Any) -> Source:
+    """The source that a checkpoint describes.
+
+    Raises ValueError when the description is not plain or out of range, FileNotFoundError when the
+    pictures are not here.
+    """
+    values = check_description(stored)
+    return SOURCES[values.pop("source")](**values)
+
+
+def _fields(name: str) -> list[str]:
+    """The names of a constructor's arguments that a checkpoint may say: a download is not one."""
+    return [field for field in inspect.signature(SOURCES[name]).parameters if field != "download"]
