@@ -69,7 +69,7 @@ def test_it_learns_and_nothing_else_moves(dcgan):
 
     def error():
         with torch.no_grad():
-            z, offset = frozen(model.ema_encoder)(images * mask, mask)
+            z, offset = model.latent_encoder()(images * mask, mask)
             return (frozen(dcgan.ema_generator)(z, offset=offset) - images).abs().mean()
 
     start = error()
@@ -81,7 +81,7 @@ def test_it_learns_and_nothing_else_moves(dcgan):
 
 def test_z_is_within_the_prior_and_blind_to_the_hole(dcgan):
     images, mask = pictures(dcgan, 3), masks.center(torch.arange(3), 16, 0.25)
-    network = frozen(encoder(dcgan).ema_encoder)
+    network = encoder(dcgan).latent_encoder()
     z, offset = network(images * mask, mask)
     assert z.shape == (3, 6)
     assert z.abs().max() <= 1
@@ -111,11 +111,11 @@ def test_the_checkpoint_stands_alone(dcgan, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"whole": -1.0}, "whole=-1.0: use 0 or more"),
+        ({"whole": -1.0}, "whole=-1.0: should be greater than or equal to 0"),
         ({"ema_decay": 1.0}, "ema_decay=1.0"),
         ({"image_size": 32}, "use data.image_size=16 data.channels=3"),
         ({"code_dim": 0}, "code_dim=0"),
-        ({"gan": None}, "needs gan= to learn from"),
+        ({"gan_kind": "DCGAN"}, "gan_kind=DCGAN: unexpected"),
     ],
 )
 def test_errors(dcgan, settings, message):

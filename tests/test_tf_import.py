@@ -12,14 +12,9 @@ import torch
 from test_golden import GOLDEN, complete, pictures
 
 from dcgan_inpaint.models.checkpoint import load_gan
+from dcgan_inpaint.tf_import.__main__ import main
 from dcgan_inpaint.tf_import.bundle import MAGIC, find_bundle, masked_crc32c, read_bundle
-from dcgan_inpaint.tf_import.convert import (
-    import_dcgan,
-    infer_sizes,
-    main,
-    save,
-    state_from_tensorflow,
-)
+from dcgan_inpaint.tf_import.convert import import_dcgan, infer_sizes, state_from_tensorflow
 
 REAL = Path(__file__).parents[2] / "shared" / "golden"  # checkpoints that TensorFlow wrote
 FOLDERS = {"blog": "blog_gf8_64px", "head": "head_gf8_32px"}
@@ -179,8 +174,8 @@ def test_import(tmp_path, goldens, name, source, monkeypatch, capsys):
         write_bundle(folder, weights(golden))
     else:
         folder = REAL / FOLDERS[name] / "tf_checkpoint"
-    out = tmp_path / "new folder" / "out.ckpt"
-    monkeypatch.setattr(sys, "argv", ["import_tf", str(folder), str(out)])
+    out = tmp_path / "new folder" / "out.safetensors"
+    monkeypatch.setattr(sys, "argv", ["tf_import", str(folder), str(out)])
     main()
     found, command = capsys.readouterr().out.splitlines()
     size, widths = SIZES[name].values()
@@ -256,8 +251,8 @@ def damage(file, change):
 
 def fails(path, monkeypatch, *options):
     """The one line with which the command ends."""
-    out = Path(path).parent / "out.ckpt"
-    monkeypatch.setattr(sys, "argv", ["import_tf", str(path), str(out), *options])
+    out = Path(path).parent / "out.safetensors"
+    monkeypatch.setattr(sys, "argv", ["tf_import", str(path), str(out), *options])
     with pytest.raises(SystemExit) as stop:
         main()
     assert not out.exists()
@@ -317,7 +312,7 @@ def with_shape(name, *shape):
         (lambda variables: {"x": np.ones(3)}, "no variable g_h0_lin/Matrix"),
         (without("moving_"), "no g_bn0/moving_mean: a version whose BatchNorm"),
         (without("d_h4_lin"), "0 linear layers"),
-        (without("g_h4"), "not for the generator's 32 px and 8 channels"),
+        (without("g_h4"), "channels=8: should be 1 or 3"),
         (with_shape("discriminator/d_h2_lin/Matrix", 4, 4), "2 linear layers"),
         (with_shape("discriminator/d_h4_lin/Matrix", 256, 1), "not for the generator's 64 px"),
         (with_shape("discriminator/d_h0_conv/w", 5, 5, 1, 8), "not for the generator's 64 px"),
@@ -332,13 +327,12 @@ def test_another_network(tmp_path, monkeypatch, goldens, change, says):
 
 
 def test_out_is_a_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["import_tf", str(tmp_path), str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["tf_import", str(tmp_path), str(tmp_path)])
     with pytest.raises(SystemExit, match="a folder; name the file to write"):
         main()
 
 
 def test_crop(tmp_path, monkeypatch, goldens):
     write_bundle(tmp_path, weights(goldens["blog"]))
-    assert "--crop 2.0: use" in fails(tmp_path, monkeypatch, "--crop", "2")
-    save(import_dcgan(tmp_path, crop=1.0), tmp_path / "square.ckpt")
-    assert load_gan(tmp_path / "square.ckpt").hparams["crop"] == 1.0
+    assert "crop=2.0: should be less" in fails(tmp_path, monkeypatch, "--crop", "2")
+    assert import_dcgan(tmp_path, crop=1.0).hparams["crop"] == 1.0

@@ -2,35 +2,72 @@
 
 import copy
 import math
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Annotated, Any, Literal, Self
 
 import torch
+from pydantic import Field
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
+from dcgan_inpaint.errors import make, settings
 from dcgan_inpaint.losses import discriminator_losses, generator_loss
 from dcgan_inpaint.randomness import latents
+
+Width = Annotated[int, Field(ge=1, le=4096)]  # of a layer, a code or z
+
+
+@settings
+class ModelSettings:
+    """What every model has: the pictures that it is for, and how slowly its average follows."""
+
+    image_size: Literal[16, 32, 64, 128, 256] = 64
+    channels: Literal[1, 3] = 3
+    # how the training pictures were framed, so that completion frames others alike: side of the
+    # central square / short side
+    crop: Annotated[float, Field(gt=0, le=1)] = 1.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999  # 0: no averaging
 
 
 class Model(LightningModule):
     """Base of the models; `kind` is what it is called, in its checkpoint and in messages.
 
-    Pictures are (B, channels, image_size, image_size) in [-1, 1].  A subclass saves its arguments
-    as hyperparameters: image_size, channels, crop (how the training pictures were framed: side of
-    the central square / short side) and, where a network has an average, ema_decay.
+    Pictures are (B, channels, image_size, image_size) in [-1, 1].  A subclass takes the values of
+    its `Settings` by name; they are its hyperparameters, plain scalars.  `gan` is the GAN whose z a
+    search can move, or None.
     """
 
     kind: str
+    Settings: type
+    gan: "LatentGAN | None"
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Any, **kept: Any) -> None:
+        """`settings` are checked ones, `kept` what is to stand with them in the checkpoint."""
         super().__init__()
-        self.data: dict[str, Any] | None = None  # the data configuration, kept in the checkpoint
+        self.settings = settings
+        self.save_hyperparameters(asdict(settings) | kept)
+        self.data: dict[str, Any] | None = None  # what it was trained on: sources.describe's words
+        self.trained = 0  # iterations that its checkpoint had seen
+
+    @classmethod
+    def rebuild(cls, hyperparameters: Mapping[str, Any]) -> Self:
+        """The untrained model of saved hyperparameters.  Raises ValueError when they do not fit."""
+        return cls(**asdict(make(cls.Settings, hyperparameters)))
 
     @property
     def picture_shape(self) -> tuple[int, int, int]:
         """(C, S, S)"""
-        size = self.hparams["image_size"]
-        return self.hparams["channels"], size, size
+        size = self.settings.image_size
+        return self.settings.channels, size, size
+
+    def latent_encoder(self) -> nn.Module | None:
+        """Frozen: known (B, C, S, S), mask (B, 1, S, S) -> z and offset to start a search from."""
+        return None
+
+    def fill(self, ema: bool = True) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """Frozen: known (B, C, S, S), mask (B, 1, S, S) -> pictures, without a search."""
+        return None
 
     @property
     def iteration(self) -> int:
@@ -52,7 +89,7 @@ class Model(LightningModule):
     def update_average(self, average: nn.Module, network: nn.Module) -> None:
         """Follow a network with a decay that warms up, so that its random init leaves no trace."""
         t = self.iteration
-        decay = min(self.hparams["ema_decay"], (1 + t) / (10 + t))
+        decay = min(self.settings.ema_decay, (1 + t) / (10 + t))
         weights = network.state_dict()
         for name, value in average.state_dict().items():
             if value.is_floating_point():
@@ -67,25 +104,17 @@ class Model(LightningModule):
         self.data = self.data or checkpoint.get("data")
 
 
-def check_decay(ema_decay: float) -> None:
-    """Raise ValueError for an ema_decay out of range."""
-    if not 0 <= ema_decay < 1:
-        raise ValueError(f"ema_decay={ema_decay}: use 0 (no averaging) or more, below 1")
-
-
 class AdversarialModule(Model):
     """A generator with its moving average (EMA), and a discriminator.
 
-    Hyperparameters besides those of Model: lr, beta1, and where they are not `lr` and 1, d_lr and
-    g_steps.  Raises ValueError for an ema_decay out of range.
+    Settings besides those of Model: lr, beta1, and where they are not `lr` and 1, d_lr and g_steps.
     """
 
     generator: nn.Module
     ema_generator: nn.Module
 
-    def __init__(self, generator: nn.Module, discriminator: nn.Module, ema_decay: float):
-        super().__init__()
-        check_decay(ema_decay)
+    def __init__(self, settings: Any, generator: nn.Module, discriminator: nn.Module):
+        super().__init__(settings)
         self.automatic_optimization = False
         self.generator, self.discriminator = generator, discriminator
         self.ema_generator = copy.deepcopy(generator).eval().requires_grad_(False)
@@ -96,7 +125,7 @@ class AdversarialModule(Model):
         return self.global_step // (1 + self.hparams.get("g_steps", 1))
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        lr, betas = self.hparams["lr"], (self.hparams["beta1"], 0.999)
+        lr, betas = self.settings.lr, (self.settings.beta1, 0.999)
         rates = ((self.discriminator, self.hparams.get("d_lr", lr)), (self.generator, lr))
         return [
             torch.optim.Adam(network.parameters(), rate, betas, fused=True)
@@ -138,22 +167,19 @@ class AdversarialModule(Model):
 
 
 class LatentGAN(AdversarialModule):
-    """A generator of pictures from z, which completion can search: DCGAN and ResidualGAN.
+    """A generator of pictures from z, which completion can search.
 
-    z is (B, z_dim) from `prior`: "uniform" U[-1, 1] or "normal" N(0, 1).  Hyperparameters besides
-    those of AdversarialModule: z_dim, prior, seed.  Its generators have the `levels`, `lift` and
+    z is (B, z_dim) from `prior`: "uniform" U[-1, 1] or "normal" N(0, 1).  Settings besides those of
+    AdversarialModule: z_dim, prior, seed.  Its generators have the `levels`, `lift` and
     `forward(x, level)` of networks.Generator.
     """
 
     generator: Any
     ema_generator: Any
 
-    @staticmethod
-    def check_latents(z_dim: int, prior: str) -> None:
-        """Raise ValueError for a z_dim below 1 or an unknown prior."""
-        if z_dim < 1:
-            raise ValueError(f"z_dim={z_dim}: use 1 or more")
-        latents(prior, 0, torch.arange(0), 1)
+    @property
+    def gan(self) -> "LatentGAN":
+        return self
 
     def forward(self, z: Tensor, ema: bool = True) -> Tensor:
         """Samples: z (B, z_dim) -> pictures in [-1, 1], moving statistics, EMA weights or raw."""
@@ -165,5 +191,5 @@ class LatentGAN(AdversarialModule):
 
     def latents(self, index: Tensor, seed: int | None = None) -> Tensor:
         """z (B, z_dim) of the prior for the given indices (B,)."""
-        seed = self.hparams["seed"] if seed is None else seed
-        return latents(self.hparams["prior"], seed, index, self.hparams["z_dim"])
+        seed = self.settings.seed if seed is None else seed
+        return latents(self.settings.prior, seed, index, self.settings.z_dim)

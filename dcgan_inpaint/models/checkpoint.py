@@ -1,44 +1,77 @@
-"""Loading what train.py made: a model from its checkpoint, and the data that go with it."""
+"""What is kept of a trained model, and its pictures: `weights.safetensors`, or Lightning's .ckpt.
 
+A checkpoint may be anybody's, so it is never a source of code: what is not a tensor is a plain
+value, held to the settings of a model or the description of a source, and nothing in it is called.
+What it claims is compared with what the file holds before memory is spent on it.
+"""
+
+import json
+import os
 import pickle
+import zipfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
 
+from dcgan_inpaint.data.cache import Source
+from dcgan_inpaint.data.sources import check_description, from_description
+from dcgan_inpaint.errors import Natural, make, settings
 from dcgan_inpaint.models.base import LatentGAN, Model
-from dcgan_inpaint.models.latent_encoder import GANS, LatentEncoder
+from dcgan_inpaint.models.context_encoder import ContextEncoder
+from dcgan_inpaint.models.dcgan import DCGAN
+from dcgan_inpaint.models.latent_encoder import LatentEncoder
+
+MODELS: tuple[type[Model], ...] = (DCGAN, LatentEncoder, ContextEncoder)
+HEADER = "dcgan_inpaint"  # its key in the metadata of a safetensors file
 
 
-def load_model(path: str | Path, *classes: type[Model]) -> Any:
-    """A trained model of one of `classes`, on the CPU, from its checkpoint and nothing else.
+@settings
+class Header:
+    """What a checkpoint says besides its tensors, not yet held to the model's own settings."""
 
-    Raises FileNotFoundError for a missing file, ValueError for one that is truncated, not ours, or
-    of another kind of model.
+    settings: dict[str, Any]
+    kind: str = DCGAN.kind  # before there were others, it was not said
+    data: dict[str, Any] | None = None
+    iteration: Natural = 0
+
+
+def load_model(path: str | Path, *classes: type[Model]) -> Model:
+    """A trained model of one of `classes`, or of any, on the CPU, from a checkpoint of either form.
+
+    Raises FileNotFoundError for a missing file, ValueError for one that is truncated, not ours, of
+    another kind of model, or whose tensors are not those of its settings, finite and plain.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"ckpt={path}: no such file; train.py writes <its run>/last.ckpt")
-    kinds = {model.kind: model for model in classes}
+        raise FileNotFoundError(f"ckpt={path}: no such file; train.py writes weights.safetensors")
+    kinds = {model.kind: model for model in classes or MODELS}
     wanted = " or ".join(", ".join(kinds).rsplit(", ", 1))
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        kind = saved.get("kind", "DCGAN")  # before there were others, it was not said
-        if kind in kinds:
-            return kinds[kind].load_from_checkpoint(path, map_location="cpu", weights_only=True)
-    except (
-        RuntimeError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        EOFError,
-        pickle.UnpicklingError,
-    ) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        header, tensors = _read(Path(path))
+    except Exception as error:  # a file can hold anything, and its readers raise many kinds
+        reason = _one_line(error) or type(error).__name__
         raise ValueError(
-            f"ckpt={path}: truncated, or not a {wanted} checkpoint of this project ({reason[0]})"
+            f"ckpt={path}: truncated, or not a {wanted} checkpoint of this project ({reason})"
         ) from error
-    raise ValueError(f"ckpt={path} holds a {kind}: use a checkpoint of a {wanted}")
+    if header.kind not in kinds:
+        kind = _one_line(header.kind)
+        raise ValueError(f"ckpt={path} holds a {kind}: use a checkpoint of a {wanted}")
+    try:
+        with torch.device("meta"):  # sizes are only claims so far
+            planned = kinds[header.kind].rebuild(header.settings)
+        _check_tensors(planned.state_dict(), tensors)
+        data = None if header.data is None else check_description(header.data)
+    except ValueError as error:
+        raise ValueError(f"ckpt={path}: {_one_line(error)}") from error
+    model = kinds[header.kind].rebuild(header.settings)
+    model.load_state_dict(tensors)
+    model.data, model.trained = data, header.iteration
+    return model
 
 
 def load_gan(path: str | Path) -> LatentGAN:
@@ -46,25 +79,103 @@ def load_gan(path: str | Path) -> LatentGAN:
 
     Raises as `load_model`.
     """
-    model = load_model(path, *GANS.values(), LatentEncoder)
-    return model.gan if isinstance(model, LatentEncoder) else model
+    gan = load_model(path, DCGAN, LatentEncoder).gan
+    assert gan is not None
+    return gan
 
 
-def data_of(model: Model, chosen: Mapping[str, Any] | None, ckpt: str) -> Mapping[str, Any]:
-    """The data configuration to go with a checkpoint: `chosen`, or null: what it was trained on.
+def source_of(model: Model, chosen: Source | None, ckpt: str) -> Source:
+    """The source to go with a checkpoint: `chosen`, or the one that it was trained on.
 
-    Raises ValueError when there is none, when it is not ours or does not fit the model.
+    A folder that the checkpoint names, not the user, is printed before it is read.  Raises
+    ValueError when there is no source, or it does not fit the model.
     """
-    data = chosen or model.data
-    if data is None:
-        raise ValueError(f"ckpt={ckpt} does not say what it was trained on: give data=...")
-    if not data["_target_"].startswith("dcgan_inpaint.data."):  # a checkpoint may be anybody's
-        raise ValueError(f"ckpt={ckpt}: its data source {data['_target_']} is not ours")
+    if chosen is None:
+        if model.data is None:
+            raise ValueError(f"ckpt={ckpt} does not say what it was trained on: give data=...")
+        if "root" in model.data:
+            print(f"pictures of {model.data['root']!r}, where ckpt={ckpt} was trained")
+        chosen = from_description(model.data)
     channels, size, _ = model.picture_shape
-    if (data["image_size"], data["channels"]) != (size, channels):
+    if (chosen.image_size, chosen.channels) != (size, channels):
         raise ValueError(
             f"ckpt={ckpt} makes pictures of {size} px and {channels} channels, data has "
-            f"{data['image_size']} and {data['channels']}: use data.image_size={size} "
+            f"{chosen.image_size} and {chosen.channels}: use data.image_size={size} "
             f"data.channels={channels}"
         )
-    return data
+    return chosen
+
+
+def save_weights(model: Model, path: str | Path) -> None:
+    """Write a model as safetensors: its tensors, and a `Header` as JSON in the metadata."""
+    header = Header(
+        settings=dict(model.hparams),
+        kind=model.kind,
+        data=model.data,
+        iteration=max(model.iteration, model.trained),
+    )
+    tensors = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    part = Path(path).with_suffix(".part")
+    part.write_bytes(save(tensors, {HEADER: json.dumps(asdict(header))}))
+    os.replace(part, path)  # at once: a killed run leaves no half of a file under this name
+
+
+def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
+    """Header and tensors of a file of either form, told by its first bytes.
+
+    The tensors are mapped, not read: the file may be smaller than they claim to be.
+    """
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start[8:] == b"{":  # 8 bytes of length, then JSON
+        with safe_open(path, "pt") as stored:
+            header = make(Header, json.loads((stored.metadata() or {}).get(HEADER, "{}")))
+            names = list(stored.keys())
+            return header, {name: stored.get_tensor(name) for name in names}
+    if not zipfile.is_zipfile(path):
+        raise ValueError("neither safetensors nor what torch saves")
+    with zipfile.ZipFile(path) as archive:
+        if any(item.compress_type for item in archive.infolist()):  # torch stores them as they are
+            raise ValueError("compressed")
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:  # its own text says how to run what is in there
+        raise ValueError("more than tensors and plain values in it") from error
+    said = {name: saved[name] for name in ("kind", "data", "iteration") if name in saved}
+    header = make(Header, said | {"settings": saved.get("hyper_parameters")})
+    return header, dict(saved["state_dict"])
+
+
+def _one_line(what: object) -> str:
+    """Text from a file, or about it, as a message can hold it."""
+    return " ".join(str(what).split())[:200]
+
+
+def _check_tensors(expected: Mapping[str, Tensor], tensors: Mapping[str, Any]) -> None:
+    """Raise ValueError, which names the tensor, unless they are `expected` in name, shape and
+    dtype, each stored whole, finite, and variances not negative."""
+    for name in [*expected, *tensors]:
+        if name not in tensors or name not in expected:
+            what = "missing" if name in expected else "not of such a model"
+            raise ValueError(f"tensor {name!r:.80}: {what}")
+    for name, wanted in expected.items():
+        found = tensors[name]
+        plain = isinstance(found, Tensor) and found.layout == torch.strided
+        if not plain or found.device.type != "cpu":
+            raise ValueError(f"tensor {name}: not a plain tensor")
+        if (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
+            raise ValueError(
+                f"tensor {name}: {found.dtype} of {tuple(found.shape)}, but the settings say "
+                f"{wanted.dtype} of {tuple(wanted.shape)}"
+            )
+        # each number has a place of its own, in the order of the shape or with channels last
+        if not (found.is_contiguous() or found.is_contiguous(memory_format=torch.channels_last)):
+            raise ValueError(f"tensor {name}: strides {found.stride()} that no model has")
+        if found.untyped_storage().nbytes() < found.numel() * found.itemsize:
+            raise ValueError(f"tensor {name}: larger than what the file holds of it")
+    for name, found in tensors.items():
+        if not found.isfinite().all():
+            raise ValueError(f"tensor {name}: not finite")
+        if name.endswith("running_var") and (found < 0).any():
+            raise ValueError(f"tensor {name}: a variance below 0")

@@ -4,13 +4,54 @@ What Yeh 2017 compares with.  It learns with the masks that it will meet, and do
 """
 
 from collections.abc import Callable
+from typing import Annotated, Any
 
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 
+from dcgan_inpaint.errors import Fraction, Positive, make, settings
 from dcgan_inpaint.losses import hole_loss
-from dcgan_inpaint.models.base import AdversarialModule
-from dcgan_inpaint.models.networks import ContextGenerator, Discriminator
+from dcgan_inpaint.models.base import AdversarialModule, ModelSettings, Width
+from dcgan_inpaint.models.networks import Discriminator, Encoder, Generator, frozen
 from dcgan_inpaint.pictures import masked
+
+
+@settings
+class ContextEncoderSettings(ModelSettings):
+    code_dim: Width = 512
+    gf_dim: Width = 64
+    df_dim: Width = 64
+    l2_weight: Fraction = 0.999
+    lr: Positive = 2e-3
+    d_lr: Positive = 2e-4
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
+
+
+class ContextGenerator(nn.Module):
+    """The generator of a context encoder: an Encoder, and a Generator that decodes.
+
+    known (B, channels, S, S) in [-1, 1], 0 in the hole, and mask (B, 1, S, S), 1 = known ->
+    pictures (B, channels, S, S) in [-1, 1].
+    """
+
+    def __init__(
+        self,
+        image_size: int = 64,
+        channels: int = 3,
+        code_dim: int = 512,
+        gf_dim: int = 64,
+        df_dim: int = 64,
+    ):
+        super().__init__()
+        self.encoder = Encoder(image_size, channels, code_dim, df_dim)
+        self.decoder = Generator(image_size, channels, code_dim, gf_dim)
+
+    def forward(self, known: Tensor, mask: Tensor) -> Tensor:
+        return self.decoder(self.encoder(known, mask))  # (B, C, S, S)
+
+    def fold(self) -> None:
+        self.encoder.fold()
+        self.decoder.fold()
 
 
 class ContextEncoder(AdversarialModule):
@@ -22,38 +63,28 @@ class ContextEncoder(AdversarialModule):
     whole picture: with the known pixels put back it would learn to find the seam.
 
     `mask(index, size)` draws the masks of training (masks.py): picture and iteration decide.  It is
-    not kept in the checkpoint, for completion takes any mask.  `crop` as in DCGAN.  Raises
-    ValueError when the sizes do not fit (see networks.py) or l2_weight is not in [0, 1].
+    not kept in the checkpoint, for completion takes any mask.  Takes ContextEncoderSettings by
+    name; raises ValueError when they do not fit, or not together.
     """
 
     kind = "context encoder"
+    Settings = ContextEncoderSettings
+    settings: ContextEncoderSettings
     generator: ContextGenerator
     ema_generator: ContextGenerator
+    gan = None  # it does not search
 
-    def __init__(
-        self,
-        image_size: int = 64,
-        channels: int = 3,
-        crop: float = 1.0,
-        code_dim: int = 512,
-        gf_dim: int = 64,
-        df_dim: int = 64,
-        l2_weight: float = 0.999,
-        lr: float = 2e-3,
-        d_lr: float = 2e-4,
-        beta1: float = 0.5,
-        ema_decay: float = 0.999,
-        mask: Callable[[Tensor, int], Tensor] | None = None,
-    ):
-        if not 0 <= l2_weight <= 1:
-            raise ValueError(f"l2_weight={l2_weight}: use a number from 0 to 1")
+    def __init__(self, mask: Callable[[Tensor, int], Tensor] | None = None, **settings: Any):
+        s = make(ContextEncoderSettings, settings)
         super().__init__(
-            ContextGenerator(image_size, channels, code_dim, gf_dim, df_dim),
-            Discriminator(image_size, channels, df_dim),
-            ema_decay,
+            s,
+            ContextGenerator(s.image_size, s.channels, s.code_dim, s.gf_dim, s.df_dim),
+            Discriminator(s.image_size, s.channels, s.df_dim),
         )
-        self.save_hyperparameters(ignore=["mask"])
         self.mask = mask
+
+    def fill(self, ema: bool = True) -> nn.Module:
+        return frozen(self.ema_generator if ema else self.generator)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         if self.mask is None:
@@ -71,7 +102,7 @@ class ContextEncoder(AdversarialModule):
     def _generator_step(self, images: Tensor, mask: Tensor, fake: Tensor) -> dict[str, Tensor]:
         l2 = hole_loss(fake.float(), images, mask).mean()
         adversarial = self._adversarial_loss(fake)
-        weight = self.hparams["l2_weight"]
+        weight = self.settings.l2_weight
         loss = weight * l2 + (1 - weight) * adversarial
         self._update(1, loss, count=self.iteration + 1)
         return {"train/l2": l2.detach(), "train/g_loss": adversarial.detach()}

@@ -3,50 +3,50 @@
 Radford 2016 in the schedule of Kim's and Amos's TensorFlow code (method: README, "The method").
 """
 
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 from torch import Tensor
 
-from dcgan_inpaint.models.base import LatentGAN
+from dcgan_inpaint.errors import Positive, Seed, make, settings
+from dcgan_inpaint.models.base import LatentGAN, ModelSettings, Width
 from dcgan_inpaint.models.networks import Discriminator, Generator
+
+
+@settings
+class DCGANSettings(ModelSettings):
+    z_dim: Width = 100
+    gf_dim: Width = 64
+    df_dim: Width = 64
+    widths: Literal["blog", "amos_head"] = "blog"  # of G's maps: networks.generator_widths
+    prior: Literal["uniform", "normal"] = "uniform"
+    g_steps: Annotated[int, Field(ge=1, le=100)] = 2
+    lr: Positive = 2e-4
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    seed: Seed = 0
 
 
 class DCGAN(LatentGAN):
     """Generator, Discriminator and the generator's moving average (EMA).
 
     Pictures are (B, channels, image_size, image_size) in [-1, 1]; z is (B, z_dim) from `prior`:
-    "uniform" U[-1, 1] or "normal" N(0, 1).  `crop` records how the training pictures were framed
-    (side of the central square / short side), so that completion frames others alike.
-    Raises ValueError when the sizes do not fit (see networks.py).
+    "uniform" U[-1, 1] or "normal" N(0, 1).  Takes DCGANSettings by name; raises ValueError when
+    they do not fit, or not together.
     """
 
     kind = "DCGAN"
+    Settings = DCGANSettings
+    settings: DCGANSettings
     generator: Generator
     ema_generator: Generator
 
-    def __init__(
-        self,
-        image_size: int = 64,
-        channels: int = 3,
-        crop: float = 1.0,
-        z_dim: int = 100,
-        gf_dim: int = 64,
-        df_dim: int = 64,
-        widths: str = "blog",
-        prior: str = "uniform",
-        g_steps: int = 2,
-        lr: float = 2e-4,
-        beta1: float = 0.5,
-        ema_decay: float = 0.999,
-        seed: int = 0,
-    ):
-        if g_steps < 1:
-            raise ValueError(f"g_steps={g_steps}: use 1 or more")
-        self.check_latents(z_dim, prior)
+    def __init__(self, **settings: Any):
+        s = make(DCGANSettings, settings)
         super().__init__(
-            Generator(image_size, channels, z_dim, gf_dim, widths),
-            Discriminator(image_size, channels, df_dim),
-            ema_decay,
+            s,
+            Generator(s.image_size, s.channels, s.z_dim, s.gf_dim, s.widths),
+            Discriminator(s.image_size, s.channels, s.df_dim),
         )
-        self.save_hyperparameters()
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         images = batch["image"]  # (B, C, S, S)
@@ -58,7 +58,7 @@ class DCGAN(LatentGAN):
         fake = self.generator(z)  # (B, C, S, S)
         self.generator.set_decay(0.9)
         log = self._discriminator_step(images, fake.detach())
-        for k in range(self.hparams["g_steps"]):
+        for k in range(self.settings.g_steps):
             log["train/g_loss"] = self._generator_step(fake if k == 0 else self.generator(z), k)
         self.update_average(self.ema_generator, self.generator)
         if self.logs_now:
@@ -66,5 +66,5 @@ class DCGAN(LatentGAN):
 
     def _generator_step(self, fake: Tensor, k: int) -> Tensor:
         loss = self._adversarial_loss(fake)
-        self._update(1, loss, count=self.iteration * self.hparams["g_steps"] + k + 1)
+        self._update(1, loss, count=self.iteration * self.settings.g_steps + k + 1)
         return loss.detach()

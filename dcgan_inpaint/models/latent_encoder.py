@@ -3,18 +3,61 @@ to G's first feature map (as encoders for larger GANs go beyond one z: Richardso
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import asdict
+from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from dcgan_inpaint.errors import NonNegative, Positive, make, settings
 from dcgan_inpaint.losses import context_loss, prior_loss
-from dcgan_inpaint.models.base import LatentGAN, Model, check_decay
+from dcgan_inpaint.models.base import LatentGAN, Model, ModelSettings, Width
 from dcgan_inpaint.models.dcgan import DCGAN
-from dcgan_inpaint.models.networks import LatentNetwork, frozen
+from dcgan_inpaint.models.networks import Encoder, frozen
 from dcgan_inpaint.pictures import masked
 
-GANS: dict[str, type[LatentGAN]] = {DCGAN.kind: DCGAN}  # whose z a search can move, by kind
+
+@settings
+class LatentEncoderSettings(ModelSettings):
+    code_dim: Width = 512
+    df_dim: Width = 64
+    whole: NonNegative = 1.0
+    context: NonNegative = 1.0
+    lam: NonNegative = 0.001
+    lr: Positive = 1e-3
+
+
+class LatentNetwork(nn.Module):
+    """An Encoder and two linear layers: known pixels and mask, as ContextGenerator's, -> z (B,
+    z_dim), and the offset (B, map_dim) of G's 4x4 map from that of z: what no z can say.
+
+    z is in [-1, 1] for the uniform prior, and free for the normal one.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        channels: int,
+        code_dim: int,
+        df_dim: int,
+        z_dim: int,
+        map_dim: int,
+        prior: str,
+    ):
+        super().__init__()
+        self.encoder = Encoder(image_size, channels, code_dim, df_dim)
+        self.head = nn.Linear(code_dim, z_dim)
+        self.bound: nn.Module = nn.Tanh() if prior == "uniform" else nn.Identity()
+        self.offset = nn.Linear(code_dim, map_dim)
+        nn.init.zeros_(self.offset.weight)  # it begins with pictures that G makes of z
+        nn.init.zeros_(self.offset.bias)
+
+    def forward(self, known: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        code = self.encoder(known, mask)  # (B, code_dim)
+        return self.bound(self.head(code)), self.offset(code)  # (B, z_dim), (B, map_dim)
+
+    def fold(self) -> None:
+        self.encoder.fold()
 
 
 class LatentEncoder(Model):
@@ -27,56 +70,52 @@ class LatentEncoder(Model):
         loss = (whole · sum |x - y| + context · sum M |x - y|) / n + lam · CE(D(x), 1)
 
     The hole counts by `whole` alone, which no search can know.  The checkpoint holds the GAN as
-    well, since z means nothing without it; `gan_kind` and `gan_settings` rebuild it there.  `mask`
-    is for training only.  Raises ValueError when the sizes do not fit, or for a weight below 0.
+    well, since z means nothing without it; gan_kind and gan_settings of its hyperparameters rebuild
+    it there.  `mask` is for training only.  Takes LatentEncoderSettings by name; raises ValueError
+    when they do not fit, or not the GAN.
     """
 
     kind = "latent encoder"
+    Settings = LatentEncoderSettings
+    settings: LatentEncoderSettings
+    gan: LatentGAN
     ema_encoder: LatentNetwork
 
     def __init__(
         self,
-        image_size: int = 64,
-        channels: int = 3,
-        crop: float = 1.0,
-        code_dim: int = 512,
-        df_dim: int = 64,
-        whole: float = 1.0,
-        context: float = 1.0,
-        lam: float = 0.001,
-        lr: float = 1e-3,
-        ema_decay: float = 0.999,
-        gan: LatentGAN | None = None,
-        gan_kind: str = "",
-        gan_settings: Mapping[str, Any] | None = None,
+        gan: LatentGAN,
         mask: Callable[[Tensor, int], Tensor] | None = None,
+        **settings: Any,
     ):
-        super().__init__()
-        check_decay(ema_decay)
-        for name, value in (("whole", whole), ("context", context), ("lam", lam)):
-            if value < 0:
-                raise ValueError(f"{name}={value}: use 0 or more")
-        self.save_hyperparameters(ignore=["gan", "mask"])
-        if gan is None and gan_kind not in GANS:
-            raise ValueError("a latent encoder needs gan= to learn from")
-        if gan is None:
-            gan = GANS[gan_kind](**gan_settings or {})
-        if gan.picture_shape != (channels, image_size, image_size):
+        s, g = make(LatentEncoderSettings, settings), gan.settings
+        if gan.picture_shape != (s.channels, s.image_size, s.image_size):
             raise ValueError(
                 f"the GAN makes pictures {gan.picture_shape}, data has "
-                f"{(channels, image_size, image_size)}: use data.image_size="
-                f"{gan.picture_shape[1]} data.channels={gan.picture_shape[0]}"
+                f"{(s.channels, s.image_size, s.image_size)}: use data.image_size={g.image_size} "
+                f"data.channels={g.channels}"
             )
-        self.hparams.update(gan_kind=gan.kind, gan_settings=dict(gan.hparams))
+        super().__init__(s, gan_kind=gan.kind, gan_settings=dict(gan.hparams))
         self.gan = gan.eval().requires_grad_(False)
-        z_dim, prior = gan.hparams["z_dim"], gan.hparams["prior"]
         map_dim = gan.ema_generator.project.out_features
-        self.encoder = LatentNetwork(image_size, channels, code_dim, df_dim, z_dim, map_dim, prior)
+        self.encoder = LatentNetwork(
+            s.image_size, s.channels, s.code_dim, s.df_dim, g.z_dim, map_dim, g.prior
+        )
         self.ema_encoder = copy.deepcopy(self.encoder).eval().requires_grad_(False)
         self.mask = mask
 
+    @classmethod
+    def rebuild(cls, hyperparameters: Mapping[str, Any]) -> Self:
+        own = dict(hyperparameters)
+        kind, sizes = own.pop("gan_kind", None), own.pop("gan_settings", None)
+        if kind != DCGAN.kind or not isinstance(sizes, Mapping):
+            raise ValueError(f"gan_kind={kind}: a latent encoder is for a {DCGAN.kind}")
+        return cls(DCGAN.rebuild(sizes), **asdict(make(LatentEncoderSettings, own)))
+
+    def latent_encoder(self) -> nn.Module:
+        return frozen(self.ema_encoder)
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.encoder.parameters(), self.hparams["lr"], fused=True)
+        return torch.optim.Adam(self.encoder.parameters(), self.settings.lr, fused=True)
 
     def on_fit_start(self) -> None:
         """Freeze G and D into their fast form, which is neither trained nor saved."""
@@ -95,8 +134,8 @@ class LatentEncoder(Model):
         whole = context_loss(fake, images, torch.ones_like(mask)).mean() / size
         context = context_loss(fake, images, mask).mean() / size
         prior = prior_loss(logits.float()).mean()
-        weights = self.hparams
-        loss = weights["whole"] * whole + weights["context"] * context + weights["lam"] * prior
+        weights = self.settings
+        loss = weights.whole * whole + weights.context * context + weights.lam * prior
         parts = {"whole": whole, "context": context, "prior": prior, "loss": loss}
         self.log_dict({f"train/{name}": part.detach() for name, part in parts.items()})
         self.log("iteration", float(self.iteration + 1))

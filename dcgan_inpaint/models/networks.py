@@ -1,5 +1,5 @@
 """Generator and Discriminator of DCGAN (Radford 2016) in the geometry of the TensorFlow original,
-and the context encoder (Pathak 2016) that is made of the same layers.
+and the Encoder of known pixels (Pathak 2016) that is made of the same layers.
 
 Geometry, said once.  TensorFlow's SAME padding of a stride-2 5x5 layer on an even input is 1
 before and 2 after, which torch can only do with an explicit pad (or crop, for the transposed
@@ -23,23 +23,17 @@ from torch.nn.utils import fusion
 
 from dcgan_inpaint.models.fast_layers import OnBlocks, Winograd
 
-WIDTHS = ("blog", "amos_head")
-
 
 def generator_widths(image_size: int, gf_dim: int, widths: str = "blog") -> list[int]:
     """Channels of G's hidden maps at 4x4, 8x8, ..., image_size/2.
 
     blog: 8, 4, 2, 1 times gf_dim at 64x64 (bamos.github.io, 2016).  amos_head: 8, 8, 4, 2 (the
-    repository from commit 61c129b on).  Raises ValueError for sizes that do not fit.
+    repository from commit 61c129b on).  Raises ValueError for a gf_dim that does not divide.
     """
-    if image_size not in (8, 16, 32, 64, 128, 256):
-        raise ValueError(f"image_size={image_size}: use a power of two from 8 to 256")
-    if widths not in WIDTHS:
-        raise ValueError(f"widths={widths!r}: choose one of {', '.join(WIDTHS)}")
     maps = image_size.bit_length() - 3  # 4x4 ... image_size/2
     halvings = [max(0, i - (widths == "amos_head")) for i in range(maps)]
     multiple = max(1, 2 ** halvings[-1] // 8)
-    if gf_dim < 1 or gf_dim % multiple:
+    if gf_dim % multiple:
         raise ValueError(f"gf_dim={gf_dim}: at {image_size} px use a multiple of {multiple}")
     return [8 * gf_dim >> h for h in halvings]
 
@@ -47,7 +41,7 @@ def generator_widths(image_size: int, gf_dim: int, widths: str = "blog") -> list
 class Generator(nn.Module):
     """z (B, z_dim) -> pictures (B, channels, image_size, image_size) in [-1, 1].
 
-    Raises ValueError when the sizes do not fit (see `generator_widths`).
+    Raises ValueError for a gf_dim that does not fit (see `generator_widths`).
     """
 
     def __init__(
@@ -90,7 +84,7 @@ class Generator(nn.Module):
         return torch.tanh(h).flip(2, 3)  # upright picture
 
     def lift(self, x: Tensor, level: int, to: int, offset: Tensor | None = None) -> Tensor:
-        """From one level to a later one, where the search can go on.
+        """From one level to a later one, where the search can continue.
 
         Level 0 is z (B, z_dim); 1 is the 4x4 map before its BatchNorm, 2 the 8x8 one, and so on,
         each flat, (B, H·W·channels).  `offset` is added to the 4x4 map of z.
@@ -106,19 +100,27 @@ class Generator(nn.Module):
             x = h.permute(0, 2, 3, 1).flatten(1)
         return x
 
+    def fold(self) -> None:
+        """Fold the BatchNorms into their neighbours, for good and in place; see `frozen`."""
+        head, *norms = list[Any](self.norms)
+        *wide, last = list[Any](self.deconvs)
+        self.project = _fold_head(self.project, head)
+        fused = (
+            fusion.fuse_conv_bn_eval(deconv, norm, transpose=True)
+            for deconv, norm in zip(wide, norms, strict=True)
+        )
+        self.deconvs = nn.ModuleList([*map(Winograd, fused), OnBlocks(last)])
+        self.norms = nn.ModuleList(nn.Identity() for _ in self.norms)
+
 
 class _Trunk(nn.Module):
     """Four stride-2 convolutions, which a discriminator and an encoder share.
 
-    image_size is a multiple of 16; raises ValueError else.
+    image_size is a multiple of 16.
     """
 
     def __init__(self, image_size: int, channels: int, df_dim: int):
         super().__init__()
-        if image_size not in (16, 32, 64, 128, 256):
-            raise ValueError(f"image_size={image_size}: use a power of two from 16 to 256")
-        if df_dim < 1:
-            raise ValueError(f"df_dim={df_dim}: use 1 or more")
         widths = [df_dim, 2 * df_dim, 4 * df_dim, 8 * df_dim]
         self.convs = nn.ModuleList(
             nn.Conv2d(c_in, c_out, 5, stride=2, padding=2)
@@ -143,97 +145,58 @@ class _Trunk(nn.Module):
             h = F.leaky_relu(norm(conv(h)), 0.2)  # (B, df, S/2, S/2), ... (B, 8·df, S/16, S/16)
         return h.permute(0, 2, 3, 1).flatten(1)
 
+    def fold(self) -> None:
+        """Fold the BatchNorms into their neighbours, for good and in place; see `frozen`."""
+        first, *wide = list[Any](self.convs)  # the first has none
+        _, *norms = list[Any](self.norms)
+        fused = [*map(fusion.fuse_conv_bn_eval, wide, norms)]
+        self.convs = nn.ModuleList([first, *map(Winograd, fused)])
+        self.norms = nn.ModuleList(nn.Identity() for _ in self.norms)
+
 
 class Discriminator(_Trunk):
     """Pictures (B, channels, image_size, image_size) in [-1, 1] -> logits (B,).
 
-    Always four stride-2 convolutions, so image_size is a multiple of 16; raises ValueError else.
+    Always four stride-2 convolutions, so image_size is a multiple of 16.
     """
 
     def __init__(self, image_size: int = 64, channels: int = 3, df_dim: int = 64):
         super().__init__(image_size, channels, df_dim)
-        if channels not in (1, 3):
-            raise ValueError(f"channels={channels}: use 1 or 3")
         self.classify = nn.Linear(self.features_dim, 1)
         self.initialise(self.classify)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classify(self.features(images)).squeeze(1)  # (B,)
 
+    def fold(self) -> None:
+        super().fold()
+        first: Any = self.convs[0]
+        self.convs[0] = OnBlocks(first)  # for the gradient, which continues to the picture
+
 
 class Encoder(_Trunk):
     """The known pixels and the mask of pictures -> codes (B, code_dim).
 
     The discriminator's convolutions and, as in Pathak's code, BatchNorm and LeakyReLU on the code.
-    image_size is a multiple of 16; raises ValueError else.
+    image_size is a multiple of 16.
     """
 
     def __init__(
         self, image_size: int = 64, channels: int = 3, code_dim: int = 512, df_dim: int = 64
     ):
         super().__init__(image_size, channels + 1, df_dim)
-        if code_dim < 1:
-            raise ValueError(f"code_dim={code_dim}: use 1 or more")
         self.code = nn.Linear(self.features_dim, code_dim)
-        self.code_norm = nn.BatchNorm1d(code_dim)
+        self.code_norm: Any = nn.BatchNorm1d(code_dim)
         self.initialise(self.code)
 
     def forward(self, known: Tensor, mask: Tensor) -> Tensor:
         features = self.features(torch.cat([known, mask], 1))  # (B, (S/16)²·8·df)
         return F.leaky_relu(self.code_norm(self.code(features)), 0.2)  # (B, code_dim)
 
-
-class ContextGenerator(nn.Module):
-    """The generator of a context encoder: an Encoder, and a Generator that decodes.
-
-    known (B, channels, S, S) in [-1, 1], 0 in the hole, and mask (B, 1, S, S), 1 = known ->
-    pictures (B, channels, S, S) in [-1, 1].  Raises ValueError when the sizes do not fit.
-    """
-
-    def __init__(
-        self,
-        image_size: int = 64,
-        channels: int = 3,
-        code_dim: int = 512,
-        gf_dim: int = 64,
-        df_dim: int = 64,
-    ):
-        super().__init__()
-        self.encoder = Encoder(image_size, channels, code_dim, df_dim)
-        self.decoder = Generator(image_size, channels, code_dim, gf_dim)
-
-    def forward(self, known: Tensor, mask: Tensor) -> Tensor:
-        return self.decoder(self.encoder(known, mask))  # (B, C, S, S)
-
-
-class LatentNetwork(nn.Module):
-    """An Encoder and two linear layers: known pixels and mask, as ContextGenerator's, -> z (B,
-    z_dim), and the offset (B, map_dim) of G's 4x4 map from that of z: what no z can say.
-
-    z is in [-1, 1] for the uniform prior, and free for the normal one.
-    """
-
-    def __init__(
-        self,
-        image_size: int,
-        channels: int,
-        code_dim: int,
-        df_dim: int,
-        z_dim: int,
-        map_dim: int,
-        prior: str,
-    ):
-        super().__init__()
-        self.encoder = Encoder(image_size, channels, code_dim, df_dim)
-        self.head = nn.Linear(code_dim, z_dim)
-        self.bound: nn.Module = nn.Tanh() if prior == "uniform" else nn.Identity()
-        self.offset = nn.Linear(code_dim, map_dim)
-        nn.init.zeros_(self.offset.weight)  # it begins with pictures that G makes of z
-        nn.init.zeros_(self.offset.bias)
-
-    def forward(self, known: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        code = self.encoder(known, mask)  # (B, code_dim)
-        return self.bound(self.head(code)), self.offset(code)  # (B, z_dim), (B, map_dim)
+    def fold(self) -> None:
+        super().fold()
+        self.code = fusion.fuse_linear_bn_eval(self.code, self.code_norm)
+        self.code_norm = nn.Identity()
 
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -241,39 +204,14 @@ Network = TypeVar("Network", bound=nn.Module)
 
 def frozen(network: Network) -> Network:
     """A copy for completion: eval mode, no weight gradients, BatchNorm folded into its neighbours,
-    convolutions in another form where that is faster (frozen_layers.py).
+    convolutions in another form where that is faster (fast_layers.py).
 
     In eval mode BatchNorm is a fixed scale and shift per channel, so folding leaves the function
     as it is (to float rounding) and saves a pass over every feature map.
     """
-    folded: Any = copy.deepcopy(network).eval()
-    if isinstance(network, (ContextGenerator, LatentNetwork)):
-        for name, part in network.named_children():
-            if isinstance(part, (Encoder, Generator)):
-                setattr(folded, name, frozen(part))
-        return folded.requires_grad_(False)
-    if isinstance(network, Generator):
-        folded.project = _fold_head(folded.project, folded.norms[0])
-        for i, norm in enumerate(folded.norms[1:]):
-            folded.deconvs[i] = fusion.fuse_conv_bn_eval(folded.deconvs[i], norm, transpose=True)
-    elif isinstance(network, _Trunk):
-        for i, norm in enumerate(folded.norms[1:], start=1):  # the first layer has none
-            folded.convs[i] = fusion.fuse_conv_bn_eval(folded.convs[i], norm)
-    if isinstance(network, Encoder):
-        folded.code = fusion.fuse_linear_bn_eval(folded.code, folded.code_norm)
-        folded.code_norm = nn.Identity()
-    folded.requires_grad_(False).to(memory_format=torch.channels_last)
-    if isinstance(network, (Generator, _Trunk)):
-        folded.norms = nn.ModuleList(nn.Identity() for _ in folded.norms)
-    if isinstance(network, Generator):
-        *wide, last = folded.deconvs
-        folded.deconvs = nn.ModuleList([*map(Winograd, wide), OnBlocks(last)])
-    elif isinstance(network, _Trunk):
-        first, *wide = folded.convs
-        if isinstance(network, Discriminator):  # the gradient goes on to the picture
-            first = OnBlocks(first)
-        folded.convs = nn.ModuleList([first, *map(Winograd, wide)])
-    return folded
+    copied: Any = copy.deepcopy(network).eval()
+    copied.fold()  # each network knows how
+    return copied.requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def _fold_head(project: nn.Linear, norm: Any) -> nn.Linear:

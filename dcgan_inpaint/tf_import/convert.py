@@ -1,7 +1,5 @@
 """Weights of the TensorFlow original (Amos 2016) in our networks' layout.
 
-python -m dcgan_inpaint.tf_import.convert path/to/checkpoint amos.ckpt
-
 TensorFlow keeps convolutions as (kh, kw, in, out), transposed ones as (kh, kw, out, in), linear
 matrices as (in, out), and maps as (H, W, C).  Ours are torch's layouts on mirrored maps
 (networks.py), so kernels, the head and the logit's map are flipped in H and W.
@@ -12,8 +10,6 @@ d_h3_lin, since then d_bn0 to d_bn2 and d_h4_lin (bamos/dcgan-completion.tensorf
 49).  Its first version had no scopes "generator/" and "discriminator/".
 """
 
-import argparse
-import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,11 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from pytorch_lightning import Trainer
 from torch import Tensor
 
-from dcgan_inpaint.errors import one_line_errors
-from dcgan_inpaint.models.dcgan import DCGAN
+from dcgan_inpaint.errors import make
+from dcgan_inpaint.models.dcgan import DCGAN, DCGANSettings
 from dcgan_inpaint.models.networks import generator_widths
 from dcgan_inpaint.tf_import.bundle import find_bundle, read_bundle
 
@@ -47,7 +42,7 @@ def import_dcgan(path: str | Path, crop: float = 1.0) -> DCGAN:
     prefix = find_bundle(path)
     variables = read_bundle(prefix)
     try:
-        model = DCGAN(**infer_sizes(variables), crop=crop, prior="uniform", ema_decay=0.999)
+        model = DCGAN(**infer_sizes(variables), crop=crop)
         state = state_from_tensorflow(variables)
         average = {
             name.replace("generator.", "ema_generator.", 1): value
@@ -75,15 +70,8 @@ def infer_sizes(variables: Mapping[str, np.ndarray]) -> dict[str, Any]:
     image_size, channels, gf_dim = 4 * 2 ** (len(maps) - 1), maps[-1], maps[0] // 8
     # the two differ in what follows the 4x4 map: half its channels, or as many
     widths = "amos_head" if maps[1:2] == maps[:1] else "blog"
-    if maps[:-1] != generator_widths(image_size, gf_dim, widths):
-        raise ValueError(f"the generator's maps have {maps} channels, not those of a DCGAN")
     *_, in_channels, df_dim = layers["d_h0_conv/w"].shape
-    logit = layers[f"{_logit_layer(layers)}/Matrix"].shape
-    if in_channels != channels or logit != (8 * df_dim * (image_size // 16) ** 2, 1):
-        raise ValueError(
-            f"the discriminator is not for the generator's {image_size} px and {channels} channels"
-        )
-    return {
+    sizes = {
         "image_size": image_size,
         "channels": channels,
         "z_dim": z_dim,
@@ -91,6 +79,15 @@ def infer_sizes(variables: Mapping[str, np.ndarray]) -> dict[str, Any]:
         "df_dim": df_dim,
         "widths": widths,
     }
+    make(DCGANSettings, sizes)
+    if maps[:-1] != generator_widths(image_size, gf_dim, widths):
+        raise ValueError(f"the generator's maps have {maps} channels, not those of a DCGAN")
+    logit = layers[f"{_logit_layer(layers)}/Matrix"].shape
+    if in_channels != channels or logit != (8 * df_dim * (image_size // 16) ** 2, 1):
+        raise ValueError(
+            f"the discriminator is not for the generator's {image_size} px and {channels} channels"
+        )
+    return sizes
 
 
 def state_from_tensorflow(variables: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
@@ -165,43 +162,3 @@ def _logit_layer(layers: Mapping[str, Any]) -> str:
     if len(found) != 1:
         raise ValueError(f"{len(found)} linear layers in the discriminator, the original has 1")
     return found[0].removesuffix("/Matrix")
-
-
-def save(model: DCGAN, path: str | Path) -> None:
-    """Write a checkpoint of weights and hyperparameters, without optimizer states."""
-    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    trainer.strategy.connect(model)
-    trainer.save_checkpoint(path, weights_only=True)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m dcgan_inpaint.tf_import.convert",
-        description="Turn a TensorFlow checkpoint of Amos's DCGAN into one of this project.",
-    )
-    parser.add_argument("checkpoint", help="its folder, or <folder>/DCGAN.model-<step>")
-    parser.add_argument("out", help="the file to write, for inpaint.py ckpt=<out>")
-    parser.add_argument(
-        "--crop",
-        type=float,
-        default=108 / 178,
-        help="how its training pictures were framed: side of the central square / short side; "
-        "default 108/178, the papers' crop of CelebA; 1 for pictures that were square (the blog's "
-        "OpenFace-aligned ones)",
-    )
-    args = parser.parse_args()
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # devices do not matter here
-    with one_line_errors():
-        if not 0 < args.crop <= 1:
-            raise ValueError(f"--crop {args.crop}: use more than 0, up to 1")
-        if Path(args.out).is_dir():
-            raise IsADirectoryError(f"{args.out}: a folder; name the file to write")
-        model = import_dcgan(args.checkpoint, args.crop)
-        save(model, args.out)
-    sizes = "{image_size} px, {channels} channels, z_dim {z_dim}, gf_dim {gf_dim}, df_dim {df_dim}"
-    print(f"{sizes}, widths {{widths}}".format(**model.hparams), f"-> {args.out}")
-    print(f"python inpaint.py ckpt={args.out} images=photo.jpg")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,502 @@
+"""Checkpoints of both forms load to the bit; hostile ones end in one line and run nothing."""
+
+import json
+import os
+import pickle
+import struct
+import sys
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save
+from torch.utils.data import DataLoader
+from training import quiet_trainer
+
+from dcgan_inpaint.data.faces import Faces
+from dcgan_inpaint.data.folder import Folder
+from dcgan_inpaint.models.checkpoint import load_gan, load_model, save_weights, source_of
+from dcgan_inpaint.models.context_encoder import ContextEncoder
+from dcgan_inpaint.models.dcgan import DCGAN
+from dcgan_inpaint.models.latent_encoder import LatentEncoder
+
+SHIPPED = Path(__file__).parents[1] / "dcgan_inpaint" / "checkpoints" / "faces64.safetensors"
+FACES = {"source": "faces", "image_size": 16, "train_size": 8}
+OLD_FACES = {"_target_": "dcgan_inpaint.data.faces.Faces", "image_size": 16, "train_size": 8}
+WEIGHT = "generator.project.weight"
+VARIANCE = "discriminator.norms.1.running_var"
+
+
+def dcgan(**settings):
+    torch.manual_seed(0)
+    return DCGAN(**{"image_size": 16, "z_dim": 3, "gf_dim": 2, "df_dim": 2} | settings)
+
+
+def models():
+    """One of each kind."""
+    context = ContextEncoder(image_size=16, code_dim=4, gf_dim=2, df_dim=2)
+    return [dcgan(), context, LatentEncoder(gan=dcgan(), image_size=16, code_dim=4, df_dim=2)]
+
+
+def lightning(model, **header):
+    """What Lightning saves of a model, without what only resuming needs."""
+    saved = {
+        "pytorch-lightning_version": "2.6.6",
+        "state_dict": dict(model.state_dict()),
+        "hyper_parameters": dict(model.hparams),
+        "kind": model.kind,
+        "iteration": 5,
+        "data": OLD_FACES,
+    }
+    return saved | header
+
+
+def write(path, model=None, data=FACES, settings=None, tensors=None, **header):
+    """A checkpoint with these lies in it: safetensors or, by its name, as torch saves."""
+    model = model or dcgan()
+    if not isinstance(settings, list):
+        settings = dict(model.hparams) | (settings or {})
+    state = dict(model.state_dict()) | (tensors or {})
+    state = {name: value for name, value in state.items() if value is not None}
+    header = {"kind": model.kind, "iteration": 5, "data": data} | header
+    if path.suffix == ".ckpt":
+        torch.save(header | {"state_dict": state, "hyper_parameters": settings}, path)
+    else:
+        metadata = {"dcgan_inpaint": json.dumps(header | {"settings": settings})}
+        path.write_bytes(save({k: v.contiguous() for k, v in state.items()}, metadata))
+    return path
+
+
+def refused(path):
+    """The one line that a checkpoint ends in; its folder is as it was."""
+    before = {p: p.stat().st_mtime_ns for p in path.parent.rglob("*")}
+    with pytest.raises(ValueError) as error:
+        source_of(load_model(path), None, str(path))
+    assert {p: p.stat().st_mtime_ns for p in path.parent.rglob("*")} == before
+    line = str(error.value)
+    assert line.startswith(f"ckpt={path}") and "\n" not in line and len(line) < 500
+    return line.removeprefix(f"ckpt={path}")
+
+
+both = pytest.mark.parametrize("form", ["weights.ckpt", "weights.safetensors"])
+
+
+# --- what loads ---
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_both_forms_to_the_bit(which, tmp_path):
+    model = models()[which]
+    model.data, model.trained = FACES, 5
+    save_weights(model, tmp_path / "new folder" / "kept")  # told by content, not by name
+    torch.save(lightning(model), tmp_path / "weights")
+    for path in (tmp_path / "new folder" / "kept", tmp_path / "weights"):
+        loaded = load_model(path)
+        assert type(loaded) is type(model)
+        assert (loaded.data, loaded.trained) == (FACES, 5)
+        assert dict(loaded.hparams) == dict(model.hparams)
+        state = loaded.state_dict()
+        assert list(state) == list(model.state_dict())
+        for name, value in model.state_dict().items():
+            assert torch.equal(state[name], value), name
+            assert state[name].stride() == value.stride(), name
+    assert [p.name for p in (tmp_path / "new folder").iterdir()] == ["kept"]
+
+
+def test_what_lightning_saves(tmp_path):
+    """Its iteration and description come along, into the other form as well."""
+    trainer, model = quiet_trainer(), dcgan()
+    model.data = FACES
+    batches = [{"image": torch.zeros(4, 3, 16, 16)}] * 2
+    trainer.fit(model, DataLoader(batches, batch_size=None))
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    save_weights(load_gan(tmp_path / "last.ckpt"), tmp_path / "weights.safetensors")
+    for name in ("last.ckpt", "weights.safetensors"):
+        loaded = load_gan(tmp_path / name)
+        assert (loaded.trained, loaded.data) == (2, FACES)
+
+
+def test_loading_draws_as_building_does(tmp_path):
+    """A latent encoder's first weights follow from the seed, whatever was checked before."""
+    path = write(tmp_path / "weights.safetensors")
+    draws = []
+    for make in (dcgan, lambda: torch.manual_seed(0) and load_gan(path)):
+        make()
+        draws.append(torch.rand(3))
+    assert torch.equal(*draws)
+
+
+def test_old_checkpoints(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    folder = {"_target_": "dcgan_inpaint.data.folder.Folder", "root": str(tmp_path / "pictures")}
+    folder |= {"image_size": 16, "channels": 3, "crop": 0.5}
+    celeba = {"_target_": "dcgan_inpaint.data.celeba.CelebA", "root": "../celeba"}
+    for data, source in (
+        (OLD_FACES, FACES),
+        (folder, {"source": "folder"} | {k: folder[k] for k in list(folder)[1:]}),
+        (celeba | {"download": False}, {"source": "celeba", "root": "../celeba"}),
+    ):
+        torch.save(lightning(dcgan(), data=data), tmp_path / "old.ckpt")
+        assert load_gan(tmp_path / "old.ckpt").data == source
+    first = lightning(dcgan())
+    for name in ("kind", "iteration", "data"):  # were not said at first
+        del first[name]
+    torch.save(first, tmp_path / "old.ckpt")
+    assert load_model(tmp_path / "old.ckpt").data is None
+    saved = lightning(models()[2])
+    assert saved["hyper_parameters"]["gan_kind"] == "DCGAN"
+    torch.save(saved, tmp_path / "old.ckpt")
+    loaded = load_model(tmp_path / "old.ckpt", LatentEncoder)
+    assert loaded.gan.settings == dcgan().settings
+
+
+def test_the_shipped_one():
+    gan = load_gan(SHIPPED)
+    assert (gan.settings.gf_dim, gan.trained) == (24, 15600)
+    assert gan.data["source"] == "faces"
+    assert not torch.equal(gan.generator.project.weight, gan.ema_generator.project.weight)
+    assert SHIPPED.stat().st_size < 10e6
+
+
+def test_what_a_search_asks_of_a_model():
+    gan, context, encoder = models()
+    known, mask = torch.zeros(2, 3, 16, 16), torch.ones(2, 1, 16, 16)
+    assert (gan.gan, context.gan) == (gan, None)
+    assert encoder.gan.kind == "DCGAN"
+    assert gan.fill() is gan.latent_encoder() is context.latent_encoder() is encoder.fill() is None
+    z, offset = encoder.latent_encoder()(known, mask)
+    assert (z.shape, offset.shape) == ((2, 3), (2, 256))
+    context.generator.decoder.deconvs[-1].bias.data.fill_(5.0)
+    assert context.fill(ema=False)(known, mask).mean() > 0.9 > context.fill()(known, mask).mean()
+
+
+# --- what goes with a checkpoint ---
+
+
+def test_source_of(tmp_path, capsys):
+    model = dcgan()
+    chosen = Faces(16, train_size=9)
+    assert source_of(model, chosen, "a.ckpt") is chosen
+    with pytest.raises(ValueError, match=r"ckpt=a.ckpt does not say .* give data="):
+        source_of(model, None, "a.ckpt")
+    sizes = "16 px and 3 channels, data has 32 and 1: use data.image_size=16 data.channels=3"
+    with pytest.raises(ValueError, match=sizes):
+        source_of(model, Faces(32, 1), "a.ckpt")
+    model.data = FACES
+    assert source_of(model, None, "a.ckpt").train_size == 8
+    assert capsys.readouterr().out == ""
+    Image.new("RGB", (20, 20)).save(tmp_path / "one.png")
+    model.data = {"source": "folder", "root": str(tmp_path), "image_size": 16}
+    assert isinstance(source_of(model, None, "a.ckpt"), Folder)
+    assert str(tmp_path) in capsys.readouterr().out  # a folder that the user did not name
+    model.data["root"] = str(tmp_path / "gone")
+    with pytest.raises(FileNotFoundError, match=r"gone is not a folder"):
+        source_of(model, None, "a.ckpt")
+
+
+@both
+def test_another_kind(form, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"ckpt=.*gone.ckpt: no such file"):
+        load_gan(tmp_path / "gone.ckpt")
+    for model in models():
+        write(tmp_path / form, model)
+        others = [cls for cls in (DCGAN, ContextEncoder, LatentEncoder) if cls is not type(model)]
+        assert isinstance(load_model(tmp_path / form, type(model)), type(model))
+        with pytest.raises(ValueError, match=f"{form} holds a {model.kind}: use a checkpoint of a"):
+            load_model(tmp_path / form, *others)
+
+
+# --- hostile: the description of the data ---
+
+
+def calls(marker):
+    """Calls that leave a file, as a configuration would write them."""
+    hub = marker.parent / "hub"
+    hub.mkdir()
+    (hub / "hubconf.py").write_text(f"def leave():\n    open({str(marker)!r}, 'w')\n")
+    (marker.parent / "source").write_text("")
+    return {
+        "copyfile": {
+            "_target_": "shutil.copyfile",
+            "src": str(marker.parent / "source"),
+            "dst": str(marker),
+        },
+        "touch": {"_target_": "pathlib.Path.touch", "_args_": [str(marker)]},
+        "open": {"_target_": "builtins.open", "file": str(marker), "mode": "w"},
+        "hub": {
+            "_target_": "torch.hub.load",
+            "repo_or_dir": str(hub),
+            "model": "leave",
+            "source": "local",
+        },
+        "savetxt": {"_target_": "numpy.savetxt", "fname": str(marker), "X": [1.0]},
+    }
+
+
+PLACES = {
+    "itself": lambda call: call,
+    "field": lambda call: OLD_FACES | {"seed": call},
+    "list": lambda call: OLD_FACES | {"seed": [call]},
+    "deeper": lambda call: OLD_FACES | {"seed": {"a": [{"b": call}]}},
+    "root": lambda call: {"source": "folder", "root": call},
+}
+
+
+@both
+@pytest.mark.parametrize("name", ["copyfile", "touch", "open", "hub", "savetxt"])
+@pytest.mark.parametrize("place", PLACES)
+def test_calls_in_the_data(form, name, place, tmp_path):
+    call = calls(tmp_path / "marker")[name]
+    assert "data" in refused(write(tmp_path / form, data=PLACES[place](call)))
+    assert not (tmp_path / "marker").exists()
+
+
+DATA = {
+    "interpolation": (OLD_FACES | {"seed": "${oc.env:HOME}"}, "data.seed='${oc.env:HOME}': should"),
+    "interpolated root": ({"source": "folder", "root": "${oc.env:HOME}"}, "data.root='${oc.env"),
+    "download": ({"source": "celeba", "root": "celeba", "download": True}, "have no 'download'"),
+    "root is a list": ({"source": "folder", "root": ["/", "/"]}, "data.root=['/', '/']: should be"),
+    "root is null": ({"source": "folder", "root": None}, "data.root=None: should be"),
+    "source is a list": ({"source": ["faces"]}, "choose one of celeba, faces, folder"),
+    "no source": ({"image_size": 16}, "choose one of celeba, faces, folder"),
+    "another class": ({"_target_": "dcgan_inpaint.data.loader.ImageData"}, "choose one of"),
+    "positional": (OLD_FACES | {"_args_": [1]}, "faces pictures have no '_args_'"),
+    "two lines": (FACES | {"a\nb": 1}, "faces pictures have no 'a"),
+    "a list": ([FACES], "data=[{"),
+}
+
+
+@both
+@pytest.mark.parametrize("case", DATA)
+def test_data(form, case, tmp_path):
+    data, says = DATA[case]
+    assert says in refused(write(tmp_path / form, data=data))
+
+
+# --- hostile: settings and the rest of the header ---
+
+HEADERS = {
+    "instantiator": ({"settings": {"_instantiator": "shutil.rmtree"}}, "_instantiator=shutil."),
+    "unknown name": ({"settings": {"hidden": 3}}, "hidden=3: unexpected"),
+    "argument": ({"settings": {"mask": "x"}}, "mask=x: unexpected"),
+    "nested": ({"settings": {"lr": {"_target_": "os.abort"}}}, "should be a valid number"),
+    "huge": ({"settings": {"gf_dim": 10**9}}, "gf_dim=1000000000: should be less"),
+    "larger than the file": ({"settings": {"gf_dim": 4096}}, "but the settings say"),
+    "not finite": ({"settings": {"lr": float("nan")}}, "lr=nan: should be a finite number"),
+    "text": ({"settings": {"z_dim": "3"}}, "z_dim=3: should be a valid integer"),
+    "lines": ({"settings": {"widths": "a\nb\n" * 999}}, "widths=a b a b"),
+    "a list": ({"settings": [1, 2]}, "settings=[1, 2]: should be a valid dictionary"),
+    "unknown kind": ({"kind": "pirate\nship"}, " holds a pirate ship: use a checkpoint of a DCGAN"),
+    "kind is a list": ({"kind": ["DCGAN"]}, "kind=['DCGAN']: should be a valid string"),
+    "kind lies": ({"kind": "context encoder"}, "z_dim=3: unexpected"),
+    "iteration": ({"iteration": "many"}, "iteration=many: should be a valid integer"),
+    "below zero": ({"iteration": -1}, "iteration=-1: should be greater"),
+}
+
+
+@both
+@pytest.mark.parametrize("case", HEADERS)
+def test_headers(form, case, tmp_path):
+    header, says = HEADERS[case]
+    assert says in refused(write(tmp_path / form, **header))
+
+
+LATENT = {
+    "sizes lie": ({"gan_settings": dict(dcgan(gf_dim=4).hparams)}, "tensor gan.generator.project"),
+    "huge": ({"gan_settings": {"image_size": 16, "gf_dim": 10**9}}, "gf_dim=1000000000: should"),
+    "another size": ({"gan_settings": {"image_size": 32}}, "GAN makes pictures (3, 32, 32)"),
+    "nested": ({"gan_settings": {"lr": [1]}}, "lr=[1]: should be"),
+    "unknown name": ({"gan_settings": {"gan": 1}}, "gan=1: unexpected"),
+    "a list": ({"gan_settings": ["DCGAN"]}, "a latent encoder is for a DCGAN"),
+    "kind": ({"gan_kind": "residual GAN"}, "gan_kind=residual GAN: a latent encoder is for a"),
+    "itself": ({"gan_kind": "latent encoder"}, "gan_kind=latent encoder"),
+}
+
+
+@both
+@pytest.mark.parametrize("case", LATENT)
+def test_a_latent_encoder_whose_gan_lies(form, case, tmp_path):
+    settings, says = LATENT[case]
+    assert says in refused(write(tmp_path / form, models()[2], settings=settings))
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        ("{", "truncated, or not a"),
+        ("", "truncated, or not a"),
+        ("[1]", "truncated, or not a"),
+        ("null", "truncated, or not a"),
+        ('{"settings": ' + "[" * 100_000 + "]" * 100_000 + "}", "recursion"),
+        ('{"settings": {}, "code": "x"}', "code=x: unexpected"),
+        ("{}", "settings: missing"),
+    ],
+)
+def test_json(header, says, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(save({"w": torch.zeros(2)}, {"dcgan_inpaint": header}))
+    assert says in refused(path)
+
+
+# --- hostile: the tensors ---
+
+
+def tensor(name):
+    return dcgan().state_dict()[name].clone()
+
+
+def with_value(name, value):
+    changed = tensor(name)
+    changed.view(-1)[1] = value
+    return {name: changed}
+
+
+class Claim:
+    """Pickled as a tensor of `size` and `stride`, in a storage of 4 bytes."""
+
+    def __init__(self, size, stride):
+        self.size, self.stride = size, stride
+
+    def __reduce__(self):
+        storage = torch.zeros(1)._typed_storage()
+        arguments = (storage, 0, self.size, self.stride, False, OrderedDict())
+        return torch._utils._rebuild_tensor_v2, arguments
+
+
+TENSORS = {
+    "shape": ({WEIGHT: tensor(WEIGHT).T}, "float32 of (3, 256), but the settings say"),
+    "flat": ({WEIGHT: tensor(WEIGHT).flatten()}, "of (768,), but the settings say"),
+    "dtype": ({WEIGHT: tensor(WEIGHT).half()}, "torch.float16 of (256, 3), but the settings say"),
+    "integers": ({WEIGHT: tensor(WEIGHT).int()}, "torch.int32 of (256, 3), but the settings say"),
+    "missing": ({WEIGHT: None}, f"tensor '{WEIGHT}': missing"),
+    "extra": ({"evil": torch.zeros(1)}, "tensor 'evil': not of such a model"),
+    "nan": (with_value(WEIGHT, float("nan")), f"tensor {WEIGHT}: not finite"),
+    "inf": (with_value("ema_" + WEIGHT, float("inf")), f"tensor ema_{WEIGHT}: not finite"),
+    "variance": (with_value(VARIANCE, -0.5), f"tensor {VARIANCE}: a variance below 0"),
+}
+
+
+@both
+@pytest.mark.parametrize("case", TENSORS)
+def test_tensors(form, case, tmp_path):
+    tensors, says = TENSORS[case]
+    assert says in refused(write(tmp_path / form, tensors=tensors))
+
+
+PICKLED = {  # what safetensors cannot say
+    "stride 0": ({WEIGHT: torch.zeros(1).expand(256, 3)}, "strides (0, 0)"),
+    "overlap": ({WEIGHT: torch.zeros(400).as_strided((256, 3), (1, 1))}, "strides (1, 1)"),
+    "no tensor": ({WEIGHT: [0.0] * 768}, "not a plain tensor"),
+    "sparse": ({WEIGHT: torch.zeros(256, 3).to_sparse()}, "not a plain tensor"),
+    "meta": ({WEIGHT: torch.zeros(256, 3, device="meta")}, "not a plain tensor"),
+    "name": ({5: torch.zeros(1)}, "tensor 5: not of such a model"),
+    "claim": ({WEIGHT: Claim((256, 3), (3, 1))}, "truncated, or not a"),
+    "huge claim": ({WEIGHT: Claim((10**7, 10**7), (10**7, 1))}, "truncated, or not a"),
+}
+
+
+@pytest.mark.parametrize("case", PICKLED)
+def test_pickled_tensors(case, tmp_path):
+    tensors, says = PICKLED[case]
+    assert says in refused(write(tmp_path / "weights.ckpt", tensors=tensors))
+
+
+def test_a_storage_that_was_cut(tmp_path):
+    """The archive holds less of a tensor than the pickle claims."""
+    whole, path = write(tmp_path / "whole.ckpt"), tmp_path / "weights.ckpt"
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w") as target:
+        records = source.infolist()
+        last = max(records, key=lambda record: record.file_size)
+        for record in sorted(records, key=lambda record: record is last):
+            data = source.read(record)
+            target.writestr(record.filename, data[:4] if record is last else data)
+    refused(path)
+
+
+# --- hostile: the file ---
+
+
+class Runs:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.marker}'",)
+
+
+@pytest.mark.parametrize("place", ["state_dict", "hyper_parameters", "callbacks", "data"])
+def test_a_pickle_that_runs(place, tmp_path):
+    path, marker = tmp_path / "weights.ckpt", tmp_path / "marker"
+    torch.save(lightning(dcgan()) | {place: {"x": Runs(marker)}}, path)
+    assert "(more than tensors and plain values in it)" in refused(path)
+    path.write_bytes(pickle.dumps(Runs(marker)))  # without an archive around it
+    assert "neither safetensors nor what torch saves" in refused(path)
+    assert not marker.exists()
+
+
+@both
+@pytest.mark.parametrize("share", [0, 0.001, 0.1, 0.5, 0.99])
+def test_truncated(form, share, tmp_path):
+    path = write(tmp_path / form)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    assert "truncated, or not a" in refused(path)
+
+
+@pytest.mark.parametrize("change", [{"hyper_parameters": {"hidden": 3}}, {"state_dict": None}, {}])
+def test_foreign(change, tmp_path):
+    path = tmp_path / "weights.ckpt"
+    torch.save(lightning(dcgan()) | change if change else {"layer": torch.zeros(2)}, path)
+    refused(path)
+    path.write_text("not a checkpoint at all")
+    assert "neither safetensors nor what torch saves" in refused(path)
+    torch.save([1, 2], path)
+    assert "truncated, or not a" in refused(path)
+
+
+def test_compressed(tmp_path):
+    """torch stores records as they are; a compressed one may unpack to any size."""
+    whole, path = write(tmp_path / "whole.ckpt"), tmp_path / "weights.ckpt"
+    with (
+        zipfile.ZipFile(whole) as source,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target,
+    ):
+        for record in source.infolist():
+            target.writestr(record.filename, source.read(record))
+    assert "compressed" in refused(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"w": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}},
+        {"w": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 8]}},
+        {"w": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 8]}},
+        {"w": {"dtype": "F32", "shape": [2], "data_offsets": [8, 0]}},
+        {"w": {"dtype": "F32", "shape": [2, -1], "data_offsets": [0, 8]}},
+        {"w": {"dtype": "CODE", "shape": [2], "data_offsets": [0, 8]}},
+        {"w": [1]},
+        {"__metadata__": {"dcgan_inpaint": {"settings": {}}}},
+    ],
+)
+def test_safetensors_that_lie(header, tmp_path):
+    path, text = tmp_path / "weights.safetensors", json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(8))
+    assert "truncated, or not a" in refused(path)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2**31, 2**63, 2**64 - 1])
+def test_safetensors_whose_length_lies(length, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(struct.pack("<Q", length) + b'{"w": 1}')
+    assert "truncated, or not a" in refused(path)
+
+
+def test_safetensors_nested_deeply(tmp_path):
+    path, depth = tmp_path / "weights.safetensors", 50 * sys.getrecursionlimit()
+    text = b'{"w": ' + b"[" * depth + b"]" * depth + b"}"
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    assert "truncated, or not a" in refused(path)
