@@ -412,16 +412,19 @@ def test_sample_writes_quality(sample, tmp_path):
     last = done.stdout.splitlines()[-1]
     assert last.startswith("10 samples against ")
     assert f"train pictures: swd_16 {quality['swd_16']:.4g}" in last
-    assert "folder.Folder" in (tmp_path / "out" / "config.yaml").read_text()
+    assert "source: folder" in (tmp_path / "out" / "config.yaml").read_text()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["metrics=true", "metrics_count=1"], "metrics_count=1: use 2 or more"),
+        (
+            ["metrics=true", "metrics_count=1"],
+            "metrics_count=1: should be greater than or equal to 2",
+        ),
         (["fid=gone.pth"], "fid=gone.pth is one of the metrics: give metrics=true"),
         (["metrics=true", "data=faces"], "use data.image_size=16 data.channels=3"),
-        (["metrics=true", "split=dev"], "split='dev'"),
+        (["metrics=true", "split=dev"], "split=dev: should be 'train', 'val' or 'test'"),
     ],
 )
 def test_sample_quality_errors_are_one_line(sample, tmp_path, arguments, message):

@@ -1,7 +1,8 @@
 """The samples of a generator, as a set, against real pictures.
 
-Everywhere pictures are (N, C, S, S), uint8 or float in [-1, 1], and are judged as the uint8 of a
-file, on the CPU.  Numbers depend on how many pictures there are: compare those of equal counts.
+Everywhere pictures are (N, C, S, S): a tensor, uint8 or float in [-1, 1], or an array of uint8 that
+may be mapped from a file and larger than memory.  They are judged as uint8, a chunk at a time, on
+the CPU.  Numbers depend on how many pictures there are: compare those of equal counts.
 """
 
 from importlib.util import find_spec
@@ -25,12 +26,13 @@ DIRECTIONS = 4 * 128
 BLOCK = 32  # directions at a time
 CHUNK = 256  # pictures at a time
 SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # weights of MS-SSIM, finest first (Wang 2003)
+Pictures = Tensor | np.ndarray
 
 
 @torch.no_grad()
 def judge_samples(
     gan: LatentGAN,
-    real: Tensor,
+    real: Pictures,
     count: int = 4096,
     seed: int = 0,
     ema: bool = True,
@@ -43,13 +45,10 @@ def judge_samples(
     network of `load_inception`.  Raises ValueError for less than two samples or pictures, and for
     pictures that are not of the model's size and channels.
     """
-    size, channels = gan.hparams["image_size"], gan.hparams["channels"]
     if min(count, len(real)) < 2:
         raise ValueError(f"{count} samples and {len(real)} pictures: use 2 or more of each")
-    if real.shape[1:] != (channels, size, size):
-        raise ValueError(
-            f"the model makes pictures {(channels, size, size)}, not {tuple(real.shape[1:])}"
-        )
+    if (shape := tuple(real.shape[1:])) != gan.picture_shape:
+        raise ValueError(f"the model makes pictures {gan.picture_shape}, not {shape}")
     index = torch.arange(count, device=gan.device)
     fake = torch.cat([to_uint8(gan(gan.latents(i, seed), ema)) for i in index.split(CHUNK)])
     distances = sliced_wasserstein(fake, real, seed)
@@ -62,7 +61,7 @@ def judge_samples(
     return metrics
 
 
-def sliced_wasserstein(fake: Tensor, real: Tensor, seed: int = 0) -> dict[int, float]:
+def sliced_wasserstein(fake: Pictures, real: Pictures, seed: int = 0) -> dict[int, float]:
     """Sliced Wasserstein distance x 1000 of 7x7 patches, per level of the Laplacian pyramid.
 
     Karras 2018 (progressive growing, section 5): {16: ..., 32: ..., S: ...}, of low frequencies
@@ -71,7 +70,6 @@ def sliced_wasserstein(fake: Tensor, real: Tensor, seed: int = 0) -> dict[int, f
     contrast and tint of a whole set are not seen.  Raises ValueError for pictures of different
     shapes, and for sides that are no power of two from 16 on.
     """
-    fake, real = _as_uint8(fake), _as_uint8(real)
     if fake.shape[1:] != real.shape[1:]:
         raise ValueError(f"fake {tuple(fake.shape[1:])} and real {tuple(real.shape[1:])} differ")
     size = fake.shape[-1]
@@ -120,8 +118,8 @@ def _blur(pictures: Tensor, stride: int = 1) -> Tensor:
     return planes.squeeze(1).unflatten(0, pictures.shape[:2])
 
 
-def _descriptors(pictures: Tensor, side: int, count: int, seed: int) -> Tensor:
-    """`count` normalised patches of a level of uint8 pictures: (count, C · 49).
+def _descriptors(pictures: Pictures, side: int, count: int, seed: int) -> Tensor:
+    """`count` normalised patches of a level of the pictures: (count, C · 49).
 
     Patch j is of picture j · N / count: evenly many of each, from places that follow from
     (seed, j) alone.  So both sets are looked at in the same places, and equal sets are equal here.
@@ -131,7 +129,7 @@ def _descriptors(pictures: Tensor, side: int, count: int, seed: int) -> Tensor:
     row, column = (uniform(f"patches {side}", seed, j, 2) * (side - PATCH + 1)).long().unbind(1)
     patches = torch.empty(count, pictures.shape[1], PATCH, PATCH)
     for start in range(0, len(pictures), CHUNK):
-        level = laplacian_pyramid(pictures[start : start + CHUNK].float())[side]
+        level = laplacian_pyramid(_as_uint8(pictures[start : start + CHUNK]).float())[side]
         windows = level.unfold(2, PATCH, 1).unfold(3, PATCH, 1)  # (B, C, places, places, 7, 7)
         first, last = torch.searchsorted(owner, torch.tensor([start, start + CHUNK])).tolist()
         mine = slice(first, last)
@@ -156,7 +154,7 @@ def _wasserstein(a: Tensor, b: Tensor, directions: Tensor) -> float:
     return total / len(directions)
 
 
-def similarity(pictures: Tensor) -> float:
+def similarity(pictures: Pictures) -> float:
     """How alike a set is: mean `ms_ssim` of pairs, the first half with the second half.
 
     1 when all are equal; lower is more diverse (Odena 2017; Karras 2018).  An odd last picture is
@@ -165,11 +163,12 @@ def similarity(pictures: Tensor) -> float:
     half = len(pictures) // 2
     if half < 1:
         raise ValueError(f"{len(pictures)} pictures make no pair: use 2 or more")
-    pairs = zip(pictures[:half].split(CHUNK), pictures[half : 2 * half].split(CHUNK), strict=True)
-    return float(torch.cat([ms_ssim(a, b) for a, b in pairs]).mean())
+    chunks = [slice(start, min(start + CHUNK, half)) for start in range(0, half, CHUNK)]
+    first, second = pictures[:half], pictures[half : 2 * half]
+    return float(torch.cat([ms_ssim(first[some], second[some]) for some in chunks]).mean())
 
 
-def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
+def ms_ssim(a: Pictures, b: Pictures) -> Tensor:
     """Multi-scale structural similarity (Wang 2003), (B,) in [0, 1]; from 16 px on.
 
     On small pictures the 11x11 Gaussian window shrinks with the scale, as in the code of Karras
@@ -217,13 +216,9 @@ def load_inception(weights: str | Path) -> FrechetInceptionDistance:
         raise ModuleNotFoundError(
             'fid= needs torch-fidelity: pip install -e ".[fid]"', name="torch_fidelity"
         )
+    file = "torch-fidelity's weights-inception-2015-12-05-6726825d.pth"
     # read here first, which runs no code of the file: torch-fidelity would
-    load_weights(
-        "fid",
-        weights,
-        "torch-fidelity's weights-inception-2015-12-05-6726825d.pth, "
-        "from github.com/toshas/torch-fidelity/releases",
-    )
+    load_weights("fid", weights, f"{file}, from github.com/toshas/torch-fidelity/releases")
     try:  # antialias=False resizes to 299 px as the original TensorFlow code does
         return FrechetInceptionDistance(
             feature_extractor_weights_path=str(weights), antialias=False
@@ -234,7 +229,7 @@ def load_inception(weights: str | Path) -> FrechetInceptionDistance:
 
 @torch.no_grad()
 def frechet_inception_distance(
-    fake: Tensor, real: Tensor, inception: FrechetInceptionDistance
+    fake: Pictures, real: Pictures, inception: FrechetInceptionDistance
 ) -> float:
     """FID (Heusel 2017) with the network of `load_inception`, on its device; grey counts thrice.
 
@@ -242,10 +237,13 @@ def frechet_inception_distance(
     """
     inception.reset()
     for pictures, is_real in ((fake, False), (real, True)):
-        for chunk in _as_uint8(pictures).split(32):
-            inception.update(chunk.expand(-1, 3, -1, -1).to(inception.device), real=is_real)
+        for start in range(0, len(pictures), 32):
+            chunk = _as_uint8(pictures[start : start + 32]).expand(-1, 3, -1, -1)
+            inception.update(chunk.to(inception.device), real=is_real)
     return float(inception.compute())
 
 
-def _as_uint8(pictures: Tensor) -> Tensor:
+def _as_uint8(pictures: Pictures) -> Tensor:
+    if isinstance(pictures, np.ndarray):
+        pictures = torch.from_numpy(np.array(pictures))  # a copy: a map may be read-only
     return pictures.cpu() if pictures.dtype == torch.uint8 else to_uint8(pictures)
