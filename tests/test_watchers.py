@@ -75,6 +75,6 @@ def test_pictures_are_named_by_iteration(tmp_path):
     assert model.trainer.callback_metrics["preview/psnr_hole"] > 0
 
 
-def test_sample_grid_errors():
-    with pytest.raises(ValueError, match="sample_every=0"):
-        SampleGrid(None, every=0)
+def test_sample_grid_errors(tmp_path):
+    with pytest.raises(ValueError, match="every=0: should be greater than or equal to 1"):
+        SampleGrid(tmp_path, every=0)

@@ -1,16 +1,20 @@
-"""Run folders: runs/<task>/<date_time>/, each with the configuration that made it."""
+"""Run folders: runs/<task>/<date_time>/, each with the configuration that made it, and what has to
+fit for a run to be continued."""
 
 import warnings
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning_fabric.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torchvision.transforms.functional import pil_to_tensor
+
+from dcgan_inpaint.models.base import Model
+from dcgan_inpaint.quality.completions import load_weights
 
 FALSE_ALARMS = (  # of Lightning 2.6
     ".*in eval mode at the start of training.*",  # the averaged generator is, on purpose
@@ -19,32 +23,41 @@ FALSE_ALARMS = (  # of Lightning 2.6
     ".*treespec, LeafSpec.*",  # its own use of a deprecated torch call
 )
 
-
-# what may change when a completion run is gone on with: no result depends on it, but on precision
+# what may change when a completion run is continued: no result depends on it, but on precision
 FREE = {"limit", "batch_size", "cache_dir", "output", "trainer", "logger"}
+# what Lightning reads of a last.ckpt to continue a training
+TRAINING = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "epoch", "global_step"}
 
 
-def start_run(cfg: DictConfig, task: str) -> Path:
-    """Make the run's folder, write config.yaml there and set cfg.output to it.
+def name_folder(cfg: DictConfig, task: str) -> Path:
+    """The run's folder, to which cfg.output is set; nothing is checked or made yet.
 
     cfg.output null means runs/<task>/<date_time>, with a number behind it when that is taken.
+    """
+    if cfg.output is None:
+        base = Path("runs") / task / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        folder, number = base, 1
+        while folder.exists():
+            folder, number = base.with_name(f"{base.name}_{number}"), number + 1
+        cfg.output = str(folder)
+    return Path(str(cfg.output))
+
+
+def start_run(cfg: DictConfig, task: str, loggers: Iterable[Logger] = ()) -> Path:
+    """Make the run's folder (`name_folder`), write config.yaml there and tell the loggers of it.
+
     Raises ValueError for a folder that cannot be written.
     """
     for false_alarm in FALSE_ALARMS:
         warnings.filterwarnings("ignore", false_alarm)
+    folder = name_folder(cfg, task)
     try:
-        if cfg.output is None:
-            base = Path("runs") / task / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-            folder, number = base, 1
-            while folder.exists():
-                folder, number = base.with_name(f"{base.name}_{number}"), number + 1
-        else:
-            folder = Path(cfg.output)
         folder.mkdir(parents=True, exist_ok=True)
-        cfg.output = str(folder)
         OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     except OSError as error:
         raise ValueError(f"output={folder}: cannot be written ({error.strerror})") from error
+    for logger in loggers:
+        logger.log_hyperparams(cast(dict, OmegaConf.to_container(cfg, resolve=True)))
     return folder
 
 
@@ -60,10 +73,30 @@ def check_same(cfg: DictConfig) -> None:
         if not free and old.get(key) != new.get(key):
             raise ValueError(
                 f"output={cfg.output} was begun with {key}={old.get(key)}, not {new.get(key)}: "
-                "use another output, or the same settings to go on with it"
+                "use another output, or the same settings to continue it"
             )
     if Path(cfg.ckpt).stat().st_mtime > begun.stat().st_mtime:
         raise ValueError(f"ckpt={cfg.ckpt} is newer than output={cfg.output}: use another output")
+
+
+def check_resume(path: str, model: Model) -> None:
+    """Raise ValueError (FileNotFoundError) if `path` is no last.ckpt of a model such as this."""
+    saved = load_weights("resume", path, "a last.ckpt of train.py")
+    missing = TRAINING - saved.keys()
+    if missing:
+        raise ValueError(f"resume={path}: no last.ckpt of train.py: it has no {min(missing)}")
+    kind = saved.get("kind", "DCGAN")  # before there were others, it was not said
+    if kind != model.kind:
+        raise ValueError(f"resume={path} holds a {kind}, model= is a {model.kind}")
+    shapes, theirs = (
+        {name: getattr(value, "shape", None) for name, value in dict(state).items()}
+        for state in (model.state_dict(), saved["state_dict"])
+    )
+    for name in sorted(shapes.keys() ^ theirs.keys()) or shapes:
+        if shapes.get(name) != theirs.get(name):
+            raise ValueError(
+                f"resume={path}: {name} does not fit: use the model= and data= that it began with"
+            )
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -85,7 +118,7 @@ def log_picture(
 
 
 def finish(loggers: Iterable[Logger]) -> None:
-    """End the W&B run, so that the next one of this process (a multirun) does not go on in it."""
+    """End the W&B run, so that the next one of this process (a multirun) does not continue it."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.experiment.finish()

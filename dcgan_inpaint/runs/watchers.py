@@ -2,28 +2,38 @@
 
 import time
 import warnings
-from functools import partial
 from pathlib import Path
 
 import torch
 from PIL import Image
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from dcgan_inpaint.models.base import LatentGAN
-from dcgan_inpaint.completion.fills import FillingModule
-from dcgan_inpaint.poisson import paste
-from dcgan_inpaint.models.context_encoder import ContextEncoder
+from dcgan_inpaint.completion.build import preview_of
+from dcgan_inpaint.data.loader import Pictures
+from dcgan_inpaint.errors import Count, checked
+from dcgan_inpaint.models.base import LatentGAN, Model
 from dcgan_inpaint.pictures import grid
-from dcgan_inpaint.completion.inpainting import InpaintingModule
-from dcgan_inpaint.models.latent_encoder import LatentEncoder
-from dcgan_inpaint.observation.masks import center
 from dcgan_inpaint.quality.completions import psnr
-from dcgan_inpaint.models.base import Model
-from dcgan_inpaint.models.networks import frozen
-from dcgan_inpaint.completion.objective import Objective
 from dcgan_inpaint.runs.folder import log_picture
-from dcgan_inpaint.completion.solvers import Adam
+
+
+def watchers(
+    model: Model, folder: Path, validation: Pictures | None, sample_every: int, preview: int
+) -> list[Callback]:
+    """What a training writes to `folder`, warns of and logs: last.ckpt, samples of a GAN every so
+    many iterations, the first `preview` pictures of `validation` completed at each epoch's end."""
+    callbacks: list[Callback] = [
+        Speed(),
+        ModelCheckpoint(folder, "last", enable_version_counter=False),
+    ]
+    if model.gan is model:  # it has a z to sample from, and learns from samples
+        callbacks += [CollapseWarning(), SampleGrid(folder, sample_every)]
+    if validation is not None and preview:
+        first = list(range(min(preview, len(validation))))
+        callbacks.append(CompletionPreview(folder, validation.__getitems__(first)["image"]))
+    return callbacks
 
 
 def keep_picture(module: Model, folder: Path, name: str, picture: Image.Image) -> None:
@@ -37,9 +47,8 @@ def keep_picture(module: Model, folder: Path, name: str, picture: Image.Image) -
 class SampleGrid(Callback):
     """A grid of samples from 64 fixed z, every `every` iterations."""
 
-    def __init__(self, folder: Path, every: int = 500, samples: int = 64):
-        if every < 1:
-            raise ValueError(f"sample_every={every}: use 1 or more")
+    @checked
+    def __init__(self, folder: Path, every: Count = 500, samples: Count = 64):
         self.folder, self.every, self.samples = folder, every, samples
 
     def on_train_batch_end(self, trainer: Trainer, module: LatentGAN, *_: object) -> None:
@@ -49,25 +58,6 @@ class SampleGrid(Callback):
     @torch.no_grad()
     def _samples(self, module: LatentGAN) -> Tensor:
         return module(module.latents(-1 - torch.arange(self.samples, device=module.device)))
-
-
-Completing = LatentGAN | ContextEncoder | LatentEncoder
-
-
-def center_completion(module: Completing, iterations: int) -> InpaintingModule | FillingModule:
-    """What completes the center hole, by which models in training are compared.
-
-    With a GAN it is a quick search; the others do without.
-    """
-    mask = partial(center, scale=0.25)
-    if isinstance(module, ContextEncoder):
-        return FillingModule(frozen(module.ema_generator), mask, paste, module.picture_shape)
-    search = partial(
-        InpaintingModule, mask=mask, objective=Objective(), blend=paste, progress=False
-    )
-    if isinstance(module, LatentEncoder):
-        return search(module.gan, solver=Adam(0), encoder=frozen(module.ema_encoder))
-    return search(module, solver=Adam(iterations, lr=0.1, schedule="cosine"))
 
 
 class CompletionPreview(Callback):
@@ -80,10 +70,8 @@ class CompletionPreview(Callback):
     def __init__(self, folder: Path, images: Tensor, iterations: int = 60):
         self.folder, self.images, self.iterations = folder, images, iterations
 
-    def on_train_epoch_end(
-        self, trainer: Trainer, module: LatentGAN | ContextEncoder | LatentEncoder
-    ) -> None:
-        preview = center_completion(module, self.iterations)
+    def on_train_epoch_end(self, trainer: Trainer, module: Model) -> None:
+        preview = preview_of(module, self.iterations)
         images = self.images.to(module.device)
         index = torch.arange(len(images), device=module.device)
         done = preview.predict_step({"image": images, "index": index})

@@ -1,0 +1,1 @@
+"""Run folders, what is watched, evaluated and written."""

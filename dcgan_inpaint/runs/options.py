@@ -1,0 +1,167 @@
+"""What the doors' own keys may be, and the words that they no longer take."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+from pydantic import AfterValidator, Field
+from pytorch_lightning import Trainer
+from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
+
+from dcgan_inpaint.errors import STRICT, Count, Natural, Seed, Text, settings
+from dcgan_inpaint.photos.regions import Box, Eyes
+
+Split = Literal["train", "val", "test"]
+AtLeastTwo = Annotated[int, Field(ge=2, le=10**7)]
+
+
+def _built(value: Any) -> Any:
+    raise ValueError("use one of the choices of this group")  # a part is checked by what it builds
+
+
+def _devices(value: Any) -> Any:
+    numbers = value if isinstance(value, list) else [value]
+    whole = all(type(number) is int and 0 <= number < 1024 for number in numbers)
+    if value != "auto" and (value in (0, []) or not whole):
+        raise ValueError("use 1 or more, a list of device numbers or auto")
+    return value
+
+
+def _none_or_two(value: int) -> int:
+    if value == 1:
+        raise ValueError("use 2 or more, or 0 for none")
+    return value
+
+
+Part = Annotated[Any, AfterValidator(_built)]
+
+# ours come last: narrower than Lightning's own, which the others (+trainer.max_time=...) follow
+TrainerOptions = TypedDict(  # type: ignore[misc]
+    "TrainerOptions",
+    {
+        name: hint
+        for name, hint in get_type_hints(Trainer.__init__).items()
+        if name not in ("return", "logger", "callbacks", "inference_mode")
+    }
+    | {
+        "accelerator": Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"],
+        "devices": Annotated[Any, AfterValidator(_devices)],
+        "precision": Literal["32-true", "bf16-mixed", "16-mixed"],
+        "max_epochs": Count,
+        "log_every_n_steps": Count,
+        "enable_progress_bar": bool,
+    },
+    total=False,
+)
+TrainerOptions.__pydantic_config__ = STRICT | {"extra": "forbid"}  # type: ignore[attr-defined]
+
+
+@settings
+class TrainOptions:
+    """The keys of conf/train.yaml."""
+
+    data: Part
+    model: Part
+    trainer: TrainerOptions
+    logger: dict | None
+    seed: Seed
+    batch_size: Count
+    flip: bool
+    cache_dir: Text
+    output: Text | None
+    resume: Text | None
+    sample_every: Count
+    preview: Natural
+    validate: Natural
+    sample_metrics: Annotated[Natural, AfterValidator(_none_or_two)]
+    gan: Text | None = None  # of model=latent_encoder
+
+
+@settings
+class SampleOptions:
+    """The keys of conf/sample.yaml."""
+
+    ckpt: Text
+    ema: bool
+    count: Count
+    steps: Annotated[int, Field(ge=2, le=1000)]
+    seed: Seed
+    z: Text | None
+    plus: list[Natural] | None
+    minus: list[Natural] | None
+    base: list[Natural] | None
+    metrics: bool
+    metrics_count: AtLeastTwo
+    data: Part | None
+    split: Split
+    fid: Text | None
+    cache_dir: Text
+    output: Text | None
+
+
+@settings
+class CompleteOptions:
+    """The keys of conf/inpaint.yaml; those with a default belong to one method alone."""
+
+    ckpt: Text
+    data: Part | None
+    images: Text | Annotated[list[Text], Field(min_length=1)] | None
+    crop: Box | None
+    detector: Text | None
+    eyes: Eyes
+    split: Split
+    limit: Count | None
+    batch_size: Count
+    mask: Part
+    measure: Part
+    blend: Part
+    lpips: Text | None
+    trainer: TrainerOptions
+    logger: dict | None
+    cache_dir: Text
+    output: Text | None
+    method: Part | None = None
+    objective: Part | None = None
+    solver: Part | None = None
+    stages: dict | None = None
+    ema: bool = True
+    candidates: Count | None = None
+    answer: Literal["best", "mean"] | None = None
+    start: Literal["encoder", "random"] | None = None
+    seed: Seed = 0
+    out_interval: Natural = 0
+
+
+REMOVED = "was removed: see experiments/"
+OLD_WORDS = {  # a key, or a choice of a group
+    "ckpt_path": "is now resume=",
+    "judge": "is now sample_metrics=",
+    "method=null": "is now method=search",
+    "model=encoder": "is now model=latent_encoder",
+    "objective=near": "is now objective=windowed",
+    "model=residual": f"{REMOVED}beyond.md",
+    "solver=langevin": f"{REMOVED}search.md",
+    "init_draws": "was removed: candidates= gives several starts",
+    "leash": "was removed: stages.first.leash and stages.second.leash are what is left",
+}
+
+
+def check_words(argv: list[str]) -> None:
+    """What is typed, before Hydra reads it; argv[0] is the script.
+
+    Ends the program with one line for a word of an earlier version, and for what can be no choice
+    of a group.  group=null becomes Hydra's own word for it, ~group.
+    """
+    script = Path(argv[0])
+    words = OLD_WORDS | ({"ckpt": "is now gan="} if script.name == "train.py" else {})
+    for i, argument in enumerate(argv[1:], 1):
+        key, equals, value = argument.lstrip("+").partition("=")
+        for word in (key, *(f"{key}={choice}" for choice in value.split(","))):
+            if equals and word in words:
+                sys.exit(f"error: {word}{'' if '=' in word else '='} {words[word]}")
+        choices = sorted(path.stem for path in (script.parent / "conf" / key).glob("*.yaml"))
+        if key and choices and value == "null":
+            argv[i] = f"~{key}"
+        elif key and choices and re.fullmatch(r"[\w.+-]+", value) and value not in choices:
+            sys.exit(f"error: {argument}: choose one of {', '.join(choices)}")
