@@ -1,87 +1,72 @@
-"""Train a DCGAN, or a context encoder to compare with.
+"""Train a DCGAN, a latent encoder to start its search, or a context encoder to compare with.
 
 python train.py model=dcgan data=faces
 python train.py model=dcgan data=celeba data.root=path/to/celeba model.gf_dim=32 model.df_dim=32
+python train.py model=latent_encoder gan=runs/train/<run>/weights.safetensors
 python train.py model=context_encoder data=faces
 """
 
 import shutil
-from pathlib import Path
+import sys
 
 import hydra
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning import Trainer, seed_everything
-from pytorch_lightning.callbacks import ModelCheckpoint
-from torch.utils.data import Subset
 
-from dcgan_inpaint.data.loader import ImageData, batches
-from dcgan_inpaint.errors import one_line_errors
-from dcgan_inpaint.models.base import LatentGAN
-from dcgan_inpaint.pictures import to_float
-from dcgan_inpaint.quality.samples import judge_samples
-from dcgan_inpaint.runs.folder import finish, start_run
-from dcgan_inpaint.runs.watchers import (
-    CollapseWarning,
-    CompletionPreview,
-    SampleGrid,
-    Speed,
-    center_completion,
-)
+from dcgan_inpaint.completion.build import preview_of
+from dcgan_inpaint.data.loader import ImageData
+from dcgan_inpaint.data.sources import describe
+from dcgan_inpaint.errors import check_config, one_line_errors, open_door
+from dcgan_inpaint.models.checkpoint import save_weights
+from dcgan_inpaint.runs.evaluation import complete, completing_trainer, judge
+from dcgan_inpaint.runs.folder import check_resume, finish, name_folder, start_run
+from dcgan_inpaint.runs.options import TrainOptions, check_words
+from dcgan_inpaint.runs.watchers import watchers
 from dcgan_inpaint.runs.writer import CompletionWriter
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
     with one_line_errors():
-        if cfg.resume is not None and not Path(cfg.resume).is_file():
-            raise FileNotFoundError(f"resume={cfg.resume}: no such file to resume from")
+        folder = name_folder(cfg, "train")  # where the loggers write, which the check looks at
+        check_config(cfg, TrainOptions)
         seed_everything(cfg.seed, verbose=False)  # the init; z, order and flips follow from seed
         source = instantiate(cfg.data)
         model = instantiate(cfg.model, crop=source.crop)
-        model.data = OmegaConf.to_container(cfg.data, resolve=True)
-        folder = start_run(cfg, "train")
+        model.data = describe(source)
+        if cfg.resume is not None:
+            check_resume(cfg.resume, model)
         data = ImageData(source, cfg.cache_dir, cfg.batch_size, cfg.flip, cfg.seed)
         data.prepare_data()
-        callbacks = [
-            Speed(),
-            ModelCheckpoint(folder, "last", enable_version_counter=False),
-        ]
-        if isinstance(model, LatentGAN):
-            callbacks += [CollapseWarning(), SampleGrid(folder, cfg.sample_every)]
-        if cfg.preview:
-            watched = data.split("val").__getitems__(list(range(cfg.preview)))["image"]
-            callbacks.append(CompletionPreview(folder, watched))
-        loggers = list(instantiate(cfg.logger).values())
-        for logger in loggers:
-            logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+        validation = data.split("val") if cfg.validate or cfg.preview else None
+        judged = data.split("test").pictures if cfg.sample_metrics and model.gan is model else None
+        callbacks = watchers(model, folder, validation, cfg.sample_every, cfg.preview)
+        loggers = list(instantiate(cfg.logger or {}).values())
         trainer = Trainer(**cfg.trainer, logger=loggers, callbacks=callbacks)
         if trainer.world_size > 1 and cfg.validate:  # which one process writes
             raise ValueError(
                 f"trainer.devices={cfg.trainer.devices}: with more than one use output=... and "
                 "validate=0"
             )
+        start_run(cfg, "train", loggers)
 
-    trainer.fit(model, data, ckpt_path=cfg.resume)
-    # last.ckpt can be resumed; this one is a third of its size, to keep and to complete with
-    trainer.save_checkpoint(folder / "weights.ckpt", weights_only=True)
-    if cfg.validate:  # the true job, and what a sweep can rank models by: completion/psnr_hole
-        pictures = data.split("val")
+    trainer.fit(model, data, ckpt_path=cfg.resume, weights_only=True)
+    if trainer.is_global_zero:  # last.ckpt can be resumed; this is what to keep and complete with
+        save_weights(model, folder / "weights.safetensors")
+    if validation is not None and cfg.validate:
+        # the true job, and what a sweep can rank models by: completion/psnr_hole
         shutil.rmtree(folder / "validation", ignore_errors=True)  # of the model resumed from
-        writer = CompletionWriter(folder / "validation", pictures.labels[: cfg.validate])
-        completer = Trainer(**cfg.trainer, logger=loggers, callbacks=[writer], inference_mode=False)
-        first = batches(Subset(pictures, range(len(writer.names))), cfg.batch_size)
-        completer.predict(center_completion(model, 100), first, return_predictions=False)
+        writer = CompletionWriter(folder / "validation", validation.labels[: cfg.validate])
+        completer = completing_trainer(cfg.trainer, loggers, writer)
+        complete(completer, writer, preview_of(model, 100), validation, cfg.batch_size)
         print(f"{len(writer.names)} validation pictures completed: {writer}")
-    if cfg.sample_metrics and isinstance(model, LatentGAN):
-        quality = judge_samples(model, to_float(data.split("test").pictures), cfg.sample_metrics)
-        for logger in loggers:
-            logger.log_metrics({f"samples/{name}": value for name, value in quality.items()})
-            logger.save()
-        print(", ".join(f"{name} {value:.3f}" for name, value in quality.items()))
+    if judged is not None:
+        print(judge(model, judged, cfg.sample_metrics, loggers))
     finish(loggers)
-    print(f"trained {model.iteration} iterations\nckpt={folder / 'last.ckpt'}")
+    print(f"trained {model.iteration} iterations\nckpt={folder / 'weights.safetensors'}")
 
 
 if __name__ == "__main__":
-    main()
+    check_words(sys.argv)
+    open_door(main)

@@ -11,9 +11,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
+from safetensors.torch import load_file
 
 from dcgan_inpaint.models.checkpoint import load_gan
 from dcgan_inpaint.pictures import grid
+from dcgan_inpaint.runs.folder import TRAINING
 
 PROJECT = Path(__file__).parents[1]
 SMALL = [
@@ -62,10 +64,11 @@ def table(path):
 
 def test_train_writes(trained):
     assert (trained / "config.yaml").is_file()
-    weights, last = (torch.load(trained / f"{n}.ckpt") for n in ("weights", "last"))
+    last = torch.load(trained / "last.ckpt")
     assert "optimizer_states" in last
-    assert "optimizer_states" not in weights
-    assert all(torch.equal(v, last["state_dict"][k]) for k, v in weights["state_dict"].items())
+    weights = load_file(trained / "weights.safetensors")
+    assert weights.keys() == last["state_dict"].keys()
+    assert all(torch.equal(v, last["state_dict"][k]) for k, v in weights.items())
     assert sorted(p.name for p in (trained / "samples").iterdir()) == ["0000004.png", "0000008.png"]
     assert [p.name for p in sorted((trained / "completions").iterdir())] == [
         "0000004.png",
@@ -88,6 +91,23 @@ def test_train_writes(trained):
     assert list((trained / "wandb").glob("offline-run-*/*.wandb"))
 
 
+def test_a_run_names_its_own_folder(run, tmp_path, monkeypatch):
+    """One of the same second gets a number."""
+    monkeypatch.chdir(tmp_path)
+    quick = ["trainer.max_epochs=1", "preview=0", "validate=0", "sample_metrics=0"]
+    for logger in ("csv", "null"):
+        run("train.py", *TRAIN, *quick, f"logger={logger}")
+    first, second = sorted((tmp_path / "runs" / "train").iterdir(), key=lambda p: p.stat().st_mtime)
+    assert OmegaConf.load(first / "config.yaml").output == str(first.relative_to(tmp_path))
+    assert (first / "logs" / "version_0" / "metrics.csv").is_file()
+    assert sorted(p.name for p in second.iterdir()) == [
+        "config.yaml",
+        "last.ckpt",
+        "samples",
+        "weights.safetensors",
+    ]
+
+
 def test_resume_goes_on(run, trained, tmp_path):
     """Two epochs and one more, in the same folder, give the weights of three epochs at once."""
     resumed, whole = tmp_path / "resumed", tmp_path / "whole"
@@ -107,7 +127,7 @@ def test_resume_goes_on(run, trained, tmp_path):
     assert [float(row["iteration"]) for row in logged] == [10, 12]
     run("train.py", *TRAIN, "trainer.max_epochs=3", "logger=tensorboard", f"output={whole}")
     assert list((whole / "tensorboard").glob("events.out.tfevents.*"))
-    a, b = (torch.load(p / "last.ckpt", weights_only=False) for p in (resumed, whole))
+    a, b = (torch.load(p / "last.ckpt") for p in (resumed, whole))
     assert a["iteration"] == b["iteration"] == 12
     for name, value in b["state_dict"].items():
         assert torch.equal(a["state_dict"][name], value), name
@@ -212,7 +232,7 @@ def test_a_context_encoder_resumes(run, encoder, tmp_path):
     last, longer = f"resume={encoder / 'last.ckpt'}", "trainer.max_epochs=3"
     run("train.py", *ENCODER, longer, last, f"output={tmp_path / 'resumed'}")
     run("train.py", *ENCODER, longer, f"output={tmp_path / 'whole'}")
-    a, b = (torch.load(tmp_path / n / "weights.ckpt") for n in ("resumed", "whole"))
+    a, b = (torch.load(tmp_path / n / "last.ckpt") for n in ("resumed", "whole"))
     assert a["iteration"] == b["iteration"] == 12
     for name, value in b["state_dict"].items():
         assert torch.equal(a["state_dict"][name], value), name
@@ -221,9 +241,10 @@ def test_a_context_encoder_resumes(run, encoder, tmp_path):
 def test_inpaint_with_a_context_encoder(run, encoder, tmp_path):
     """The checkpoint says what it is, its sizes and its data; the average fills, or the raw net."""
     small = [*SMALL[1:], f"ckpt={encoder / 'last.ckpt'}", "mask=half", "limit=3"]
-    done = run("inpaint.py", *small, "blend=poisson", f"output={tmp_path / 'a'}")
+    network = [*small, "method=context_encoder"]
+    done = run("inpaint.py", *network, "blend=poisson", f"output={tmp_path / 'a'}")
     assert "3 pictures completed: psnr_hole" in done.stdout
-    run("inpaint.py", *small, "ema=false", f"output={tmp_path / 'b'}")
+    run("inpaint.py", *network, "ema=false", f"output={tmp_path / 'b'}")
     ema, raw = ((tmp_path / n / "generated.png").read_bytes() for n in "ab")
     assert ema != raw
     run("inpaint.py", *small, "method=mean", f"output={tmp_path / 'c'}")
@@ -231,8 +252,9 @@ def test_inpaint_with_a_context_encoder(run, encoder, tmp_path):
 
 
 ENCODER_ERRORS = {
-    "solver": (["solver.lr=1"], "solver= is for the search for z, and ckpt="),
-    "measure": (["mask=grayscale"], "a context encoder, needs known pixels"),
+    "search": ([], "holds a context encoder, which has no z to search: use method=context_encoder"),
+    "solver": (["method=context_encoder", "solver.lr=1"], "Could not override 'solver.lr'"),
+    "measure": (["method=context_encoder", "mask=grayscale"], "network needs known pixels"),
     "size": (["data=faces", "data.image_size=32"], "use data.image_size=16 data.channels=3"),
 }
 
@@ -264,7 +286,7 @@ def test_an_encoder_starts_the_search(run, trained, tmp_path):
     rows = table(tmp_path / "encoder" / "logs" / "version_0" / "metrics.csv")
     assert [float(r["iteration"]) for r in rows if r["train/whole"]] == [2, 4]
     assert (tmp_path / "encoder" / "completions" / "0000004.png").is_file()
-    both = f"ckpt={tmp_path / 'encoder' / 'weights.ckpt'}"
+    both = f"ckpt={tmp_path / 'encoder' / 'weights.safetensors'}"
     default = [*SMALL[1:], "limit=2", "stages=none"]
     small = [*default, "solver.iterations=0"]
     z = {}
@@ -291,7 +313,7 @@ def test_an_encoder_starts_the_search(run, trained, tmp_path):
     run("sample.py", both, "count=2", f"output={tmp_path / 'samples'}")
     errors = {
         (ckpt, "start=encoder"): "last.ckpt holds none: python train.py model=latent_encoder gan=",
-        (both, "start=gone.ckpt"): "start=gone.ckpt: choose encoder, random or null",
+        (both, "start=gone.ckpt"): "start=gone.ckpt: should be 'encoder' or 'random'",
         (both, "start=encoder", "mask=grayscale"): "start= needs known pixels",
     }
     for arguments, message in errors.items():
@@ -344,7 +366,7 @@ def test_an_evaluation_is_gone_on_with(run, trained, tmp_path):
 def test_another_command_does_not_go_on(run, trained, tmp_path):
     small = [
         *SMALL[1:],
-        f"ckpt={trained / 'weights.ckpt'}",
+        f"ckpt={trained / 'weights.safetensors'}",
         "stages=none",
         "solver.iterations=1",
         "limit=1",
@@ -356,9 +378,9 @@ def test_another_command_does_not_go_on(run, trained, tmp_path):
     bf16 = "trainer.precision=bf16-mixed"
     done = run("inpaint.py", *small, bf16, f"output={tmp_path / 'a'}", fails=True)
     one_line(done, "was begun with trainer.precision=32-true, not bf16-mixed")
-    (trained / "weights.ckpt").touch()
+    (trained / "weights.safetensors").touch()
     done = run("inpaint.py", *small, f"output={tmp_path / 'a'}", fails=True)
-    one_line(done, "weights.ckpt is newer than output=")
+    one_line(done, "weights.safetensors is newer than output=")
     assert (tmp_path / "a" / "metrics.csv").read_text() == before
 
 
@@ -458,16 +480,27 @@ SAMPLE_ERRORS = {
     "z missing": (["z=gone.npy"], "z=gone.npy: no such file"),
     "z shape": (["z={tmp}/z.npy"], "has shape (4, 3)"),
     "rows": (["plus=[0]", "minus=[1]", "base=[64]"], "base=[64]: rows go from 0 to 63"),
-    "rows missing": (["plus=[0]"], "minus=None: arithmetic needs rows"),
+    "rows missing": (["plus=[0]"], "minus=null: arithmetic needs rows for plus, minus, base"),
+    "row text": (["plus=[a]"], "plus.0=a: should be a valid integer"),
+    "z text": (["z={tmp}/text.npy"], "text.npy: not a z.npy"),
+    "z archive": (["z={tmp}/archive.npz"], "archive.npz: not a z.npy, which is one array"),
+    "z infinite": (["z={tmp}/infinite.npy"], "infinite.npy: has numbers that are not finite"),
+    "z cut": (["z={tmp}/cut.npy"], "cut.npy: not a z.npy"),
+    "old word": (["init_draws=2"], "init_draws= was removed"),
 }
 
 
 @pytest.mark.parametrize("case", SAMPLE_ERRORS)
 def test_sample_errors_are_one_line(run, tmp_path, case):
     np.save(tmp_path / "z.npy", np.zeros((4, 3), np.float32))
+    np.savez(tmp_path / "archive.npz", np.zeros((4, 100)))
+    np.save(tmp_path / "infinite.npy", np.full((4, 100), np.inf))
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "infinite.npy").read_bytes()[:200])
+    (tmp_path / "text.npy").write_text("no array")
     arguments, message = SAMPLE_ERRORS[case]
     arguments = [f"output={tmp_path / 'out'}", *(a.format(tmp=tmp_path) for a in arguments)]
     one_line(run("sample.py", *arguments, fails=True), message)
+    assert not (tmp_path / "out").exists()
 
 
 ERRORS = {
@@ -486,14 +519,17 @@ ERRORS = {
     "mask no hole": (["mask=file", "mask.path={tmp}/white.png"], "leaves no hole"),
     "mask unreadable": (["mask=file", "mask.path={tmp}/broken.png"], "cannot be read as a picture"),
     "output": (["output={tmp}/broken.png/run"], "cannot be written"),
-    "unknown split": (["split=dev"], "split='dev'"),
+    "unknown split": (["split=dev"], "split=dev: should be 'train', 'val' or 'test'"),
     "limit": (["limit=0"], "limit=0"),
-    "method and solver": (["method=mean", "solver=hmc"], "solver= is for the search for z, and"),
-    "method and lam": (["method=mean", "objective.lam=1"], "objective= is for the search for z"),
-    "method and paper": (["method=tv", "experiment=amos2016"], "and method=tv does not search"),
-    "method and ema": (["method=mean", "ema=false"], "ema= is for the search for z"),
-    "method and candidates": (["method=mean", "candidates=2"], "candidates= is for the search"),
-    "method and measure": (["method=mean", "mask=lowres"], "mask=lowres: method=mean needs known"),
+    "method and solver": (["method=mean", "solver=hmc"], "Could not override 'solver'"),
+    "method and lam": (["method=mean", "objective.lam=1"], "Could not override 'objective.lam'"),
+    "method and paper": (["method=tv", "experiment=amos2016"], "Could not override 'objective'"),
+    "method and ema": (["method=mean", "ema=false"], "Could not override 'ema'"),
+    "method and candidates": (["method=mean", "candidates=2"], "Could not override 'candidates'"),
+    "method and measure": (
+        ["method=mean", "mask=lowres"],
+        "measure=lowres: dcgan_inpaint.completion.fills.mean needs known",
+    ),
     "devices": (["trainer.devices=2"], "trainer.devices=2: completion runs on one"),
     "method option": (["method=tv", "method.iterations=0"], "method.iterations=0"),
 }
@@ -516,8 +552,23 @@ TRAIN_ERRORS = {
     "empty folder": (["data=folder", "data.root={tmp}"], "no pictures in the train split"),
     "batch": (["data.train_size=8", "preview=0"], "use batch_size=8 or less"),
     "resume": (["resume=gone.ckpt"], "resume=gone.ckpt: no such file"),
+    "resume text": (["resume=train.py"], "resume=train.py: truncated, or no weights; use a last"),
+    "resume weights": (["resume={tmp}/weights.ckpt"], "it has no epoch"),
+    "resume kind": (["resume={tmp}/kind.ckpt"], "holds a context encoder, model= is a DCGAN"),
+    "resume shape": (["resume={tmp}/shape.ckpt"], "does not fit: use the model= and data= that"),
     "devices": (["trainer.devices=2"], "trainer.devices=2: with more than one use output=... and"),
-    "prior": (["model.prior=cauchy"], "prior='cauchy'"),
+    "no devices": (["trainer.devices=0"], "trainer.devices=0: use 1 or more"),
+    "accelerator": (["trainer.accelerator=null"], "trainer.accelerator=null: should be 'auto'"),
+    "precision": (["trainer.precision=8"], "trainer.precision=8: should be '32-true'"),
+    "epochs": (["trainer.max_epochs=-1"], "trainer.max_epochs=-1: should be greater"),
+    "trainer": (["+trainer.speed=1"], "trainer.speed=1: extra inputs are not permitted"),
+    "one sample": (["sample_metrics=1"], "sample_metrics=1: use 2 or more, or 0 for none"),
+    "gan old": (["model=latent_encoder", "ckpt=a.ckpt"], "ckpt= is now gan="),
+    "resume old": (["ckpt_path=a.ckpt"], "ckpt_path= is now resume="),
+    "judge old": (["judge=0"], "judge= is now sample_metrics="),
+    "encoder old": (["model=encoder"], "model=encoder is now model=latent_encoder"),
+    "residual": (["model=residual"], "model=residual was removed: see experiments/beyond.md"),
+    "prior": (["model.prior=cauchy"], "model.prior=cauchy: should be 'uniform'"),
     "z_dim": (["model.z_dim=0"], "z_dim=0"),
 }
 
@@ -526,10 +577,15 @@ TRAIN_ERRORS = {
 def test_train_errors_are_one_line(run, tmp_path, case):
     arguments, message = TRAIN_ERRORS[case]
     arguments = [a.format(tmp=tmp_path) for a in arguments]
+    torch.save({"state_dict": {}}, tmp_path / "weights.ckpt")
+    whole = dict.fromkeys(TRAINING, {})
+    torch.save(whole | {"kind": "context encoder"}, tmp_path / "kind.ckpt")
+    torch.save(whole | {"kind": "DCGAN"}, tmp_path / "shape.ckpt")
     data = [] if any(a.startswith("data=") for a in arguments) else TRAIN[3:5]
     small = [a for a in TRAIN if not a.startswith(("data.train", "data.val"))]
     output = [f"output={tmp_path / 'out'}"]
     one_line(run("train.py", *small, *data, *output, *arguments, fails=True), message)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
