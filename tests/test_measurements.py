@@ -1,13 +1,23 @@
+import math
+
 import pytest
 import torch
 
-from dcgan_inpaint.observation.measurements import Grayscale, Lowres, Noisy, Quantized
+from dcgan_inpaint.observation.measurements import Grayscale, Holes, Lowres, Noisy, Quantized
 
 INDEX = torch.tensor([3, 8])
 
 
 def pictures(channels=3):
     return torch.rand(2, channels, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def test_holes_is_the_picture_and_alone_of_pixels():
+    images = pictures()
+    assert Holes().observe(images, INDEX) is images
+    assert Holes().predict(images) is images
+    others = [Lowres(), Grayscale(), Noisy(), Quantized()]
+    assert [m.of_pixels for m in [Holes(), *others]] == [True, False, False, False, False]
 
 
 def test_lowres_is_the_block_average():
@@ -43,10 +53,14 @@ def test_quantized_by_hand():
     ("call", "message"),
     [
         (lambda: Lowres(3).predict(pictures()), "measure.factor=3 does not divide image_size=8"),
-        (lambda: Lowres(0), "measure.factor=0"),
+        (lambda: Lowres(0), "factor=0: should be greater than or equal to 1"),
         (lambda: Grayscale().predict(pictures(1)), "mask=grayscale"),
-        (lambda: Noisy(-1), "measure.sigma=-1"),
-        (lambda: Quantized(1), "measure.levels=1"),
+        (lambda: Noisy(-1), "sigma=-1: should be greater than or equal to 0"),
+        (lambda: Quantized(1), "levels=1: should be greater than or equal to 2"),
+        (lambda: Quantized(10**12), "levels=1000000000000: should be less"),
+        (lambda: Noisy(math.inf), "sigma=inf: should be a finite number"),
+        (lambda: Noisy(0.1, seed=-1), "seed=-1: should be greater than or equal to 0"),
+        (lambda: Lowres("8"), "factor=8: should be a valid integer"),
     ],
 )
 def test_errors(call, message):

@@ -1,21 +1,31 @@
-"""Restoration beyond holes: what is known of a picture y is a measurement of it.
+"""What is known of a picture y is a measurement of it; pixels outside a hole are the common one.
 
-The context loss then compares what was observed of y with what G(z) would give, instead of known
-pixels; no pixel is exact, so nothing is pasted back.  Each class has `observe(images, index)`, what
-is known, and `predict(fake)`, the same of G(z) without chance.  Pictures (B, C, S, S) in [-1, 1].
-(Amos 2016 has lowres; moodoki's code has all four.)
+The context loss compares what was observed of y with what G(z) would give.  Each class has
+`observe(images, index)`, what is known, `predict(fake)`, the same of G(z) without chance, and
+`of_pixels`.  Pictures (B, C, S, S) in [-1, 1].  (Amos 2016 has lowres; moodoki's code has all four
+beyond holes.)
 """
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from dcgan_inpaint.errors import Seed, checked
 from dcgan_inpaint.pictures import LUMA
 from dcgan_inpaint.randomness import normal
 
 
 class Measurement:
-    """Nothing is lost, nothing is added; the base of the others."""
+    """Nothing is lost, nothing is added; the base of the others.
+
+    `of_pixels`: the mask says which pixels are exact.  They weigh in the context loss, are put
+    back, and an encoder can start from them; of any other measurement no pixel is exact.
+    """
+
+    of_pixels = False
 
     def observe(self, images: Tensor, index: Tensor) -> Tensor:
         return self.predict(images)
@@ -24,15 +34,20 @@ class Measurement:
         return fake
 
 
+class Holes(Measurement):
+    """The picture itself, (B, C, S, S); the mask weighs it."""
+
+    of_pixels = True
+
+
 class Lowres(Measurement):
     """Averages over factor x factor blocks: (B, C, S / factor, S / factor).
 
     Raises ValueError when factor does not divide S.
     """
 
-    def __init__(self, factor: int = 8):
-        if factor < 1:
-            raise ValueError(f"measure.factor={factor}: use 1 or more")
+    @checked
+    def __init__(self, factor: Annotated[int, Field(ge=1, le=4096)] = 8):
         self.factor = factor
 
     def predict(self, fake: Tensor) -> Tensor:
@@ -54,12 +69,11 @@ class Grayscale(Measurement):
 class Noisy(Measurement):
     """Gaussian noise of standard deviation sigma (in [-1, 1] units) on every pixel: denoising.
 
-    The noise of picture i follows from (seed, i).  Raises ValueError for sigma below 0.
+    The noise of picture i follows from (seed, i).
     """
 
-    def __init__(self, sigma: float = 0.2, seed: int = 0):
-        if sigma < 0:
-            raise ValueError(f"measure.sigma={sigma}: use 0 or more")
+    @checked
+    def __init__(self, sigma: Annotated[float, Field(ge=0, le=100)] = 0.2, seed: Seed = 0):
         self.sigma, self.seed = sigma, seed
 
     def observe(self, images: Tensor, index: Tensor) -> Tensor:
@@ -68,11 +82,10 @@ class Noisy(Measurement):
 
 
 class Quantized(Measurement):
-    """Each channel rounded to `levels` equally spaced values.  Raises ValueError below 2 levels."""
+    """Each channel rounded to `levels` equally spaced values."""
 
-    def __init__(self, levels: int = 4):
-        if levels < 2:
-            raise ValueError(f"measure.levels={levels}: use 2 or more")
+    @checked
+    def __init__(self, levels: Annotated[int, Field(ge=2, le=256)] = 4):
         self.levels = levels
 
     def observe(self, images: Tensor, index: Tensor) -> Tensor:
