@@ -1,4 +1,11 @@
-"""Putting the known pixels back: how G(z) and the picture become one completion."""
+"""Putting the known pixels back: how G(z) and the picture become one completion.
+
+One solver for 64 small pictures and for one large photo.  Its time and memory grow with the number
+of pixels, and no mask, however hard, needs many more steps.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,49 +33,108 @@ def poisson(fake: Tensor, images: Tensor, mask: Tensor) -> Tensor:
     # Apple GPUs have no float64
     device = torch.device("cpu") if fake.device.type == "mps" else fake.device
     difference, hole = (images - fake).to(device).double(), (mask == 0).to(device)
-    correction = _harmonic(difference, hole).to(fake)
+    correction = harmonic(difference, hole, tolerance=1e-10).to(fake)  # float32 has 6e-8
     return paste((fake + correction).clamp(-1, 1), images, mask)
 
 
-def _harmonic(values: Tensor, hole: Tensor) -> Tensor:
+class Level(NamedTuple):
+    """The equations diagonal·u - the linked neighbours of u = b, each (B, 1, h, w)."""
+
+    diagonal: Tensor  # 0 where nothing is solved for
+    right: Tensor  # link to the right neighbour
+    down: Tensor
+    damped: Tensor  # 0.8 / diagonal, for damped Jacobi
+
+
+def harmonic(values: Tensor, hole: Tensor, tolerance: float) -> Tensor:
     """Harmonic u (B, C, H, W) in the hole (B, 1, H, W), equal to `values` on the pixels around it.
 
-    Every pixel of the hole is the mean of its neighbours.  Elsewhere u is 0: not needed.
+    Every pixel of the hole is the mean of its neighbours, to about `tolerance`; elsewhere u is 0.
+    With no known pixel u is 0 everywhere.
 
-    Solved directly, by elimination of one image row after another (block Thomas algorithm), so that
-    no mask, however hard, needs a tolerance or more iterations.  Each distinct mask is factored
-    once: O(H·W³) time and 8·H·W² bytes.  In float64: with few known pixels the system is nearly
-    singular, and float64 is also safe from autocast and TF32.
+    Conjugate gradients, preconditioned by one multigrid cycle (Braess 1995), in the precision of
+    `values`.  Each picture stops by itself and then stays as it is, whatever the others need.
     """
-    masks, which = torch.unique(hole[:, 0], dim=0, return_inverse=True)  # (M, H, W), (B,)
-    h = masks.to(values.dtype)
-    # the equation of each pixel: diagonal·u - its neighbours in the hole = its known neighbours
-    diagonal = torch.where(masks, _neighbours(torch.ones_like(h)), 1.0)  # (M, H, W)
-    diagonal += h.amin((1, 2), keepdim=True)  # all hole: u = 0 instead of any constant
-    left = h[:, :, 1:] * h[:, :, :-1]  # (M, H, W - 1): 1 if the left neighbour is a hole as well
-    up = h * F.pad(h, (0, 0, 1, 0))[:, :-1]  # (M, H, W): the same for the neighbour above
-    known = hole * _neighbours(values.masked_fill(hole, 0))  # (B, C, H, W)
-
-    inverses, rows = [], []
-    inverse, row = torch.diag_embed(h[:, 0]), known[:, :, 0].mT  # of no effect: up[:, 0] = 0
-    for i, right_side in enumerate(known.permute(2, 0, 3, 1)):  # (B, W, C)
-        coupling = up[:, i, :, None]  # (M, W, 1)
-        row = right_side + coupling[which] * (inverse[which] @ row)  # (B, W, C)
-        block = (-coupling * inverse).mul_(coupling.mT)  # (M, W, W)
-        block.diagonal(0, 1, 2).add_(diagonal[:, i])
-        block.diagonal(1, 1, 2).sub_(left[:, i])
-        block.diagonal(-1, 1, 2).sub_(left[:, i])
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(block).L)
-        inverses.append(inverse)
-        rows.append(row)
-    from_below = torch.zeros_like(row)
-    for i in reversed(range(len(rows))):
-        rows[i] = inverses[i][which] @ (rows[i] + from_below)
-        from_below = up[which, i, :, None] * rows[i]
-    return torch.stack(rows).permute(1, 3, 0, 2)
+    h = hole.to(values.dtype)
+    top = _level(h * _neighbours(torch.ones_like(h)), h * _right(h), h * _right(h.mT).mT)
+    # a cycle only guesses the error: float32 will do
+    levels = [Level(*(x.float() for x in top))]
+    while levels[-1].diagonal.shape[-2:].numel() > 1:
+        levels.append(_coarser(levels[-1]))
+    residual = h * _neighbours(values.masked_fill(hole, 0))  # (B, C, H, W)
+    u, direction, zero = torch.zeros_like(residual), torch.zeros_like(residual), values.new_zeros(1)
+    old = values.new_ones(1)
+    for _ in range(500):
+        step = _cycle(levels, residual.float()).to(values)  # a residual alone can be tiny
+        active = step.abs().amax((1, 2, 3), keepdim=True) >= tolerance  # (B, 1, 1, 1)
+        if not active.any():
+            break
+        product = (residual * step).sum((2, 3), keepdim=True)  # (B, C, 1, 1)
+        direction = step.addcmul_(product / old, direction)
+        applied = _rest(top, direction, zero)
+        energy = (direction * applied).sum((2, 3), keepdim=True)  # below 0
+        length = active * product / energy.clamp(max=-1e-30)
+        u.addcmul_(length, direction, value=-1)
+        residual.addcmul_(length, applied, value=-1)
+        old = product.clamp(min=1e-30)
+    return u
 
 
 def _neighbours(x: Tensor) -> Tensor:
     """The sum of each pixel's neighbours inside the picture (..., H, W)."""
     x = F.pad(x, (1, 1, 1, 1))
     return x[..., :-2, 1:-1] + x[..., 2:, 1:-1] + x[..., 1:-1, :-2] + x[..., 1:-1, 2:]
+
+
+def _right(x: Tensor) -> Tensor:
+    """Each pixel's right neighbour (..., H, W), 0 beside the picture."""
+    return F.pad(x, (0, 1))[..., 1:]
+
+
+def _pairs(x: Tensor) -> Tensor:
+    """Sums of rows 2i and 2i + 1: (..., H, W) -> (..., ceil(H / 2), W)."""
+    x = F.pad(x, (0, 0, 0, x.shape[-2] % 2))
+    return x[..., ::2, :] + x[..., 1::2, :]
+
+
+def _level(diagonal: Tensor, right: Tensor, down: Tensor) -> Level:
+    return Level(diagonal, right, down, torch.where(diagonal > 0, 0.8 / diagonal, 0))
+
+
+def _coarser(level: Level) -> Level:
+    """The equations of 2x2 blocks; halved, since blocks are twice as far apart (Braess 1995)."""
+    height, width = level.diagonal.shape[-2:]
+    even = (0, width % 2, 0, height % 2)
+    diagonal, right, down = (F.pad(x, even) for x in level[:3])
+    right, down = _pairs(right), _pairs(down.mT).mT  # (B, 1, h, W), (B, 1, H, w)
+    blocks = _pairs(_pairs(diagonal).mT).mT  # (B, 1, h, w)
+    inner = right[..., ::2] + down[..., ::2, :]
+    return _level(blocks / 2 - inner, right[..., 1::2] / 2, down[..., 1::2, :] / 2)
+
+
+def _rest(level: Level, u: Tensor, b: Tensor) -> Tensor:
+    """b - diagonal·u + the linked neighbours, (B, C, H, W)."""
+    right, down = level.right[..., :-1], level.down[..., :-1, :]
+    out = torch.addcmul(b, level.diagonal, u, value=-1)
+    out[..., 1:].addcmul_(right, u[..., :-1])
+    out[..., :-1].addcmul_(right, u[..., 1:])
+    out[..., 1:, :].addcmul_(down, u[..., :-1, :])
+    out[..., :-1, :].addcmul_(down, u[..., 1:, :])
+    return out
+
+
+def _cycle(levels: Sequence[Level], b: Tensor) -> Tensor:
+    """One symmetric V-cycle from 0: about the u (B, C, H, W) whose _rest is 0."""
+    level = levels[0]
+    u = level.damped * b
+    if len(levels) == 1:
+        return u / 0.8
+    u.addcmul_(level.damped, _rest(level, u, b))
+    rest = _rest(level, u, b)
+    coarse = _cycle(levels[1:], _pairs(_pairs(rest).mT).mT)
+    height, width = b.shape[-2:]
+    coarse = coarse.repeat_interleave(2, -1).repeat_interleave(2, -2)[..., :height, :width]
+    u.addcmul_(coarse, (level.diagonal > 0).to(u))
+    for _ in range(2):
+        u.addcmul_(level.damped, _rest(level, u, b))
+    return u

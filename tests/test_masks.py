@@ -1,9 +1,13 @@
+import math
+import struct
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from dcgan_inpaint.observation import masks
+from dcgan_inpaint.observation.mask_picture import MaskPicture
 
 INDEX = torch.tensor([5, 0, 2, 77])
 DRAWN = {
@@ -96,10 +100,17 @@ def test_freeform_strokes_cover_a_part():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: masks.random(INDEX, 8, 0, missing=1.5), "mask.missing=1.5"),
-        (lambda: masks.pattern(INDEX, 8, 0, missing=0), "mask.missing=0"),
-        (lambda: masks.center(INDEX, 8, scale=0.5), "mask.scale=0.5"),
-        (lambda: masks.grid(INDEX, 8, step=0), "mask.step=0"),
+        (lambda: masks.random(INDEX, 8, 0, missing=1.5), "missing=1.5: should be less than 1"),
+        (lambda: masks.pattern(INDEX, 8, 0, missing=0), "missing=0: should be greater than 0"),
+        (lambda: masks.center(INDEX, 8, scale=0.5), "scale=0.5: should be less than 0.5"),
+        (lambda: masks.grid(INDEX, 8, step=0), "step=0: should be greater"),
+        (lambda: masks.grid(INDEX, 8, step=1.5), "step=1.5: should be a valid integer"),
+        (lambda: masks.grid(INDEX, 8, step="4"), "step=4: should be a valid integer"),
+        (lambda: masks.half(INDEX, 8, seed=True), "seed=true: should be a valid integer"),
+        (lambda: masks.random(INDEX, 8, 0, math.nan), "missing=nan: should be a finite number"),
+        (lambda: masks.freeform(INDEX, 8, 0, 10**12, 0.1), "strokes=1000000000000: should be less"),
+        (lambda: masks.freeform(INDEX, 8, 0, 4, math.inf), "width=inf: should be a finite number"),
+        (lambda: masks.mixture(INDEX, 8, 0, {}), "masks={}: .* at least 1 item"),
     ],
 )
 def test_errors(call, message):
@@ -124,37 +135,83 @@ def test_file_mask_in_any_mode_and_size(tmp_path, half_white, kind):
         Image.fromarray(rgba).save(path)
     else:
         Image.fromarray(half_white).convert(kind).save(path)
-    mask = masks.from_file(INDEX, 16, str(path), threshold=0.5, known="white")
+    mask = MaskPicture(str(path), 0.5, "white")(INDEX, 16)
     assert mask.shape == (4, 1, 16, 16)
     assert torch.equal(mask, masks.left(INDEX, 16))
-    flipped = masks.from_file(INDEX, 16, str(path), threshold=0.5, known="black")
+    flipped = MaskPicture(str(path), 0.5, "black")(INDEX, 16)
     assert torch.equal(flipped, 1 - mask)
 
 
 def test_file_mask_threshold(tmp_path, half_white):
     path = tmp_path / "mask.png"
     Image.fromarray((half_white // 255) * 100 + 20).save(path)  # 20 and 120 of 255
-    mask = masks.from_file(INDEX[:1], 8, str(path), threshold=0.3, known="white")
+    mask = MaskPicture(str(path), 0.3, "white")(INDEX[:1], 8)
     assert torch.equal(mask, masks.left(INDEX[:1], 8))
     with pytest.raises(ValueError, match="no known pixel"):
-        masks.from_file(INDEX[:1], 8, str(path), threshold=0.6, known="white")
+        MaskPicture(str(path), 0.6, "white")(INDEX[:1], 8)
 
 
-def test_file_mask_errors(tmp_path, half_white):
-    def read(path, known="white"):
-        return masks.from_file(INDEX, 16, str(path), threshold=0.5, known=known)
+def test_a_file_mask_is_decoded_once(tmp_path, half_white):
+    Image.fromarray(half_white).save(tmp_path / "mask.png")
+    mask = MaskPicture(str(tmp_path / "mask.png"), 0.5, "white")
+    (tmp_path / "mask.png").unlink()
+    assert torch.equal(mask(INDEX, 16), masks.left(INDEX, 16))
+    assert torch.equal(mask(INDEX, 8), masks.left(INDEX, 8))
 
+
+def bitmap(width, height):
+    """The 24-bit BMP of black pixels that claims to be of this size."""
+    header = struct.pack("<2sIIIIiiHHIIiiII", b"BM", 54, 0, 54, 40, width, height, 1, 24, *[0] * 6)
+    return header + bytes(64)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"not a picture", "cannot be read as a picture"),
+        (b"", "cannot be read as a picture"),
+        (bitmap(0, 5), "cannot be read as a picture"),
+        (bitmap(50, 50), "cannot be read as a picture .*truncated"),
+        (bitmap(40_000, 40_000), "cannot be read as a picture .*bomb"),
+    ],
+)
+def test_files_that_are_no_mask(tmp_path, content, message):
+    (tmp_path / "mask.bmp").write_bytes(content)
+    with pytest.raises(ValueError, match=f"mask.path=.*mask.bmp: {message}") as error:
+        MaskPicture(str(tmp_path / "mask.bmp"), 0.5, "white")
+    assert "\n" not in str(error.value)
+
+
+def test_places_that_are_no_mask(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"mask.path=.*gone.png: no such file"):
-        read(tmp_path / "gone.png")
-    (tmp_path / "text.png").write_text("not a picture")
-    with pytest.raises(ValueError, match=r"mask.path=.*text.png: cannot be read"):
-        read(tmp_path / "text.png")
+        MaskPicture(str(tmp_path / "gone.png"), 0.5, "white")
+    for path in (tmp_path, "a\0b", "x" * 5000):
+        with pytest.raises(ValueError, match=r"mask.path=.*: cannot be read as a picture"):
+            MaskPicture(str(path), 0.5, "white")
+
+
+def test_file_masks_without_hole_or_known_pixel(tmp_path):
     for value, what in ((255, "no hole"), (0, "no known pixel")):
-        Image.fromarray(half_white * 0 + value).save(tmp_path / "flat.png")
-        with pytest.raises(ValueError, match=what):
-            read(tmp_path / "flat.png")
-    with pytest.raises(ValueError, match="mask.known='grey'"):
-        read(tmp_path / "flat.png", known="grey")
+        Image.new("L", (50, 30), value).save(tmp_path / "flat.png")
+        with pytest.raises(ValueError, match=f"flat.png leaves {what} at 16 px"):
+            MaskPicture(str(tmp_path / "flat.png"), 0.5, "white")(INDEX, 16)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ((None, 0.5, "white"), "path=null: should be a valid string"),
+        (("", 0.5, "white"), "path=: string should have at least 1 character"),
+        ((5, 0.5, "white"), "path=5: should be a valid string"),
+        (("a.png", "abc", "white"), "threshold=abc: should be a valid number"),
+        (("a.png", math.nan, "white"), "threshold=nan: should be a finite number"),
+        (("a.png", 1.5, "white"), "threshold=1.5: should be less than or equal to 1"),
+        (("a.png", 0.5, "grey"), "known=grey: should be 'white' or 'black'"),
+    ],
+)
+def test_settings_of_a_file_mask(settings, message):
+    with pytest.raises(ValueError, match=message):
+        MaskPicture(*settings)
 
 
 def test_mixture_draws_each_of_its_masks():

@@ -7,13 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image, ImageDraw
 from scipy.sparse import coo_array
 from scipy.sparse.linalg import spsolve
 
 from dcgan_inpaint.data.images import decode
-from dcgan_inpaint.multigrid import harmonic
 from dcgan_inpaint.observation import masks
+from dcgan_inpaint.observation.mask_picture import MaskPicture
 from dcgan_inpaint.photos.photos import Photos, crop, paste_back
 from dcgan_inpaint.photos.regions import (
     EYES,
@@ -24,6 +25,7 @@ from dcgan_inpaint.photos.regions import (
     region_finder,
     region_from_eyes,
 )
+from dcgan_inpaint.poisson import harmonic
 
 SIZE = 16
 center = partial(masks.center, scale=0.25)
@@ -41,7 +43,7 @@ def smooth(width=120, height=90):
 
 
 def from_file(path, threshold=0.5, known="white"):
-    return partial(masks.from_file, path=str(path), threshold=threshold, known=known)
+    return MaskPicture(str(path), threshold, known)
 
 
 def hole_picture(path, size, hole):
@@ -62,7 +64,7 @@ def photos_of(tmp_path, photo, draw, find_region, channels=3):
 
 def test_box_by_hand():
     photo = noise()
-    for given in ([10, 20, 30, 30], "10,20,30,30", [10, 20, 31, 30]):
+    for given in ([10, 20, 30, 30], [10, 20, 31, 30]):
         assert box(given, photo) == Region(10 + 20j, 30 + 0j)
     unit = box([10, 20, 30, 30], photo).unit((10, 20, 40, 50))
     assert unit.shape == (30, 30)
@@ -77,14 +79,42 @@ def test_box_by_hand():
         ([0, 0, 0, 0], r"not square"),
         ([60, 10, 30, 30], "outside the photo, which is 80 x 50 px"),
         ([-1, 0, 20, 20], "outside the photo"),
-        ([1, 2, 3], "four whole numbers"),
-        ("face", "four whole numbers"),
-        (7, "four whole numbers"),
     ],
 )
 def test_box_errors(given, message):
     with pytest.raises(ValueError, match=message):
         box(given, noise())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"crop": [1, 2, 3]}, r"crop=\[1, 2, 3\]: value should have at least 4 items"),
+        ({"crop": "face"}, "crop=face: "),
+        ({"crop": "1,2,3,3"}, "crop=1,2,3,3: "),
+        ({"crop": 7}, "crop=7: "),
+        ({"crop": [0, 0, 50.5, 50.5]}, "crop.*=50.5: should be a valid integer"),
+        ({"crop": [0, 0, math.inf, math.inf]}, "crop.*=inf: should be a valid integer"),
+        ({"crop": [0, 0, math.nan, 9]}, "crop.*=nan: should be a valid integer"),
+        ({"crop": [0, 0, "a", 9]}, "crop.*=a: should be a valid integer"),
+        ({"crop": [0, 0, None, 9]}, "crop.*=null: should be a valid integer"),
+        ({"detector": True}, "detector=true: should be a valid string"),
+        ({"detector": ""}, "detector=: string should have at least 1 character"),
+        ({"eyes": [0.3, math.nan, 0.5]}, "eyes.*=nan: should be a finite number"),
+        ({"eyes": [0.3, 1.5, 0.5]}, "eyes.*=1.5: should be less than or equal to 1"),
+        ({"eyes": [0.3, 0.6]}, r"eyes=\[0.3, 0.6\]: value should have at least 3 items"),
+        ({"eyes": None}, "eyes=null: "),
+    ],
+)
+def test_options_of_a_region(options, message):
+    with pytest.raises(ValueError, match=message) as error:
+        region_finder(1.0, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_options_as_hydra_gives_them():
+    cfg = OmegaConf.create({"crop": [10, 20, 30, 30], "eyes": list(EYES)})
+    assert region_finder(1.0, cfg.crop, None, cfg.eyes)(noise()) == Region(10 + 20j, 30 + 0j)
 
 
 def test_eyes_of_an_aligned_picture_give_the_papers_crop():
@@ -113,8 +143,9 @@ def test_eyes_land_where_asked(roll):
 
 
 def test_equal_eyes():
-    with pytest.raises(ValueError, match="must lie apart"):
-        region_from_eyes(1 + 1j, 2 + 1j, (0.5, 0.5, 0.5))
+    for points, u in (((1 + 1j, 2 + 1j), (0.5, 0.501, 0.5)), ((1 + 1j, 1 + 1j), EYES)):
+        with pytest.raises(ValueError, match="must lie apart"):
+            region_from_eyes(*points, u)
 
 
 # what is cropped
@@ -198,16 +229,27 @@ def test_holes_that_cannot_be_completed(tmp_path, hole, message):
         photos_of(tmp_path, noise(), from_file(path), region_finder(1, [24, 10, 32, 32]))
 
 
-def test_mask_errors(tmp_path):
-    finder = region_finder(1)
-    with pytest.raises(FileNotFoundError, match="mask.path=gone.png: no such file"):
-        photos_of(tmp_path, noise(), from_file("gone.png"), finder)
-    (tmp_path / "broken.png").write_text("not a picture")
-    with pytest.raises(ValueError, match="mask.path=.*broken.png: cannot be read"):
-        photos_of(tmp_path, noise(), from_file(tmp_path / "broken.png"), finder)
-    path = hole_picture(tmp_path / "hole.png", (80, 50), (30, 20, 40, 30))
-    with pytest.raises(ValueError, match="mask.known='grey'"):
-        photos_of(tmp_path, noise(), from_file(path, known="grey"), finder)
+def test_a_mask_picture_is_read_once_for_all_photos(tmp_path):
+    """However many photos there are: the file may be gone by the time that they are completed."""
+    path = hole_picture(tmp_path / "hole.png", (80, 50), (30, 20, 40, 35))
+    draw = from_file(path)
+    path.unlink()
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for seed, path in enumerate(paths):
+        noise(seed=seed).save(path)
+    photos = Photos(paths, SIZE, 3, draw, region_finder(1.0, [24, 10, 32, 32]))
+    for i in range(2):
+        out = np.asarray(photos.completed(i, torch.zeros(3, SIZE, SIZE)))
+        assert changed(out, noise(seed=i)) == (30, 20, 40, 35)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture", "folder"])
+def test_a_photo_that_is_none(tmp_path, content):
+    path = tmp_path / "photo.jpg"
+    path.mkdir() if content == "folder" else path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"photo.jpg: cannot be read as a picture") as error:
+        Photos([path], SIZE, 3, center, region_finder(1.0))
+    assert "\n" not in str(error.value)
 
 
 # the way back
@@ -249,7 +291,9 @@ def test_harmonic_is_the_sparse_solve(name):
         hole[0, [5, 40]] = False
     values = generator.uniform(-255, 255, (3, *hole.shape)).astype(np.float32)
     values += np.linspace(-200, 200, hole.shape[1], dtype=np.float32)
-    u = harmonic(torch.from_numpy(values), torch.from_numpy(hole)).numpy()
+    u = harmonic(torch.from_numpy(values)[None], torch.from_numpy(hole)[None, None], 0.05)[
+        0
+    ].numpy()
     assert np.abs(u[:, hole] - sparse_harmonic(values, hole)).max() < 0.5
     assert (u[:, ~hole] == 0).all()
 

@@ -7,7 +7,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.linalg import spsolve
 
 from dcgan_inpaint.observation import masks
-from dcgan_inpaint.poisson import paste, poisson
+from dcgan_inpaint.poisson import harmonic, paste, poisson
 
 SIZE = 32
 
@@ -146,7 +146,27 @@ def test_batch_neighbours_do_not_matter(name):
     fake, images = pictures(5)
     mask = drawn(name, 5)
     alone = [poisson(fake[i : i + 1], images[i : i + 1], mask[i : i + 1]) for i in range(5)]
-    torch.testing.assert_close(poisson(fake, images, mask), torch.cat(alone), rtol=0, atol=1e-5)
+    torch.testing.assert_close(poisson(fake, images, mask), torch.cat(alone), rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-2)])
+def test_a_picture_stops_by_itself(dtype, tolerance):
+    """An easy hole is as exact beside one that needs more steps as it is alone."""
+    values = pictures(len(MASKS))[1].to(dtype)
+    hole = torch.cat([drawn(name, 1) for name in MASKS]) == 0
+    together = harmonic(values, hole, tolerance)
+    for i in range(len(MASKS)):
+        alone = harmonic(values[i : i + 1], hole[i : i + 1], tolerance)[0]
+        torch.testing.assert_close(together[i], alone, rtol=0, atol=1e-12 + tolerance * 1e-3)
+
+
+def test_harmonic_of_nothing_and_of_nan():
+    """No picture, and one with a pixel that is no number beside a good one: both end at once."""
+    values, hole = pictures(2)[1].double(), drawn("center", 2) == 0
+    assert harmonic(values[:0], hole[:0], 1e-10).shape == (0, 3, SIZE, SIZE)
+    good = harmonic(values, hole, 1e-10)[1]
+    values[0, :, 0] = values[0, :, 7] = torch.nan
+    torch.testing.assert_close(harmonic(values, hole, 1e-10)[1], good, rtol=0, atol=1e-12)
 
 
 def test_autocast_does_not_touch_it():

@@ -4,38 +4,42 @@ A mask is (B, 1, S, S) float with 1 = known pixel and 0 = hole (Amos 2016, Yeh 2
 diffusion and IOPaint use the opposite.  Definitions: README, "Masks".
 
 Each function gives one mask per entry of `index` (B,).  What is drawn for image i follows from
-(seed, i) alone, never from the batch around it.  Parameters out of range raise ValueError.
+(seed, i) alone, never from the batch around it.  Parameters out of range raise ValueError.  The
+user's own mask is in mask_picture.py.
 """
 
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from typing import Annotated
 
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from dcgan_inpaint.errors import Seed, Share, checked
 from dcgan_inpaint.randomness import normal, uniform
 
+Masks = Mapping[str, Callable[[Tensor, int], Tensor]]
 
-def random(index: Tensor, size: int, seed: int, missing: float) -> Tensor:
+
+@checked
+def random(index: Tensor, size: int, seed: Seed, missing: Share) -> Tensor:
     """Each pixel is a hole with probability `missing` (Amos 0.2; Yeh 0.8)."""
-    _between("missing", missing, 0, 1)
     u = uniform("mask", seed, index, size * size)
     return (u >= missing).float().view(-1, 1, size, size)
 
 
-def center(index: Tensor, size: int, scale: float) -> Tensor:
+@checked
+def center(index: Tensor, size: int, scale: Annotated[float, Field(gt=0, lt=0.5)]) -> Tensor:
     """The hole is the square [scale·S, (1 - scale)·S)², a quarter of the picture at 0.25."""
-    _between("scale", scale, 0, 0.5)
     low, high = int(size * scale), int(size * (1 - scale))
     mask = torch.ones(len(index), 1, size, size, device=index.device)
     mask[:, :, low:high, low:high] = 0
     return mask
 
 
+@checked
 def left(index: Tensor, size: int) -> Tensor:
     """The left half is the hole."""
     mask = torch.ones(len(index), 1, size, size, device=index.device)
@@ -43,7 +47,8 @@ def left(index: Tensor, size: int) -> Tensor:
     return mask
 
 
-def half(index: Tensor, size: int, seed: int) -> Tensor:
+@checked
+def half(index: Tensor, size: int, seed: Seed) -> Tensor:
     """The left, right, top or bottom half is the hole, drawn per image."""
     side = (uniform("mask", seed, index, 1) * 4).long().view(-1, 1, 1, 1)  # (B, 1, 1, 1)
     hole = left(index, size) == 0  # (B, 1, S, S)
@@ -52,9 +57,9 @@ def half(index: Tensor, size: int, seed: int) -> Tensor:
     return 1 - chosen.float()
 
 
-def pattern(index: Tensor, size: int, seed: int, missing: float) -> Tensor:
+@checked
+def pattern(index: Tensor, size: int, seed: Seed, missing: Share) -> Tensor:
     """Blobs: smoothed noise below its own `missing` quantile (about 25% missing, as Yeh's)."""
-    _between("missing", missing, 0, 1)
     noise = normal("mask", seed, index, 12 * 12).view(-1, 1, 12, 12)
     # 8 cells across the picture, and 2 beside it on each side, where interpolation is flat
     noise = F.interpolate(noise, size=(size * 12 // 8,) * 2, mode="bicubic", align_corners=False)
@@ -63,26 +68,34 @@ def pattern(index: Tensor, size: int, seed: int, missing: float) -> Tensor:
     return (noise > cut).float()
 
 
-def grid(index: Tensor, size: int, step: int) -> Tensor:
+@checked
+def grid(index: Tensor, size: int, step: Annotated[int, Field(ge=1, le=4096)]) -> Tensor:
     """Only every `step`-th pixel in both directions is known."""
-    if step < 1:
-        raise ValueError(f"mask.step={step}: use 1 or more")
     mask = torch.zeros(len(index), 1, size, size, device=index.device)
     mask[:, :, ::step, ::step] = 1
     return mask
 
 
+@checked
 def full(index: Tensor, size: int) -> Tensor:
     """Nothing is missing: how well does G represent the picture."""
     return torch.ones(len(index), 1, size, size, device=index.device)
 
 
+@checked
 def nothing(index: Tensor, size: int) -> Tensor:
     """No pixel is known as such: for `lowres`, where the context is the pooled picture."""
     return torch.zeros(len(index), 1, size, size, device=index.device)
 
 
-def freeform(index: Tensor, size: int, seed: int, strokes: int, width: float) -> Tensor:
+@checked
+def freeform(
+    index: Tensor,
+    size: int,
+    seed: Seed,
+    strokes: Annotated[int, Field(ge=1, le=1000)],
+    width: Annotated[float, Field(gt=0, le=1)],
+) -> Tensor:
     """Brush strokes: `strokes` wandering polylines of `width`·S px (after DeepFill, LaMa)."""
     corners = 6
     u = uniform("mask", seed, index, strokes * (2 + 3 * corners)).view(-1, strokes, 2 + 3 * corners)
@@ -104,50 +117,11 @@ def freeform(index: Tensor, size: int, seed: int, strokes: int, width: float) ->
     return 1 - hole.float()[:, None]
 
 
+@checked
 def mixture(
-    index: Tensor, size: int, seed: int, masks: Mapping[str, Callable[[Tensor, int], Tensor]]
+    index: Tensor, size: int, seed: Seed, masks: Annotated[Masks, Field(min_length=1)]
 ) -> Tensor:
     """Each image draws one of `masks`, functions of (index, size) by name, all equally likely."""
     which = (uniform("mixture", seed, index, 1)[:, 0] * len(masks)).long()  # (B,)
     kinds = torch.stack([draw(index, size) for draw in masks.values()])  # (M, B, 1, S, S)
     return kinds[which, torch.arange(len(index), device=index.device)]
-
-
-def from_file(index: Tensor, size: int, path: str, threshold: float, known: str) -> Tensor:
-    """The user's mask picture, any size and mode, resized and thresholded.
-
-    `known="white"`: pixels brighter than `threshold` (0..1) are known; "black": the darker ones.
-    A picture with transparency says it by alpha instead: opaque counts as white.
-    Raises FileNotFoundError, or ValueError for an unreadable file and for a mask without a hole or
-    without a known pixel.
-    """
-    if known not in ("white", "black"):
-        raise ValueError(f"mask.known={known!r}: choose white or black")
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"mask.path={path}: no such file")
-    try:
-        with Image.open(path) as picture:
-            values = picture.convert("RGBA") if picture.has_transparency_data else picture
-            gray = np.asarray(values.getchannel("A") if values.mode == "RGBA" else values)
-            if gray.ndim == 3 or values.mode == "P":
-                gray = np.asarray(values.convert("L"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"mask.path={path}: cannot be read as a picture ({error})") from error
-    levels = torch.from_numpy(gray.astype(np.float32))[None, None]  # (1, 1, H, W)
-    full_scale = 1.0 if gray.dtype == bool else 255.0 if levels.max() <= 255 else 65535.0
-    levels = F.interpolate(levels / full_scale, (size, size), mode="area")
-    mask = (levels > threshold).float()
-    mask = 1 - mask if known == "black" else mask
-    if mask.min() == mask.max():
-        what = "no hole" if mask.min() == 1 else "no known pixel"
-        other = "black" if known == "white" else "white"
-        raise ValueError(
-            f"mask.path={path} leaves {what} at {size} px: see mask.threshold={threshold}, or "
-            f"mask.known={other} for the opposite polarity"
-        )
-    return mask.to(index.device).expand(len(index), 1, size, size)
-
-
-def _between(name: str, value: float, low: float, high: float) -> None:
-    if not low < value < high:
-        raise ValueError(f"mask.{name}={value}: use a number between {low} and {high}")

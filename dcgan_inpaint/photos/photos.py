@@ -4,21 +4,20 @@ Only pixels of the hole ever change.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from dcgan_inpaint.data.images import UnreadableImage, to_rgb_or_gray
 from dcgan_inpaint.data.loader import Pictures
-from dcgan_inpaint.multigrid import harmonic
-from dcgan_inpaint.observation import masks
+from dcgan_inpaint.observation.mask_picture import MaskPicture
 from dcgan_inpaint.photos.regions import Region, pixel_centers
 from dcgan_inpaint.pictures import LUMA
+from dcgan_inpaint.poisson import harmonic
 
 
 def _sample(pictures: Tensor, unit: Tensor, mode: str, padding: str) -> Tensor:
@@ -30,7 +29,7 @@ def _sample(pictures: Tensor, unit: Tensor, mode: str, padding: str) -> Tensor:
 def crop(photo: Image.Image, region: Region, size: int, mask: bool = False) -> Image.Image:
     """The region at size x size px, antialiased.
 
-    Outside the photo its border goes on; of a mask (255 = white), nothing is known there, and
+    Outside the photo its border continues; of a mask (255 = white), nothing is known there, and
     pixels are means of the pixels they cover.
     """
     x, y, side = region.origin.real, region.origin.imag, region.side.real
@@ -77,7 +76,9 @@ def paste_back(photo: Image.Image, region: Region, fake: Tensor, hole: np.ndarra
         fake = (fake * torch.tensor(LUMA).view(3, 1, 1)).sum(0, keepdim=True)
     unit = region.unit((left, top, right, bottom))
     fake = _sample(fake, unit, "bicubic", "border").expand_as(known)
-    blended = _to_photo(fake + harmonic(known - fake, torch.from_numpy(hole)))
+    # to 0.05 of 255 levels
+    correction = harmonic((known - fake)[None], torch.from_numpy(hole)[None, None], 0.05)[0]
+    blended = _to_photo(fake + correction)
     result = photo.copy()
     result.paste(blended, (left, top), Image.fromarray(hole))
     return result
@@ -86,7 +87,7 @@ def paste_back(photo: Image.Image, region: Region, fake: Tensor, hole: np.ndarra
 class Photos:
     """Photos to complete: the crops to search for, their masks, and the way back to full size.
 
-    `draw` is the mask (masks.py) and lies on the region.  But a mask picture with the aspect ratio
+    `draw` is the mask (masks.py) and lies on the region.  But a MaskPicture with the aspect ratio
     of the photo, to 1 px, lies on the whole photo and is cropped along with it: its area means are
     thresholded, at the size of the photo and at that of the model.  Pixels outside the photo are
     unknown.  Photos stay on disk: only the crops are kept.
@@ -108,7 +109,7 @@ class Photos:
         self.regions: list[Region] = []
         crops, known = [], []
         for i, path in enumerate(paths):
-            photo = _open(path, str(path))
+            photo = _open(path)
             try:
                 region = find_region(photo)
                 self.regions.append(region)
@@ -126,78 +127,57 @@ class Photos:
 
     def completed(self, i: int, fake: Tensor) -> Image.Image:
         """Photo i at full size, its hole completed by fake (C, S, S) in [-1, 1]."""
-        photo = _open(self.paths[i], str(self.paths[i]))
-        levels = self._levels(photo)
-        if levels is not None:
-            hole = self._threshold(levels)[0] == 0
+        photo, region, draw = _open(self.paths[i]), self.regions[i], self.draw
+        if isinstance(draw, MaskPicture) and (levels := draw.over(*photo.size)):
+            hole = draw.known_at(_to_tensor(levels))[0] == 0
         else:
             # a mask picture is sharper than the model; what is drawn has the model's pixels
             mask = self.known[i]
-            if _file_settings(self.draw):
-                mask = self.draw(torch.tensor([i]), max(1, round(abs(self.regions[i].side))))[0]
-            unit = self.regions[i].unit((0, 0, *photo.size))
+            if isinstance(draw, MaskPicture):
+                mask = draw(torch.tensor([i]), max(1, round(abs(region.side))))[0]
+            unit = region.unit((0, 0, *photo.size))
             hole = _sample(1 - mask, unit, "nearest", "zeros")[0] > 0.5
-        return paste_back(photo, self.regions[i], fake, hole.numpy())
-
-    def _levels(self, photo: Image.Image) -> Image.Image | None:
-        """The mask picture ("F", the photo's size) if it lies on the whole photo, else None."""
-        settings = _file_settings(self.draw)
-        if not settings or settings["known"] not in ("white", "black"):
-            return None  # masks.from_file says what is wrong
-        if not Path(settings["path"]).is_file():
-            return None
-        picture = _open(Path(settings["path"]), f"mask.path={settings['path']}", mask=True)
-        (w, h), (width, height) = picture.size, photo.size
-        if abs(w * height - h * width) >= max(width, height):
-            return None
-        return picture.convert("F").resize(photo.size, Image.Resampling.BOX)  # unrounded
-
-    def _threshold(self, levels: Image.Image) -> Tensor:
-        """(1, H, W), 1 = known, as masks.from_file."""
-        settings = _file_settings(self.draw)
-        white = _to_tensor(levels) > 255 * settings["threshold"]
-        return (white == (settings["known"] == "white")).float()
+        return paste_back(photo, region, fake, hole.numpy())
 
     def _known(self, i: int, photo: Image.Image, size: int) -> Tensor:
         """The mask (1, 1, S, S) of the crop.  Raises ValueError if it cannot be completed."""
-        region, levels = self.regions[i], self._levels(photo)
+        region, draw = self.regions[i], self.draw
         white = crop(Image.new("L", photo.size, 255), region, size, mask=True)
         inside = (_to_tensor(white)[None] > 127.5).float()
-        if levels is None:
-            return inside * self.draw(torch.tensor([i]), size)
-        path = f"mask.path={_file_settings(self.draw)['path']}"
-        hole = self._threshold(levels)[0] == 0
-        unit = region.unit((0, 0, *photo.size))
-        within = (unit.real > 0) & (unit.real < 1) & (unit.imag > 0) & (unit.imag < 1)
-        if (hole & ~within).any():
-            x, y, right, bottom = Image.fromarray(hole.numpy()).getbbox() or (0, 0, 0, 0)
-            raise ValueError(
-                f"the hole of {path} reaches outside the region {region}, which is what can be "
-                f"completed: give crop=[x,y,w,h] around [{x},{y},{right - x},{bottom - y}]"
-            )
-        known = self._threshold(crop(levels, region, size, mask=True))[None]
-        if known.min() == known.max():
-            what = "no hole" if known.min() == 1 else "no known pixel"
-            raise ValueError(
-                f"{path} leaves {what} at {size} px in the region {region}: see crop and "
-                "mask.threshold, or mask.known for the opposite polarity"
-            )
-        return inside * known
+        if isinstance(draw, MaskPicture) and (levels := draw.over(*photo.size)):
+            return inside * _cropped_mask(draw, levels, region, size)
+        return inside * draw(torch.tensor([i]), size)
 
 
-def _file_settings(draw: Callable) -> dict:
-    """path, threshold, known of a mask picture; empty for other masks."""
-    return draw.keywords if isinstance(draw, partial) and draw.func is masks.from_file else {}
+def _cropped_mask(picture: MaskPicture, levels: Image.Image, region: Region, size: int) -> Tensor:
+    """The mask (1, 1, S, S) of a region, from levels that lie on the whole photo.
+
+    Raises ValueError if the region does not contain the hole, or is all hole or known.
+    """
+    hole = picture.known_at(_to_tensor(levels))[0] == 0
+    unit = region.unit((0, 0, *levels.size))
+    within = (unit.real > 0) & (unit.real < 1) & (unit.imag > 0) & (unit.imag < 1)
+    if (hole & ~within).any():
+        x, y, right, bottom = Image.fromarray(hole.numpy()).getbbox() or (0, 0, 0, 0)
+        raise ValueError(
+            f"the hole of {picture.name} reaches outside the region {region}, which is what can be "
+            f"completed: give crop=[x,y,w,h] around [{x},{y},{right - x},{bottom - y}]"
+        )
+    known = picture.known_at(_to_tensor(crop(levels, region, size, mask=True)))[None]
+    if known.min() == known.max():
+        what = "no hole" if known.min() == 1 else "no known pixel"
+        raise ValueError(
+            f"{picture.name} leaves {what} at {size} px in the region {region}: see crop and "
+            "mask.threshold, or mask.known for the opposite polarity"
+        )
+    return known
 
 
-def _open(path: Path, name: str, mask: bool = False) -> Image.Image:
-    """The upright picture, "L" or "RGB"; a mask is "L", its alpha if it has transparency."""
+def _open(path: Path) -> Image.Image:
+    """The upright photo, "L" or "RGB"."""
     try:
         with Image.open(path) as picture:
-            upright = ImageOps.exif_transpose(picture)
-            if mask and upright.has_transparency_data:
-                upright = upright.convert("RGBA").getchannel("A")
-            gray = mask or Image.getmodebase(upright.mode) == "L"
-            return to_rgb_or_gray(upright, 1 if gray else 3)
+            channels = 1 if Image.getmodebase(picture.mode) == "L" else 3
+            return to_rgb_or_gray(picture, channels)
     except Exception as error:  # PIL raises many kinds on broken files
-        raise UnreadableImage(f"{name}: cannot be read as a picture ({error})") from error
+        raise UnreadableImage(f"{path}: cannot be read as a picture ({error})") from error

@@ -4,14 +4,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-from dcgan_inpaint.data.images import square
+from dcgan_inpaint.data.images import Crop, square
+from dcgan_inpaint.errors import Fraction, Text, checked
 
+
+def _plain(value: Any) -> Any:
+    """OmegaConf's lists as lists: pydantic cannot make the former."""
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+PLAIN = BeforeValidator(_plain)
+Box = Annotated[Sequence[int], Field(min_length=4, max_length=4), PLAIN]  # x, y, w, h in px
+Eyes = Annotated[Sequence[Fraction], Field(min_length=3, max_length=3), PLAIN]  # as EYES
 EyeFinder = Callable[[Image.Image], tuple[complex, complex]]
 # (u left, u right, v) of CelebA's aligned eyes in the papers' crop, 108 px at (35, 55)
 EYES = (34.5 / 108, 73.5 / 108, 56 / 108)
@@ -48,15 +60,12 @@ def pixel_centers(box: Sequence[int]) -> Tensor:
     return torch.complex(x, y)
 
 
-def box(crop: str | Sequence[int], photo: Image.Image) -> Region:
-    """The region crop = [x, y, w, h], or "x,y,w,h", of a photo.
+def box(crop: Box, photo: Image.Image) -> Region:
+    """The region crop = [x, y, w, h] of a photo.
 
     Raises ValueError unless it is square, to 1 px, and inside the photo.
     """
-    try:
-        x, y, w, h = map(int, crop.split(",") if isinstance(crop, str) else crop)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"crop={crop}: use crop=[x,y,w,h], four whole numbers") from error
+    x, y, w, h = crop
     side = min(w, h)
     if side < 1 or abs(w - h) > 1:
         mend = max(1, side)
@@ -78,14 +87,15 @@ def central(photo: Image.Image, share: float) -> Region:
     return Region(complex(left, top), complex(right - left))
 
 
-def region_from_eyes(left: complex, right: complex, eyes: Sequence[float]) -> Region:
+def region_from_eyes(left: complex, right: complex, eyes: Eyes) -> Region:
     """The region that has the photo's points `left` and `right` at its eyes (u left, u right, v).
 
-    `left` is the eye on the left of the upright face.  Raises ValueError for equal eyes.
+    `left` is the eye on the left of the upright face.  Raises ValueError for eyes that are one, or
+    so near each other in the region that it would be far larger than the photo.
     """
-    if len(eyes) != 3 or eyes[0] == eyes[1] or left == right:
-        raise ValueError(f"eyes={list(eyes)}: use three numbers, x, x, y; the eyes must lie apart")
     u_left, u_right, v = eyes
+    if abs(u_right - u_left) < 0.05 or left == right:
+        raise ValueError(f"eyes={list(eyes)}: the eyes, x, x, y, must lie apart by 0.05 or more")
     side = (right - left) / (u_right - u_left)
     return Region(left - side * complex(u_left, v), side)
 
@@ -125,11 +135,12 @@ def eye_finder(detector: str) -> EyeFinder:
     return find
 
 
+@checked
 def region_finder(
-    share: float,
-    crop: str | Sequence[int] | None = None,
-    detector: str | None = None,
-    eyes: Sequence[float] = EYES,
+    share: Crop,
+    crop: Box | None = None,
+    detector: Text | None = None,
+    eyes: Eyes = EYES,
 ) -> Callable[[Image.Image], Region]:
     """Gives a photo's region: the box `crop`, else the detector's face, else the center."""
     if crop is not None:

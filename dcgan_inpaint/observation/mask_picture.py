@@ -1,0 +1,67 @@
+"""The user's own mask: a picture, decoded once, that says what is known by bright and dark."""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.nn import functional as F
+
+from dcgan_inpaint.data.images import UnreadableImage, to_rgb_or_gray
+from dcgan_inpaint.errors import Fraction, Text, checked
+
+
+class MaskPicture:
+    """A mask function like those of masks.py, from a picture of any size and mode.
+
+    Where its area means are above `threshold` it is white.  known="white": white is known, the rest
+    is the hole; "black": the opposite.  A picture with transparency says it by alpha instead:
+    opaque is white.  Raises FileNotFoundError, or ValueError for a file that is no picture.
+    """
+
+    @checked
+    def __init__(self, path: Text, threshold: Fraction, known: Literal["white", "black"]):
+        self.name, self.threshold, self.known = f"mask.path={path}", threshold, known
+        try:
+            with Image.open(path) as picture:
+                self.levels = _levels(ImageOps.exif_transpose(picture))  # "F", in [0, 255]
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{self.name}: no such file") from error
+        except Exception as error:  # PIL raises many kinds on broken files
+            raise UnreadableImage(f"{self.name}: cannot be read as a picture ({error})") from error
+
+    def __call__(self, index: Tensor, size: int) -> Tensor:
+        """(B, 1, S, S), 1 = known: the same for all of `index` (B,).
+
+        Raises ValueError for a mask without a hole or without a known pixel.
+        """
+        levels = torch.from_numpy(np.array(self.levels))[None, None] / 255  # (1, 1, H, W)
+        mask = self.known_at(F.interpolate(levels, (size, size), mode="area"), white=1.0)
+        if mask.min() == mask.max():
+            what = "no hole" if mask.min() == 1 else "no known pixel"
+            other = "black" if self.known == "white" else "white"
+            raise ValueError(
+                f"{self.name} leaves {what} at {size} px: see mask.threshold={self.threshold}, or "
+                f"mask.known={other} for the opposite polarity"
+            )
+        return mask.to(index.device).expand(len(index), 1, size, size)
+
+    def known_at(self, levels: Tensor, white: float = 255.0) -> Tensor:
+        """1 = known, for levels in [0, white] of any shape."""
+        return ((levels > white * self.threshold) == (self.known == "white")).float()
+
+    def over(self, width: int, height: int) -> Image.Image | None:
+        """Its levels, "F" in [0, 255], for a whole photo of the same aspect ratio, to 1 px."""
+        w, h = self.levels.size
+        if abs(w * height - h * width) >= max(width, height):
+            return None
+        return self.levels.resize((width, height), Image.Resampling.BOX)
+
+
+def _levels(picture: Image.Image) -> Image.Image:
+    if 0 in picture.size:
+        raise ValueError("it has no pixels")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA").getchannel("A")
+    return to_rgb_or_gray(picture, 1).convert("F")
