@@ -6,8 +6,10 @@ composed configuration before anything is built.  All are strict: no number from
 where an integer is meant, nothing infinite.
 """
 
+import dataclasses
 import functools
 import inspect
+import os
 import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +18,7 @@ from typing import Annotated, Any, TypeVar, dataclass_transform
 
 import pydantic
 import torch
+from hydra.errors import HydraException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -77,12 +80,16 @@ def check_config(cfg: DictConfig, schema: type) -> dict[str, Any]:
     ValueError, one line with key and value, for the first that does not fit.
     """
     try:
-        tree = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        tree: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         what = str(error).splitlines()[0]
         raise ValueError(f"{error.full_key}: {what[0].lower()}{what[1:]}") from error
-    _check(typing.cast(dict, tree), typing.get_type_hints(schema, include_extras=True), "")
-    return typing.cast(dict, tree)
+    types = typing.get_type_hints(schema, include_extras=True)
+    _check(tree, types, "")
+    for field in dataclasses.fields(schema):
+        if field.default is dataclasses.MISSING and field.name not in tree:
+            raise ValueError(f"{field.name}: missing: choose one")
+    return tree
 
 
 def _check(tree: dict, types: dict[str, Any] | None, prefix: str) -> None:
@@ -91,19 +98,35 @@ def _check(tree: dict, types: dict[str, Any] | None, prefix: str) -> None:
         key = f"{prefix}{name}"
         if name.startswith("_"):
             continue
-        if isinstance(value, dict) and "_target_" in value:
-            _check(value, _types(value["_target_"], f"{key}._target_"), f"{key}.")
-        elif types is not None and name in types:
-            try:
-                TypeAdapter(types[name], config=STRICT).validate_python(value)
-            except pydantic.PydanticUserError:  # a type with a config of its own
-                TypeAdapter(types[name]).validate_python(value)
-            except ValidationError as error:
-                raise ValueError(_line(error, prefix=key)) from error
-        elif isinstance(value, dict):
-            _check(value, None, f"{key}.")
-        elif types is not None and "**" not in types:
+        if isinstance(value, dict):
+            _check_part(value, key)
+        if types is None or _holds_parts(value):
+            continue
+        if name not in types and "**" not in types:
             raise ValueError(f"{key}={_show(value)}: there is no such option")
+        try:
+            _adapter(types.get(name, Any)).validate_python(value)
+        except ValidationError as error:
+            raise ValueError(_line(error, prefix=key)) from error
+
+
+def _check_part(part: dict, key: str) -> None:
+    """Check a dictionary: what its `_target_` takes, or the parts in it."""
+    types = _types(part["_target_"], f"{key}._target_") if "_target_" in part else None
+    _check(part, types, f"{key}.")
+
+
+def _holds_parts(value: Any) -> bool:
+    """Is it built, or are there things in it that are?"""
+    if not isinstance(value, dict):
+        return False
+    return "_target_" in value or any(map(_holds_parts, value.values()))
+
+
+def _adapter(annotation: Any) -> TypeAdapter:
+    if hasattr(annotation, "__pydantic_config__"):  # of a dataclass or TypedDict: its own
+        return TypeAdapter(annotation)
+    return TypeAdapter(annotation, config=STRICT)
 
 
 def _types(target: Any, key: str) -> dict[str, Any]:
@@ -112,13 +135,23 @@ def _types(target: Any, key: str) -> dict[str, Any]:
         found = get_object(target)
     except Exception as error:
         raise ValueError(f"{key}={_show(target)}: there is no such function or class") from error
-    if hasattr(found, "Settings"):
-        return typing.get_type_hints(found.Settings, include_extras=True)
     function = found.__init__ if inspect.isclass(found) else found
-    hints = typing.get_type_hints(function, include_extras=True)
+    hints = _hints(function)
     parameters = inspect.signature(function).parameters.values()
-    names = {p.name: hints.get(p.name, Any) for p in parameters}
-    return names | {"**": Any} if any(p.kind is p.VAR_KEYWORD for p in parameters) else names
+    names = {p.name: hints.get(p.name, Any) for p in parameters if p.kind is not p.VAR_KEYWORD}
+    if hasattr(found, "Settings"):  # these are what its **settings may be
+        return names | typing.get_type_hints(found.Settings, include_extras=True)
+    return names | {"**": Any} if len(names) < len(parameters) else names
+
+
+def _hints(function: Callable) -> dict[str, Any]:
+    """The annotations by name; a word that only a type checker imports stands for anything."""
+    unknown: dict[str, Any] = {}
+    while True:
+        try:
+            return typing.get_type_hints(function, localns=unknown, include_extras=True)
+        except NameError as error:
+            unknown[str(error.name)] = Any
 
 
 def _line(error: ValidationError, names: list[str] | None = None, prefix: str = "") -> str:
@@ -141,6 +174,15 @@ def _show(value: Any) -> str:
 
 def _is_word(value: Any) -> bool:
     return value is None or isinstance(value, bool)
+
+
+def open_door(main: Callable[[], None]) -> None:
+    """Run a script's main; what Hydra cannot compose ends in one line as well."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us as they are
+    try:
+        main()
+    except HydraException as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
 
 
 @contextmanager

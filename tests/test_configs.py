@@ -10,6 +10,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
+from dcgan_inpaint.completion.build import build, wants_source
+from dcgan_inpaint.completion.inpainting import InpaintingModule
 from dcgan_inpaint.completion.objective import Objective
 from dcgan_inpaint.completion.solvers import Solver
 from dcgan_inpaint.data.celeba import CelebA
@@ -18,6 +20,7 @@ from dcgan_inpaint.data.folder import Folder
 from dcgan_inpaint.models.context_encoder import ContextEncoder
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
+from dcgan_inpaint.observation import masks
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -108,7 +111,7 @@ def test_mask(choice, roots):
         assert missing == pytest.approx(expected[choice], abs=0.02)
     else:
         assert 0 < missing < 0.7
-    assert (instantiate(cfg.measure) is not None) == (choice in measured)
+    assert instantiate(cfg.measure).of_pixels == (choice not in measured)
 
 
 @pytest.mark.parametrize("choice", choices("objective"))
@@ -135,21 +138,70 @@ def test_stages(choice):
     assert len(stages) == 2 * len(more)
 
 
+LIBRARIES = {"biharmonic": "skimage", "telea": "cv2", "navier_stokes": "cv2"}
+
+
 @pytest.mark.parametrize("choice", choices("method"))
 def test_method(choice, tmp_path):
-    """Each fills a constant picture with the constant, but nearest, which looks elsewhere."""
-    libraries = {"biharmonic": "skimage", "telea": "cv2", "navier_stokes": "cv2"}
-    if choice in libraries:
-        pytest.importorskip(libraries[choice])
-    small = ["data=faces", "data.image_size=16", "data.train_size=3", f"cache_dir={tmp_path}"]
-    fill = instantiate(composed("inpaint", f"method={choice}", *small).method)
+    """Each fills a constant picture with the constant, but what looks or has learned elsewhere."""
+    if choice in LIBRARIES:
+        pytest.importorskip(LIBRARIES[choice])
+    cfg = composed("inpaint", f"method={choice}", f"cache_dir={tmp_path}")
+    model = DCGAN(image_size=16, gf_dim=1, df_dim=1)
+    if choice == "context_encoder":
+        model = ContextEncoder(image_size=16, gf_dim=1, df_dim=1, code_dim=3)
     mask = torch.ones(2, 1, 16, 16)
     mask[:, :, 4:12, 4:12] = 0
+    source = Faces(image_size=16, train_size=3)
+    module = build(cfg, model, lambda index, size: mask, source)
+    assert isinstance(module, InpaintingModule) == (choice == "search")
+    assert wants_source(cfg) == (choice == "nearest")
+    if choice == "search":
+        return
     constant = torch.full((2, 3, 16, 16), 0.4)
-    filled = fill(constant * mask, mask)
+    filled = module.fill(constant * mask, mask)
     assert filled.shape == (2, 3, 16, 16)
-    if choice != "nearest":
+    if choice not in ("nearest", "context_encoder"):
         torch.testing.assert_close(filled.float(), constant, rtol=0, atol=0.02)
+
+
+SEARCH_OPTIONS = ["solver=hmc", "objective.lam=1", "candidates=2", "experiment=amos2016"]
+SEARCH_OPTIONS += ["stages=none", "start=random", "answer=mean", "seed=1", "out_interval=5"]
+
+
+@pytest.mark.parametrize("option", SEARCH_OPTIONS)
+@pytest.mark.parametrize("choice", [c for c in choices("method") if c != "search"])
+def test_hydra_itself_refuses_a_searchs_options_without_a_search(choice, option):
+    composed("inpaint", option)
+    with pytest.raises(ConfigCompositionException, match=option.split("=")[0].split(".")[0]):
+        composed("inpaint", f"method={choice}", option)
+
+
+def test_an_option_added_by_force_is_refused_as_well():
+    cfg = composed("inpaint", "method=tv", "+candidates=2")
+    with pytest.raises(ValueError, match="candidates=2: is for method=search"):
+        build(cfg, DCGAN(image_size=16, gf_dim=1, df_dim=1), masks.full)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "iterations", "candidates", "answer"),
+    [
+        ([], 100, 1, "best"),
+        (["candidates=8"], 100, 8, "best"),
+        (["solver.iterations=7", "answer=mean"], 7, 1, "mean"),
+        (["solver=lbfgs", "objective.lam=0.5", "candidates=8"], 300, 8, "best"),
+        (["experiment=amos2016"], 1000, 1, "best"),
+        (["mask=lowres"], 100, 1, "best"),
+    ],
+)
+def test_what_is_left_to_the_model_is_resolved_in_the_config(
+    overrides, iterations, candidates, answer
+):
+    cfg = composed("inpaint", *overrides)
+    module = build(cfg, DCGAN(image_size=16, gf_dim=1, df_dim=1), masks.full)
+    assert (cfg.solver.iterations, cfg.candidates, cfg.answer) == (iterations, candidates, answer)
+    assert module.solver.iterations == iterations
+    assert (module.settings.candidates, module.settings.answer) == (candidates, answer)
 
 
 @pytest.mark.parametrize("choice", choices("blend"))

@@ -5,8 +5,15 @@ import numpy as np
 import pytest
 import torch
 
-from dcgan_inpaint.completion import fills as baselines
-from dcgan_inpaint.completion.fills import FillingModule, Nearest, divergence, gradient
+from dcgan_inpaint.completion import fills
+from dcgan_inpaint.completion.fills import (
+    Biharmonic,
+    FillingModule,
+    Nearest,
+    OpenCV,
+    divergence,
+    gradient,
+)
 from dcgan_inpaint.data.faces import Faces
 from dcgan_inpaint.observation import masks
 from dcgan_inpaint.pictures import to_float
@@ -24,14 +31,14 @@ def nearest(tmp_path_factory):
 def fill(request, nearest):
     if request.param in NEEDS:
         pytest.importorskip(NEEDS[request.param])
+    if request.param in ("telea", "navier_stokes"):
+        return OpenCV(request.param)
     return {
-        "mean": baselines.mean,
-        "nearest": nearest,
-        "tv": partial(baselines.total_variation, iterations=30),
-        "biharmonic": baselines.biharmonic,
-        "telea": partial(baselines.telea, radius=3),
-        "navier_stokes": partial(baselines.navier_stokes, radius=3),
-    }[request.param]
+        "mean": lambda: fills.mean,
+        "nearest": lambda: nearest,
+        "tv": lambda: partial(fills.total_variation, iterations=30),
+        "biharmonic": Biharmonic,
+    }[request.param]()
 
 
 def faces(n):
@@ -78,7 +85,7 @@ def test_known_pixels_are_exact(fill, blend):
 def test_mean_by_hand():
     known = torch.tensor([[[[0.5, 0.0], [-0.1, 0.2]]], [[[0.0, 0.0], [0.0, 0.0]]]])
     mask = torch.tensor([[[[1.0, 0.0], [1.0, 1.0]]], [[[0.0, 0.0], [0.0, 0.0]]]])
-    fake = baselines.mean(known, mask)
+    fake = fills.mean(known, mask)
     torch.testing.assert_close(fake[0], torch.full((1, 2, 2), 0.2))
     assert not fake[1].any()  # grey, for lack of anything known
 
@@ -125,8 +132,8 @@ def step(size=16):
 
 def test_tv_continues_a_constant_and_an_edge():
     mask, constant = middle(), torch.full((1, 3, 16, 16), 0.3)
-    assert torch.equal(baselines.total_variation(constant * mask, mask, 5), constant)
-    filled = baselines.total_variation(step() * mask, mask, 2000)
+    assert torch.equal(fills.total_variation(constant * mask, mask, 5), constant)
+    filled = fills.total_variation(step() * mask, mask, 2000)
     torch.testing.assert_close(filled, step(), rtol=0, atol=0.01)
 
 
@@ -134,7 +141,7 @@ def test_tv_by_hand():
     """One row with 3 of 5 pixels missing between 0 and 1: any way up has the variation 1."""
     known = torch.tensor([0.0, 0, 0, 0, 1]).view(1, 1, 1, 5)
     mask = torch.tensor([1.0, 0, 0, 0, 1]).view(1, 1, 1, 5)
-    filled = baselines.total_variation(known, mask, 200)
+    filled = fills.total_variation(known, mask, 200)
     assert variation(filled).item() == pytest.approx(1, abs=1e-4)
     assert variation(step()).item() == pytest.approx(16 * 3**0.5)  # an edge of all 3 channels
 
@@ -142,8 +149,8 @@ def test_tv_by_hand():
 def test_tv_has_converged():
     images = faces(4)
     mask = masks.half(torch.arange(4), 16, seed=0)
-    short, long = (baselines.total_variation(images * mask, mask, n) for n in (1000, 5000))
-    start = poisson(baselines.mean(images * mask, mask), images, mask)
+    short, long = (fills.total_variation(images * mask, mask, n) for n in (1000, 5000))
+    start = poisson(fills.mean(images * mask, mask), images, mask)
     assert (variation(long) < 0.98 * variation(start)).all()
     assert (variation(short) < 1.01 * variation(long)).all()
 
@@ -154,46 +161,52 @@ def test_biharmonic_continues_a_ramp():
         torch.linspace(-0.5, 0.5, 16), torch.linspace(-0.4, 0.4, 16), indexing="ij"
     )
     ramp, mask = (x + y).expand(1, 3, 16, 16), middle()
-    filled = baselines.biharmonic(ramp * mask, mask).float()
+    filled = Biharmonic()(ramp * mask, mask).float()
     torch.testing.assert_close(filled, ramp, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("method", [baselines.telea, baselines.navier_stokes])
+@pytest.mark.parametrize("algorithm", ["telea", "navier_stokes"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_opencv_continues_a_constant(method, channels):
+def test_opencv_continues_a_constant(algorithm, channels):
     pytest.importorskip("cv2")
+    inpaint = OpenCV(algorithm, radius=3)
     constant, mask = torch.full((2, channels, 16, 16), 51 / 127.5 - 1), middle().repeat(2, 1, 1, 1)
-    filled = method(constant * mask, mask, radius=3)
+    filled = inpaint(constant * mask, mask)
     torch.testing.assert_close(
         filled, constant, rtol=0, atol=2.01 / 127.5
     )  # Telea rounds on its way
     images = faces(1)[:, :channels]
-    levels = (method(images * middle(), middle(), radius=3) + 1) * 127.5  # 8-bit
+    levels = (inpaint(images * middle(), middle()) + 1) * 127.5  # 8-bit
     torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(
     ("method", "library", "module"),
     [
-        (baselines.biharmonic, "scikit-image", "skimage.restoration"),
-        (partial(baselines.telea, radius=3), "OpenCV", "cv2"),
-        (partial(baselines.navier_stokes, radius=3), "OpenCV", "cv2"),
+        (Biharmonic, "scikit-image", "skimage.restoration"),
+        (partial(OpenCV, "telea"), "OpenCV", "cv2"),
+        (partial(OpenCV, "navier_stokes"), "OpenCV", "cv2"),
     ],
 )
 def test_a_missing_library_is_named(method, library, module, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     line = rf'method=\w+ needs {library}: pip install -e "\.\[baselines\]"'
     with pytest.raises(ModuleNotFoundError, match=line):
-        filling(method).check()
+        method()
 
 
-@pytest.mark.parametrize(
-    ("method", "message"),
-    [
-        (partial(baselines.telea, radius=0), "method.radius=0"),
-        (partial(baselines.total_variation, iterations=0), "method.iterations=0"),
-    ],
-)
-def test_errors(method, message):
-    with pytest.raises(ValueError, match=message):
-        filling(method).check()
+def test_errors():
+    with pytest.raises(ValueError, match="radius=0: should be greater than 0"):
+        OpenCV("telea", radius=0)
+    with pytest.raises(ValueError, match="algorithm=fmm: should be 'telea' or 'navier_stokes'"):
+        OpenCV("fmm")
+    known = torch.zeros(1, 3, 16, 16)
+    with pytest.raises(ValueError, match="iterations=0: should be greater"):
+        fills.total_variation(known, middle(), iterations=0)
+
+
+def test_nearest_is_not_searched_to_check_the_mask(nearest, monkeypatch):
+    monkeypatch.setattr(Nearest, "__call__", lambda *_: pytest.fail("it was searched"))
+    filling(nearest).check()
+    with pytest.raises(ValueError, match="scale"):
+        FillingModule(nearest, partial(masks.center, scale=0.7), paste, (3, 16, 16)).check()

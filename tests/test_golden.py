@@ -75,7 +75,6 @@ def complete(model, golden, name, ema):
         blend=paste,
         measure=Lowres(8) if name == "lowres" else None,
         ema=ema,
-        progress=False,
     )
     search.latents = lambda index, seed: torch.from_numpy(golden["eval/z"]).clone()
     return search, search.predict_step({"image": pictures(golden["x"]), "index": torch.arange(8)})

@@ -3,9 +3,11 @@ import torch
 from torch.utils.data import DataLoader
 from training import quiet_trainer
 
-from dcgan_inpaint.completion.inpainting import InpaintingModule, Stage
+from dcgan_inpaint.completion.inpainting import InpaintingModule
 from dcgan_inpaint.completion.objective import Objective
+from dcgan_inpaint.completion.search import SearchSettings, Stage
 from dcgan_inpaint.completion.solvers import Adam
+from dcgan_inpaint.errors import make
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.networks import frozen
 from dcgan_inpaint.observation import masks
@@ -25,14 +27,17 @@ def dcgan():
     return model
 
 
+KEPT = {"candidates", "answer", "seed", "out_interval"}
+
+
 def module(dcgan, mask=lambda i, s: masks.center(i, s, 0.25), **settings):
     defaults = {
         "objective": Objective(),
         "solver": Adam(iterations=12, lr=0.05),
         "blend": paste,
-        "progress": False,
     }
-    return InpaintingModule(dcgan, mask, **defaults | settings)
+    kept = {name: settings.pop(name) for name in KEPT & settings.keys()}
+    return InpaintingModule(dcgan, mask, **defaults | settings, settings=make(SearchSettings, kept))
 
 
 def batch(n, start=0):
@@ -276,8 +281,8 @@ def test_stages_do_not_depend_on_the_batch(dcgan):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"level": 0}, "level=0 of a stage: use 1"),
-        ({"leash": -1.0}, "leash=-1.0 of a stage: use 0"),
+        ({"level": 0}, "level=0: should be"),
+        ({"leash": -1.0}, "leash=-1.0: should be"),
         ({"bound": "clip"}, "bound=clip of a stage: a feature map needs none"),
         ({"level": 3}, r"stages of levels \[3\]: use each once, in order, up to 2"),
     ],
@@ -363,5 +368,5 @@ def test_the_mean_of_the_candidates(dcgan, blend):
     assert (difference < 1e-5).float().mean() > (0.999 if blend is paste else 0.9)
     known = mean.mask.expand_as(mean.images) == 1
     assert torch.equal(mean.completion[known], mean.images[known])
-    with pytest.raises(ValueError, match="answer='all': choose best or mean"):
+    with pytest.raises(ValueError, match="answer=all: should be 'best' or 'mean'"):
         module(dcgan, answer="all")

@@ -98,11 +98,11 @@ def test_objective_weighting():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"lam": -0.1}, "objective.lam=-0.1"),
-        ({"weighting": "both"}, "objective.weighting='both'"),
-        ({"window": 4}, "objective.window=4"),
-        ({"floor": 1.5}, "objective.floor=1.5"),
-        ({"norm": "l3"}, "objective.norm='l3'"),
+        ({"lam": -0.1}, "lam=-0.1: should be greater than or equal to 0"),
+        ({"weighting": "both"}, "weighting=both"),
+        ({"window": 4}, "window=4: should be an odd number"),
+        ({"floor": 1.5}, "floor=1.5"),
+        ({"norm": "l3"}, "norm=l3"),
     ],
 )
 def test_objective_errors(arguments, message):

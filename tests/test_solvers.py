@@ -161,14 +161,14 @@ def test_hmc_rejects_what_gains_energy():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Adam(iterations=-1), "solver.iterations=-1"),
-        (lambda: Adam(lr=0), "solver.lr=0"),
-        (lambda: Adam(schedule="linear"), "solver.schedule='linear'"),
-        (lambda: Momentum(bound="box"), "solver.bound='box'"),
-        (lambda: Momentum(momentum=1), "solver.momentum=1"),
-        (lambda: LBFGS(history=0), "solver.history=0"),
-        (lambda: LBFGS(lr=-1), "solver.lr=-1"),
-        (lambda: HMC(eps=0), "solver.eps=0"),
+        (lambda: Adam(iterations=-1), "iterations=-1"),
+        (lambda: Adam(lr=0), "lr=0"),
+        (lambda: Adam(schedule="linear"), "schedule=linear: should be 'constant' or 'cosine'"),
+        (lambda: Momentum(bound="box"), "bound=box"),
+        (lambda: Momentum(momentum=1), "momentum=1"),
+        (lambda: LBFGS(history=0), "history=0"),
+        (lambda: LBFGS(lr=-1), "lr=-1: should be greater than 0"),
+        (lambda: HMC(eps=0), "eps=0"),
     ],
 )
 def test_errors(make, message):

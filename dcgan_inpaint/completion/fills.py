@@ -7,9 +7,12 @@ itself, so that batch neighbours do not matter.
 
 import math
 from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,6 +20,8 @@ from torch.nn import functional as F
 from dcgan_inpaint.completion.result import Completion
 from dcgan_inpaint.data.cache import Source
 from dcgan_inpaint.data.loader import ImageData
+from dcgan_inpaint.errors import Text, checked
+from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.pictures import masked, to_float, to_uint8
 from dcgan_inpaint.poisson import paste, poisson
 
@@ -40,8 +45,8 @@ class FillingModule(LightningModule):
         self.picture_shape = picture_shape
 
     def check(self) -> None:
-        """Raise ValueError or ModuleNotFoundError before any long work: mask, missing library."""
-        self.predict_step({"image": torch.zeros(1, *self.picture_shape), "index": torch.arange(1)})
+        """Raise ValueError for a mask that does not fit the pictures, before any long work."""
+        self.mask(torch.arange(1), self.picture_shape[-1])
 
     @torch.no_grad()
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Completion:
@@ -60,6 +65,17 @@ class FillingModule(LightningModule):
         )
 
 
+def network(model: Model, ema: bool) -> Callable[[Tensor, Tensor], Tensor]:
+    """The fill that a context encoder learned, its average or the raw one.
+
+    Raises ValueError for a model of another kind.
+    """
+    fill = model.fill(ema)
+    if fill is None:
+        raise ValueError(f"method=context_encoder: ckpt holds a {model.kind}")
+    return fill
+
+
 def mean(known: Tensor, mask: Tensor) -> Tensor:
     """The mean colour of the picture's known pixels; grey where there are none."""
     colour = known.sum((2, 3), keepdim=True) / mask.sum((2, 3), keepdim=True).clamp(min=1)
@@ -72,7 +88,7 @@ class Nearest:
     Of several the first.  Compared as 8-bit levels in float64 and so exactly, on the CPU.
     """
 
-    def __init__(self, source: Source, cache_dir: str):
+    def __init__(self, source: Source, cache_dir: Text):
         self.pictures = ImageData(source, cache_dir).split("train").pictures  # (N, C, S, S) uint8
         # read in pieces of 8 MiB as float64, which a cache holds
         self.chunk = max(1, 2**20 // self.pictures[0].size)
@@ -93,15 +109,16 @@ class Nearest:
         return to_float(self.pictures[nearest.numpy()])  # (B, C, S, S)
 
 
-def total_variation(known: Tensor, mask: Tensor, iterations: int) -> Tensor:
+@checked
+def total_variation(
+    known: Tensor, mask: Tensor, iterations: Annotated[int, Field(ge=1, le=10**6)]
+) -> Tensor:
     """argmin sum |grad x| over the pictures x that equal the known pixels (Chan & Shen 2002).
 
     |grad x| is the norm over both directions and all channels (Bresson & Chan 2008), of forward
     differences, 0 beyond the border.  Algorithm 1 of Chambolle & Pock 2011 with theta = 1, from the
     harmonic fill; steps sigma · tau · 8 = 1, for 8 bounds the squared norm of grad.
     """
-    if iterations < 1:
-        raise ValueError(f"method.iterations={iterations}: use 1 or more")
     tau = 0.03  # of the picture: of 0.03, 0.1 and 0.3 the fastest for half of a face
     sigma = 1 / (8 * tau)  # of the dual
     x = ahead = poisson(mean(known, mask), known, mask)  # (B, C, S, S)
@@ -128,54 +145,58 @@ def divergence(p: Tensor) -> Tensor:
     return down[:, :, 1:] - down[:, :, :-1] + right[:, :, :, 1:] - right[:, :, :, :-1]
 
 
-def biharmonic(known: Tensor, mask: Tensor) -> Tensor:
+class Biharmonic:
     """The smooth continuation of scikit-image: the biharmonic equation in the hole, clipped.
 
     Chui & Mhaskar 2010.  Raises ModuleNotFoundError without scikit-image.
     """
-    try:
-        from skimage.restoration import inpaint_biharmonic
-    except ModuleNotFoundError as error:
-        raise _missing("biharmonic", "scikit-image", error) from error
-    pictures = known.permute(0, 2, 3, 1).cpu().numpy()  # (B, S, S, C)
-    holes = (mask[:, 0] == 0).cpu().numpy()  # (B, S, S)
+
+    def __init__(self) -> None:
+        try:
+            from skimage.restoration import inpaint_biharmonic
+        except ModuleNotFoundError as error:
+            raise _missing("biharmonic", "scikit-image", error) from error
+        self.inpaint = partial(inpaint_biharmonic, channel_axis=-1)
+
+    def __call__(self, known: Tensor, mask: Tensor) -> Tensor:
+        pictures = known.permute(0, 2, 3, 1).cpu().numpy()  # (B, S, S, C)
+        holes = (mask[:, 0] == 0).cpu().numpy()  # (B, S, S)
+        return _filled(pictures, holes, self.inpaint)
+
+
+class OpenCV:
+    """What OpenCV continues the known pixels by, each pixel from those within `radius` px; 8-bit.
+
+    `algorithm` telea: fast marching (Telea 2004); navier_stokes: isophotes (Bertalmio 2001).
+    Raises ModuleNotFoundError without OpenCV.
+    """
+
+    @checked
+    def __init__(
+        self,
+        algorithm: Literal["telea", "navier_stokes"],
+        radius: Annotated[float, Field(gt=0, le=100)] = 3,
+    ):
+        try:
+            import cv2
+        except ModuleNotFoundError as error:
+            raise _missing(algorithm, "OpenCV", error) from error
+        flags = {"telea": cv2.INPAINT_TELEA, "navier_stokes": cv2.INPAINT_NS}
+        self.inpaint = partial(cv2.inpaint, inpaintRadius=radius, flags=flags[algorithm])
+
+    def __call__(self, known: Tensor, mask: Tensor) -> Tensor:
+        pictures = to_uint8(known).permute(0, 2, 3, 1).contiguous().numpy()  # (B, S, S, C)
+        holes = (mask[:, 0] == 0).to(torch.uint8).cpu().numpy()  # (B, S, S)
+        return to_float(_filled(pictures, holes, self.inpaint).numpy())
+
+
+def _filled(pictures: np.ndarray, holes: np.ndarray, inpaint: Callable) -> Tensor:
+    """(B, C, S, S): pictures (B, S, S, C), each with its hole (S, S) filled by a library."""
     filled = [
-        inpaint_biharmonic(picture, hole, channel_axis=-1)
+        inpaint(picture, hole).reshape(picture.shape)
         for picture, hole in zip(pictures, holes, strict=True)
     ]
     return torch.from_numpy(np.stack(filled)).permute(0, 3, 1, 2)
-
-
-def telea(known: Tensor, mask: Tensor, radius: float) -> Tensor:
-    """OpenCV's fast marching (Telea 2004), each pixel from those within `radius` px; 8-bit.
-
-    Raises ModuleNotFoundError without OpenCV.
-    """
-    return _opencv("telea", "INPAINT_TELEA", known, mask, radius)
-
-
-def navier_stokes(known: Tensor, mask: Tensor, radius: float) -> Tensor:
-    """OpenCV's continuation of isophotes (Bertalmio 2001), from within `radius` px; 8-bit.
-
-    Raises ModuleNotFoundError without OpenCV.
-    """
-    return _opencv("navier_stokes", "INPAINT_NS", known, mask, radius)
-
-
-def _opencv(method: str, flag: str, known: Tensor, mask: Tensor, radius: float) -> Tensor:
-    if radius <= 0:
-        raise ValueError(f"method.radius={radius}: use a number of pixels above 0")
-    try:
-        import cv2
-    except ModuleNotFoundError as error:
-        raise _missing(method, "OpenCV", error) from error
-    pictures = to_uint8(known).permute(0, 2, 3, 1).contiguous().numpy()  # (B, S, S, C)
-    holes = (mask[:, 0] == 0).to(torch.uint8).cpu().numpy()  # (B, S, S)
-    filled = [
-        cv2.inpaint(picture, hole, radius, getattr(cv2, flag)).reshape(picture.shape)
-        for picture, hole in zip(pictures, holes, strict=True)
-    ]
-    return to_float(np.stack(filled).transpose(0, 3, 1, 2))
 
 
 def _missing(method: str, library: str, error: ModuleNotFoundError) -> ModuleNotFoundError:

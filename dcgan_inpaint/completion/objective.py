@@ -1,37 +1,37 @@
 """The completion objective, put together from the losses (losses.py)."""
 
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
+from dcgan_inpaint.errors import Fraction, NonNegative, checked
 from dcgan_inpaint.losses import context_loss, prior_loss, yeh_weights
+
+
+def _odd(pixels: int) -> int:
+    if pixels % 2 == 0:
+        raise ValueError("should be an odd number of pixels")
+    return pixels
 
 
 class Objective:
     """context + lam·prior per image; presets conf/objective/amos.yaml and yeh.yaml.
 
     `weighting` "mask" weighs every known pixel 1 (Amos), "window" as `yeh_weights` (Yeh) with
-    `window` and `floor`; `norm` is l1 (both papers) or l2.  Raises ValueError for lam < 0, an even
-    window, a floor not in [0, 1], or an unknown weighting or norm.
+    `window`, an odd number of pixels, and `floor`; `norm` is l1 (both papers) or l2.
     """
 
+    @checked
     def __init__(
         self,
-        lam: float = 0.1,
-        weighting: str = "mask",
-        window: int = 7,
-        floor: float = 0.0,
-        norm: str = "l1",
+        lam: NonNegative = 0.1,
+        weighting: Literal["mask", "window"] = "mask",
+        window: Annotated[int, Field(ge=1, le=511), AfterValidator(_odd)] = 7,
+        floor: Fraction = 0.0,
+        norm: Literal["l1", "l2"] = "l1",
         saturating: bool = False,
     ):
-        if lam < 0:
-            raise ValueError(f"objective.lam={lam}: use 0 (context only) or more")
-        if weighting not in ("mask", "window"):
-            raise ValueError(f"objective.weighting={weighting!r}: choose mask or window")
-        if window < 1 or window % 2 == 0:
-            raise ValueError(f"objective.window={window}: use an odd number of pixels")
-        if not 0 <= floor <= 1:
-            raise ValueError(f"objective.floor={floor}: use a weight from 0 to 1")
-        if norm not in ("l1", "l2"):
-            raise ValueError(f"objective.norm={norm!r}: choose l1 or l2")
         self.lam, self.weighting, self.window, self.floor = lam, weighting, window, floor
         self.norm, self.saturating = norm, saturating
 

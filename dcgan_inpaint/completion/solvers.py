@@ -9,16 +9,22 @@ its own.  `iterations` counts evaluations of G for every solver: a fair budget.
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from dcgan_inpaint.errors import NonNegative, Positive, Share, checked
 from dcgan_inpaint.randomness import Draws
 
 Losses = tuple[Tensor, Tensor, Tensor]
 Evaluate = Callable[[Tensor], Losses]
 
-BOUNDS = ("clip", "stochastic", "none")
+Bound = Literal["clip", "stochastic", "none"]
+Schedule = Literal["constant", "cosine"]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Budget = Annotated[int, Field(ge=0, le=10**6)]  # evaluations of G
 
 
 def keep_in_bounds(z: Tensor, bound: str, draws: Draws, t: int) -> Tensor:
@@ -42,25 +48,13 @@ def gradient(evaluate: Evaluate, z: Tensor) -> tuple[Losses, Tensor]:
     return (context, prior, total), slope
 
 
-def check_positive(**settings: float) -> None:
-    """Raise ValueError for the first that is not above 0."""
-    for name, value in settings.items():
-        if value <= 0:
-            raise ValueError(f"solver.{name}={value}: use a positive number")
-
-
 class Solver:
     """What all solvers share: a budget of G evaluations and the bound on z.
 
-    With 0 iterations z stays where it starts, and the solver is not called.  Raises ValueError for
-    fewer, or an unknown bound.
+    With 0 iterations z stays where it starts, and the solver is not called.
     """
 
     def __init__(self, iterations: int, bound: str):
-        if iterations < 0:
-            raise ValueError(f"solver.iterations={iterations}: use 0 (no search) or more")
-        if bound not in BOUNDS:
-            raise ValueError(f"solver.bound={bound!r}: choose one of {', '.join(BOUNDS)}")
         self.iterations, self.bound = iterations, bound
 
     def __call__(self, z: nn.Parameter, evaluate: Evaluate, draws: Draws) -> Iterator[Losses]:
@@ -70,15 +64,11 @@ class Solver:
 class GradientSolver(Solver):
     """One optimizer step per evaluation, with a constant or cosine step size.
 
-    `schedule` "cosine" falls from lr to lr / 50 over the iterations.  Raises ValueError for lr <= 0
-    or an unknown schedule.
+    `schedule` "cosine" falls from lr to lr / 50 over the iterations.
     """
 
     def __init__(self, iterations: int, lr: float, schedule: str, bound: str):
         super().__init__(iterations, bound)
-        check_positive(lr=lr)
-        if schedule not in ("constant", "cosine"):
-            raise ValueError(f"solver.schedule={schedule!r}: choose constant or cosine")
         self.lr, self.schedule = lr, schedule
 
     def optimizer(self, z: nn.Parameter) -> torch.optim.Optimizer:
@@ -103,18 +93,22 @@ class GradientSolver(Solver):
 
 
 class Adam(GradientSolver):
-    """Adam on z (Kingma 2015); the defaults are Amos 2016's."""
+    """Adam on z (Kingma 2015); the defaults are Amos 2016's.
 
+    iterations None is left to build.py, which says it by the start; alone it is 100.
+    """
+
+    @checked
     def __init__(
         self,
-        iterations: int = 1000,
-        lr: float = 0.01,
-        beta1: float = 0.9,
-        beta2: float = 0.999,
-        schedule: str = "constant",
-        bound: str = "clip",
+        iterations: Budget | None = 1000,
+        lr: Positive = 0.01,
+        beta1: Beta = 0.9,
+        beta2: Beta = 0.999,
+        schedule: Schedule = "constant",
+        bound: Bound = "clip",
     ):
-        super().__init__(iterations, lr, schedule, bound)
+        super().__init__(100 if iterations is None else iterations, lr, schedule, bound)
         self.betas = (beta1, beta2)
 
     def optimizer(self, z: nn.Parameter) -> torch.optim.Optimizer:
@@ -124,17 +118,16 @@ class Adam(GradientSolver):
 class Momentum(GradientSolver):
     """Gradient descent with Nesterov momentum; the defaults are those of moodoki's code."""
 
+    @checked
     def __init__(
         self,
-        iterations: int = 3000,
-        lr: float = 3e-4,
-        momentum: float = 0.9,
-        schedule: str = "constant",
-        bound: str = "clip",
+        iterations: Budget = 3000,
+        lr: Positive = 3e-4,
+        momentum: Share = 0.9,
+        schedule: Schedule = "constant",
+        bound: Bound = "clip",
     ):
         super().__init__(iterations, lr, schedule, bound)
-        if not 0 < momentum < 1:
-            raise ValueError(f"solver.momentum={momentum}: use a number between 0 and 1")
         self.momentum = momentum
 
     def optimizer(self, z: nn.Parameter) -> torch.optim.Optimizer:
@@ -150,18 +143,16 @@ class LBFGS(Solver):
     below `smallest` is dropped with its history, for steepest descent with a first step of `lr`.
     """
 
+    @checked
     def __init__(
         self,
-        iterations: int = 300,
-        lr: float = 0.1,
-        history: int = 10,
-        smallest: float = 1e-4,
-        bound: str = "clip",
+        iterations: Budget = 300,
+        lr: Positive = 0.1,
+        history: Annotated[int, Field(ge=1, le=1000)] = 10,
+        smallest: NonNegative = 1e-4,
+        bound: Bound = "clip",
     ):
         super().__init__(iterations, bound)
-        check_positive(lr=lr)
-        if history < 1:
-            raise ValueError(f"solver.history={history}: use 1 or more")
         self.lr, self.history, self.smallest = lr, history, smallest
 
     def __call__(self, z: nn.Parameter, evaluate: Evaluate, draws: Draws) -> Iterator[Losses]:
@@ -219,17 +210,17 @@ class HMC(Solver):
     multiplied by `anneal` after each proposal.
     """
 
+    @checked
     def __init__(
         self,
-        iterations: int = 1000,
-        leapfrog: int = 100,
-        eps: float = 0.001,
-        beta: float = 0.2,
-        anneal: float = 1.0,
-        bound: str = "clip",
+        iterations: Budget = 1000,
+        leapfrog: Annotated[int, Field(ge=1, le=10**6)] = 100,
+        eps: Positive = 0.001,
+        beta: Positive = 0.2,
+        anneal: Annotated[float, Field(gt=0, le=2)] = 1.0,
+        bound: Bound = "clip",
     ):
         super().__init__(iterations, bound)
-        check_positive(leapfrog=leapfrog, eps=eps, beta=beta)
         self.leapfrog, self.eps, self.beta, self.anneal = leapfrog, eps, beta, anneal
 
     def __call__(self, z: nn.Parameter, evaluate: Evaluate, draws: Draws) -> Iterator[Losses]:
