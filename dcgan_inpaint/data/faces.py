@@ -56,95 +56,121 @@ STYLES = (
 SPLITS = {"train": 0, "val": 1_000_000_000, "test": 2_000_000_000}  # the first index of each
 
 
+class _Draw:
+    """The numbers of the faces `index` (B,), one column of draws after another."""
+
+    def __init__(self, seed: int, index: Tensor):
+        self.columns = iter(uniform("faces", seed, index, 88).unbind(1))
+        self.device = index.device
+
+    def between(self, low: float, high: float) -> Tensor:
+        return low + (high - low) * next(self.columns)
+
+    def about(self, middle: float, reach: float) -> Tensor:  # a tent: the middle is likeliest
+        return middle + reach * (next(self.columns) - next(self.columns))
+
+    def chance(self, p: float) -> Tensor:
+        return (next(self.columns) < p).float()
+
+    def one_of(self, rows: tuple[tuple[float, ...], ...]) -> Tensor:  # (B, its columns)
+        table = torch.tensor(rows, device=self.device)
+        return table[(next(self.columns) * len(rows)).long()]
+
+    def palette(self, colours: tuple[tuple[float, float, float], ...]) -> Tensor:  # mixes neighbors
+        table = torch.tensor(colours, device=self.device)
+        place = next(self.columns) * (len(colours) - 1)
+        below = place.long()
+        return torch.lerp(table[below], table[below + 1], (place - below)[:, None])
+
+    def any_hue(self, saturation: float, low: float, high: float) -> Tensor:
+        thirds = torch.arange(3, device=self.device) / 3
+        turns = next(self.columns)[:, None] + thirds
+        grey = self.between(0, saturation)[:, None] * (0.5 + 0.5 * torch.cos(2 * torch.pi * turns))
+        return self.between(low, high)[:, None] * (1 - grey)
+
+
 def draw_factors(seed: int, index: Tensor) -> Factors:
     """What decides the faces `index` (B,) int64; each face follows from (seed, its index) alone.
 
     Returns named numbers (B,) and colours (B, 3) in [0, 1], on the device of `index`.
     """
-    column = iter(uniform("faces", seed, index, 88).unbind(1))
+    draw = _Draw(seed, index)
+    style = draw.one_of(STYLES)
+    side = 2 * draw.chance(0.5) - 1  # of the parting
+    hat = draw.chance(0.12)
+    return _head(draw) | _hair(draw, style, side, hat) | _looks(draw, hat)  # in this order
 
-    def between(low: float, high: float) -> Tensor:
-        return low + (high - low) * next(column)
 
-    def about(middle: float, reach: float) -> Tensor:  # a tent: the middle is likeliest
-        return middle + reach * (next(column) - next(column))
-
-    def chance(p: float) -> Tensor:
-        return (next(column) < p).float()
-
-    def palette(colours: tuple[tuple[float, float, float], ...]) -> Tensor:  # between neighbours
-        table = torch.tensor(colours, device=index.device)
-        place = next(column) * (len(colours) - 1)
-        below = place.long()
-        return torch.lerp(table[below], table[below + 1], (place - below)[:, None])
-
-    def any_hue(saturation: float, low: float, high: float) -> Tensor:
-        turns = next(column)[:, None] + torch.arange(3, device=index.device) / 3
-        grey = 1 - between(0, saturation)[:, None] * (0.5 + 0.5 * torch.cos(2 * torch.pi * turns))
-        return between(low, high)[:, None] * grey
-
-    style = torch.tensor(STYLES, device=index.device)[(next(column) * len(STYLES)).long()]
-    hairline, peak, sweep, temple, volume, length, curl, bun = style.unbind(1)
-    side = 2 * chance(0.5) - 1  # of the parting
-    hat = chance(0.12)
+def _head(draw: _Draw) -> Factors:
     return {
-        "shift_x": about(0, 0.05),
-        "shift_y": about(0.01, 0.04),
-        "scale": between(1.02, 1.16),
-        "yaw": about(0, 0.38),
-        "pitch": about(0, 0.14),
-        "roll": about(0, 0.18),
-        "skin": palette(SKIN) * between(0.95, 1.01)[:, None],
-        "blush": between(0, 0.35),
-        "face_width": between(0.51, 0.58),
-        "chin": between(0.76, 0.87),
-        "taper": between(0.08, 0.30),
-        "square": between(0.0, 0.3),
-        "eye_size": between(0.115, 0.150),
-        "eye_open": about(0.50, 0.20),
-        "eye_spacing": between(0.235, 0.275),
-        "eye_tilt": between(-0.10, 0.18),
-        "iris": palette(IRIS),
-        "gaze_x": about(0, 0.045),
-        "gaze_y": about(0, 0.018),
-        "brow_thickness": between(0.012, 0.036),
-        "brow_angle": about(0.0, 0.28),
-        "brow_height": between(0.14, 0.19),
-        "nose_width": between(0.075, 0.125),
-        "nose_length": between(0.27, 0.35),
-        "mouth_width": between(0.16, 0.235),
-        "smile": between(-0.20, 1.0),
-        "mouth_open": chance(0.5) * between(0.02, 0.08),
-        "lip_fullness": between(0.028, 0.058),
-        "lipstick": chance(0.25) * between(0.3, 0.7),
-        "hair": palette(HAIR),
-        "hairline": hairline + between(-0.03, 0.03),
-        "hair_peak": peak + between(0, 0.1),
+        "shift_x": draw.about(0, 0.05),
+        "shift_y": draw.about(0.01, 0.04),
+        "scale": draw.between(1.02, 1.16),
+        "yaw": draw.about(0, 0.38),
+        "pitch": draw.about(0, 0.14),
+        "roll": draw.about(0, 0.18),
+        "skin": draw.palette(SKIN) * draw.between(0.95, 1.01)[:, None],
+        "blush": draw.between(0, 0.35),
+        "face_width": draw.between(0.51, 0.58),
+        "chin": draw.between(0.76, 0.87),
+        "taper": draw.between(0.08, 0.30),
+        "square": draw.between(0.0, 0.3),
+        "eye_size": draw.between(0.115, 0.150),
+        "eye_open": draw.about(0.50, 0.20),
+        "eye_spacing": draw.between(0.235, 0.275),
+        "eye_tilt": draw.between(-0.10, 0.18),
+        "iris": draw.palette(IRIS),
+        "gaze_x": draw.about(0, 0.045),
+        "gaze_y": draw.about(0, 0.018),
+        "brow_thickness": draw.between(0.012, 0.036),
+        "brow_angle": draw.about(0.0, 0.28),
+        "brow_height": draw.between(0.14, 0.19),
+        "nose_width": draw.between(0.075, 0.125),
+        "nose_length": draw.between(0.27, 0.35),
+        "mouth_width": draw.between(0.16, 0.235),
+        "smile": draw.between(-0.20, 1.0),
+        "mouth_open": draw.chance(0.5) * draw.between(0.02, 0.08),
+        "lip_fullness": draw.between(0.028, 0.058),
+        "lipstick": draw.chance(0.25) * draw.between(0.3, 0.7),
+    }
+
+
+def _hair(draw: _Draw, style: Tensor, side: Tensor, hat: Tensor) -> Factors:
+    hairline, peak, sweep, temple, volume, length, curl, bun = style.unbind(1)
+    return {
+        "hair": draw.palette(HAIR),
+        "hairline": hairline + draw.between(-0.03, 0.03),
+        "hair_peak": peak + draw.between(0, 0.1),
         "hair_sweep": side * sweep,
-        "hair_part": side * between(0.0, 0.22),
-        "hair_temple": temple + between(-0.02, 0.02),
-        "hair_volume": (volume + between(-0.01, 0.03)) * (1 - 0.6 * hat),
-        "hair_length": length + between(-0.04, 0.08),
+        "hair_part": side * draw.between(0.0, 0.22),
+        "hair_temple": temple + draw.between(-0.02, 0.02),
+        "hair_volume": (volume + draw.between(-0.01, 0.03)) * (1 - 0.6 * hat),
+        "hair_length": length + draw.between(-0.04, 0.08),
         "hair_curl": curl,
         "hair_bun": torch.where(hat > 0, -1, bun),
-        "beard": chance(0.22) * between(0.35, 0.95),
-        "beard_width": between(0.20, 0.9),
-        "moustache": chance(0.16) * between(0.6, 0.95),
-        "glasses": chance(0.28),
-        "lens_dark": 0.05 + 0.87 * chance(0.35),
-        "lens_round": between(0.2, 1.0),
-        "frame": any_hue(0.8, 0.08, 0.5),
+    }
+
+
+def _looks(draw: _Draw, hat: Tensor) -> Factors:
+    return {
+        "beard": draw.chance(0.22) * draw.between(0.35, 0.95),
+        "beard_width": draw.between(0.20, 0.9),
+        "moustache": draw.chance(0.16) * draw.between(0.6, 0.95),
+        "glasses": draw.chance(0.28),
+        "lens_dark": 0.05 + 0.87 * draw.chance(0.35),
+        "lens_round": draw.between(0.2, 1.0),
+        "frame": draw.any_hue(0.8, 0.08, 0.5),
         "hat": hat,
-        "hat_brim": between(0.03, 0.32),
-        "hat_colour": any_hue(0.75, 0.25, 0.9),
-        "light_x": about(0, 0.9),
-        "light_y": between(-0.75, -0.1),
-        "contrast": between(0.35, 0.65),
-        "backdrop": any_hue(0.6, 0.25, 0.95),
-        "backdrop_far": any_hue(0.6, 0.25, 0.95),
-        "backdrop_angle": between(0, 2 * torch.pi),
-        "clothes": any_hue(0.8, 0.15, 0.95),
-        "neckline": between(0.0, 0.16),
+        "hat_brim": draw.between(0.03, 0.32),
+        "hat_colour": draw.any_hue(0.75, 0.25, 0.9),
+        "light_x": draw.about(0, 0.9),
+        "light_y": draw.between(-0.75, -0.1),
+        "contrast": draw.between(0.35, 0.65),
+        "backdrop": draw.any_hue(0.6, 0.25, 0.95),
+        "backdrop_far": draw.any_hue(0.6, 0.25, 0.95),
+        "backdrop_angle": draw.between(0, 2 * torch.pi),
+        "clothes": draw.any_hue(0.8, 0.15, 0.95),
+        "neckline": draw.between(0.0, 0.16),
     }
 
 
