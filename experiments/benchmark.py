@@ -24,25 +24,25 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from PIL import Image
 from port import Port
 from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from dcgan_inpaint.completion.inpainting import InpaintingModule, Stage
+from dcgan_inpaint.completion.inpainting import InpaintingModule
 from dcgan_inpaint.completion.objective import Objective
+from dcgan_inpaint.completion.search import Stage
 from dcgan_inpaint.completion.solvers import Adam, gradient
 from dcgan_inpaint.data.faces import draw_factors
 from dcgan_inpaint.data.loader import EpochOrder, ImageData, Pictures, batches
 from dcgan_inpaint.data.portrait import render
-from dcgan_inpaint.models.checkpoint import load_model
+from dcgan_inpaint.models.checkpoint import load_model, source_of
 from dcgan_inpaint.models.dcgan import DCGAN
-from dcgan_inpaint.models.latent_encoder import LatentEncoder
 from dcgan_inpaint.models.networks import frozen
 from dcgan_inpaint.observation.masks import center
 from dcgan_inpaint.pictures import to_float
@@ -93,7 +93,8 @@ class Iterations:
             enable_model_summary=False,
         )
         images = self.images.cpu().contiguous(memory_format=torch.channels_last)
-        trainer.fit(self.model, DataLoader([{"image": images}] * iterations, batch_size=None))
+        loader: DataLoader = DataLoader([{"image": images}] * iterations, batch_size=None)  # type: ignore[arg-type]
+        trainer.fit(self.model, loader)
 
     def ported_training(self) -> None:
         self.port.g.train(), self.port.d.train()
@@ -214,10 +215,10 @@ def compare_loading(batch: int, repeats: int) -> list[tuple[float, float]]:
         return [(timed(decode), timed(lambda: next(loader))) for _ in range(1 + repeats)]
 
 
-def searches(encoder: nn.Module | None) -> dict[str, Callable[[int], dict[str, object]]]:
+def searches(encoder: nn.Module | None) -> dict[str, Callable[[int], dict[str, Any]]]:
     """Ours, by name: the settings of one with so many evaluations of G."""
 
-    def steps(iterations: int, lr: float, bound: str) -> Adam:
+    def steps(iterations: int, lr: float, bound: Any) -> Adam:
         return Adam(iterations, lr=lr, schedule="cosine", bound=bound)
 
     def maps(iterations: int) -> list[Stage]:
@@ -226,7 +227,7 @@ def searches(encoder: nn.Module | None) -> dict[str, Callable[[int], dict[str, o
             Stage(level, steps(n, 0.05, "none")) for level, n in ((1, iterations - half), (2, half))
         ]
 
-    found: dict[str, Callable[[int], dict[str, object]]] = {
+    found: dict[str, Callable[[int], dict[str, Any]]] = {
         "z alone": lambda n: {"solver": steps(n, 0.1, "clip")},
         "z and maps": lambda n: {"solver": steps(n // 2, 0.1, "clip"), "stages": maps(n - n // 2)},
     }
@@ -244,11 +245,10 @@ def compare_search(ckpt: str, count: int, device: str, bf16: bool) -> None:
 
     Ours is judged by the pictures that it ends with, in float32.
     """
-    model = load_model(ckpt, DCGAN, LatentEncoder).to(device)
-    gan, encoder = model, None
-    if isinstance(model, LatentEncoder):
-        gan, encoder = model.gan, frozen(model.ema_encoder)
-    data = ImageData(instantiate(model.data), "~/.cache/dcgan_inpaint").split("test")
+    model = load_model(ckpt).to(device)
+    gan, encoder = model.gan, model.latent_encoder()
+    assert gan is not None, f"{ckpt} has no z to search"
+    data = ImageData(source_of(model, None, ckpt), "~/.cache/dcgan_inpaint").split("test")
     batch = {k: v.to(device) for k, v in data.__getitems__(list(range(count))).items()}
     mask = MASK(batch["index"], data.pictures.shape[-1])
     port = Port(gan.ema_generator, gan.discriminator, data.pictures.shape[-1])
@@ -265,9 +265,8 @@ def compare_search(ckpt: str, count: int, device: str, bf16: bool) -> None:
     )
     for name, settings in searches(encoder).items():
         for iterations in (0, 5, 10, 25, 50, 75, 100, 150, 200, 300, 500, 1000):
-            search = InpaintingModule(
-                gan, MASK, objective, blend=paste, progress=False, **settings(iterations)
-            ).to(device)
+            search = InpaintingModule(gan, MASK, objective, blend=paste, **settings(iterations))
+            search.to(device)
             since = now()
             # as Lightning does it: a cache would keep the first z of the search
             with torch.autocast(device, torch.bfloat16, enabled=bf16, cache_enabled=False):
@@ -288,7 +287,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7, help="timed iterations of each")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", default="32-true", help="of ours: 32-true or bf16-mixed")
-    shipped = PROJECT / "dcgan_inpaint" / "checkpoints" / "faces64.ckpt"
+    shipped = PROJECT / "dcgan_inpaint" / "checkpoints" / "faces64.safetensors"
     parser.add_argument("--ckpt", default=str(shipped), help="the model to complete with")
     parser.add_argument("--pictures", type=int, default=32, help="to complete")
     arguments = parser.parse_args()

@@ -11,16 +11,16 @@ would lie on the diagonal.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor
 
-from dcgan_inpaint.data.loader import batches
-from dcgan_inpaint.models.checkpoint import data_of, load_model
-from dcgan_inpaint.models.latent_encoder import GANS, LatentEncoder
-from inpaint import load_pictures, search
+from dcgan_inpaint.completion.build import build
+from dcgan_inpaint.data.loader import ImageData, batches
+from dcgan_inpaint.models.checkpoint import load_model, source_of
 
 PROJECT = Path(__file__).parents[1]
 
@@ -32,11 +32,11 @@ def main() -> None:
     arguments = parser.parse_args()
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
         cfg = compose("inpaint", ["candidates=8", *arguments.overrides])
-    model = load_model(cfg.ckpt, *GANS.values(), LatentEncoder)
-    cfg.data = data_of(model, cfg.data, cfg.ckpt)
-    module = search(cfg, model, instantiate(cfg.mask))
-    pictures, names = load_pictures(cfg)
-    first = torch.utils.data.Subset(pictures, range(len(names)))
+    model = load_model(cfg.ckpt)
+    module = build(cfg, model, instantiate(cfg.mask))
+    data = ImageData(source_of(model, instantiate(cfg.data), cfg.ckpt), cfg.cache_dir)
+    pictures = data.split(cfg.split)
+    first = torch.utils.data.Subset(pictures, range(min(cfg.limit, len(pictures))))
     numbers = [hole_numbers(module.predict_step(batch)) for batch in batches(first, cfg.batch_size)]
     spread, error = (torch.cat(column) for column in zip(*numbers, strict=True))
     predicted, true = by_tenths(spread, error)
@@ -46,7 +46,7 @@ def main() -> None:
     plot(predicted, true, cfg.candidates, arguments.figure)
 
 
-def hole_numbers(done) -> tuple[Tensor, Tensor]:
+def hole_numbers(done: Any) -> tuple[Tensor, Tensor]:
     """The spread over a batch's candidates and the error of their mean, (N,) each, in the holes."""
     candidates, images = (done.candidates + 1) / 2, (done.images + 1) / 2
     spread, error = candidates.std(1), candidates.mean(1) - images  # (B, C, S, S)

@@ -5,18 +5,19 @@ that nobody updates, losses evaluated again after the updates, and a search thro
 are not frozen, with their BatchNorm as trained.  It computes what our networks compute.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dcgan_inpaint.losses import discriminator_losses, generator_loss
-from dcgan_inpaint.models.networks import Discriminator, Generator
 
 
 class PortedGenerator(nn.Module):
     """Our Generator's function, upright: full transposed convolutions, cropped."""
 
-    def __init__(self, ours: Generator):
+    def __init__(self, ours: Any):  # a networks.Generator
         super().__init__()
         self.width = ours.widths[0]
         self.project = nn.Linear(ours.project.in_features, ours.project.out_features)
@@ -42,7 +43,7 @@ class PortedGenerator(nn.Module):
 class PortedDiscriminator(nn.Module):
     """Our Discriminator's function, upright: padded convolutions."""
 
-    def __init__(self, ours: Discriminator, size: int):
+    def __init__(self, ours: Any, size: int):  # a networks.Discriminator
         super().__init__()
         self.convs = nn.ModuleList(
             nn.Conv2d(c.in_channels, c.out_channels, 5, stride=2) for c in ours.convs
@@ -66,7 +67,7 @@ class PortedDiscriminator(nn.Module):
         return self.classify(h.flatten(1)).squeeze(1)  # (B,)
 
 
-def _turn(ported: nn.ModuleList, ours: nn.ModuleList) -> None:
+def _turn(ported: Any, ours: Any) -> None:
     """Kernels from mirrored to upright."""
     for mine, theirs in zip(ported, ours, strict=True):
         mine.weight.data = theirs.weight.data.flip(2, 3).clone()
@@ -76,7 +77,7 @@ def _turn(ported: nn.ModuleList, ours: nn.ModuleList) -> None:
 class Port:
     """The straightforward port: its training iteration and its iteration of the search."""
 
-    def __init__(self, generator: Generator, discriminator: Discriminator, size: int):
+    def __init__(self, generator: nn.Module, discriminator: nn.Module, size: int):
         device = next(generator.parameters()).device
         self.g = PortedGenerator(generator).to(device)
         self.d = PortedDiscriminator(discriminator, size).to(device)
@@ -105,6 +106,7 @@ class Port:
         context = (mask * (fake - images).abs()).sum((1, 2, 3))
         total = context + 0.1 * F.softplus(-self.d(fake))
         total.sum().backward()
+        assert z.grad is not None
         slope, z.grad = z.grad, None
         return total.detach(), slope
 

@@ -34,7 +34,7 @@ METHODS = {  # by name: which of MODELS, and what else inpaint.py is told
     "total variation": ("gan", ["method=tv"]),
     "Telea": ("gan", ["method=telea"]),
     "Navier-Stokes": ("gan", ["method=navier_stokes"]),
-    "context encoder": ("context_encoder", []),
+    "context encoder": ("context_encoder", ["method=context_encoder"]),
     "Amos 2016": ("gan", ["experiment=amos2016"]),
     "Yeh 2017": ("gan", ["experiment=yeh2017"]),
     "ours, from a random z": ("gan", []),
@@ -55,7 +55,7 @@ def main() -> None:
     common = ["data=celeba", f"limit={LIMIT}", *(f"{key}={value}" for key, value in given.items())]
     for mask in MASKS:
         for name, (model, arguments) in METHODS.items():
-            command = [sys.executable, PROJECT / "inpaint.py", f"ckpt={weights[model]}"]
+            command = [sys.executable, str(PROJECT / "inpaint.py"), f"ckpt={weights[model]}"]
             more = [f"mask={mask}", *arguments, *common, f"output={folder(mask, name)}"]
             subprocess.run([*command, *more], check=True)
     for metric in DIGITS:
