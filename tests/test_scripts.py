@@ -314,7 +314,7 @@ def test_an_encoder_starts_the_search(run, trained, tmp_path):
     errors = {
         (ckpt, "start=encoder"): "last.ckpt holds none: python train.py model=latent_encoder gan=",
         (both, "start=gone.ckpt"): "start=gone.ckpt: should be 'encoder' or 'random'",
-        (both, "start=encoder", "mask=grayscale"): "start= needs known pixels",
+        (both, "start=encoder", "mask=grayscale"): "start=encoder needs known pixels",
     }
     for arguments, message in errors.items():
         output = f"output={tmp_path / 'no'}"
@@ -638,7 +638,7 @@ def test_inpaint_puts_photos_back(run, trained, photos, tmp_path):
 PHOTO_ERRORS = {
     "hole": (["crop=[0,0,20,20]", "mask=file", "mask.path={tmp}/mask.png"], "outside the region"),
     "box": (["crop=[0,0,60,60]"], "a.jpg: crop=[0,0,60,60] reaches outside the photo"),
-    "string": (["crop='0,0,60,50'"], "crop=[0,0,60,50] is not square"),
+    "oblong": (["crop=[0,0,60,50]"], "crop=[0,0,60,50] is not square"),
     "detector": (["detector=gone.onnx"], "detector=gone.onnx: no such file"),
     "no photo": (["images=null", "crop=[0,0,9,9]"], "give images="),
 }
