@@ -322,8 +322,8 @@ LATENT = {
     "another size": ({"gan_settings": {"image_size": 32}}, "GAN makes pictures (3, 32, 32)"),
     "nested": ({"gan_settings": {"lr": [1]}}, "lr=[1]: should be"),
     "unknown name": ({"gan_settings": {"gan": 1}}, "gan=1: unexpected"),
-    "a list": ({"gan_settings": ["DCGAN"]}, "a latent encoder is for a DCGAN"),
-    "kind": ({"gan_kind": "residual GAN"}, "gan_kind=residual GAN: a latent encoder is for a"),
+    "a list": ({"gan_settings": ["DCGAN"]}, "gan_settings: no settings of a GAN"),
+    "kind": ({"gan_kind": "residual GAN"}, "gan_kind=residual GAN: choose one of DCGAN"),
     "itself": ({"gan_kind": "latent encoder"}, "gan_kind=latent encoder"),
 }
 

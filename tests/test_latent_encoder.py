@@ -5,7 +5,8 @@ import torch
 from torch.utils.data import DataLoader
 from training import quiet_trainer
 
-from dcgan_inpaint.models.checkpoint import load_gan, load_model
+from dcgan_inpaint.models.base import LatentGAN
+from dcgan_inpaint.models.checkpoint import load_gan, load_model, save_weights
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
 from dcgan_inpaint.models.networks import frozen
@@ -121,3 +122,16 @@ def test_the_checkpoint_stands_alone(dcgan, tmp_path):
 def test_errors(dcgan, settings, message):
     with pytest.raises(ValueError, match=message):
         encoder(dcgan, **settings)
+
+
+def test_it_learns_from_a_gan_of_another_kind(tmp_path, monkeypatch):
+    """A new GAN needs no word here: its checkpoint is rebuilt by the kind that it says."""
+    monkeypatch.setattr(LatentGAN, "kinds", dict(LatentGAN.kinds))
+
+    class Another(DCGAN):
+        kind = "another GAN"
+
+    model = encoder(Another(image_size=16, z_dim=6, gf_dim=2, df_dim=2))
+    save_weights(model, tmp_path / "weights.safetensors")
+    loaded = load_model(tmp_path / "weights.safetensors", LatentEncoder)
+    assert type(loaded.gan) is Another

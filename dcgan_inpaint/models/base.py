@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -176,6 +176,10 @@ class LatentGAN(AdversarialModule):
 
     generator: Any
     ema_generator: Any
+    kinds: ClassVar[dict[str, type["LatentGAN"]]] = {}  # all there are, by kind
+
+    def __init_subclass__(cls) -> None:
+        LatentGAN.kinds.setdefault(cls.kind, cls)
 
     @property
     def gan(self) -> "LatentGAN":

@@ -79,7 +79,7 @@ def load_gan(path: str | Path) -> LatentGAN:
 
     Raises as `load_model`.
     """
-    gan = load_model(path, DCGAN, LatentEncoder).gan
+    gan = load_model(path, *LatentGAN.kinds.values(), LatentEncoder).gan
     assert gan is not None
     return gan
 

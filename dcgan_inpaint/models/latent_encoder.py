@@ -4,7 +4,7 @@ to G's first feature map (as encoders for larger GANs go beyond one z: Richardso
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from dcgan_inpaint.errors import NonNegative, Positive, make, settings
 from dcgan_inpaint.losses import context_loss, prior_loss
 from dcgan_inpaint.models.base import LatentGAN, Model, ModelSettings, Width
-from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.networks import Encoder, frozen
 from dcgan_inpaint.pictures import masked
 
@@ -107,9 +106,12 @@ class LatentEncoder(Model):
     def rebuild(cls, hyperparameters: Mapping[str, Any]) -> Self:
         own = dict(hyperparameters)
         kind, sizes = own.pop("gan_kind", None), own.pop("gan_settings", None)
-        if kind != DCGAN.kind or not isinstance(sizes, Mapping):
-            raise ValueError(f"gan_kind={kind}: a latent encoder is for a {DCGAN.kind}")
-        return cls(DCGAN.rebuild(sizes), **asdict(make(LatentEncoderSettings, own)))
+        if not isinstance(kind, str) or kind not in LatentGAN.kinds:
+            raise ValueError(f"gan_kind={kind}: choose one of {', '.join(LatentGAN.kinds)}")
+        if not isinstance(sizes, Mapping):
+            raise ValueError("gan_settings: no settings of a GAN")
+        gan = LatentGAN.kinds[kind].rebuild(sizes)
+        return cls(cast(LatentGAN, gan), **asdict(make(LatentEncoderSettings, own)))
 
     def latent_encoder(self) -> nn.Module:
         return frozen(self.ema_encoder)
