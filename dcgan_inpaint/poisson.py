@@ -5,6 +5,7 @@ of pixels, and no mask, however hard, needs many more steps.
 """
 
 from collections.abc import Sequence
+from types import EllipsisType
 from typing import NamedTuple
 
 import torch
@@ -55,17 +56,33 @@ def harmonic(values: Tensor, hole: Tensor, tolerance: float) -> Tensor:
     Conjugate gradients, preconditioned by one multigrid cycle (Braess 1995), in the precision of
     `values`.  Each picture stops by itself and then stays as it is, whatever the others need.
     """
+    u = torch.zeros_like(values)
+    if not hole.any():
+        return u
     h = hole.to(values.dtype)
-    top = _level(h * _neighbours(torch.ones_like(h)), h * _right(h), h * _right(h.mT).mT)
+    box = _box(hole)  # of all holes: elsewhere nothing is solved for
+    diagonal, right, down = (h * x for x in (_neighbours(torch.ones_like(h)), _right(h), _below(h)))
+    known = h * _neighbours(values.masked_fill(hole, 0))  # (B, C, H, W)
+    u[box] = _solve(_level(diagonal[box], right[box], down[box]), known[box], tolerance)
+    return u
+
+
+def _box(hole: Tensor) -> tuple[slice | EllipsisType, ...]:
+    """The rows and columns that hold all of hole (B, 1, H, W)."""
+    found = (hole.any(0).any(axis).nonzero()[:, 1] for axis in (2, 1))  # rows, columns
+    return ..., *(slice(int(x.min()), int(x.max()) + 1) for x in found)
+
+
+def _solve(top: Level, residual: Tensor, tolerance: float) -> Tensor:
+    """The u (B, C, H, W) with _rest(top, u, residual) = 0, to about `tolerance`."""
     # a cycle only guesses the error: float32 will do
     levels = [Level(*(x.float() for x in top))]
     while levels[-1].diagonal.shape[-2:].numel() > 1:
         levels.append(_coarser(levels[-1]))
-    residual = h * _neighbours(values.masked_fill(hole, 0))  # (B, C, H, W)
-    u, direction, zero = torch.zeros_like(residual), torch.zeros_like(residual), values.new_zeros(1)
-    old = values.new_ones(1)
+    u, direction = torch.zeros_like(residual), torch.zeros_like(residual)
+    zero, old = residual.new_zeros(1), residual.new_ones(1)
     for _ in range(500):
-        step = _cycle(levels, residual.float()).to(values)  # a residual alone can be tiny
+        step = _cycle(levels, residual.float()).to(residual)  # a residual alone can be tiny
         active = step.abs().amax((1, 2, 3), keepdim=True) >= tolerance  # (B, 1, 1, 1)
         if not active.any():
             break
@@ -89,6 +106,11 @@ def _neighbours(x: Tensor) -> Tensor:
 def _right(x: Tensor) -> Tensor:
     """Each pixel's right neighbour (..., H, W), 0 beside the picture."""
     return F.pad(x, (0, 1))[..., 1:]
+
+
+def _below(x: Tensor) -> Tensor:
+    """Each pixel's neighbour below (..., H, W), 0 under the picture."""
+    return F.pad(x, (0, 0, 0, 1))[..., 1:, :]
 
 
 def _pairs(x: Tensor) -> Tensor:

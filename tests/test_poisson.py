@@ -154,6 +154,7 @@ def test_a_picture_stops_by_itself(dtype, tolerance):
     """An easy hole is as exact beside one that needs more steps as it is alone."""
     values = pictures(len(MASKS))[1].to(dtype)
     hole = torch.cat([drawn(name, 1) for name in MASKS]) == 0
+    hole[..., 0, 0] = hole[..., -1, -1] = True  # all in the same box, and so the same coarser grids
     together = harmonic(values, hole, tolerance)
     for i in range(len(MASKS)):
         alone = harmonic(values[i : i + 1], hole[i : i + 1], tolerance)[0]
