@@ -79,6 +79,17 @@ def test_model(choice):
     assert OmegaConf.select(cfg.model, seed) == 3
 
 
+@pytest.mark.parametrize("mask", ["center", "random80", "file"])
+@pytest.mark.parametrize("choice", ["context_encoder", "latent_encoder"])
+def test_a_mask_of_its_own_to_train_with(choice, mask, roots):
+    """Also one that draws nothing, and so takes no seed."""
+    path = [f"model.mask.path={roots / 'hole.png'}"] if mask == "file" else []
+    cfg = composed("train", f"model={choice}", f"mask@model.mask={mask}", "model.df_dim=2", *path)
+    drawn = instantiate(cfg.model, crop=1.0).mask(torch.arange(3), 64)
+    hole = {"center": 0.25, "random80": 0.8, "file": 0.25}[mask]
+    assert 1 - drawn.mean().item() == pytest.approx(hole, abs=0.02)
+
+
 def test_masks_of_the_context_encoder():
     """Yeh's four kinds by default; one's own choice by the names of the masks."""
 

@@ -66,6 +66,7 @@ class TrainOptions:
     trainer: TrainerOptions
     logger: dict | None
     seed: Seed
+    mask_seed: Seed
     batch_size: Count
     flip: bool
     cache_dir: Text
