@@ -157,8 +157,10 @@ def _hints(function: Callable) -> dict[str, Any]:
 def _line(error: ValidationError, names: list[str] | None = None, prefix: str = "") -> str:
     """key=value: what is allowed."""
     first = error.errors(include_url=False)[0]
-    place = [names[part] if names and isinstance(part, int) else str(part) for part in first["loc"]]
-    key = ".".join([*([prefix] if prefix else []), *place])
+    argument, *within = first["loc"] or ("",)
+    if names and isinstance(argument, int):
+        argument = names[argument]
+    key = ".".join(str(part) for part in (prefix, argument, *within) if part != "")
     what = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
     if first["type"].startswith("missing"):
         return f"{key}: missing"
