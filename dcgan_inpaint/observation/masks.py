@@ -1,7 +1,7 @@
 """Masks: which pixels are known.
 
 A mask is (B, 1, S, S) float with 1 = known pixel and 0 = hole (Amos 2016, Yeh 2017).  LaMa, latent
-diffusion and IOPaint use the opposite.  Definitions: README, "Masks".
+diffusion and IOPaint use the opposite.  Definitions: conf/README.md.
 
 Each function gives one mask per entry of `index` (B,).  What is drawn for image i follows from
 (seed, i) alone, never from the batch around it.  Parameters out of range raise ValueError.  The
