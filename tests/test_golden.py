@@ -1,4 +1,4 @@
-"""Against numbers computed with the original TensorFlow code (dcgan_inpaint/README.md, "The method").
+"""Against numbers computed with the original TensorFlow code (dcgan_inpaint/README.md).
 
 golden/{blog,head}.npz, for both generator widths: weights in TensorFlow's names and layouts before
 training (init/) and after 6 iterations (after6/) on the pictures x (8, S, S, 3), made up and

@@ -1,6 +1,6 @@
 """The DCGAN: one discriminator step and g_steps generator steps per batch, all with the same z.
 
-Radford 2016 in the schedule of Kim's and Amos's TensorFlow code (the method: dcgan_inpaint/README.md).
+Radford 2016 in the schedule of Kim's and Amos's TensorFlow code (dcgan_inpaint/README.md).
 """
 
 from typing import Annotated, Any, Literal
