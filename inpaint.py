@@ -63,8 +63,9 @@ def main(cfg: DictConfig) -> None:
 def load_photos(cfg: DictConfig, model: Model) -> Photos | None:
     """One's own pictures at full size, if `images` names some."""
     if cfg.images is None:
-        if cfg.crop is not None or cfg.detector is not None:
-            raise ValueError("crop= and detector= are for photos: give images=")
+        for key in ("crop", "detector"):
+            if cfg[key] is not None:
+                raise ValueError(f"{key}={cfg[key]}: is for photos: give images=")
         return None
     find_region = region_finder(model.settings.crop, cfg.crop, cfg.detector, cfg.eyes)
     channels, size, _ = model.picture_shape

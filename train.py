@@ -33,7 +33,9 @@ def main(cfg: DictConfig) -> None:
         check_config(cfg, TrainOptions)
         seed_everything(cfg.seed, verbose=False)  # the init; z, order and flips follow from seed
         source = instantiate(cfg.data)
-        model = instantiate(cfg.model, crop=source.crop)
+        shape = {name: getattr(source, name) for name in ("image_size", "channels", "crop")}
+        model = instantiate(cfg.model, **shape)
+        model.check()
         model.data = describe(source)
         if cfg.resume is not None:
             check_resume(cfg.resume, model)

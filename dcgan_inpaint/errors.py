@@ -10,19 +10,19 @@ import dataclasses
 import functools
 import inspect
 import os
+import pkgutil
 import sys
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 import pydantic
 import torch
 from hydra.errors import HydraException
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
@@ -36,6 +36,22 @@ NonNegative = Annotated[float, Field(ge=0, le=1e6)]
 Share = Annotated[float, Field(gt=0, lt=1)]  # strictly between nothing and all
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Text = Annotated[str, Field(min_length=1)]
+
+
+def _whole(value: Any) -> Any:
+    if type(value) is not int:
+        raise ValueError("should be a valid integer")
+    return value
+
+
+WHOLE = BeforeValidator(_whole)  # for a Literal of integers, which true and 1.0 would pass for 1
+
+HYDRAS = {  # what a part may say besides its arguments
+    "_target_": Any,
+    "_partial_": bool,
+    "_recursive_": bool,
+    "_convert_": Literal["none", "partial", "object", "all"],
+}
 
 Function = TypeVar("Function", bound=Callable)
 Settings = TypeVar("Settings")
@@ -52,7 +68,8 @@ def checked(function: Function) -> Function:
         try:
             return validated(*args, **kwargs)
         except ValidationError as error:
-            raise ValueError(_line(error, names)) from error
+            given = dict(zip(names, args, strict=False)) | kwargs
+            raise ValueError(_line(error, given, names=names)) from error
 
     return typing.cast(Function, call)
 
@@ -69,51 +86,50 @@ def make(cls: Callable[..., Settings], values: Mapping[str, Any]) -> Settings:
     try:
         return cls(**values)
     except ValidationError as error:
-        raise ValueError(_line(error)) from error
+        raise ValueError(_line(error, values)) from error
 
 
-def check_config(cfg: DictConfig, schema: type) -> dict[str, Any]:
-    """The configuration, resolved, if all of it fits; nothing is built.
+def check_config(cfg: DictConfig, schema: type) -> None:
+    """Check all of a composed configuration; nothing is built.
 
     `schema`, a class of `settings`, says what its own keys may be.  A part with a `_target_` is
     held to the annotations of that function or class (of its `Settings`, if it has them).  Raises
     ValueError, one line with key and value, for the first that does not fit.
     """
-    try:
-        tree: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        what = str(error).splitlines()[0]
-        raise ValueError(f"{error.full_key}: {what[0].lower()}{what[1:]}") from error
     types = typing.get_type_hints(schema, include_extras=True)
-    _check(tree, types, "")
+    tree: Any = OmegaConf.to_container(cfg)
+    # plain values first, for parts refer to them
+    for name in sorted(tree, key=lambda name: isinstance(tree[name], dict)):
+        try:
+            value: Any = cfg[name]
+            if OmegaConf.is_config(value):
+                value = OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+        except OmegaConfBaseException as error:
+            what = str(error).splitlines()[0]
+            raise ValueError(f"{error.full_key}: {what[0].lower()}{what[1:]}") from error
+        _check({name: value}, types, "")
     for field in dataclasses.fields(schema):
         if field.default is dataclasses.MISSING and field.name not in tree:
             raise ValueError(f"{field.name}: missing: choose one")
-    return tree
 
 
 def _check(tree: dict, types: dict[str, Any] | None, prefix: str) -> None:
-    """Check the keys of one part, of known `types` or, None, of parts alone."""
+    """Check the keys of one part, of known `types` or, None, of a group of parts."""
     for name, value in tree.items():
         key = f"{prefix}{name}"
-        if name.startswith("_"):
-            continue
-        if isinstance(value, dict):
-            _check_part(value, key)
-        if types is None or _holds_parts(value):
-            continue
-        if name not in types and "**" not in types:
+        if types is not None and name not in types and "**" not in types:
             raise ValueError(f"{key}={_show(value)}: there is no such option")
-        try:
-            _adapter(types.get(name, Any)).validate_python(value)
-        except ValidationError as error:
-            raise ValueError(_line(error, prefix=key)) from error
-
-
-def _check_part(part: dict, key: str) -> None:
-    """Check a dictionary: what its `_target_` takes, or the parts in it."""
-    types = _types(part["_target_"], f"{key}._target_") if "_target_" in part else None
-    _check(part, types, f"{key}.")
+        hint = (types or {}).get(name, Any)
+        if _holds_parts(value) and not hasattr(hint, "__pydantic_config__"):
+            inner = _types(value["_target_"], f"{key}._target_") if "_target_" in value else None
+            _check(value, inner, f"{key}.")
+        elif types is None:
+            raise ValueError(f"{key}={_show(value)}: should have a _target_")
+        else:
+            try:
+                _adapter(hint).validate_python(value)
+            except ValidationError as error:
+                raise ValueError(_line(error, value, key)) from error
 
 
 def _holds_parts(value: Any) -> bool:
@@ -123,6 +139,7 @@ def _holds_parts(value: Any) -> bool:
     return "_target_" in value or any(map(_holds_parts, value.values()))
 
 
+@functools.cache
 def _adapter(annotation: Any) -> TypeAdapter:
     if hasattr(annotation, "__pydantic_config__"):  # of a dataclass or TypedDict: its own
         return TypeAdapter(annotation)
@@ -132,16 +149,17 @@ def _adapter(annotation: Any) -> TypeAdapter:
 def _types(target: Any, key: str) -> dict[str, Any]:
     """The annotations by name of what a `_target_` takes; "**" if it takes any name."""
     try:
-        found = get_object(target)
+        found = pkgutil.resolve_name(target)  # as Hydra finds it, without a word in the log
+        parameters = inspect.signature(found).parameters.values()
     except Exception as error:
         raise ValueError(f"{key}={_show(target)}: there is no such function or class") from error
-    function = found.__init__ if inspect.isclass(found) else found
-    hints = _hints(function)
-    parameters = inspect.signature(function).parameters.values()
+    hints = _hints(found.__init__ if inspect.isclass(found) else found)
     names = {p.name: hints.get(p.name, Any) for p in parameters if p.kind is not p.VAR_KEYWORD}
+    names |= HYDRAS
     if hasattr(found, "Settings"):  # these are what its **settings may be
         return names | typing.get_type_hints(found.Settings, include_extras=True)
-    return names | {"**": Any} if len(names) < len(parameters) else names
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return names | {"**": Any} if takes_any else names
 
 
 def _hints(function: Callable) -> dict[str, Any]:
@@ -154,28 +172,40 @@ def _hints(function: Callable) -> dict[str, Any]:
             unknown[str(error.name)] = Any
 
 
-def _line(error: ValidationError, names: list[str] | None = None, prefix: str = "") -> str:
-    """key=value: what is allowed."""
-    first = error.errors(include_url=False)[0]
-    argument, *within = first["loc"] or ("",)
-    if names and isinstance(argument, int):
-        argument = names[argument]
-    key = ".".join(str(part) for part in (prefix, argument, *within) if part != "")
-    what = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
-    if first["type"].startswith("missing"):
+def _line(error: ValidationError, given: Any, prefix: str = "", names: Sequence[str] = ()) -> str:
+    """key=value: what is allowed.  `names` are those of arguments given by their place."""
+    problems = error.errors(include_url=False)
+    places = [_place(problem["loc"], given, names) for problem in problems]
+    place = max(places, key=len)  # a list that could be a text has its fault in an item
+    here = [problem for problem, at in zip(problems, places, strict=True) if at == place]
+    missing = here[0]["loc"][-1:] if here[0]["type"].startswith("missing") else ()
+    key = ".".join(str(step) for step in (prefix, *place, *missing) if step != "")
+    if missing:
         return f"{key}: missing"
-    return f"{key}={_show(first['input'])}: {what[0].lower()}{what[1:]}"
+    allowed = (p["msg"].removeprefix("Input ").removeprefix("Value error, ") for p in here)
+    what = " or ".join(dict.fromkeys(f"{each[0].lower()}{each[1:]}" for each in allowed))
+    return f"{key}={_show(here[0]['input'])}: {what}"
+
+
+def _place(loc: Sequence[int | str], given: Any, names: Sequence[str]) -> list[int | str]:
+    """The keys and indices of `loc`, which says too which type of several was tried."""
+    place: list[int | str] = []
+    for step in loc:
+        if names and not place and isinstance(step, int):
+            step = names[step]
+        known = isinstance(given, Mapping) and step in given
+        listed = isinstance(given, Sequence) and isinstance(step, int)
+        if known or listed:
+            given = given[step]
+            place.append(step)
+    return place
 
 
 def _show(value: Any) -> str:
     """As one would type it, not too long."""
-    text = {None: "null", True: "true", False: "false"}.get(value) if _is_word(value) else None
-    text = text or str(value)
+    text = "null" if value is None else str(value)
+    text = text.lower() if isinstance(value, bool) else text
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _is_word(value: Any) -> bool:
-    return value is None or isinstance(value, bool)
 
 
 def open_door(main: Callable[[], None]) -> None:
@@ -199,8 +229,6 @@ def one_line_errors() -> Iterator[None]:
         error: BaseException = caught
         if type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
             error = error.__cause__  # what a constructor raised, inside Hydra's wrapping
-        if isinstance(error, ValidationError):
-            sys.exit(f"error: {_line(error)}")
         if isinstance(error, (ValueError, OSError, ModuleNotFoundError, MisconfigurationException)):
             sys.exit(f"error: {' '.join(str(error).split())}")
         raise

@@ -105,7 +105,7 @@ def test_the_checkpoint_stands_alone(dcgan, tmp_path):
         assert torch.equal(gan.eval()(z), dcgan(z))
     for name, value in model.state_dict().items():
         assert torch.equal(value, loaded.state_dict()[name]), name
-    with pytest.raises(ValueError, match="needs mask= to train with"):
+    with pytest.raises(ValueError, match="mask=null: a latent encoder needs masks"):
         fit(loaded, pictures(dcgan, 8), epochs=1)
 
 

@@ -14,6 +14,7 @@ from dcgan_inpaint.completion.objective import Objective
 from dcgan_inpaint.completion.search import SearchSettings
 from dcgan_inpaint.completion.solvers import Adam
 from dcgan_inpaint.data.cache import Source
+from dcgan_inpaint.errors import make
 from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.observation.masks import center
 from dcgan_inpaint.poisson import paste
@@ -82,7 +83,7 @@ def _search(cfg: DictConfig, model: Model, mask: Mask) -> InpaintingModule:
         ema=cfg.ema,
         encoder=encoder,
         stages=list(instantiate(cfg.stages).values()),
-        settings=SearchSettings(cfg.candidates, cfg.answer, cfg.seed, cfg.out_interval),
+        settings=make(SearchSettings, {name: cfg[name] for name in SearchSettings.__annotations__}),
     )
 
 

@@ -14,6 +14,9 @@ from dcgan_inpaint.models.networks import Generator
 from dcgan_inpaint.randomness import Draws
 
 
+HowMany = Annotated[Count, Field(le=1024)]  # candidates of a picture
+
+
 @settings
 class SearchSettings:
     """How often each picture is searched, and what is kept.
@@ -24,7 +27,7 @@ class SearchSettings:
     every so many iterations; 0: none.
     """
 
-    candidates: Annotated[Count, Field(le=1024)] = 1
+    candidates: HowMany = 1
     answer: Literal["best", "mean"] = "best"
     seed: Seed = 0
     out_interval: Natural = 0

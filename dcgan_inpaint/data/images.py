@@ -10,9 +10,11 @@ import numpy as np
 from PIL import Image, ImageOps
 from pydantic import Field
 
+from dcgan_inpaint.errors import WHOLE
+
 # what a source may be asked for
 Side = Annotated[int, Field(ge=1, le=1024)]  # of its square pictures, px
-Channels = Literal[1, 3]
+Channels = Annotated[Literal[1, 3], WHOLE]
 Crop = Annotated[float, Field(gt=0, le=1)]  # side of the central square / short side
 
 EXTENSIONS = {e.lower() for e, kind in Image.registered_extensions().items() if kind in Image.OPEN}

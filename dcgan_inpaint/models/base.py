@@ -11,7 +11,8 @@ from pydantic import Field
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
-from dcgan_inpaint.errors import make, settings
+from dcgan_inpaint.data.images import Channels, Crop
+from dcgan_inpaint.errors import WHOLE, make, settings
 from dcgan_inpaint.losses import discriminator_losses, generator_loss
 from dcgan_inpaint.randomness import latents
 
@@ -22,11 +23,11 @@ Width = Annotated[int, Field(ge=1, le=4096)]  # of a layer, a code or z
 class ModelSettings:
     """What every model has: the pictures that it is for, and how slowly its average follows."""
 
-    image_size: Literal[16, 32, 64, 128, 256] = 64
-    channels: Literal[1, 3] = 3
+    image_size: Annotated[Literal[16, 32, 64, 128, 256], WHOLE] = 64
+    channels: Channels = 3
     # how the training pictures were framed, so that completion frames others alike: side of the
     # central square / short side
-    crop: Annotated[float, Field(gt=0, le=1)] = 1.0
+    crop: Crop = 1.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999  # 0: no averaging
 
 
@@ -41,6 +42,7 @@ class Model(LightningModule):
     kind: str
     Settings: type
     gan: "LatentGAN | None"
+    mask: Callable[[Tensor, int], Tensor] | None  # of those that learn with masks
 
     def __init__(self, settings: Any, **kept: Any) -> None:
         """`settings` are checked ones, `kept` what is to stand with them in the checkpoint."""
@@ -68,6 +70,17 @@ class Model(LightningModule):
     def fill(self, ema: bool = True) -> Callable[[Tensor, Tensor], Tensor] | None:
         """Frozen: known (B, C, S, S), mask (B, 1, S, S) -> pictures, without a search."""
         return None
+
+    def training_masks(self, index: Tensor) -> Tensor:
+        """(B, 1, S, S) for index (B,).  Raises ValueError for a model that was made without."""
+        if self.mask is None:
+            raise ValueError(f"model.mask=null: a {self.kind} needs masks to train with (masks.py)")
+        return self.mask(index, self.settings.image_size)
+
+    def check(self) -> None:
+        """Raise ValueError if it cannot be trained as it was made, before any long work."""
+        if "mask" in vars(self):
+            self.training_masks(torch.arange(1))
 
     @property
     def iteration(self) -> int:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dcgan_inpaint.data.cache import Source
 from dcgan_inpaint.data.sources import check_description, from_description
-from dcgan_inpaint.errors import Natural, make, settings
+from dcgan_inpaint.errors import Natural, Text, make, settings
 from dcgan_inpaint.models.base import LatentGAN, Model
 from dcgan_inpaint.models.context_encoder import ContextEncoder
 from dcgan_inpaint.models.dcgan import DCGAN
@@ -41,14 +41,15 @@ class Header:
     iteration: Natural = 0
 
 
-def load_model(path: str | Path, *classes: type[Model]) -> Model:
+def load_model(path: str | Path, *classes: type[Model], key: str = "ckpt") -> Model:
     """A trained model of one of `classes`, or of any, on the CPU, from a checkpoint of either form.
 
+    `key` is the option that named it, for errors.
     Raises FileNotFoundError for a missing file, ValueError for one that is truncated, not ours, of
     another kind of model, or whose tensors are not those of its settings, finite and plain.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"ckpt={path}: no such file; train.py writes weights.safetensors")
+        raise FileNotFoundError(f"{key}={path}: no such file; train.py writes weights.safetensors")
     kinds = {model.kind: model for model in classes or MODELS}
     wanted = " or ".join(", ".join(kinds).rsplit(", ", 1))
     try:
@@ -56,32 +57,37 @@ def load_model(path: str | Path, *classes: type[Model]) -> Model:
     except Exception as error:  # a file can hold anything, and its readers raise many kinds
         reason = _one_line(error) or type(error).__name__
         raise ValueError(
-            f"ckpt={path}: truncated, or not a {wanted} checkpoint of this project ({reason})"
+            f"{key}={path}: truncated, or not a {wanted} checkpoint of this project ({reason})"
         ) from error
     if header.kind not in kinds:
         kind = _one_line(header.kind)
-        raise ValueError(f"ckpt={path} holds a {kind}: use a checkpoint of a {wanted}")
+        raise ValueError(f"{key}={path} holds a {kind}: use a checkpoint of a {wanted}")
     try:
         with torch.device("meta"):  # sizes are only claims so far
             planned = kinds[header.kind].rebuild(header.settings)
         _check_tensors(planned.state_dict(), tensors)
         data = None if header.data is None else check_description(header.data)
     except ValueError as error:
-        raise ValueError(f"ckpt={path}: {_one_line(error)}") from error
+        raise ValueError(f"{key}={path}: {_one_line(error)}") from error
     model = kinds[header.kind].rebuild(header.settings)
     model.load_state_dict(tensors)
     model.data, model.trained = data, header.iteration
     return model
 
 
-def load_gan(path: str | Path) -> LatentGAN:
+def load_gan(path: str | Path, key: str = "ckpt") -> LatentGAN:
     """A trained GAN on the CPU: that of a checkpoint, or the one a latent encoder learned from.
 
     Raises as `load_model`.
     """
-    gan = load_model(path, *LatentGAN.kinds.values(), LatentEncoder).gan
+    gan = load_model(path, *LatentGAN.kinds.values(), LatentEncoder, key=key).gan
     assert gan is not None
     return gan
+
+
+def load_teacher(path: Text) -> LatentGAN:
+    """`load_gan` of the file that train.py's gan= names."""
+    return load_gan(path, key="gan")
 
 
 def source_of(model: Model, chosen: Source | None, ckpt: str) -> Source:

@@ -87,10 +87,8 @@ class ContextEncoder(AdversarialModule):
         return frozen(self.ema_generator if ema else self.generator)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        if self.mask is None:
-            raise ValueError("mask=None: a context encoder needs masks to train with (masks.py)")
         images = batch["image"]  # (B, C, S, S)
-        mask = self.mask(self.rows(len(images)), images.shape[-1])  # (B, 1, S, S)
+        mask = self.training_masks(self.rows(len(images)))  # (B, 1, S, S)
 
         fake = self.generator(masked(images, mask), mask)  # (B, C, S, S): for both updates
         log = self._discriminator_step(images, fake.detach())

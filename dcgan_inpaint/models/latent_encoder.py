@@ -121,13 +121,11 @@ class LatentEncoder(Model):
 
     def on_fit_start(self) -> None:
         """Freeze G and D into their fast form, which is neither trained nor saved."""
-        if self.mask is None:
-            raise ValueError("a latent encoder needs mask= to train with")
         self.teachers = frozen(self.gan.ema_generator), frozen(self.gan.discriminator)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         images = batch["image"]  # (B, C, S, S)
-        mask = self.mask(self.rows(len(images)), images.shape[-1])  # type: ignore[misc]
+        mask = self.training_masks(self.rows(len(images)))  # (B, 1, S, S)
         z, offset = self.encoder(masked(images, mask), mask)  # (B, z_dim), (B, 4·4·8·gf)
         generator, discriminator = self.teachers
         fake = generator(z, offset=offset)  # (B, C, S, S)

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field
 from pytorch_lightning import Trainer
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
+from dcgan_inpaint.completion.search import HowMany
 from dcgan_inpaint.errors import STRICT, Count, Natural, Seed, Text, settings
 from dcgan_inpaint.photos.regions import Box, Eyes
 
@@ -35,6 +36,7 @@ def _none_or_two(value: int) -> int:
 
 
 Part = Annotated[Any, AfterValidator(_built)]
+Parts = dict[str, Part]  # several, by name
 
 # ours come last: narrower than Lightning's own, which the others (+trainer.max_time=...) follow
 TrainerOptions = TypedDict(  # type: ignore[misc]
@@ -64,7 +66,7 @@ class TrainOptions:
     data: Part
     model: Part
     trainer: TrainerOptions
-    logger: dict | None
+    logger: Parts | None
     seed: Seed
     mask_seed: Seed
     batch_size: Count
@@ -76,7 +78,7 @@ class TrainOptions:
     preview: Natural
     validate: Natural
     sample_metrics: Annotated[Natural, AfterValidator(_none_or_two)]
-    gan: Text | None = None  # of model=latent_encoder
+    gan: Text = ""  # of model=latent_encoder
 
 
 @settings
@@ -119,15 +121,15 @@ class CompleteOptions:
     blend: Part
     lpips: Text | None
     trainer: TrainerOptions
-    logger: dict | None
+    logger: Parts | None
     cache_dir: Text
     output: Text | None
-    method: Part | None = None
-    objective: Part | None = None
-    solver: Part | None = None
-    stages: dict | None = None
+    method: Part = None
+    objective: Part = None
+    solver: Part = None
+    stages: Parts = Field(default_factory=dict)
     ema: bool = True
-    candidates: Count | None = None
+    candidates: HowMany | None = None
     answer: Literal["best", "mean"] | None = None
     start: Literal["encoder", "random"] | None = None
     seed: Seed = 0
