@@ -13,7 +13,6 @@ from dcgan_inpaint.errors import Count, Natural, NonNegative, Seed, checked, set
 from dcgan_inpaint.models.networks import Generator
 from dcgan_inpaint.randomness import Draws
 
-
 HowMany = Annotated[Count, Field(le=1024)]  # candidates of a picture
 
 
