@@ -5,6 +5,10 @@ Completion losses (Amos 2016; Yeh 2017, eq. 2 to 4) are one number per image, so
 a batch never influence each other.
 """
 
+import math
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -27,6 +31,22 @@ def context_loss(fake: Tensor, images: Tensor, weights: Tensor, norm: str = "l1"
     difference = fake - images
     distance = difference.abs() if norm == "l1" else difference.square()
     return (weights * distance).sum((1, 2, 3))
+
+
+def spread_l1(fakes: Tensor) -> Tensor:
+    """How far P draws of each picture (B, P, C, H, W) lie apart, (B,): the standard deviation that
+    mean absolute differences to their mean estimate (Bendel 2023, eq. 8), averaged over pixels."""
+    draws = fakes.shape[1]
+    distance = (fakes - fakes.mean(1, keepdim=True)).abs().sum(1)  # (B, C, H, W)
+    return math.sqrt(math.pi / (2 * draws * (draws - 1))) * distance.mean((1, 2, 3))
+
+
+def gradient_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
+    """R1: the squared gradient of the logit at real pictures (B, C, H, W), half its batch mean
+    (Mescheder 2018, eq. 9)."""
+    real = real.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(discriminator(real).sum(), real, create_graph=True)
+    return slope.square().sum((1, 2, 3)).mean() / 2
 
 
 def hole_loss(fake: Tensor, images: Tensor, mask: Tensor) -> Tensor:

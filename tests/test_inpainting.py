@@ -13,6 +13,7 @@ from dcgan_inpaint.models.networks import frozen
 from dcgan_inpaint.observation import masks
 from dcgan_inpaint.observation.measurements import Lowres
 from dcgan_inpaint.poisson import paste, poisson
+from dcgan_inpaint.randomness import normal
 
 
 @pytest.fixture(scope="module")
@@ -297,7 +298,7 @@ class Constant(torch.nn.Module):
 
     def __init__(self, map_dim):
         super().__init__()
-        self.map_dim = map_dim
+        self.map_dim, self.noise_dim = map_dim, 0
 
     def forward(self, known, mask):
         self.known = known
@@ -355,6 +356,54 @@ def test_an_encoder_starts_two_candidates(dcgan):
     torch.testing.assert_close(still.predict_step(data).fake, first)
 
 
+class Sampling(torch.nn.Module):
+    """An encoder whose z is its noise, and that counts the pictures it was shown."""
+
+    noise_dim = 8
+
+    def __init__(self, map_dim):
+        super().__init__()
+        self.map_dim, self.shown = map_dim, 0
+
+    def forward(self, known, mask, noise):
+        self.shown += len(known)
+        return noise.clamp(-1, 1), torch.zeros(len(noise), self.map_dim)
+
+
+def sampled(dcgan, data, **settings):
+    encoder = Sampling(frozen(dcgan.ema_generator).project.out_features)
+    search = module(dcgan, solver=Adam(0), encoder=encoder, **settings)
+    return search.predict_step(data), encoder
+
+
+def test_a_sampling_encoder_draws_every_candidate(dcgan):
+    """K draws of one encoding; the first of them is what one draw gives, whoever is beside it."""
+    several, encoder = sampled(dcgan, batch(3), candidates=4, answer="sample")
+    assert encoder.shown == 3
+    assert several.candidates.shape == (3, 4, 3, 16, 16)
+    alone, _ = sampled(dcgan, batch(1, start=2), answer="sample")
+    torch.testing.assert_close(several.completion[2], alone.completion[0], rtol=0, atol=1e-5)
+    noise = normal("w", 0, torch.arange(3), 8).clamp(-1, 1)
+    torch.testing.assert_close(several.z, noise)
+    with torch.no_grad():
+        torch.testing.assert_close(several.fake, dcgan(noise), rtol=1e-4, atol=1e-5)
+    other, _ = sampled(dcgan, batch(3), candidates=4, answer="sample", seed=1)
+    assert not torch.allclose(several.z, other.z)
+
+
+def test_answers_of_a_sampling_encoder(dcgan):
+    """The first draw, whatever the objective says; the best by it; the mean of all."""
+    data = batch(4)
+    answers = ("sample", "best", "mean")
+    first, best, mean = (sampled(dcgan, data, candidates=5, answer=a)[0] for a in answers)
+    assert (best.trace[-1, :, 2] <= first.trace[-1, :, 2]).all()
+    assert (best.trace[-1, :, 2] < first.trace[-1, :, 2]).any()
+    torch.testing.assert_close(first.candidates[:, 0], first.completion)
+    torch.testing.assert_close(best.candidates[:, 0], best.completion)
+    hole = (mean.mask == 0).expand_as(mean.images)
+    torch.testing.assert_close(mean.completion[hole], mean.candidates.mean(1)[hole])
+
+
 @pytest.mark.parametrize("blend", [paste, poisson])
 def test_the_mean_of_the_candidates(dcgan, blend):
     best = module(dcgan, candidates=3, blend=blend).predict_step(batch(2))
@@ -368,5 +417,5 @@ def test_the_mean_of_the_candidates(dcgan, blend):
     assert (difference < 1e-5).float().mean() > (0.999 if blend is paste else 0.9)
     known = mean.mask.expand_as(mean.images) == 1
     assert torch.equal(mean.completion[known], mean.images[known])
-    with pytest.raises(ValueError, match="answer=all: should be 'best' or 'mean'"):
+    with pytest.raises(ValueError, match="answer=all: should be 'best', 'mean' or 'sample'"):
         module(dcgan, answer="all")

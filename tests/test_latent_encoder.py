@@ -1,7 +1,9 @@
+import math
 from functools import partial
 
 import pytest
 import torch
+from pytorch_lightning import Callback
 from torch.utils.data import DataLoader
 from training import quiet_trainer
 
@@ -11,6 +13,7 @@ from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
 from dcgan_inpaint.models.networks import frozen
 from dcgan_inpaint.observation import masks
+from dcgan_inpaint.randomness import normal
 
 SMALL = {"image_size": 16, "code_dim": 16, "df_dim": 4}
 
@@ -48,7 +51,7 @@ def test_the_loss_by_hand(dcgan):
     model, images = encoder(dcgan, whole=2.0, context=3.0, lam=0.5), pictures(dcgan, 4)
     model.encoder.offset.bias.data.fill_(0.5)
     model.trainer = quiet_trainer()
-    model.log_dict = model.log = lambda *_: None
+    model.log_dict = model.log = model._update = lambda *_: None
     model.on_fit_start()
     mask = masks.center(torch.arange(4), 16, 0.25)
     with torch.no_grad():
@@ -135,3 +138,113 @@ def test_it_learns_from_a_gan_of_another_kind(tmp_path, monkeypatch):
     save_weights(model, tmp_path / "weights.safetensors")
     loaded = load_model(tmp_path / "weights.safetensors", LatentEncoder)
     assert type(loaded.gan) is Another
+
+
+# that samples
+
+
+def sampler(dcgan, **settings):
+    return encoder(dcgan, **{"noise_dim": 5, "lam": 0.01, "lr": 3e-3, "ema_decay": 0.0} | settings)
+
+
+def drawn(model, images, seed=0, count=6):
+    """Draws (B, count, C, S, S) by the average encoder."""
+    mask = masks.center(torch.arange(len(images)), 16, 0.25)
+    model.on_fit_start()
+    noise = normal("test", seed, torch.arange(len(images)), count * 5).unflatten(1, (count, 5))
+    with torch.no_grad():
+        return model.draws(frozen(model.ema_encoder), images * mask, mask, noise)
+
+
+def test_draws_follow_their_noise_alone(dcgan):
+    model, images = sampler(dcgan), pictures(dcgan, 3)
+    model.encoder.offset.weight.data.normal_(std=0.05)
+    model.ema_encoder.load_state_dict(model.encoder.state_dict())
+    together, other = drawn(model, images), drawn(model, images, seed=1)
+    torch.testing.assert_close(drawn(model, images[:1])[0], together[0], rtol=0, atol=1e-5)
+    assert (together - other).abs().mean() > 1e-3
+    assert together.std(1).mean() > 1e-3
+
+
+def test_the_samplers_losses_by_hand(dcgan):
+    """l1 of the mean of two draws, less the reward for their spread, and D's word of the first."""
+    model, images = sampler(dcgan, whole=2.0, context=3.0, lam=0.5), pictures(dcgan, 4)
+    model.trainer = quiet_trainer()
+    said = {}
+    model.log, model.log_dict = (lambda *_: None), said.update
+    model._update = lambda which, loss, lr: said.update({which: loss})
+    model.on_fit_start()
+    model.reward.fill_(1.5)
+    mask = masks.center(torch.arange(4), 16, 0.25)
+    loss = model.training_step({"image": images}, 0)
+    noise = normal("train w", 0, torch.arange(4), 10).unflatten(1, (2, 5))
+    with torch.no_grad():
+        first, second = model.draws(model.encoder, images * mask, mask, noise).unbind(1)
+    distance = ((first + second) / 2 - images).abs()
+    l1 = 2 * distance.mean() + 3 * (distance * mask).mean()
+    spread = math.sqrt(math.pi / 4) * (first - second).abs().mean()  # 2 · |d / 2|
+    completed = torch.where(mask == 0, first, images)
+    logits = model.discriminator(torch.cat([completed, mask], 1)).detach()
+    reward = 2 * 1.5 * math.sqrt(1 / (3 * math.pi)) * spread
+    expected = l1 - reward + 0.5 * torch.log1p(torch.exp(-logits)).mean()
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+    assert set(said) >= {0, 1}  # E's update and D's
+
+
+def test_a_sampler_learns_and_its_draws_stay_apart(dcgan):
+    """And the GAN does not move."""
+    images = pictures(dcgan, 16)
+    before = {name: value.clone() for name, value in dcgan.state_dict().items()}
+    model = sampler(dcgan)
+    start = drawn(model, images).mean(1)
+    fit(model, images, epochs=90)
+    draws = drawn(model, images)
+    assert (draws.mean(1) - images).abs().mean() < 0.6 * (start - images).abs().mean()
+    assert draws.std(1).mean() > 0.01
+    for name, value in dcgan.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert model.iteration == 90
+
+
+def test_the_reward_grows_while_draws_spread_too_little(dcgan):
+    model, images = sampler(dcgan), pictures(dcgan, 16)
+    model.on_fit_start()
+    with torch.no_grad():
+        for parameter in (model.ema_encoder.mix.weight, model.ema_encoder.mix.bias):
+            parameter.zero_()  # all draws are one
+    found = model.calibrate(images)
+    assert found["spread_ratio"] < 1e-3
+    assert found["reward"] == pytest.approx(math.exp(0.5))  # at most so much at once
+    assert float(model.state_dict()["reward"]) == pytest.approx(found["reward"])
+
+
+def test_a_sampler_resumes_exactly(dcgan, tmp_path):
+    data = pictures(dcgan, 8)
+    whole, half = (sampler(dcgan, schedule="cosine") for _ in range(2))
+    fit(whole, data, epochs=6)
+    loader = DataLoader([{"image": data, "index": torch.arange(8)}], batch_size=None)
+    stopped = quiet_trainer(max_epochs=6)
+    stopped.fit_loop.max_epochs = 6
+
+    class Stop(Callback):
+        def on_train_epoch_end(self, trainer, module):
+            trainer.should_stop = trainer.current_epoch == 2
+
+    stopped.callbacks.append(Stop())
+    stopped.fit(half, loader)
+    stopped.save_checkpoint(tmp_path / "half.ckpt")
+    resumed = sampler(dcgan, schedule="cosine")
+    trainer = quiet_trainer(max_epochs=6)
+    trainer.fit(resumed, loader, ckpt_path=tmp_path / "half.ckpt", weights_only=True)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_a_samplers_checkpoint_stands_alone(dcgan, tmp_path):
+    model = sampler(dcgan)
+    model.reward.fill_(1.25)
+    save_weights(model, tmp_path / "weights.safetensors")
+    loaded = load_model(tmp_path / "weights.safetensors", LatentEncoder)
+    assert loaded.settings.noise_dim == 5
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[name]), name

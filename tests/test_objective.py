@@ -8,8 +8,10 @@ from dcgan_inpaint.losses import (
     context_loss,
     discriminator_losses,
     generator_loss,
+    gradient_penalty,
     hole_loss,
     prior_loss,
+    spread_l1,
     yeh_weights,
 )
 
@@ -108,3 +110,22 @@ def test_objective_weighting():
 def test_objective_errors(arguments, message):
     with pytest.raises(ValueError, match=message):
         Objective(**arguments)
+
+
+def test_spread_by_hand():
+    """Three draws of two pixels: sqrt(pi / 12) times the sum of distances to the mean."""
+    fakes = torch.tensor([[0.0, 1.0], [0.3, 1.0], [0.6, 1.0]]).view(1, 3, 1, 1, 2)
+    torch.testing.assert_close(spread_l1(fakes), torch.tensor([math.sqrt(math.pi / 12) * 0.6 / 2]))
+
+
+def test_spread_estimates_the_standard_deviation():
+    fakes = 0.7 * torch.randn(400, 2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    # of two Gaussian draws: E |x1 - x2| is 2 sigma / sqrt(pi)
+    assert spread_l1(fakes).mean().item() == pytest.approx(0.7, rel=0.01)
+
+
+def test_gradient_penalty_by_hand():
+    """Of a linear D the gradient is its weights, everywhere."""
+    weights = torch.tensor([1.0, -2.0, 3.0, 0.5]).view(1, 1, 2, 2)
+    penalty = gradient_penalty(lambda x: (weights * x).sum((1, 2, 3)), torch.rand(5, 1, 2, 2))
+    assert penalty.item() == pytest.approx((1 + 4 + 9 + 0.25) / 2)

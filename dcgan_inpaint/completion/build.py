@@ -3,10 +3,11 @@
 import inspect
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
-from torch import Tensor, nn
+from torch import Tensor
 
 from dcgan_inpaint.completion.fills import FillingModule
 from dcgan_inpaint.completion.inpainting import InpaintingModule
@@ -65,14 +66,15 @@ def _search(cfg: DictConfig, model: Model, mask: Mask) -> InpaintingModule:
         )
     measure = instantiate(cfg.measure)
     encoder = _encoder(cfg, model, measure.of_pixels)
+    samples = encoder is not None and encoder.noise_dim > 0
     if cfg.candidates is None:
-        cfg.candidates = 1 if encoder is None else 2
-    encoded = encoder is not None and cfg.candidates <= 2  # all of them start from its z
+        cfg.candidates = 1 if encoder is None or samples else 2
+    encoded = encoder is not None and (samples or cfg.candidates <= 2)  # all start from its z
     if cfg.solver.iterations is None:
         # from there a search for z meets the known pixels better and the hidden ones worse
         cfg.solver.iterations = 0 if encoded else 100
     if cfg.answer is None:
-        cfg.answer = "mean" if encoded else "best"
+        cfg.answer = "best" if not encoded else "sample" if samples else "mean"
     return InpaintingModule(
         model.gan,
         mask,
@@ -87,9 +89,9 @@ def _search(cfg: DictConfig, model: Model, mask: Mask) -> InpaintingModule:
     )
 
 
-def _encoder(cfg: DictConfig, model: Model, of_pixels: bool) -> nn.Module | None:
+def _encoder(cfg: DictConfig, model: Model, of_pixels: bool) -> Any:
     """The frozen encoder to start from, if cfg.start and the measurement let it."""
-    encoder = None if cfg.start == "random" else model.latent_encoder()
+    encoder: Any = None if cfg.start == "random" else model.latent_encoder()
     if cfg.start == "encoder" and encoder is None:
         raise ValueError(
             f"start=encoder: ckpt={cfg.ckpt} holds none: python train.py model=latent_encoder "

@@ -5,6 +5,7 @@ z_hat = argmin context(z) + lam·prior(z), then the known pixels are put back (A
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
@@ -23,6 +24,7 @@ from dcgan_inpaint.completion.search import (
     Start,
     check_stages,
     encoded_start,
+    sampled_start,
 )
 from dcgan_inpaint.completion.solvers import Losses, Solver
 from dcgan_inpaint.models.base import LatentGAN
@@ -65,7 +67,8 @@ class InpaintingModule(LightningModule):
         self.discriminator = frozen(gan.discriminator)
         self.latents, self.picture_shape = gan.latents, gan.picture_shape
         self.mask, self.measure, self.objective = mask, measure or Holes(), objective
-        self.solver, self.blend, self.stages, self.encoder = solver, blend, stages, encoder
+        self.solver, self.blend, self.stages = solver, blend, stages
+        self.encoder: Any = encoder
         self.settings = settings or SearchSettings()
         check_stages(stages, self.generator.levels)
         if encoder is not None and not self.measure.of_pixels:
@@ -109,12 +112,18 @@ class InpaintingModule(LightningModule):
         return context, prior, context + self.objective.lam * prior
 
     def _start(self, candidates: Candidates, images: Tensor, mask: Tensor) -> Start:
-        """Where the rows start, for their pictures (B·K, C, S, S) and masks (B·K, 1, S, S)."""
+        """Where the rows start, for pictures (B, C, S, S) and masks (B, 1, S, S)."""
+        known, seed = masked(images, mask), self.settings.seed
+        if self.encoder is not None and self.encoder.noise_dim:
+            with torch.no_grad():
+                return sampled_start(self.encoder, candidates, known, mask, seed)
         z = self.latents(candidates.rows, seed=self.settings.seed)  # (B·K, z_dim)
         if self.encoder is None:
             return Start(z)
         with torch.no_grad():
-            return encoded_start(self.encoder, z, candidates, masked(images, mask), mask)
+            return encoded_start(
+                self.encoder, z, candidates, candidates.of(known), candidates.of(mask)
+            )
 
     def _steps(self, steps: Iterator[Losses]) -> Iterator[Losses]:
         """The same steps, on the trainer's progress bar if it shows one."""
@@ -133,7 +142,7 @@ class InpaintingModule(LightningModule):
         candidates = Candidates(index, self.settings.candidates)
         row_images, row_mask = candidates.of(images), candidates.of(mask)
         losses = partial(self.losses, target=candidates.of(target), weights=candidates.of(weights))
-        start = self._start(candidates, row_images, row_mask)
+        start = self._start(candidates, images, mask)
         search = Search(self.generator, losses, start)
         z = nn.Parameter(start.z)  # (B·K, z_dim)
         draws = Draws(self.settings.seed, candidates.rows)
@@ -145,6 +154,8 @@ class InpaintingModule(LightningModule):
             frames.see(t, search)
 
         order = candidates.best_first(trace[-1, :, 2])  # (B, K) rows
+        if self.settings.answer == "sample":  # the first draw, whatever the objective says of it
+            order = order.sort(1).values
         best = order[:, 0]
         answers = [self._answer(fake, order) for fake in frames.fakes]  # (B, C, S, S) each
         shown = torch.stack([self.blend(answer, images, mask) for answer in answers])
@@ -173,5 +184,5 @@ class InpaintingModule(LightningModule):
         return F.interpolate(target, size=images.shape[-1]).expand_as(images)
 
     def _answer(self, fake: Tensor, order: Tensor) -> Tensor:
-        """(B·K, C, S, S) -> (B, C, S, S): of each picture's candidates the best, or their mean."""
-        return fake[order[:, 0]] if self.settings.answer == "best" else fake[order].mean(1)
+        """(B·K, C, S, S) -> (B, C, S, S): of each picture's candidates the first, or their mean."""
+        return fake[order].mean(1) if self.settings.answer == "mean" else fake[order[:, 0]]

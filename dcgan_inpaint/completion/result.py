@@ -21,12 +21,12 @@ class Completion:
 class SearchedCompletion(Completion):
     """One batch completed by a search for z, of T iterations and F kept frames.
 
-    Of K candidates the completion is the one with the lowest objective, or the mean of all.
+    Of K candidates the completion is the one with the lowest objective, the first, or the mean.
     """
 
     z: Tensor  # (B, z_dim), where stages in feature maps started
     trace: Tensor  # (T + 1, B, 3) context, prior, total as evaluated, and at the end
-    candidates: Tensor  # (B, K, C, S, S) all completions, the best first
+    candidates: Tensor  # (B, K, C, S, S) all completions, the best first; draws in their order
     frames: Tensor  # (F, B, C, S, S) the completion as the search went
     frame_z: Tensor  # (F, B, z_dim) the z of each frame
     frame_iterations: list[int]  # (F,) the iteration of each frame

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dcgan_inpaint.completion.solvers import Losses, Solver
 from dcgan_inpaint.errors import Count, Natural, NonNegative, Seed, checked, settings
 from dcgan_inpaint.models.networks import Generator
-from dcgan_inpaint.randomness import Draws
+from dcgan_inpaint.randomness import Draws, normal
 
 HowMany = Annotated[Count, Field(le=1024)]  # candidates of a picture
 
@@ -21,13 +21,14 @@ class SearchSettings:
     """How often each picture is searched, and what is kept.
 
     candidates: searches per picture.  answer: of the candidates "best", the one with the lowest
-    objective, or "mean": the mean picture, blended, the better guess in squared error.  seed: the
+    objective, "mean", the mean picture, blended, the better guess in squared error, or "sample",
+    the first, whatever the objective says of it.  seed: the
     starts of picture i follow from (seed, i) alone.  out_interval: a frame of the answer is kept
     every so many iterations; 0: none.
     """
 
     candidates: HowMany = 1
-    answer: Literal["best", "mean"] = "best"
+    answer: Literal["best", "mean", "sample"] = "best"
     seed: Seed = 0
     out_interval: Natural = 0
 
@@ -102,6 +103,18 @@ def turned(pictures: Tensor, mirrored: Tensor | None) -> Tensor:
     if mirrored is None:
         return pictures
     return torch.where(mirrored[:, None, None, None], pictures.flip(3), pictures)
+
+
+def sampled_start(
+    encoder: Any, candidates: Candidates, known: Tensor, mask: Tensor, seed: int
+) -> Start:
+    """The start of each row from a draw of its own of an encoder that samples.
+
+    known (B, C, S, S), 0 in the hole; mask (B, 1, S, S).
+    """
+    noise = normal("w", seed, candidates.rows, encoder.noise_dim)
+    z, offset = encoder(known, mask, noise)
+    return Start(z.float(), offset.float())
 
 
 def encoded_start(

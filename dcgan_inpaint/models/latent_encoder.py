@@ -2,76 +2,53 @@
 to G's first feature map (as encoders for larger GANs go beyond one z: Richardson 2021)."""
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
-from dcgan_inpaint.errors import NonNegative, Positive, make, settings
-from dcgan_inpaint.losses import context_loss, prior_loss
-from dcgan_inpaint.models.base import LatentGAN, Model, ModelSettings, Width
-from dcgan_inpaint.models.networks import Encoder, frozen
+from dcgan_inpaint.errors import make
+from dcgan_inpaint.losses import (
+    context_loss,
+    discriminator_losses,
+    generator_loss,
+    gradient_penalty,
+    prior_loss,
+    spread_l1,
+)
+from dcgan_inpaint.models.base import LatentGAN, Model
+from dcgan_inpaint.models.latent_network import LatentEncoderSettings, LatentNetwork
+from dcgan_inpaint.models.networks import Discriminator, frozen
 from dcgan_inpaint.pictures import masked
+from dcgan_inpaint.randomness import normal
 
-
-@settings
-class LatentEncoderSettings(ModelSettings):
-    code_dim: Width = 512
-    df_dim: Width = 64
-    whole: NonNegative = 1.0
-    context: NonNegative = 1.0
-    lam: NonNegative = 0.001
-    lr: Positive = 1e-3
-
-
-class LatentNetwork(nn.Module):
-    """An Encoder and two linear layers: known pixels and mask, as ContextGenerator's, -> z (B,
-    z_dim), and the offset (B, map_dim) of G's 4x4 map from that of z: what no z can say.
-
-    z is in [-1, 1] for the uniform prior, and free for the normal one.
-    """
-
-    def __init__(
-        self,
-        image_size: int,
-        channels: int,
-        code_dim: int,
-        df_dim: int,
-        z_dim: int,
-        map_dim: int,
-        prior: str,
-    ):
-        super().__init__()
-        self.encoder = Encoder(image_size, channels, code_dim, df_dim)
-        self.head = nn.Linear(code_dim, z_dim)
-        self.bound: nn.Module = nn.Tanh() if prior == "uniform" else nn.Identity()
-        self.offset = nn.Linear(code_dim, map_dim)
-        nn.init.zeros_(self.offset.weight)  # it begins with pictures that G makes of z
-        nn.init.zeros_(self.offset.bias)
-
-    def forward(self, known: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        code = self.encoder(known, mask)  # (B, code_dim)
-        return self.bound(self.head(code)), self.offset(code)  # (B, z_dim), (B, map_dim)
-
-    def fold(self) -> None:
-        self.encoder.fold()
+DRAWS = 2  # of each picture in training
+R1_EVERY = 8  # iterations from one gradient penalty to the next, which is as many times as strong
 
 
 class LatentEncoder(Model):
     """E(known pixels, mask) -> z of a frozen GAN and an offset of its G's 4x4 map, with the moving
     average (EMA) of E.
 
-    It learns through the GAN's averaged G and its D, on training pictures with the holes that
-    `mask(index, size)` draws.  Per picture y of n numbers, with the mask M and x = G(z, offset):
+    It learns through the GAN's averaged G, on training pictures with the holes that `mask(index,
+    size)` draws.  Per picture y of n numbers, with the mask M and x = G(z, offset):
 
         loss = (whole · sum |x - y| + context · sum M |x - y|) / n + lam · CE(D(x), 1)
 
-    The hole counts by `whole` alone, which no search can know.  The checkpoint holds the GAN as
-    well, since z means nothing without it; gan_kind and gan_settings of its hyperparameters rebuild
-    it there.  `mask` is for training only.  Takes LatentEncoderSettings by name; raises ValueError
-    when they do not fit, or not the GAN.
+    The hole counts by `whole` alone, which no search can know.  D is the GAN's own.
+
+    With a noise_dim it samples: x is the mean of two draws, their spread is rewarded, and D is one
+    of its own that learns to tell completed pictures, beside their mask, from true ones, under an
+    R1 penalty (Bendel 2023; Mescheder 2018).  `calibrate` adapts the reward, so that on pictures
+    not trained on the draws spread as far as their mean is wrong.
+
+    The checkpoint holds the GAN as well, since z means nothing without it; gan_kind and
+    gan_settings of its hyperparameters rebuild it there.  `mask` is for training only.  Takes
+    LatentEncoderSettings by name; raises ValueError when they do not fit, or not the GAN.
     """
 
     kind = "latent encoder"
@@ -79,6 +56,8 @@ class LatentEncoder(Model):
     settings: LatentEncoderSettings
     gan: LatentGAN
     ema_encoder: LatentNetwork
+    discriminator: Discriminator
+    reward: Tensor
 
     def __init__(
         self,
@@ -94,13 +73,15 @@ class LatentEncoder(Model):
                 f"data.channels={g.channels}"
             )
         super().__init__(s, gan_kind=gan.kind, gan_settings=dict(gan.hparams))
+        self.automatic_optimization = False
         self.gan = gan.eval().requires_grad_(False)
         map_dim = gan.ema_generator.project.out_features
-        self.encoder = LatentNetwork(
-            s.image_size, s.channels, s.code_dim, s.df_dim, g.z_dim, map_dim, g.prior
-        )
+        self.encoder = LatentNetwork(s, g.z_dim, map_dim, g.prior)
         self.ema_encoder = copy.deepcopy(self.encoder).eval().requires_grad_(False)
         self.mask = mask
+        if s.noise_dim:
+            self.discriminator = Discriminator(s.image_size, s.channels + 1, s.df_dim)
+            self.register_buffer("reward", torch.ones(()))  # weight of the spread
 
     @classmethod
     def rebuild(cls, hyperparameters: Mapping[str, Any]) -> Self:
@@ -116,30 +97,121 @@ class LatentEncoder(Model):
     def latent_encoder(self) -> nn.Module:
         return frozen(self.ema_encoder)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.encoder.parameters(), self.settings.lr, fused=True)
+    @property
+    def calibrates(self) -> bool:
+        """Whether it has a reward for spread to adapt."""
+        return self.settings.noise_dim > 0
+
+    @property
+    def iteration(self) -> int:
+        """Batches trained on; a sampling encoder takes two optimizer steps for each."""
+        return self.global_step // (2 if self.settings.noise_dim else 1)
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Adam(self.encoder.parameters(), self.settings.lr, fused=True)
+        ]
+        if self.settings.noise_dim:
+            judge = self.discriminator.parameters()
+            optimizers.append(torch.optim.Adam(judge, 2e-4, (0.5, 0.999), fused=True))
+        return optimizers
 
     def on_fit_start(self) -> None:
         """Freeze G and D into their fast form, which is neither trained nor saved."""
         self.teachers = frozen(self.gan.ema_generator), frozen(self.gan.discriminator)
 
+    def draws(self, encoder: nn.Module, known: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
+        """What G makes of noise (B, K, noise_dim): (B, K, C, S, S), float32."""
+        z, offset = encoder(known, mask, noise.flatten(0, 1) if self.settings.noise_dim else None)
+        fake = self.teachers[0](z, offset=offset).float()  # (B·K, C, S, S)
+        return fake.unflatten(0, noise.shape[:2])
+
+    def _noise(self, stream: str, index: Tensor, count: int) -> Tensor:
+        """w (B, count, noise_dim) for the given numbers (B,)."""
+        dim = self.settings.noise_dim
+        return normal(stream, self.settings.seed, index, count * dim).unflatten(1, (count, dim))
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        images = batch["image"]  # (B, C, S, S)
-        mask = self.training_masks(self.rows(len(images)))  # (B, 1, S, S)
-        z, offset = self.encoder(masked(images, mask), mask)  # (B, z_dim), (B, 4·4·8·gf)
-        generator, discriminator = self.teachers
-        fake = generator(z, offset=offset)  # (B, C, S, S)
-        logits = discriminator(fake)  # (B,)
-        fake, size = fake.float(), images[0].numel()
-        whole = context_loss(fake, images, torch.ones_like(mask)).mean() / size
-        context = context_loss(fake, images, mask).mean() / size
-        prior = prior_loss(logits.float()).mean()
-        weights = self.settings
-        loss = weights.whole * whole + weights.context * context + weights.lam * prior
-        parts = {"whole": whole, "context": context, "prior": prior, "loss": loss}
-        self.log_dict({f"train/{name}": part.detach() for name, part in parts.items()})
-        self.log("iteration", float(self.iteration + 1))
-        return loss
+        images, s = batch["image"], self.settings  # (B, C, S, S)
+        rows = self.rows(len(images))
+        mask = self.training_masks(rows)  # (B, 1, S, S)
+        noise = self._noise("train w", rows, DRAWS if s.noise_dim else 1)
+        fakes = self.draws(self.encoder, masked(images, mask), mask, noise)  # (B, P, C, S, S)
+        mean, size = fakes.mean(1), images[0].numel()
+        whole = context_loss(mean, images, torch.ones_like(mask)).mean() / size
+        context = context_loss(mean, images, mask).mean() / size
+        parts = {"whole": whole, "context": context}
+        loss = s.whole * whole + s.context * context
+        if s.noise_dim:
+            completed = torch.where(mask == 0, fakes[:, 0], images)  # (B, C, S, S)
+            parts |= self._judge_step(images, completed.detach(), mask)
+            self.discriminator.requires_grad_(False)
+            parts["prior"] = generator_loss(self._logits(completed, mask))
+            self.discriminator.requires_grad_(True)
+            parts["spread"] = spread_l1(fakes).mean()
+            # the weight that is right for Gaussians (Bendel 2023, eq. 9), and what was found
+            right = math.sqrt(2 / (math.pi * DRAWS * (DRAWS + 1)))
+            loss = loss - s.whole * self.reward * right * parts["spread"]
+        else:
+            parts["prior"] = prior_loss(self.teachers[1](fakes[:, 0]).float()).mean()
+        loss = loss + s.lam * parts["prior"]
+        self._update(0, loss, s.lr * self._decay())
+        if self.logs_now:
+            parts |= {"loss": loss}
+            self.log_dict({f"train/{name}": part.detach() for name, part in parts.items()})
+            self.log("iteration", float(self.iteration))
+        return loss.detach()
+
+    def _logits(self, pictures: Tensor, mask: Tensor) -> Tensor:
+        """Of its own D: pictures (B, C, S, S) beside their mask -> (B,)."""
+        return self.discriminator(torch.cat([pictures, mask], 1)).float()
+
+    def _judge_step(self, images: Tensor, completed: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        real, fake = self._logits(images, mask), self._logits(completed, mask)
+        loss_real, loss_fake = discriminator_losses(real, fake)
+        loss = loss_real + loss_fake
+        if self.settings.r1 and self.iteration % R1_EVERY == 0:
+            with torch.autocast(self.device.type, enabled=False):  # second derivatives in float32
+                penalty = gradient_penalty(partial(self._logits, mask=mask), images)
+            loss = loss + R1_EVERY * self.settings.r1 * penalty
+        self._update(1, loss, 2e-4)
+        logits = {"D(y)": real, "D(x)": fake}
+        means = {name: torch.sigmoid(logit.detach()).mean() for name, logit in logits.items()}
+        return {"d_loss": loss_real + loss_fake} | means
+
+    def _decay(self) -> float:
+        """The share of lr for this iteration."""
+        if self.settings.schedule == "constant":
+            return 1.0
+        steps = self.trainer.estimated_stepping_batches // (2 if self.settings.noise_dim else 1)
+        return (1 + math.cos(math.pi * min(1.0, self.iteration / steps))) / 2
+
+    def _update(self, which: int, loss: Tensor, lr: float) -> None:
+        """One Adam update of E (which = 0) or of its D (1)."""
+        optimizers = self.optimizers()
+        optimizer: Any = optimizers[which] if isinstance(optimizers, list) else optimizers
+        optimizer.param_groups[0]["lr"] = lr
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+
+    @torch.no_grad()
+    def calibrate(self, images: Tensor, count: int = 8) -> dict[str, float]:
+        """Adapt the reward by the spread of `count` draws of pictures not trained on (B, C, S, S).
+
+        Returns spread / error over the holes (root mean squares: the error that the spread
+        predicts for the mean of the draws, beside the true one) and the reward.
+        """
+        index = torch.arange(len(images), device=self.device)
+        mask = self.training_masks(-1 - index)
+        noise = self._noise("calibrate w", index, count)
+        encoder = frozen(self.ema_encoder)
+        fakes = self.draws(encoder, masked(images, mask), mask, noise)  # (B, K, C, S, S)
+        hole = (mask == 0).expand_as(images)
+        error = (fakes.mean(1) - images)[hole].square().mean()
+        ratio = float((fakes.var(1)[hole].mean() * (1 + 1 / count) / error).sqrt())
+        self.reward.mul_(math.exp(min(0.5, max(-0.5, 1 - ratio))))
+        return {"spread_ratio": ratio, "reward": float(self.reward)}
 
     def on_train_batch_end(self, *_: object) -> None:
         self.update_average(self.ema_encoder, self.encoder)

@@ -130,7 +130,7 @@ class CompleteOptions:
     stages: Parts = Field(default_factory=dict)
     ema: bool = True
     candidates: HowMany | None = None
-    answer: Literal["best", "mean"] | None = None
+    answer: Literal["best", "mean", "sample"] | None = None
     start: Literal["encoder", "random"] | None = None
     seed: Seed = 0
     out_interval: Natural = 0

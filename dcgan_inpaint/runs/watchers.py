@@ -14,9 +14,12 @@ from dcgan_inpaint.completion.build import preview_of
 from dcgan_inpaint.data.loader import Pictures
 from dcgan_inpaint.errors import Count, checked
 from dcgan_inpaint.models.base import LatentGAN, Model
+from dcgan_inpaint.models.latent_encoder import LatentEncoder
 from dcgan_inpaint.pictures import grid
 from dcgan_inpaint.quality.completions import psnr
 from dcgan_inpaint.runs.folder import log_picture
+
+CALIBRATED = 128  # validation pictures that tell how far a sampler's draws should spread
 
 
 def watchers(
@@ -33,7 +36,22 @@ def watchers(
     if validation is not None and preview:
         first = list(range(min(preview, len(validation))))
         callbacks.append(CompletionPreview(folder, validation.__getitems__(first)["image"]))
+    if validation is not None and getattr(model, "calibrates", False):
+        some = list(range(min(CALIBRATED, len(validation))))
+        callbacks.append(Calibration(validation.__getitems__(some)["image"]))
     return callbacks
+
+
+class Calibration(Callback):
+    """Adapts a sampling encoder's reward for spread at each epoch's end, by pictures (B, C, S, S)
+    that it is not trained on, and logs what it found."""
+
+    def __init__(self, images: Tensor):
+        self.images = images
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LatentEncoder) -> None:
+        found = module.calibrate(self.images.to(module.device))
+        module.log_dict({f"calibration/{name}": value for name, value in found.items()})
 
 
 def keep_picture(module: Model, folder: Path, name: str, picture: Image.Image) -> None:
