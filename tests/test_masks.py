@@ -223,3 +223,23 @@ def test_mixture_draws_each_of_its_masks():
         # half is left for a quarter of the pictures
         assert 0.28 < same.float().mean() < 0.45
     assert not torch.equal(mask, other)
+
+
+def test_scattered_pixels_have_a_share_of_their_own():
+    drawn = masks.scattered(torch.arange(300), 32, seed=0, low=0.1, high=0.9)
+    share = 1 - drawn.mean((1, 2, 3))  # (B,)
+    assert share.min() < 0.2 and share.max() > 0.8
+    assert share.min() > 0.05 and share.max() < 0.95
+    assert share.mean().item() == pytest.approx(0.5, abs=0.04)
+    assert set(drawn.unique().tolist()) == {0, 1}
+
+
+def test_a_rectangle_is_one_box_inside():
+    drawn = masks.rectangle(torch.arange(200), 40, seed=0, low=0.2, high=0.5)
+    for hole in drawn[:, 0] == 0:
+        rows, columns = hole.any(1).nonzero()[:, 0], hole.any(0).nonzero()[:, 0]
+        height, width = (int(x.max() - x.min()) + 1 for x in (rows, columns))
+        assert int(hole.sum()) == height * width
+        assert 7 <= height <= 21 and 7 <= width <= 21
+    hole = (drawn == 0).float().mean(0)[0]
+    assert hole[20, 20] > 0.1 and hole[2, 2] > 0  # anywhere

@@ -31,6 +31,25 @@ def random(index: Tensor, size: int, seed: Seed, missing: Share) -> Tensor:
 
 
 @checked
+def scattered(index: Tensor, size: int, seed: Seed, low: Share, high: Share) -> Tensor:
+    """Each pixel is a hole with a probability of its picture, from `low` to `high`."""
+    missing = low + (high - low) * uniform("share", seed, index, 1)  # (B, 1)
+    u = uniform("mask", seed, index, size * size)
+    return (u >= missing).float().view(-1, 1, size, size)
+
+
+@checked
+def rectangle(index: Tensor, size: int, seed: Seed, low: Share, high: Share) -> Tensor:
+    """The hole is a rectangle anywhere, of sides from `low` to `high` of the picture's."""
+    u = uniform("mask", seed, index, 4)  # (B, 4): width, height, and where it begins
+    sides = low + (high - low) * u[:, :2]
+    begin = ((1 - sides) * u[:, 2:])[:, :, None]  # (B, 2, 1)
+    place = (torch.arange(size, device=index.device) + 0.5) / size  # (S,)
+    across, down = ((place >= begin) & (place < begin + sides[:, :, None])).unbind(1)  # (B, S)
+    return 1 - (down[:, None, :, None] & across[:, None, None, :]).float()
+
+
+@checked
 def center(index: Tensor, size: int, scale: Annotated[float, Field(gt=0, lt=0.5)]) -> Tensor:
     """The hole is the square [scale·S, (1 - scale)·S)², a quarter of the picture at 0.25."""
     low, high = int(size * scale), int(size * (1 - scale))
