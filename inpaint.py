@@ -21,11 +21,10 @@ from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.models.checkpoint import load_model, source_of
 from dcgan_inpaint.photos.photos import Photos
 from dcgan_inpaint.photos.regions import region_finder
-from dcgan_inpaint.quality.completions import load_lpips
 from dcgan_inpaint.runs.evaluation import complete, completing_trainer
 from dcgan_inpaint.runs.folder import check_same, finish, name_folder, start_run
 from dcgan_inpaint.runs.options import CompleteOptions, check_words
-from dcgan_inpaint.runs.writer import CompletionWriter
+from dcgan_inpaint.runs.writer import CompletionWriter, load_networks
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="inpaint")
@@ -42,14 +41,14 @@ def main(cfg: DictConfig) -> None:
         mask = photos.mask if photos else instantiate(cfg.mask)
         completing = build(cfg, model, mask, source)
         completing.check()
-        lpips_network = load_lpips(cfg.lpips) if cfg.lpips else None
+        networks = load_networks(cfg.lpips, cfg.features, model.picture_shape[1])
         if photos:
             pictures, names = photos.pictures, photos.names
         elif source:
             pictures = ImageData(source, cfg.cache_dir).split(cfg.split)
             names = pictures.labels[: cfg.limit]
         check_same(cfg)
-        writer = CompletionWriter(folder, names, photos, lpips_network)
+        writer = CompletionWriter(folder, names, photos, networks)
         loggers = list(instantiate(cfg.logger or {}).values())
         trainer = completing_trainer(cfg.trainer, loggers, writer)
         start_run(cfg, "inpaint", loggers)

@@ -28,7 +28,8 @@ from dcgan_inpaint.data.sources import describe
 from dcgan_inpaint.errors import check_config, one_line_errors, open_door
 from dcgan_inpaint.models.checkpoint import load_gan, source_of
 from dcgan_inpaint.pictures import grid, save_gif
-from dcgan_inpaint.quality.samples import judge_samples, load_inception
+from dcgan_inpaint.quality.samples import judge_samples
+from dcgan_inpaint.runs.evaluation import load_distances
 from dcgan_inpaint.runs.folder import start_run
 from dcgan_inpaint.runs.latent_space import arithmetic, check_rows, load_z, walks
 from dcgan_inpaint.runs.options import SampleOptions, check_words
@@ -45,10 +46,11 @@ def main(cfg: DictConfig) -> None:
         z = gan.latents(torch.arange(cfg.count), cfg.seed) if z is None else z  # (N, z_dim)
         rows = {name: cfg[name] for name in ("plus", "minus", "base")}
         adds = check_rows(len(z), rows)
-        if cfg.fid and not cfg.metrics:
-            raise ValueError(f"fid={cfg.fid} is one of the metrics: give metrics=true")
+        for name in ("fid", "features"):
+            if cfg[name] and not cfg.metrics:
+                raise ValueError(f"{name}= is one of the metrics: give metrics=true")
         if cfg.metrics:
-            fid = load_inception(cfg.fid) if cfg.fid else None
+            more = load_distances(cfg.fid, cfg.features, gan.picture_shape[1])
             source = source_of(gan, instantiate(cfg.data), cfg.ckpt)
             cfg.data = describe(source)  # and so it stands in config.yaml
             real = ImageData(source, cfg.cache_dir).split(cfg.split).pictures  # (N, C, S, S) uint8
@@ -69,7 +71,7 @@ def main(cfg: DictConfig) -> None:
         grid(gan(shown, cfg.ema)).save(folder / "arithmetic.png")
     print(folder / "samples.png")
     if cfg.metrics:
-        quality = judge_samples(gan, real, cfg.metrics_count, cfg.seed, cfg.ema, fid)
+        quality = judge_samples(gan, real, cfg.metrics_count, cfg.seed, cfg.ema, more)
         write_csv(folder / "quality.csv", [("metric", "value"), *quality.items()])
         values = ", ".join(f"{name} {value:.4g}" for name, value in quality.items())
         print(f"{cfg.metrics_count} samples against {len(real)} {cfg.split} pictures: {values}")

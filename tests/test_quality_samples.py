@@ -372,7 +372,13 @@ def test_judge():
         "ms_ssim_real": pytest.approx(similarity(real)),
     }
     fid = FrechetInceptionDistance(feature=Means())
-    judged = judge_samples(dcgan, real, 6, 3, fid=fid)
+    judged = judge_samples(
+        dcgan,
+        real,
+        6,
+        3,
+        more={"fid": functools.partial(frechet_inception_distance, inception=fid)},
+    )
     assert judged["fid"] == pytest.approx(frechet_inception_distance(fake, real, fid))
     with pytest.raises(ValueError, match="use 2 or more"):
         judge_samples(dcgan, real[:1])
@@ -422,7 +428,8 @@ def test_sample_writes_quality(sample, tmp_path):
             ["metrics=true", "metrics_count=1"],
             "metrics_count=1: should be greater than or equal to 2",
         ),
-        (["fid=gone.pth"], "fid=gone.pth is one of the metrics: give metrics=true"),
+        (["fid=gone.pth"], "fid= is one of the metrics: give metrics=true"),
+        (["features=true"], "features= is one of the metrics: give metrics=true"),
         (["metrics=true", "data=faces"], "use data.image_size=16 data.channels=3"),
         (["metrics=true", "split=dev"], "split=dev: should be 'train', 'val' or 'test'"),
     ],

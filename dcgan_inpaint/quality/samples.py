@@ -5,6 +5,7 @@ may be mapped from a file and larger than memory.  They are judged as uint8, a c
 the CPU.  Numbers depend on how many pictures there are: compare those of equal counts.
 """
 
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,14 +37,14 @@ def judge_samples(
     count: int = 4096,
     seed: int = 0,
     ema: bool = True,
-    fid: FrechetInceptionDistance | None = None,
+    more: Mapping[str, Callable[[Pictures, Pictures], float]] | None = None,
 ) -> dict[str, float]:
     """Metrics of the first `count` samples of a seed against the pictures `real`, by name.
 
     swd_16, swd_32, ... and swd, their mean: sliced Wasserstein distance.  ms_ssim and, to compare
-    with, ms_ssim_real: mean similarity within the samples and within the pictures.  fid, with the
-    network of `load_inception`.  Raises ValueError for less than two samples or pictures, and for
-    pictures that are not of the model's size and channels.
+    with, ms_ssim_real: mean similarity within the samples and within the pictures.  And `more`,
+    distances of the two sets by name.  Raises ValueError for less than two samples or pictures, and
+    for pictures that are not of the model's size and channels.
     """
     if min(count, len(real)) < 2:
         raise ValueError(f"{count} samples and {len(real)} pictures: use 2 or more of each")
@@ -56,8 +57,8 @@ def judge_samples(
     metrics["swd"] = sum(distances.values()) / len(distances)
     metrics["ms_ssim"] = similarity(fake)
     metrics["ms_ssim_real"] = similarity(real)
-    if fid is not None:
-        metrics["fid"] = frechet_inception_distance(fake, real, fid)
+    for name, distance in (more or {}).items():
+        metrics[name] = distance(fake, real)
     return metrics
 
 

@@ -1,6 +1,7 @@
 """Completing a list of pictures, and judging samples: how good a model is."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,12 @@ from torch.utils.data import Subset
 
 from dcgan_inpaint.data.loader import Pictures, batches
 from dcgan_inpaint.models.base import LatentGAN
-from dcgan_inpaint.quality.samples import judge_samples
+from dcgan_inpaint.quality.features import fd_efflite0, load_efflite0
+from dcgan_inpaint.quality.samples import (
+    frechet_inception_distance,
+    judge_samples,
+    load_inception,
+)
 from dcgan_inpaint.runs.writer import CompletionWriter
 
 
@@ -52,3 +58,16 @@ def judge(model: LatentGAN, real: np.ndarray, count: int, loggers: Iterable[Logg
         logger.log_metrics({f"samples/{name}": value for name, value in quality.items()})
         logger.save()
     return ", ".join(f"{name} {value:.3f}" for name, value in quality.items())
+
+
+def load_distances(fid: str | None, features: bool, side: int) -> dict[str, Callable[..., float]]:
+    """By name, what compares sets of pictures of `side` px with a network, for `judge_samples`.
+
+    Raises what `load_inception` and `load_efflite0` do.
+    """
+    distances: dict[str, Callable[..., float]] = {}
+    if fid:
+        distances["fid"] = partial(frechet_inception_distance, inception=load_inception(fid))
+    if features:
+        distances["fd_efflite0"] = partial(fd_efflite0, network=load_efflite0(side))
+    return distances

@@ -99,6 +99,7 @@ class SampleOptions:
     data: Part | None
     split: Split
     fid: Text | None
+    features: bool
     cache_dir: Text
     output: Text | None
 
@@ -120,6 +121,7 @@ class CompleteOptions:
     measure: Part
     blend: Part
     lpips: Text | None
+    features: bool
     trainer: TrainerOptions
     logger: Parts | None
     cache_dir: Text

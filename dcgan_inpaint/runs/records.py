@@ -87,9 +87,7 @@ def write_z(folder: Path, names: list[str], done: SearchedCompletion) -> None:
     if len(done.frame_iterations) > 1:
         arrays["z_frames"] = done.frame_z.transpose(0, 1)  # (B, F, z_dim)
     for name, array in arrays.items():
-        path = folder / f"{name}.npy"
-        before = [np.load(path)] if path.exists() else []
-        _save(path, np.concatenate([*before, array.cpu().numpy()]))
+        append(folder / f"{name}.npy", array)
 
 
 def write_frames(folder: Path, names: list[str], done: SearchedCompletion) -> None:
@@ -113,12 +111,12 @@ SEARCHED: tuple[Callable[[Path, list[str], SearchedCompletion], None], ...] = (
 
 
 def drop_unfinished(folder: Path, finished: Sequence[str]) -> None:
-    """Take from trace.csv and z*.npy what a killed run left of a batch that it did not finish."""
+    """Take from trace.csv and the arrays what a killed run left of an unfinished batch."""
     if (folder / "trace.csv").is_file():
         with (folder / "trace.csv").open(newline="") as file:
             kept = (row for row in csv.reader(file) if row[0] in {"name", *finished})
             write_csv(folder / "trace.csv", kept)
-    for path in folder.glob("z*.npy"):
+    for path in [*folder.glob("z*.npy"), *folder.glob("features.npy")]:
         _save(path, np.load(path)[: len(finished)])
 
 
@@ -128,6 +126,12 @@ def write_csv(path: Path, rows: Iterable[Sequence], mode: str = "w") -> None:
     with target.open(mode, newline="") as file:
         csv.writer(file).writerows(rows)
     target.replace(path)
+
+
+def append(path: Path, rows: Tensor) -> None:
+    """Add rows (B, ...) to the array of a file, if there is one already."""
+    before = [np.load(path)] if path.exists() else []
+    _save(path, np.concatenate([*before, rows.cpu().numpy()]))
 
 
 def _save(path: Path, array: np.ndarray) -> None:

@@ -2,38 +2,63 @@
 how good each picture is."""
 
 import csv
+import math
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import BasePredictionWriter
-from torch import nn
+from torch import Tensor, nn
 
 from dcgan_inpaint.completion.result import Completion, SearchedCompletion
 from dcgan_inpaint.photos.photos import Photos
-from dcgan_inpaint.quality.completions import lpips, mean_interval, psnr, ssim
+from dcgan_inpaint.quality.completions import load_lpips, lpips, mean_interval, psnr, ssim
+from dcgan_inpaint.quality.features import (
+    EffLite0,
+    compare,
+    diversity,
+    frechet_distance,
+    load_efflite0,
+)
 from dcgan_inpaint.runs import records
 from dcgan_inpaint.runs.folder import log_picture
 
 QUALITY = ("psnr_hole", "psnr_whole", "ssim_hole", "ssim_whole")
-COLUMNS = (*QUALITY, *(f"raw_{name}" for name in QUALITY), "lpips", *records.LOSSES, "seconds")
+SEEN = ("lpips", "feature_distance", "diversity")
+COLUMNS = (*QUALITY, *(f"raw_{name}" for name in QUALITY), *SEEN, *records.LOSSES, "seconds")
+
+
+class Networks(NamedTuple):
+    """What looks at completions, where it is asked for."""
+
+    lpips: nn.Module | None = None
+    features: EffLite0 | None = None
+
+
+def load_networks(lpips: str | None, features: bool, side: int) -> Networks:
+    """To look at pictures of `side` px.  Raises what `load_lpips` and `load_efflite0` do."""
+    return Networks(load_lpips(lpips) if lpips else None, load_efflite0(side) if features else None)
 
 
 class CompletionWriter(BasePredictionWriter):
     """Writes each batch below `folder` as soon as it is done, and the summary at the end.
 
     The pictures, and what is kept of a search: see records.py.  metrics.csv, per picture: PSNR (dB)
-    and SSIM of the completion and, as raw_..., of what fills the hole before blending; LPIPS, if
-    its network is given (quality/completions.load_lpips); the objective at the end; seconds (of its
-    batch, divided).  summary.csv: mean and 95% interval of each.
+    and SSIM of the completion and, as raw_..., of what fills the hole before blending; what the
+    `networks` see: LPIPS, feature distance to the true picture and, of several candidates, their
+    diversity (quality/features.py); the objective at the end; seconds (of its batch, divided).
+    summary.csv: mean and 95% interval of each, and fd_efflite0 of all completions against all true
+    pictures, for which features.npy keeps the features of both (N, 2, 1280).
 
     `names` are the pictures' names by index, each its own; `photos` are what they were cropped
     from, if they were.  A folder that an earlier run began is continued: `finished` are the names
-    it has done.  Raises ValueError when its metrics.csv has other columns.
+    it has done.  Raises ValueError when its metrics.csv has other columns or features are missing.
     """
 
     def __init__(
@@ -41,11 +66,14 @@ class CompletionWriter(BasePredictionWriter):
         folder: Path,
         names: list[str],
         photos: Photos | None = None,
-        lpips_network: nn.Module | None = None,
+        networks: Networks | None = None,
     ):
         super().__init__(write_interval="batch")
-        self.folder, self.names, self.lpips_network = folder, names, lpips_network
+        self.folder, self.names, self.networks = folder, names, networks or Networks()
         self.rows = dict(_read(folder / "metrics.csv"))  # name -> COLUMNS, in the order done
+        self.features = folder / "features.npy"
+        if self.rows and self.networks.features and len(self._pooled()) < len(self.rows):
+            raise ValueError(f"{self.features} does not hold all that was completed")
         self.writers: list[Callable[[Path, list[str], Completion], None]] = [records.write_pictures]
         if photos:
             self.writers.append(partial(records.write_photos, photos))
@@ -87,6 +115,9 @@ class CompletionWriter(BasePredictionWriter):
 
     def on_predict_end(self, trainer: Trainer, module: LightningModule) -> None:
         summary = self.summary()
+        if self.networks.features and len(self.rows) > 1:
+            fake, real = self._pooled().unbind(1)  # (N, 1280) each
+            summary["fd_efflite0"] = frechet_distance(fake, real), math.nan, math.nan
         rows = [[name, *values, len(self.rows)] for name, values in summary.items()]
         header = ["metric", "mean", "low", "high", "pictures"]
         records.write_csv(self.folder / "summary.csv", [header, *rows])
@@ -122,15 +153,32 @@ class CompletionWriter(BasePredictionWriter):
             for where in (hole, None)
         ]
         unknown = torch.full_like(columns[0], float("nan"))
-        if self.lpips_network is not None:
-            columns.append(lpips(done.completion, done.images, self.lpips_network.to(hole.device)))
-        else:
-            columns.append(unknown)
+        columns += self._see(done, unknown)
         if isinstance(done, SearchedCompletion):
             columns += done.trace[-1].unbind(1)
         else:
             columns += [unknown] * len(records.LOSSES)
-        return torch.stack(columns, 1).tolist()  # (B, 12)
+        return torch.stack(columns, 1).tolist()  # (B, 14)
+
+    def _see(self, done: Completion, unknown: Tensor) -> list[Tensor]:
+        """SEEN, (B,) each; the features that fd_efflite0 needs are kept."""
+        perceptual = distance = spread = unknown
+        if self.networks.lpips is not None:
+            network = self.networks.lpips.to(unknown.device)
+            perceptual = lpips(done.completion, done.images, network)
+        if self.networks.features is not None:
+            features = self.networks.features.to(unknown.device)
+            distance, pooled = compare(done.completion, done.images, features)
+            records.append(self.features, pooled)
+            if isinstance(done, SearchedCompletion) and done.candidates.shape[1] > 1:
+                spread = diversity(done.candidates, features)
+        return [perceptual, distance, spread]
+
+    def _pooled(self) -> Tensor:
+        """features.npy, (N, 2, 1280); no rows when it is not there."""
+        if not self.features.is_file():
+            return torch.empty(0, 2, 0)
+        return torch.from_numpy(np.load(self.features))
 
 
 def _read(path: Path) -> Iterator[tuple[str, list[float]]]:
