@@ -5,6 +5,7 @@ import importlib.util
 import itertools
 import sys
 
+import features as experiment
 import numpy as np
 import pytest
 import torch
@@ -12,7 +13,7 @@ from scipy.linalg import sqrtm
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from dcgan_inpaint.data.faces import Faces
-from dcgan_inpaint.pictures import to_float, to_uint8
+from dcgan_inpaint.pictures import grid, to_float, to_uint8
 from dcgan_inpaint.quality import features
 from dcgan_inpaint.quality.features import (
     compare,
@@ -36,9 +37,9 @@ def network():
 
 @pytest.fixture(scope="module")
 def faces():
-    """Procedural faces (12, 3, 64, 64) in [-1, 1]."""
+    """Procedural faces (9, 3, 64, 64) in [-1, 1]."""
     source = Faces(image_size=64)
-    return to_float(np.stack(source.decode(source.items("test")[:12])))
+    return to_float(np.stack(source.decode(source.items("test")[:9])))
 
 
 def gaussian(mean, covariance):
@@ -128,7 +129,7 @@ def test_pictures_do_not_influence_each_other(network, faces, monkeypatch):
     """Whatever the chunks."""
     blurred = gaussian_blur(faces, [5, 5], [1.0, 1.0])
     distance, pooled = compare(blurred, faces, network)
-    assert distance.shape == (12,) and pooled.shape == (12, 2, 1280)
+    assert distance.shape == (9,) and pooled.shape == (9, 2, 1280)
     monkeypatch.setattr(features, "CHUNK", 5)
     again, looked = compare(blurred, faces, network)
     torch.testing.assert_close(again, distance, rtol=1e-4, atol=1e-6)
@@ -151,7 +152,7 @@ def test_equal_pictures_and_grey_ones(network, faces):
 @needs_weights
 def test_more_blur_is_further_away(network, faces):
     """For each face, and for the set."""
-    distances, sets = [torch.zeros(12)], [0.0]
+    distances, sets = [torch.zeros(9)], [0.0]
     for sigma in (0.7, 2.0):
         side = 2 * round(3 * sigma) + 1
         blurred = gaussian_blur(faces, [side, side], [sigma, sigma])
@@ -211,6 +212,7 @@ def test_inpaint_over_several_sittings(run, tmp_path):
 @needs_weights
 def test_lost_features_are_told(run, tmp_path):
     given = [*SMALL, "trainer.enable_progress_bar=false", "features=true", f"output={tmp_path}"]
+    given += ["data=faces", "data.test_size=2"]
     run("inpaint.py", *given, "limit=1")
     assert "fd_efflite0" not in (tmp_path / "summary.csv").read_text()  # of one picture
     assert table(tmp_path / "metrics.csv")[0]["diversity"] == "nan"  # of one candidate
@@ -226,6 +228,29 @@ def test_sample_judges_by_features(run, tmp_path):
     quality = {row["metric"]: float(row["value"]) for row in table(tmp_path / "quality.csv")}
     assert list(quality)[-1] == "fd_efflite0"
     assert 0 < quality["fd_efflite0"] < 1000
+
+
+@needs_weights
+def test_the_experiment_is_a_command(faces, tmp_path, monkeypatch, capsys):
+    """Tables in which both measures find the strongest distortion of each kind the worst."""
+    grid(faces[:8]).save(tmp_path / "samples.png")
+    assert np.array_equal(experiment.cut(tmp_path / "samples.png", 64), to_uint8(faces[:8]))
+    some = {change: strengths[::2] for change, strengths in experiment.STRENGTHS.items()}
+    monkeypatch.setattr(experiment, "STRENGTHS", some)
+    data = ["data=faces", "data.val_size=6", f"cache_dir={tmp_path}"]
+    script = ["features.py", *data, "--count", "3", "--grids", str(tmp_path / "samples.png")]
+    monkeypatch.setattr(sys, "argv", script)
+    experiment.main()
+    lines = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
+    rows = [line for line in lines if line[0] in ("shift", "blur", "noise", "jpeg")]
+    assert [(kind, float(s)) for kind, s, *_ in rows] == [
+        (change.__name__, strength) for change in some for strength in some[change]
+    ]
+    assert rows[0][2:4] == ["inf", "0.000"]
+    for weakest, strongest in zip(rows[2::3], rows[4::3], strict=True):  # shift has two
+        assert float(strongest[3]) > float(weakest[3])
+        assert float(strongest[-1]) > float(weakest[-1])
+    assert lines[-1][:2] == ["samples.png", "8"]
 
 
 @needs_weights
