@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 
 from dcgan_inpaint.data.loader import ImageData
 from dcgan_inpaint.data.sources import describe
-from dcgan_inpaint.errors import check_config, one_line_errors, open_door
+from dcgan_inpaint.errors import check_config, one_line_errors, open_door, show
 from dcgan_inpaint.models.checkpoint import load_gan, source_of
 from dcgan_inpaint.pictures import grid, save_gif
 from dcgan_inpaint.quality.samples import judge_samples
@@ -48,7 +48,9 @@ def main(cfg: DictConfig) -> None:
         adds = check_rows(len(z), rows)
         for name in ("fid", "features"):
             if cfg[name] and not cfg.metrics:
-                raise ValueError(f"{name}= is one of the metrics: give metrics=true")
+                raise ValueError(
+                    f"{name}={show(cfg[name])} is one of the metrics: give metrics=true"
+                )
         if cfg.metrics:
             more = load_distances(cfg.fid, cfg.features, gan.picture_shape[1])
             source = source_of(gan, instantiate(cfg.data), cfg.ckpt)

@@ -44,11 +44,17 @@ def _whole(value: Any) -> Any:
     return value
 
 
+def _true(value: Any) -> Any:
+    if value is not True:
+        raise ValueError("should be true")
+    return value
+
+
 WHOLE = BeforeValidator(_whole)  # for a Literal of integers, which true and 1.0 would pass for 1
 
 HYDRAS = {  # what a part may say besides its arguments
     "_target_": Any,
-    "_partial_": bool,
+    "_partial_": Annotated[Any, BeforeValidator(_true)],  # where it stands it is needed
     "_recursive_": bool,
     "_convert_": Literal["none", "partial", "object", "all"],
 }
@@ -58,8 +64,7 @@ Settings = TypeVar("Settings")
 
 
 def checked(function: Function) -> Function:
-    """Hold the arguments of a function to its annotations: ValueError, one line, names the first
-    that does not fit."""
+    """Hold a function to its annotations: ValueError, one line, for the first that does not fit."""
     validated = pydantic.validate_call(config=STRICT)(function)
     names = list(inspect.signature(function).parameters)
 
@@ -81,8 +86,7 @@ def settings(cls: type) -> Any:
 
 
 def make(cls: Callable[..., Settings], values: Mapping[str, Any]) -> Settings:
-    """`cls(**values)` of a class of `settings`.  Raises ValueError, one line, for bad or unknown
-    values."""
+    """`cls(**values)` of a class of `settings`.  Raises ValueError, one line, for bad values."""
     try:
         return cls(**values)
     except ValidationError as error:
@@ -97,9 +101,9 @@ def check_config(cfg: DictConfig, schema: type) -> None:
     ValueError, one line with key and value, for the first that does not fit.
     """
     types = typing.get_type_hints(schema, include_extras=True)
-    tree: Any = OmegaConf.to_container(cfg)
+    items = cfg.items_ex(resolve=False)
     # plain values first, for parts refer to them
-    for name in sorted(tree, key=lambda name: isinstance(tree[name], dict)):
+    for name, _ in sorted(items, key=lambda item: isinstance(item[1], DictConfig)):
         try:
             value: Any = cfg[name]
             if OmegaConf.is_config(value):
@@ -109,7 +113,7 @@ def check_config(cfg: DictConfig, schema: type) -> None:
             raise ValueError(f"{error.full_key}: {what[0].lower()}{what[1:]}") from error
         _check({name: value}, types, "")
     for field in dataclasses.fields(schema):
-        if field.default is dataclasses.MISSING and field.name not in tree:
+        if field.default is dataclasses.MISSING and field.name not in cfg:
             raise ValueError(f"{field.name}: missing: choose one")
 
 
@@ -118,13 +122,13 @@ def _check(tree: dict, types: dict[str, Any] | None, prefix: str) -> None:
     for name, value in tree.items():
         key = f"{prefix}{name}"
         if types is not None and name not in types and "**" not in types:
-            raise ValueError(f"{key}={_show(value)}: there is no such option")
+            raise ValueError(f"{key}={show(value)}: there is no such option")
         hint = (types or {}).get(name, Any)
         if _holds_parts(value) and not hasattr(hint, "__pydantic_config__"):
             inner = _types(value["_target_"], f"{key}._target_") if "_target_" in value else None
             _check(value, inner, f"{key}.")
         elif types is None:
-            raise ValueError(f"{key}={_show(value)}: should have a _target_")
+            raise ValueError(f"{key}={show(value)}: should have a _target_")
         else:
             try:
                 _adapter(hint).validate_python(value)
@@ -152,14 +156,14 @@ def _types(target: Any, key: str) -> dict[str, Any]:
         found = pkgutil.resolve_name(target)  # as Hydra finds it, without a word in the log
         parameters = inspect.signature(found).parameters.values()
     except Exception as error:
-        raise ValueError(f"{key}={_show(target)}: there is no such function or class") from error
+        raise ValueError(f"{key}={show(target)}: there is no such function or class") from error
     hints = _hints(found.__init__ if inspect.isclass(found) else found)
     names = {p.name: hints.get(p.name, Any) for p in parameters if p.kind is not p.VAR_KEYWORD}
-    names |= HYDRAS
     if hasattr(found, "Settings"):  # these are what its **settings may be
-        return names | typing.get_type_hints(found.Settings, include_extras=True)
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    return names | {"**": Any} if takes_any else names
+        names |= typing.get_type_hints(found.Settings, include_extras=True)
+    elif len(names) < len(parameters):
+        names["**"] = Any
+    return names | HYDRAS
 
 
 def _hints(function: Callable) -> dict[str, Any]:
@@ -184,7 +188,7 @@ def _line(error: ValidationError, given: Any, prefix: str = "", names: Sequence[
         return f"{key}: missing"
     allowed = (p["msg"].removeprefix("Input ").removeprefix("Value error, ") for p in here)
     what = " or ".join(dict.fromkeys(f"{each[0].lower()}{each[1:]}" for each in allowed))
-    return f"{key}={_show(here[0]['input'])}: {what}"
+    return f"{key}={show(here[0]['input'])}: {what}"
 
 
 def _place(loc: Sequence[int | str], given: Any, names: Sequence[str]) -> list[int | str]:
@@ -201,7 +205,7 @@ def _place(loc: Sequence[int | str], given: Any, names: Sequence[str]) -> list[i
     return place
 
 
-def _show(value: Any) -> str:
+def show(value: Any) -> str:
     """As one would type it, not too long."""
     text = "null" if value is None else str(value)
     text = text.lower() if isinstance(value, bool) else text

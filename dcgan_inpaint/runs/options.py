@@ -87,7 +87,7 @@ class SampleOptions:
 
     ckpt: Text
     ema: bool
-    count: Count
+    count: Annotated[Count, Field(le=10**4)]  # at once, in memory
     steps: Annotated[int, Field(ge=2, le=1000)]
     seed: Seed
     z: Text | None
