@@ -61,6 +61,8 @@ def write_candidates(folder: Path, names: list[str], done: SearchedCompletion) -
     for name, candidates in zip(names, done.candidates, strict=True):
         grid(candidates).save(folder / "candidates" / f"{name}.png")
     shown, cells = _shown(done)
+    if not cells:
+        return
     some = done.candidates[shown]  # (B, K, C, S, S)
     # a standard deviation of 0.5, a quarter of the range, is white
     spread = some.std(1).mean(1, keepdim=True) / 0.25 - 1  # (B, 1, S, S)

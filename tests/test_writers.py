@@ -1,0 +1,19 @@
+"""What is kept of a completed batch (runs/records.py)."""
+
+import warnings
+from types import SimpleNamespace
+
+import torch
+
+from dcgan_inpaint.runs.records import SHOWN, write_candidates
+
+
+def test_candidates_beyond_the_grids_are_written_alone(tmp_path):
+    """A batch of which the grids show nothing has no mean and no spread to show either."""
+    done = SimpleNamespace(
+        index=torch.arange(SHOWN, SHOWN + 2), candidates=torch.zeros(2, 3, 3, 16, 16)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of statistics over nothing
+        write_candidates(tmp_path, ["a", "b"], done)
+    assert sorted(path.name for path in tmp_path.rglob("*.png")) == ["a.png", "b.png"]
