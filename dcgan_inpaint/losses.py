@@ -35,7 +35,7 @@ def context_loss(fake: Tensor, images: Tensor, weights: Tensor, norm: str = "l1"
 
 def spread_l1(fakes: Tensor) -> Tensor:
     """How far P draws of each picture (B, P, C, H, W) lie apart, (B,): the standard deviation that
-    mean absolute differences to their mean estimate (Bendel 2023, eq. 8), averaged over pixels."""
+    mean absolute differences to their mean estimate (Bendel 2023), averaged over pixels."""
     draws = fakes.shape[1]
     distance = (fakes - fakes.mean(1, keepdim=True)).abs().sum(1)  # (B, C, H, W)
     return math.sqrt(math.pi / (2 * draws * (draws - 1))) * distance.mean((1, 2, 3))

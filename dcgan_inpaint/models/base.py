@@ -41,6 +41,7 @@ class Model(LightningModule):
 
     kind: str
     Settings: type
+    calibrates = False  # whether it has a `calibrate` to call at each epoch's end
     gan: "LatentGAN | None"
     mask: Callable[[Tensor, int], Tensor] | None  # of those that learn with masks
 

@@ -27,6 +27,7 @@ from dcgan_inpaint.pictures import masked
 from dcgan_inpaint.randomness import normal
 
 DRAWS = 2  # of each picture in training
+D_LR = 2e-4  # Adam's step of a sampler's D, as of DCGAN's
 R1_EVERY = 8  # iterations from one gradient penalty to the next, which is as many times as strong
 
 
@@ -79,6 +80,7 @@ class LatentEncoder(Model):
         self.encoder = LatentNetwork(s, g.z_dim, map_dim, g.prior)
         self.ema_encoder = copy.deepcopy(self.encoder).eval().requires_grad_(False)
         self.mask = mask
+        self.calibrates = s.noise_dim > 0
         if s.noise_dim:
             self.discriminator = Discriminator(s.image_size, s.channels + 1, s.df_dim)
             self.register_buffer("reward", torch.ones(()))  # weight of the spread
@@ -98,11 +100,6 @@ class LatentEncoder(Model):
         return frozen(self.ema_encoder)
 
     @property
-    def calibrates(self) -> bool:
-        """Whether it has a reward for spread to adapt."""
-        return self.settings.noise_dim > 0
-
-    @property
     def iteration(self) -> int:
         """Batches trained on; a sampling encoder takes two optimizer steps for each."""
         return self.global_step // (2 if self.settings.noise_dim else 1)
@@ -113,7 +110,7 @@ class LatentEncoder(Model):
         ]
         if self.settings.noise_dim:
             judge = self.discriminator.parameters()
-            optimizers.append(torch.optim.Adam(judge, 2e-4, (0.5, 0.999), fused=True))
+            optimizers.append(torch.optim.Adam(judge, D_LR, (0.5, 0.999), fused=True))
         return optimizers
 
     def on_fit_start(self) -> None:
@@ -149,7 +146,7 @@ class LatentEncoder(Model):
             parts["prior"] = generator_loss(self._logits(completed, mask))
             self.discriminator.requires_grad_(True)
             parts["spread"] = spread_l1(fakes).mean()
-            # the weight that is right for Gaussians (Bendel 2023, eq. 9), and what was found
+            # the weight that is right for Gaussians (Bendel 2023), times what was found
             right = math.sqrt(2 / (math.pi * DRAWS * (DRAWS + 1)))
             loss = loss - s.whole * self.reward * right * parts["spread"]
         else:
@@ -174,7 +171,7 @@ class LatentEncoder(Model):
             with torch.autocast(self.device.type, enabled=False):  # second derivatives in float32
                 penalty = gradient_penalty(partial(self._logits, mask=mask), images)
             loss = loss + R1_EVERY * self.settings.r1 * penalty
-        self._update(1, loss, 2e-4)
+        self._update(1, loss, D_LR)
         logits = {"D(y)": real, "D(x)": fake}
         means = {name: torch.sigmoid(logit.detach()).mean() for name, logit in logits.items()}
         return {"d_loss": loss_real + loss_fake} | means

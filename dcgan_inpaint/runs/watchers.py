@@ -36,7 +36,7 @@ def watchers(
     if validation is not None and preview:
         first = list(range(min(preview, len(validation))))
         callbacks.append(CompletionPreview(folder, validation.__getitems__(first)["image"]))
-    if validation is not None and getattr(model, "calibrates", False):
+    if validation is not None and model.calibrates:
         some = list(range(min(CALIBRATED, len(validation))))
         callbacks.append(Calibration(validation.__getitems__(some)["image"]))
     return callbacks
