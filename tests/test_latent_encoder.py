@@ -7,6 +7,7 @@ from pytorch_lightning import Callback
 from torch.utils.data import DataLoader
 from training import quiet_trainer
 
+from dcgan_inpaint.data.changes import changed
 from dcgan_inpaint.models.base import LatentGAN
 from dcgan_inpaint.models.checkpoint import load_gan, load_model, save_weights
 from dcgan_inpaint.models.dcgan import DCGAN
@@ -248,3 +249,17 @@ def test_a_samplers_checkpoint_stands_alone(dcgan, tmp_path):
     assert loaded.settings.noise_dim == 5
     for name, value in model.state_dict().items():
         assert torch.equal(value, loaded.state_dict()[name]), name
+
+
+def test_changed_pictures_are_known_and_wanted_changed(dcgan):
+    """What E sees and what it is held to are the same changed picture."""
+    model, images = sampler(dcgan, changed=1.0), pictures(dcgan, 4)
+    wanted = changed(images, torch.arange(4), 0, 1.0)
+    plain = sampler(dcgan)
+    losses = []
+    for module, given in ((model, images), (plain, wanted)):
+        module.trainer = quiet_trainer()
+        module.log = module.log_dict = module._update = lambda *_: None
+        module.on_fit_start()
+        losses.append(module.training_step({"image": given}, 0))
+    assert torch.equal(*losses)

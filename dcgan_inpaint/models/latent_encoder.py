@@ -11,6 +11,7 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
+from dcgan_inpaint.data.changes import changed
 from dcgan_inpaint.errors import make
 from dcgan_inpaint.losses import (
     context_loss,
@@ -131,6 +132,8 @@ class LatentEncoder(Model):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         images, s = batch["image"], self.settings  # (B, C, S, S)
         rows = self.rows(len(images))
+        if s.changed:
+            images = changed(images, rows, s.seed, s.changed)  # (B, C, S, S)
         mask = self.training_masks(rows)  # (B, 1, S, S)
         noise = self._noise("train w", rows, DRAWS if s.noise_dim else 1)
         fakes = self.draws(self.encoder, masked(images, mask), mask, noise)  # (B, P, C, S, S)

@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dcgan_inpaint.errors import NonNegative, Positive, Seed, settings
+from dcgan_inpaint.errors import Fraction, NonNegative, Positive, Seed, settings
 from dcgan_inpaint.models.base import ModelSettings, Width
 from dcgan_inpaint.models.networks import Encoder
 
@@ -20,6 +20,7 @@ class LatentEncoderSettings(ModelSettings):
     context: NonNegative = 1.0
     lam: NonNegative = 0.001
     r1: NonNegative = 1.0
+    changed: Fraction = 0.0  # share of training pictures, see data/changes.py
     lr: Positive = 1e-3
     schedule: Literal["constant", "cosine"] = "constant"
     seed: Seed = 0
