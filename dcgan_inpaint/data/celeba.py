@@ -2,22 +2,23 @@
 
 import zipfile
 from pathlib import Path
+from typing import IO
 
-import numpy as np
-
-from dcgan_inpaint.data.images import Channels, Crop, Side, UnreadableImage, decode_many
+from dcgan_inpaint.data.images import Channels, Crop, PictureFiles, Side
 from dcgan_inpaint.errors import Text, checked
 
 SPLITS = {"train": "0", "val": "1", "test": "2"}
 
 
-class CelebA:
+class CelebA(PictureFiles):
     """Aligned CelebA pictures (178x218) cropped to the central `crop` x 178 px square.
 
     `root` holds img_align_celeba/ (or img_align_celeba.zip, read in place) and
     list_eval_partition.txt.  `download=True` fetches them through torchvision.
     Raises FileNotFoundError that says what to put where.
     """
+
+    kind = "celeba"
 
     @checked
     def __init__(
@@ -28,8 +29,7 @@ class CelebA:
         crop: Crop = 108 / 178,
         download: bool = False,
     ):
-        self.root = Path(root).expanduser()
-        self.image_size, self.channels, self.crop = image_size, channels, crop
+        super().__init__(root, image_size, channels, crop)
         if download and not (self.root / "list_eval_partition.txt").exists():
             self._download()
         partition = self.root / "list_eval_partition.txt"
@@ -60,26 +60,9 @@ class CelebA:
                 "data.download=true needs gdown: pip install gdown"
             ) from error
 
-    def settings(self) -> dict:
-        """What decides the pixels, for the cache key."""
-        return {
-            "source": "celeba",
-            "root": str(self.root.resolve()),
-            "image_size": self.image_size,
-            "channels": self.channels,
-            "crop": self.crop,
-        }
-
     def items(self, split: str) -> list[str]:
         """File names of the official split, in the order of the partition file."""
         return [name for name, code in self.partition if code == SPLITS[split]]
 
-    def decode(self, items: list[str]) -> list[np.ndarray | UnreadableImage]:
-        """uint8 (channels, image_size, image_size) for each item, or its error."""
-        return decode_many(
-            items,
-            lambda name: (self.pictures / name).open("rb"),
-            self.image_size,
-            self.channels,
-            self.crop,
-        )
+    def open(self, item: str) -> IO[bytes]:
+        return (self.pictures / item).open("rb")

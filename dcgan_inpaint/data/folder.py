@@ -5,43 +5,31 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from dcgan_inpaint.data.images import (
     Channels,
     Crop,
+    PictureFiles,
     Side,
-    UnreadableImage,
     content_hash,
-    decode_many,
     list_images,
 )
 from dcgan_inpaint.errors import Text, checked
 
 
-class Folder:
+class Folder(PictureFiles):
     """Every picture below `root`, split by content: about 90% train, 5% val, 5% test.
 
     The split of a picture depends on its bytes alone, so it survives renaming and new neighbours,
     and exact copies never straddle two splits.  Raises FileNotFoundError for a missing root.
     """
 
+    kind = "folder"
+
     @checked
     def __init__(self, root: Text, image_size: Side = 64, channels: Channels = 3, crop: Crop = 1.0):
-        self.root = Path(root).expanduser()
+        super().__init__(root, image_size, channels, crop)
         if not self.root.is_dir():
             raise FileNotFoundError(f"data.root={root} is not a folder: give a folder of pictures")
-        self.image_size, self.channels, self.crop = image_size, channels, crop
-
-    def settings(self) -> dict:
-        """What decides the pixels, for the cache key."""
-        return {
-            "source": "folder",
-            "root": str(self.root.resolve()),
-            "image_size": self.image_size,
-            "channels": self.channels,
-            "crop": self.crop,
-        }
 
     def items(self, split: str) -> list[str]:
         """Paths (strings) of the split, sorted."""
@@ -53,9 +41,8 @@ class Folder:
         """Each file's place in 0..99 by its content; reads every file, once."""
         return {str(path): content_hash(path) % 100 for path in list_images(self.root)}
 
-    def decode(self, items: Sequence[str]) -> list[np.ndarray | UnreadableImage]:
-        """uint8 (channels, image_size, image_size) for each item, or its error."""
-        return decode_many(items, Path, self.image_size, self.channels, self.crop)
+    def open(self, item: str) -> Path:
+        return Path(item)
 
 
 def find_pictures(images: str | Sequence[str]) -> list[Path]:

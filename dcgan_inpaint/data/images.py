@@ -1,7 +1,7 @@
 """Picture files -> uint8 (C, S, S): any mode, any size, one square crop, one antialiased resize."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Annotated, Literal
@@ -9,6 +9,7 @@ from typing import IO, Annotated, Literal
 import numpy as np
 from PIL import Image, ImageOps
 from pydantic import Field
+from torchvision.transforms.functional import pil_to_tensor
 
 from dcgan_inpaint.errors import WHOLE
 
@@ -54,27 +55,37 @@ def decode(file: IO[bytes] | Path, size: int, channels: int, crop: float) -> np.
         converted = to_rgb_or_gray(picture, channels)
     box = square(converted, crop)
     resized = converted.resize((size, size), Image.Resampling.BICUBIC, box=box)  # antialiased
-    array = np.asarray(resized)
-    return np.ascontiguousarray(array.reshape(size, size, channels).transpose(2, 0, 1))
+    return pil_to_tensor(resized).contiguous().numpy()
 
 
-def decode_many(
-    items: Sequence[str],
-    open_file: Callable[[str], IO[bytes] | Path],
-    size: int,
-    channels: int,
-    crop: float,
-) -> list[np.ndarray | UnreadableImage]:
-    """Decode in threads (PIL releases the interpreter lock); a bad file becomes its error."""
+class PictureFiles:
+    """What the sources whose pictures are files below `root` share; `open` opens one of them."""
 
-    def one(item: str) -> np.ndarray | UnreadableImage:
+    kind: str  # its name among the sources
+
+    def __init__(self, root: str, image_size: int, channels: int, crop: float):
+        self.root = Path(root).expanduser()
+        self.image_size, self.channels, self.crop = image_size, channels, crop
+
+    def open(self, item: str) -> IO[bytes] | Path:
+        raise NotImplementedError
+
+    def settings(self) -> dict:
+        """What decides the pixels, for the cache key."""
+        root = str(self.root.resolve())
+        facts = {"image_size": self.image_size, "channels": self.channels, "crop": self.crop}
+        return {"source": self.kind, "root": root, **facts}
+
+    def decode(self, items: Sequence[str]) -> list[np.ndarray | UnreadableImage]:
+        """uint8 (channels, image_size, image_size) for each item, or its error."""
+        with ThreadPoolExecutor() as pool:  # PIL releases the interpreter lock
+            return list(pool.map(self._decode, items))
+
+    def _decode(self, item: str) -> np.ndarray | UnreadableImage:
         try:
-            return decode(open_file(item), size, channels, crop)
+            return decode(self.open(item), self.image_size, self.channels, self.crop)
         except Exception as error:  # PIL raises many kinds on broken files: the caller counts them
             return UnreadableImage(f"{item}: cannot be read as a picture ({error})")
-
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(one, items))
 
 
 def list_images(folder: Path) -> list[Path]:
