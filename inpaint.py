@@ -43,10 +43,10 @@ def main(cfg: DictConfig) -> None:
         completing.check()
         networks = load_networks(cfg.lpips, cfg.features, model.picture_shape[1])
         if photos:
-            pictures, names = photos.pictures, photos.names
+            pictures = photos.pictures
         elif source:
             pictures = ImageData(source, cfg.cache_dir).split(cfg.split)
-            names = pictures.labels[: cfg.limit]
+        names = pictures.labels[: cfg.limit]
         check_same(cfg)
         writer = CompletionWriter(folder, names, photos, networks)
         loggers = list(instantiate(cfg.logger or {}).values())

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -24,8 +25,7 @@ def to_uint8(pictures: Tensor) -> Tensor:
 
 def to_pil(picture: Tensor) -> Image.Image:
     """One picture (C, H, W) in [-1, 1], C 1 or 3, as a PIL image."""
-    array = to_uint8(picture).permute(1, 2, 0).numpy()
-    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+    return to_pil_image(to_uint8(picture))
 
 
 def grid(pictures: Tensor, columns: int = 8) -> Image.Image:
@@ -56,14 +56,9 @@ def masked(images: Tensor, mask: Tensor) -> Tensor:
     return images * mask
 
 
-def save_gif(frames: Sequence[Image.Image], path: Path, seconds: float = 4.0) -> None:
-    """An endless GIF of `seconds` that rests on its last frame."""
-    durations = np.full(len(frames), 1000 * seconds / len(frames))
+def save_gif(frames: Sequence[Image.Image], path: Path) -> None:
+    """An endless GIF of 4 s that rests on its last frame."""
+    durations = [round(4000 / len(frames))] * len(frames)
     durations[-1] += 1500
-    frames[0].save(
-        path,
-        save_all=True,
-        append_images=list(frames[1:]),
-        duration=durations.round().astype(int).tolist(),
-        loop=0,
-    )
+    rest = list(frames[1:])
+    frames[0].save(path, save_all=True, append_images=rest, duration=durations, loop=0)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from dcgan_inpaint.data.images import UnreadableImage, to_rgb_or_gray
 from dcgan_inpaint.data.loader import Pictures
@@ -42,19 +43,13 @@ def crop(photo: Image.Image, region: Region, size: int, mask: bool = False) -> I
     at = region.origin + region.side / length * pixel_centers((0, 0, length, length))
     unit = torch.complex(at.real / photo.width, at.imag / photo.height)
     padding = "zeros" if mask else "border"
-    upright = _to_photo(_sample(_to_tensor(photo), unit, "bicubic", padding))
+    upright = _to_photo(_sample(pil_to_tensor(photo).float(), unit, "bicubic", padding))
     return upright.resize((size, size), resample)
-
-
-def _to_tensor(photo: Image.Image) -> Tensor:
-    """float (1 or 3, H, W) in [0, 255]."""
-    return torch.from_numpy(np.atleast_3d(np.array(photo, np.float32)).transpose(2, 0, 1))
 
 
 def _to_photo(picture: Tensor) -> Image.Image:
     """A picture, "L" or "RGB", of float (1 or 3, H, W) in [0, 255]."""
-    array = picture.clamp(0, 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+    return to_pil_image(picture.clamp(0, 255).round().to(torch.uint8))
 
 
 def paste_back(photo: Image.Image, region: Region, fake: Tensor, hole: np.ndarray) -> Image.Image:
@@ -70,7 +65,7 @@ def paste_back(photo: Image.Image, region: Region, fake: Tensor, hole: np.ndarra
     left, right = max(columns[0] - 1, 0), min(columns[-1] + 2, photo.width)
     top, bottom = max(rows[0] - 1, 0), min(rows[-1] + 2, photo.height)
     hole = np.ascontiguousarray(hole[top:bottom, left:right])
-    known = _to_tensor(photo.crop((left, top, right, bottom)))  # (C', h, w)
+    known = pil_to_tensor(photo.crop((left, top, right, bottom))).float()  # (C', h, w)
     fake = (fake.detach().float().cpu() + 1) * 127.5
     if len(fake) > len(known):
         fake = (fake * torch.tensor(LUMA).view(3, 1, 1)).sum(0, keepdim=True)
@@ -105,7 +100,6 @@ class Photos:
         find_region: Callable[[Image.Image], Region],
     ):
         self.paths, self.draw = paths, draw
-        self.names = [f"{i:05d}_{path.stem}" for i, path in enumerate(paths)]
         self.regions: list[Region] = []
         crops, known = [], []
         for i, path in enumerate(paths):
@@ -116,9 +110,9 @@ class Photos:
                 known.append(self._known(i, photo, size))
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from error
-            cropped = np.asarray(crop(photo.convert("RGB" if channels == 3 else "L"), region, size))
-            crops.append(cropped.reshape(size, size, channels).transpose(2, 0, 1))
-        self.pictures = Pictures(np.stack(crops), self.names)
+            photo = photo.convert("RGB" if channels == 3 else "L")
+            crops.append(pil_to_tensor(crop(photo, region, size)).numpy())
+        self.pictures = Pictures(np.stack(crops), [str(path) for path in paths])
         self.known = torch.cat(known)  # (N, 1, S, S)
 
     def mask(self, index: Tensor, size: int) -> Tensor:
@@ -129,7 +123,7 @@ class Photos:
         """Photo i at full size, its hole completed by fake (C, S, S) in [-1, 1]."""
         photo, region, draw = _open(self.paths[i]), self.regions[i], self.draw
         if isinstance(draw, MaskPicture) and (levels := draw.over(*photo.size)):
-            hole = draw.known_at(_to_tensor(levels))[0] == 0
+            hole = draw.known_at(pil_to_tensor(levels))[0] == 0
         else:
             # a mask picture is sharper than the model; what is drawn has the model's pixels
             mask = self.known[i]
@@ -143,7 +137,7 @@ class Photos:
         """The mask (1, 1, S, S) of the crop.  Raises ValueError if it cannot be completed."""
         region, draw = self.regions[i], self.draw
         white = crop(Image.new("L", photo.size, 255), region, size, mask=True)
-        inside = (_to_tensor(white)[None] > 127.5).float()
+        inside = (pil_to_tensor(white)[None] > 127.5).float()
         if isinstance(draw, MaskPicture) and (levels := draw.over(*photo.size)):
             return inside * _cropped_mask(draw, levels, region, size)
         return inside * draw(torch.tensor([i]), size)
@@ -154,7 +148,7 @@ def _cropped_mask(picture: MaskPicture, levels: Image.Image, region: Region, siz
 
     Raises ValueError if the region does not contain the hole, or is all hole or known.
     """
-    hole = picture.known_at(_to_tensor(levels))[0] == 0
+    hole = picture.known_at(pil_to_tensor(levels))[0] == 0
     unit = region.unit((0, 0, *levels.size))
     within = (unit.real > 0) & (unit.real < 1) & (unit.imag > 0) & (unit.imag < 1)
     if (hole & ~within).any():
@@ -163,7 +157,7 @@ def _cropped_mask(picture: MaskPicture, levels: Image.Image, region: Region, siz
             f"the hole of {picture.name} reaches outside the region {region}, which is what can be "
             f"completed: give crop=[x,y,w,h] around [{x},{y},{right - x},{bottom - y}]"
         )
-    known = picture.known_at(_to_tensor(crop(levels, region, size, mask=True)))[None]
+    known = picture.known_at(pil_to_tensor(crop(levels, region, size, mask=True)))[None]
     if known.min() == known.max():
         what = "no hole" if known.min() == 1 else "no known pixel"
         raise ValueError(
