@@ -34,7 +34,7 @@ METHODS = {  # by name: which of MODELS, and what else inpaint.py is told
     "total variation": ("gan", ["method=tv"]),
     "Telea": ("gan", ["method=telea"]),
     "Navier-Stokes": ("gan", ["method=navier_stokes"]),
-    "context encoder": ("context_encoder", ["method=context_encoder"]),
+    "context encoder": ("context_encoder", ["method=network"]),
     "Amos 2016": ("gan", ["experiment=amos2016"]),
     "Yeh 2017": ("gan", ["experiment=yeh2017"]),
     "ours, from a random z": ("gan", []),

@@ -20,6 +20,7 @@ from dcgan_inpaint.data.folder import Folder
 from dcgan_inpaint.models.context_encoder import ContextEncoder
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
+from dcgan_inpaint.models.unet import UNet
 from dcgan_inpaint.observation import masks
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -64,6 +65,7 @@ def test_data(choice, door, roots):
 MODELS = {  # the class, and the numbers that its choice shares with others
     "dcgan": (DCGAN, ["model.gf_dim=4"], "seed"),
     "context_encoder": (ContextEncoder, ["model.gf_dim=4"], "mask.seed"),
+    "unet": (UNet, ["model.gf_dim=2"], "mask.seed"),
     "latent_encoder": (LatentEncoder, ["model.df_dim=2"], "mask.seed"),  # for the shipped DCGAN
 }
 
@@ -80,11 +82,11 @@ def test_model(choice):
 
 
 @pytest.mark.parametrize("mask", ["center", "random80", "file"])
-@pytest.mark.parametrize("choice", ["context_encoder", "latent_encoder"])
+@pytest.mark.parametrize("choice", ["context_encoder", "latent_encoder", "unet"])
 def test_a_mask_of_its_own_to_train_with(choice, mask, roots):
     """Also one that draws nothing, and so takes no seed."""
     path = [f"model.mask.path={roots / 'hole.png'}"] if mask == "file" else []
-    cfg = composed("train", f"model={choice}", f"mask@model.mask={mask}", "model.df_dim=2", *path)
+    cfg = composed("train", f"model={choice}", f"mask@model.mask={mask}", *path)
     drawn = instantiate(cfg.model, crop=1.0).mask(torch.arange(3), 64)
     hole = {"center": 0.25, "random80": 0.8, "file": 0.25}[mask]
     assert 1 - drawn.mean().item() == pytest.approx(hole, abs=0.02)
@@ -159,7 +161,7 @@ def test_method(choice, tmp_path):
         pytest.importorskip(LIBRARIES[choice])
     cfg = composed("inpaint", f"method={choice}", f"cache_dir={tmp_path}")
     model = DCGAN(image_size=16, gf_dim=1, df_dim=1)
-    if choice == "context_encoder":
+    if choice == "network":
         model = ContextEncoder(image_size=16, gf_dim=1, df_dim=1, code_dim=3)
     mask = torch.ones(2, 1, 16, 16)
     mask[:, :, 4:12, 4:12] = 0
@@ -172,7 +174,7 @@ def test_method(choice, tmp_path):
     constant = torch.full((2, 3, 16, 16), 0.4)
     filled = module.fill(constant * mask, mask)
     assert filled.shape == (2, 3, 16, 16)
-    if choice not in ("nearest", "context_encoder"):
+    if choice not in ("nearest", "network"):
         torch.testing.assert_close(filled.float(), constant, rtol=0, atol=0.02)
 
 

@@ -241,7 +241,7 @@ def test_a_context_encoder_resumes(run, encoder, tmp_path):
 def test_inpaint_with_a_context_encoder(run, encoder, tmp_path):
     """The checkpoint says what it is, its sizes and its data; the average fills, or the raw net."""
     small = [*SMALL[1:], f"ckpt={encoder / 'last.ckpt'}", "mask=half", "limit=3"]
-    network = [*small, "method=context_encoder"]
+    network = [*small, "method=network"]
     done = run("inpaint.py", *network, "blend=poisson", f"output={tmp_path / 'a'}")
     assert "3 pictures completed: psnr_hole" in done.stdout
     run("inpaint.py", *network, "ema=false", f"output={tmp_path / 'b'}")
@@ -252,9 +252,9 @@ def test_inpaint_with_a_context_encoder(run, encoder, tmp_path):
 
 
 ENCODER_ERRORS = {
-    "search": ([], "holds a context encoder, which has no z to search: use method=context_encoder"),
-    "solver": (["method=context_encoder", "solver.lr=1"], "Could not override 'solver.lr'"),
-    "measure": (["method=context_encoder", "mask=grayscale"], "network needs known pixels"),
+    "search": ([], "holds a context encoder, which has no z to search: use method=network"),
+    "solver": (["method=network", "solver.lr=1"], "Could not override 'solver.lr'"),
+    "measure": (["method=network", "mask=grayscale"], "network needs known pixels"),
     "size": (["data=faces", "data.image_size=32"], "use data.image_size=16 data.channels=3"),
 }
 
@@ -507,7 +507,7 @@ ERRORS = {
     "ckpt missing": (["ckpt=gone.ckpt"], "ckpt=gone.ckpt: no such file"),
     "ckpt foreign": (
         ["ckpt=inpaint.py"],
-        "truncated, or not a DCGAN, latent encoder or context encoder checkpoint",
+        "truncated, or not a DCGAN, latent encoder, context encoder or U-Net checkpoint",
     ),
     "other size": (["data=faces", "data.image_size=32"], "use data.image_size=64 data.channels=3"),
     "other channels": (["data=faces", "data.channels=1"], "use data.image_size=64 data.channels=3"),

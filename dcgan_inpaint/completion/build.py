@@ -61,8 +61,7 @@ def _search(cfg: DictConfig, model: Model, mask: Mask) -> InpaintingModule:
             raise ValueError(f"{group}: missing: the search needs one")
     if model.gan is None:
         raise ValueError(
-            f"ckpt={cfg.ckpt} holds a {model.kind}, which has no z to search: use "
-            "method=context_encoder"
+            f"ckpt={cfg.ckpt} holds a {model.kind}, which has no z to search: use method=network"
         )
     measure = instantiate(cfg.measure)
     encoder = _encoder(cfg, model, measure.of_pixels)

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from dcgan_inpaint.completion.result import Completion
 from dcgan_inpaint.data.cache import Source
 from dcgan_inpaint.data.loader import ImageData
-from dcgan_inpaint.errors import Text, checked
+from dcgan_inpaint.errors import Text, checked, import_extra
 from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.pictures import masked, to_float, to_uint8
 from dcgan_inpaint.poisson import paste, poisson
@@ -30,7 +30,7 @@ class FillingModule(LightningModule):
     """Completes with a fill; the place of InpaintingModule, without a search.
 
     `mask(index, size)` draws the masks (masks.py), `blend` joins fake and known pixels
-    (blending.py).  picture_shape is (C, S, S).
+    (poisson.py).  picture_shape is (C, S, S).
     """
 
     def __init__(
@@ -66,13 +66,13 @@ class FillingModule(LightningModule):
 
 
 def network(model: Model, ema: bool) -> Callable[[Tensor, Tensor], Tensor]:
-    """The fill that a context encoder learned, its average or the raw one.
+    """The fill that a model learned, its average or the raw one.
 
-    Raises ValueError for a model of another kind.
+    Raises ValueError for a model that learned none.
     """
     fill = model.fill(ema)
     if fill is None:
-        raise ValueError(f"method=context_encoder: ckpt holds a {model.kind}")
+        raise ValueError(f"method=network: ckpt holds a {model.kind}")
     return fill
 
 
@@ -152,11 +152,10 @@ class Biharmonic:
     """
 
     def __init__(self) -> None:
-        try:
-            from skimage.restoration import inpaint_biharmonic
-        except ModuleNotFoundError as error:
-            raise _missing("biharmonic", "scikit-image", error) from error
-        self.inpaint = partial(inpaint_biharmonic, channel_axis=-1)
+        skimage = import_extra(
+            "skimage.restoration", "method=biharmonic", "scikit-image", "baselines"
+        )
+        self.inpaint = partial(skimage.inpaint_biharmonic, channel_axis=-1)
 
     def __call__(self, known: Tensor, mask: Tensor) -> Tensor:
         pictures = known.permute(0, 2, 3, 1).cpu().numpy()  # (B, S, S, C)
@@ -177,10 +176,7 @@ class OpenCV:
         algorithm: Literal["telea", "navier_stokes"],
         radius: Annotated[float, Field(gt=0, le=100)] = 3,
     ):
-        try:
-            import cv2
-        except ModuleNotFoundError as error:
-            raise _missing(algorithm, "OpenCV", error) from error
+        cv2 = import_extra("cv2", f"method={algorithm}", "OpenCV", "baselines")
         flags = {"telea": cv2.INPAINT_TELEA, "navier_stokes": cv2.INPAINT_NS}
         self.inpaint = partial(cv2.inpaint, inpaintRadius=radius, flags=flags[algorithm])
 
@@ -197,8 +193,3 @@ def _filled(pictures: np.ndarray, holes: np.ndarray, inpaint: Callable) -> Tenso
         for picture, hole in zip(pictures, holes, strict=True)
     ]
     return torch.from_numpy(np.stack(filled)).permute(0, 3, 1, 2)
-
-
-def _missing(method: str, library: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
-    line = f'method={method} needs {library}: pip install -e ".[baselines]"'
-    return ModuleNotFoundError(line, name=error.name)

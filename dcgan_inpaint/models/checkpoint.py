@@ -26,8 +26,9 @@ from dcgan_inpaint.models.base import LatentGAN, Model
 from dcgan_inpaint.models.context_encoder import ContextEncoder
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
+from dcgan_inpaint.models.unet import UNet
 
-MODELS: tuple[type[Model], ...] = (DCGAN, LatentEncoder, ContextEncoder)
+MODELS: tuple[type[Model], ...] = (DCGAN, LatentEncoder, ContextEncoder, UNet)
 HEADER = "dcgan_inpaint"  # its key in the metadata of a safetensors file
 
 

@@ -1,0 +1,118 @@
+"""A U-Net (Ronneberger 2015) from the known pixels and the mask to the picture: the strongest rival
+without a prior, for its skips carry known pixels past the bottleneck at every size."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import fusion
+
+from dcgan_inpaint.errors import Positive, make, settings
+from dcgan_inpaint.losses import context_loss
+from dcgan_inpaint.models.base import Model, ModelSettings, Width
+from dcgan_inpaint.models.networks import frozen
+from dcgan_inpaint.pictures import masked
+
+
+@settings
+class UNetSettings(ModelSettings):
+    gf_dim: Width = 16
+    lr: Positive = 1e-3
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions, each with BatchNorm and ReLU: (B, c_in, H, W) -> (B, c_out, H, W)."""
+
+    def __init__(self, c_in: int, c_out: int):
+        super().__init__()
+        widths = ((c_in, c_out), (c_out, c_out))
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in widths)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(c_out) for _ in widths)
+
+    def forward(self, h: Tensor) -> Tensor:
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            h = F.relu(norm(conv(h)))  # (B, c_out, H, W)
+        return h
+
+    def fold(self) -> None:
+        fused = map(fusion.fuse_conv_bn_eval, list[Any](self.convs), list[Any](self.norms))
+        self.convs = nn.ModuleList(fused)
+        self.norms = nn.ModuleList(nn.Identity() for _ in self.norms)
+
+
+class UNetwork(nn.Module):
+    """known (B, channels, S, S) in [-1, 1], 0 in the hole, and mask (B, 1, S, S), 1 = known ->
+    pictures (B, channels, S, S) in [-1, 1].
+
+    Halves down to 4x4 px by maxima, and up again by the nearest; `gf_dim` channels at S, twice as
+    many at each half.
+    """
+
+    def __init__(self, image_size: int, channels: int, gf_dim: int):
+        super().__init__()
+        widths = [gf_dim << i for i in range(image_size.bit_length() - 2)]  # at S, S/2, ... 4
+        self.down = nn.ModuleList(map(Block, [channels + 1, *widths], widths))
+        self.up = nn.ModuleList(Block(c + 2 * c, c) for c in widths[-2::-1])
+        self.last = nn.Conv2d(gf_dim, channels, 1)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, known: Tensor, mask: Tensor) -> Tensor:
+        h, passed = torch.cat([known, mask], 1), []  # (B, C + 1, S, S)
+        for i, block in enumerate(self.down):
+            h = block(F.max_pool2d(h, 2) if i else h)  # (B, gf, S, S), ... (B, S/4·gf, 4, 4)
+            passed.append(h)
+        passed.pop()
+        for block in self.up:
+            larger = F.interpolate(h, scale_factor=2.0, mode="nearest")
+            h = block(torch.cat([larger, passed.pop()], 1))  # (B, S/8·gf, 8, 8), ... (B, gf, S, S)
+        return torch.tanh(self.last(h))  # (B, C, S, S)
+
+    def fold(self) -> None:
+        """Fold the BatchNorms into the convolutions, for good and in place; see `frozen`."""
+        for block in [*self.down, *self.up]:
+            block.fold()
+
+
+class UNet(Model):
+    """The network and its moving average (EMA), trained by the l1 distance to the whole picture.
+
+    Adam, whose step falls to 0 by half a cosine.  `mask(index, size)` draws the masks of training
+    (masks.py) and is not kept in the checkpoint.  Takes UNetSettings by name; raises ValueError
+    when they do not fit.
+    """
+
+    kind = "U-Net"
+    Settings = UNetSettings
+    settings: UNetSettings
+    gan = None  # it does not search
+
+    def __init__(self, mask: Callable[[Tensor, int], Tensor] | None = None, **settings: Any):
+        s = make(UNetSettings, settings)
+        super().__init__(s)
+        self.network = UNetwork(s.image_size, s.channels, s.gf_dim)
+        self.ema_network = copy.deepcopy(self.network).eval().requires_grad_(False)
+        self.mask = mask
+
+    def fill(self, ema: bool = True) -> nn.Module:
+        return frozen(self.ema_network if ema else self.network)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        adam = torch.optim.Adam(self.network.parameters(), self.settings.lr, fused=True)
+        steps = int(self.trainer.estimated_stepping_batches)
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
+        return {"optimizer": adam, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        images = batch["image"]  # (B, C, S, S)
+        mask = self.training_masks(self.rows(len(images)))  # (B, 1, S, S)
+        fake = self.network(masked(images, mask), mask).float()  # (B, C, S, S)
+        loss = context_loss(fake, images, torch.ones_like(mask)).mean() / images[0].numel()
+        self.log("train/loss", loss)
+        self.log("iteration", float(self.iteration))
+        return loss
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self.update_average(self.ema_network, self.network)
