@@ -25,6 +25,7 @@ from dcgan_inpaint.data.folder import Folder
 from dcgan_inpaint.models.checkpoint import save_weights
 from dcgan_inpaint.models.context_encoder import ContextEncoder
 from dcgan_inpaint.models.dcgan import DCGAN
+from dcgan_inpaint.runs.options import TrainerOptions
 
 CONF = Path(__file__).parents[1] / "conf"
 GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()}
@@ -128,7 +129,7 @@ def composed(door, group, choice, files):
     own = [argument.format(files=files) for argument in OWN[door].get(choice, [])]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose(door, [f"{group}={choice}"] if group else own)
-    ckpt = "ContextEncoder" if (group, choice) == ("method", "context_encoder") else "DCGAN"
+    ckpt = "ContextEncoder" if (group, choice) == ("method", "network") else "DCGAN"
     paths = {"ckpt": f"{ckpt}.safetensors", "gan": "DCGAN.safetensors"}
     paths |= {"root": "", "path": "hole.png"}
     shrink(cfg, SMALL | {name: str(files / path) for name, path in paths.items()})
@@ -263,6 +264,27 @@ def test_bad_values(doors, files, tmp_path, door, group, choice):
             OmegaConf.update(changed, key, BAD[shown], merge=False)
             if found := fault(doors[door], changed, aliases(cfg, key), shown):
                 faults.append(f"{key}={shown}: {found}")
+    assert not faults, "\n".join(faults)
+
+
+LIGHTNINGS = set(TrainerOptions.__annotations__) - set(
+    OmegaConf.load(CONF / "trainer/default.yaml")
+)
+
+
+@pytest.mark.parametrize("name", [*sorted(LIGHTNINGS), "gradient_clip_val", "num_nodes"])
+@pytest.mark.parametrize("door", ["train", "inpaint"])
+def test_bad_values_of_lightnings_own_arguments(doors, files, tmp_path, door, name):
+    """Those that a user adds by a plus; what no door can take is no option."""
+    stored = pickle.dumps(composed(door, "trainer", "default", files))
+    faults = []
+    for shown in BAD:
+        for made in tmp_path.iterdir():
+            shutil.rmtree(made) if made.is_dir() else made.unlink()
+        changed = pickle.loads(stored)
+        OmegaConf.update(changed, f"trainer.{name}", BAD[shown], force_add=True)
+        if found := fault(doors[door], changed, [f"trainer.{name}"], shown):
+            faults.append(f"{name}={shown}: {found}")
     assert not faults, "\n".join(faults)
 
 

@@ -3,10 +3,9 @@
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
-from pytorch_lightning import Trainer
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
 from dcgan_inpaint.completion.search import HowMany
@@ -38,25 +37,28 @@ def _none_or_two(value: int) -> int:
 Part = Annotated[Any, AfterValidator(_built)]
 Parts = dict[str, Part]  # several, by name
 
-# ours come last: narrower than Lightning's own, which the others (+trainer.max_time=...) follow
-TrainerOptions = TypedDict(  # type: ignore[misc]
-    "TrainerOptions",
-    {
-        name: hint
-        for name, hint in get_type_hints(Trainer.__init__).items()
-        if name not in ("return", "logger", "callbacks", "inference_mode")
-    }
-    | {
-        "accelerator": Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"],
-        "devices": Annotated[Any, AfterValidator(_devices)],
-        "precision": Literal["32-true", "bf16-mixed", "16-mixed"],
-        "max_epochs": Count,
-        "log_every_n_steps": Count,
-        "enable_progress_bar": bool,
-    },
-    total=False,
-)
-TrainerOptions.__pydantic_config__ = STRICT | {"extra": "forbid"}  # type: ignore[attr-defined]
+
+class TrainerOptions(TypedDict, total=False):
+    """conf/trainer, and those of Lightning's own arguments that go with any model and door, which
+    are added by a plus: +trainer.max_time=..."""
+
+    __pydantic_config__ = STRICT | {"extra": "forbid"}  # type: ignore[misc]
+
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"]
+    devices: Annotated[Any, AfterValidator(_devices)]
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    max_epochs: Count
+    log_every_n_steps: Count
+    enable_progress_bar: bool
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"]
+    max_steps: Count  # optimizer steps, of which a batch may take several
+    max_time: Annotated[str, Field(pattern=r"^\d\d:\d\d:\d\d:\d\d$")]  # days:hours:minutes:seconds
+    limit_train_batches: Count
+    deterministic: bool
+    benchmark: bool
+    detect_anomaly: bool
+    enable_model_summary: bool
+    profiler: Literal["simple", "advanced"]
 
 
 @settings
@@ -143,6 +145,7 @@ OLD_WORDS = {  # a key, or a choice of a group
     "ckpt_path": "is now resume=",
     "judge": "is now sample_metrics=",
     "method=null": "is now method=search",
+    "method=context_encoder": "is now method=network",
     "model=encoder": "is now model=latent_encoder",
     "objective=near": "is now objective=windowed",
     "model=residual": f"{REMOVED}beyond.md",
