@@ -1,13 +1,13 @@
 """Bad input ends in one line that names it, before any long work; a bug keeps its traceback.
 
 What a config may say stands in one place: the annotations of what it builds.  `checked` holds a
-function or a constructor to its annotations, `settings` a dataclass, and `check_config` a whole
-composed configuration before anything is built.  All are strict: no number from a text, no 1.5
-where an integer is meant, nothing infinite.
+function to them, `settings` a dataclass and `check_config` a whole composed configuration.  All are
+strict: no number from a text, no 1.5 where an integer is meant, nothing infinite.
 """
 
 import dataclasses
 import functools
+import importlib
 import inspect
 import os
 import pkgutil
@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 import pydantic
 import torch
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -136,18 +136,15 @@ def _check(tree: dict, types: dict[str, Any] | None, prefix: str) -> None:
                 raise ValueError(_line(error, value, key)) from error
 
 
-def _holds_parts(value: Any) -> bool:
+def _holds_parts(part: Any) -> bool:
     """Is it built, or are there things in it that are?"""
-    if not isinstance(value, dict):
-        return False
-    return "_target_" in value or any(map(_holds_parts, value.values()))
+    return isinstance(part, dict) and ("_target_" in part or any(map(_holds_parts, part.values())))
 
 
 @functools.cache
 def _adapter(annotation: Any) -> TypeAdapter:
-    if hasattr(annotation, "__pydantic_config__"):  # of a dataclass or TypedDict: its own
-        return TypeAdapter(annotation)
-    return TypeAdapter(annotation, config=STRICT)
+    own = hasattr(annotation, "__pydantic_config__")  # a dataclass or TypedDict
+    return TypeAdapter(annotation, config=None if own else STRICT)
 
 
 def _types(target: Any, key: str) -> dict[str, Any]:
@@ -166,14 +163,12 @@ def _types(target: Any, key: str) -> dict[str, Any]:
     return names | HYDRAS
 
 
-def _hints(function: Callable) -> dict[str, Any]:
+def _hints(function: Callable, **unknown: Any) -> dict[str, Any]:
     """The annotations by name; a word that only a type checker imports stands for anything."""
-    unknown: dict[str, Any] = {}
-    while True:
-        try:
-            return typing.get_type_hints(function, localns=unknown, include_extras=True)
-        except NameError as error:
-            unknown[str(error.name)] = Any
+    try:
+        return typing.get_type_hints(function, localns=unknown, include_extras=True)
+    except NameError as error:
+        return _hints(function, **unknown, **{str(error.name): Any})
 
 
 def _line(error: ValidationError, given: Any, prefix: str = "", names: Sequence[str] = ()) -> str:
@@ -212,6 +207,14 @@ def show(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def import_extra(module: str, user: str, library: str, extra: str) -> Any:
+    """A module that only `user` needs.  Raises ModuleNotFoundError, one line, without it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f'{user} needs {library}: pip install -e ".[{extra}]"') from error
+
+
 def open_door(main: Callable[[], None]) -> None:
     """Run a script's main; what Hydra cannot compose ends in one line as well."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us as they are
@@ -223,16 +226,13 @@ def open_door(main: Callable[[], None]) -> None:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """End the program with one line for errors that the user's input caused.
-
-    Wraps the part of a script that reads input and builds objects.
-    """
+    """End the program with one line for errors that the user's input caused, in the part of a
+    script that reads it and builds objects."""
     try:
         yield
     except Exception as caught:
-        error: BaseException = caught
-        if type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
-            error = error.__cause__  # what a constructor raised, inside Hydra's wrapping
+        wrapped = isinstance(caught, InstantiationException)  # by Hydra: what a constructor raised
+        error = caught.__cause__ if wrapped and caught.__cause__ else caught
         if isinstance(error, (ValueError, OSError, ModuleNotFoundError, MisconfigurationException)):
             sys.exit(f"error: {' '.join(str(error).split())}")
         raise

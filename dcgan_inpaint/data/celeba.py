@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import IO
 
 from dcgan_inpaint.data.images import Channels, Crop, PictureFiles, Side
-from dcgan_inpaint.errors import Text, checked
+from dcgan_inpaint.errors import Text, checked, import_extra
 
 SPLITS = {"train": "0", "val": "1", "test": "2"}
 
@@ -53,12 +53,8 @@ class CelebA(PictureFiles):
                 f"data.download=true stores into a folder named celeba; data.root={self.root} "
                 f"is not: use data.root={self.root / 'celeba'}"
             )
-        try:
-            TorchvisionCelebA(str(self.root.parent), download=True)
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                "data.download=true needs gdown: pip install gdown"
-            ) from error
+        import_extra("gdown", "data.download=true", "gdown", "download")
+        TorchvisionCelebA(str(self.root.parent), download=True)
 
     def items(self, split: str) -> list[str]:
         """File names of the official split, in the order of the partition file."""

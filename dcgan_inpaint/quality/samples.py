@@ -6,7 +6,6 @@ the CPU.  Numbers depend on how many pictures there are: compare those of equal 
 """
 
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from dcgan_inpaint.errors import import_extra
 from dcgan_inpaint.models.base import LatentGAN
 from dcgan_inpaint.pictures import to_uint8
 from dcgan_inpaint.quality.completions import load_weights
@@ -213,10 +213,7 @@ def load_inception(weights: str | Path) -> FrechetInceptionDistance:
 
     Raises FileNotFoundError, ModuleNotFoundError, or ValueError for another kind of file.
     """
-    if find_spec("torch_fidelity") is None:
-        raise ModuleNotFoundError(
-            'fid= needs torch-fidelity: pip install -e ".[fid]"', name="torch_fidelity"
-        )
+    import_extra("torch_fidelity", "fid=", "torch-fidelity", "fid")
     file = "torch-fidelity's weights-inception-2015-12-05-6726825d.pth"
     # read here first, which runs no code of the file: torch-fidelity would
     load_weights("fid", weights, f"{file}, from github.com/toshas/torch-fidelity/releases")
