@@ -152,10 +152,10 @@ class Biharmonic:
     """
 
     def __init__(self) -> None:
-        skimage = import_extra(
+        restoration = import_extra(
             "skimage.restoration", "method=biharmonic", "scikit-image", "baselines"
         )
-        self.inpaint = partial(skimage.inpaint_biharmonic, channel_axis=-1)
+        self.inpaint = partial(restoration.inpaint_biharmonic, channel_axis=-1)
 
     def __call__(self, known: Tensor, mask: Tensor) -> Tensor:
         pictures = known.permute(0, 2, 3, 1).cpu().numpy()  # (B, S, S, C)

@@ -1,4 +1,4 @@
-"""What completing a batch gives; results.py writes it."""
+"""What completing a batch gives; runs/records.py writes it."""
 
 from dataclasses import dataclass
 

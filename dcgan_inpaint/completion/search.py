@@ -59,22 +59,17 @@ def check_stages(stages: Sequence[Stage], levels: int) -> None:
         )
 
 
-def row_indices(index: Tensor, k: Tensor) -> Tensor:
-    """Names (B,) of the rows of candidates k (B,) of pictures index (B,), to draw their numbers by.
-
-    Candidate 0 of picture i is row i, so that one search of several is the one that would be made
-    alone; others are beyond any number of pictures.
-    """
-    return index + (k << 32)
-
-
 class Candidates:
-    """Which row is what: row b·K + k is candidate k of the batch's picture b."""
+    """Which row is what: row b·K + k is candidate k of the batch's picture b.
+
+    `rows` names them, to draw their numbers by.  Candidate 0 of picture i is row i, so that one
+    search of several is the one that would be made alone; others are beyond any number of pictures.
+    """
 
     def __init__(self, index: Tensor, count: int):
         self.pictures, self.count = len(index), count
         self.k = torch.arange(count, device=index.device).repeat(len(index))  # (B·K,)
-        self.rows = row_indices(index.repeat_interleave(count), self.k)  # (B·K,)
+        self.rows = index.repeat_interleave(count) + (self.k << 32)  # (B·K,)
 
     def of(self, pictures: Tensor) -> Tensor:
         """What belongs to each picture, (B, ...), for each of its candidates: (B·K, ...)."""

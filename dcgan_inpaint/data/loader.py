@@ -108,8 +108,4 @@ class ImageData(LightningDataModule):
 
 def batches(pictures: Pictures | Subset, batch_size: int, **settings: Any) -> DataLoader:
     """A DataLoader over pictures, which come as whole batches: nothing to collate."""
-    return DataLoader(pictures, batch_size, collate_fn=_as_is, **settings)
-
-
-def _as_is(batch: Any) -> Any:
-    return batch
+    return DataLoader(pictures, batch_size, collate_fn=lambda batch: batch, **settings)

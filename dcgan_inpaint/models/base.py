@@ -146,13 +146,11 @@ class AdversarialModule(Model):
             for network, rate in rates
         ]
 
-    def _discriminator_step(
-        self, real: Tensor, fake: Tensor, penalty: Tensor | float = 0.0
-    ) -> dict[str, Tensor]:
+    def _discriminator_step(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         real_logits = self.discriminator(real).float()  # (B,): losses in fp32 also under bf16
         fake_logits = self.discriminator(fake).float()  # (B,)
         loss_real, loss_fake = discriminator_losses(real_logits, fake_logits)
-        self._update(0, loss_real + loss_fake + penalty, count=self.iteration + 1)
+        self._update(0, loss_real + loss_fake, count=self.iteration + 1)
         return {
             "train/d_loss": (loss_real + loss_fake).detach(),
             "train/d_loss_real": loss_real.detach(),

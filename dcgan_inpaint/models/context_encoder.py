@@ -34,14 +34,7 @@ class ContextGenerator(nn.Module):
     pictures (B, channels, S, S) in [-1, 1].
     """
 
-    def __init__(
-        self,
-        image_size: int = 64,
-        channels: int = 3,
-        code_dim: int = 512,
-        gf_dim: int = 64,
-        df_dim: int = 64,
-    ):
+    def __init__(self, image_size: int, channels: int, code_dim: int, gf_dim: int, df_dim: int):
         super().__init__()
         self.encoder = Encoder(image_size, channels, code_dim, df_dim)
         self.decoder = Generator(image_size, channels, code_dim, gf_dim)

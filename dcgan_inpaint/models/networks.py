@@ -181,9 +181,7 @@ class Encoder(_Trunk):
     image_size is a multiple of 16.
     """
 
-    def __init__(
-        self, image_size: int = 64, channels: int = 3, code_dim: int = 512, df_dim: int = 64
-    ):
+    def __init__(self, image_size: int, channels: int, code_dim: int, df_dim: int):
         super().__init__(image_size, channels + 1, df_dim)
         self.code = nn.Linear(self.features_dim, code_dim)
         self.code_norm: Any = nn.BatchNorm1d(code_dim)

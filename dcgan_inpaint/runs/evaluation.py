@@ -45,7 +45,7 @@ def complete(
 
     `trainer` is the writer's `completing_trainer`.
     """
-    unfinished = [i for i, name in enumerate(writer.names) if name not in writer.finished]
+    unfinished = [i for i, name in enumerate(writer.names) if name not in writer.rows]
     if unfinished:
         todo = batches(Subset(pictures, unfinished), batch_size)
         trainer.predict(module, todo, return_predictions=False)

@@ -85,11 +85,9 @@ def write_trace(folder: Path, names: list[str], done: SearchedCompletion) -> Non
 
 def write_z(folder: Path, names: list[str], done: SearchedCompletion) -> None:
     """z.npy (N, z_dim) and, when frames were kept, z_frames.npy (N, F, z_dim)."""
-    arrays = {"z": done.z}
+    append(folder / "z.npy", done.z)
     if len(done.frame_iterations) > 1:
-        arrays["z_frames"] = done.frame_z.transpose(0, 1)  # (B, F, z_dim)
-    for name, array in arrays.items():
-        append(folder / f"{name}.npy", array)
+        append(folder / "z_frames.npy", done.frame_z.transpose(0, 1))  # (B, F, z_dim)
 
 
 def write_frames(folder: Path, names: list[str], done: SearchedCompletion) -> None:

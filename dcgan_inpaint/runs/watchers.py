@@ -69,13 +69,11 @@ class SampleGrid(Callback):
     def __init__(self, folder: Path, every: Count = 500, samples: Count = 64):
         self.folder, self.every, self.samples = folder, every, samples
 
+    @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, module: LatentGAN, *_: object) -> None:
         if trainer.is_global_zero and module.iteration % self.every == 0:
-            keep_picture(module, self.folder, "samples", grid(self._samples(module)))
-
-    @torch.no_grad()
-    def _samples(self, module: LatentGAN) -> Tensor:
-        return module(module.latents(-1 - torch.arange(self.samples, device=module.device)))
+            z = module.latents(-1 - torch.arange(self.samples, device=module.device))
+            keep_picture(module, self.folder, "samples", grid(module(z)))
 
 
 class CompletionPreview(Callback):
@@ -93,11 +91,8 @@ class CompletionPreview(Callback):
         images = self.images.to(module.device)
         index = torch.arange(len(images), device=module.device)
         done = preview.predict_step({"image": images, "index": index})
-        module.log(
-            "preview/psnr_hole",
-            psnr(done.completion, images, 1 - done.mask).mean(),
-            sync_dist=True,
-        )
+        quality = psnr(done.completion, images, 1 - done.mask).mean()
+        module.log("preview/psnr_hole", quality, sync_dist=True)
         if trainer.is_global_zero:
             rows = torch.cat([done.observed, done.completion, images])
             keep_picture(module, self.folder, "completions", grid(rows, columns=len(images)))
@@ -131,20 +126,13 @@ MORE_D = "Start again with model.g_steps=1, a larger model.df_dim or a smaller m
 class CollapseWarning(Callback):
     """Warns, with the remedy, when D or G has collapsed.
 
-    One of the losses below `threshold` at `patience` logs in a row, or 16 samples that differ by
-    less than `spread` (standard deviation over samples, mean over pixels, of [-1, 1]) at an
-    epoch's end, once `warm_up` iterations are done: an untrained G is flat and still fine.
+    One of the losses below 0.02 at `patience` logs in a row, or 16 samples that differ by less than
+    0.02 (standard deviation over samples, mean over pixels, of [-1, 1]) at an epoch's end, once
+    `warm_up` iterations are done: an untrained G is flat and still fine.
     """
 
-    def __init__(
-        self,
-        threshold: float = 0.02,
-        patience: int = 10,
-        spread: float = 0.02,
-        warm_up: int = 500,
-    ):
-        self.threshold, self.patience = threshold, patience
-        self.spread, self.warm_up = spread, warm_up
+    def __init__(self, patience: int = 10, warm_up: int = 500):
+        self.patience, self.warm_up = patience, warm_up
         self.below = {"train/d_loss": 0, "train/g_loss": 0}
 
     def on_train_batch_end(self, trainer: Trainer, module: LatentGAN, *_: object) -> None:
@@ -152,7 +140,7 @@ class CollapseWarning(Callback):
             return
         for name in self.below:
             loss = float(trainer.callback_metrics[name])
-            self.below[name] = self.below[name] + 1 if loss < self.threshold else 0
+            self.below[name] = self.below[name] + 1 if loss < 0.02 else 0
         if self.below["train/d_loss"] == self.patience:
             self._warn(module, "D has won: d_loss is near zero, G learns nothing", MORE_G)
         if self.below["train/g_loss"] == self.patience:
@@ -163,7 +151,7 @@ class CollapseWarning(Callback):
         if module.iteration < self.warm_up:
             return
         samples = module(module.latents(torch.arange(16, device=module.device)), ema=False)
-        if samples.std(0).mean() < self.spread:
+        if samples.std(0).mean() < 0.02:
             self._warn(module, "G has collapsed: its samples are all the same", MORE_G)
 
     def _warn(self, module: LatentGAN, what: str, remedy: str) -> None:

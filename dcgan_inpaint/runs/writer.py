@@ -57,8 +57,8 @@ class CompletionWriter(BasePredictionWriter):
     pictures, for which features.npy keeps the features of both (N, 2, 1280).
 
     `names` are the pictures' names by index, each its own; `photos` are what they were cropped
-    from, if they were.  A folder that an earlier run began is continued: `finished` are the names
-    it has done.  Raises ValueError when its metrics.csv has other columns or features are missing.
+    from, if they were.  A folder that an earlier run began is continued: `rows` has those it
+    has done.  Raises ValueError when its metrics.csv has other columns or features are missing.
     """
 
     def __init__(
@@ -78,10 +78,6 @@ class CompletionWriter(BasePredictionWriter):
         if photos:
             self.writers.append(partial(records.write_photos, photos))
         self.writers.append(records.write_grids)
-
-    @property
-    def finished(self) -> set[str]:
-        return set(self.rows)
 
     def on_predict_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Drop what a killed run may have written of a batch that metrics.csv does not list."""
