@@ -45,8 +45,8 @@ class LatentEncoder(Model):
 
     With a noise_dim it samples: in `whole` x is the mean of two draws, their spread in the hole is
     rewarded, and D is one of its own that learns to tell completed pictures, beside their mask,
-    from true ones, under an R1 penalty (Bendel 2023; Mescheder 2018).  `calibrate` adapts the reward, so that on pictures
-    not trained on the draws spread as far as their mean is wrong.
+    from true ones, under an R1 penalty (Bendel 2023; Mescheder 2018).  `calibrate` adapts the
+    reward, so that on pictures not trained on the draws spread as far as their mean is wrong.
 
     The checkpoint holds the GAN as well, since z means nothing without it; gan_kind and
     gan_settings of its hyperparameters rebuild it there.  `mask` is for training only.  Takes
