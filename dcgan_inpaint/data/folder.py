@@ -5,14 +5,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from dcgan_inpaint.data.images import (
-    Channels,
-    Crop,
-    PictureFiles,
-    Side,
-    content_hash,
-    list_images,
-)
+from dcgan_inpaint.data.images import Channels, Crop, PictureFiles, Side, content_hash, list_images
 from dcgan_inpaint.errors import Text, checked
 
 

@@ -104,8 +104,7 @@ def rgb(like: Tensor, *values: float) -> Tensor:
 
 
 def paint_torso(s: Scene) -> None:
-    f = s.f
-    s.solid(f.clothes, fill(ellipse(s.across, s.down - 1.44, 1.15, 0.66), s.pixel))
+    s.solid(s.f.clothes, fill(ellipse(s.across, s.down - 1.44, 1.15, 0.66), s.pixel))
 
 
 def paint_neck(s: Scene) -> None:

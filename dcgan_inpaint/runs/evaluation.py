@@ -12,11 +12,7 @@ from torch.utils.data import Subset
 from dcgan_inpaint.data.loader import Pictures, batches
 from dcgan_inpaint.models.base import LatentGAN
 from dcgan_inpaint.quality.features import fd_efflite0, load_efflite0
-from dcgan_inpaint.quality.samples import (
-    frechet_inception_distance,
-    judge_samples,
-    load_inception,
-)
+from dcgan_inpaint.quality.samples import frechet_inception_distance, judge_samples, load_inception
 from dcgan_inpaint.runs.writer import CompletionWriter
 
 
