@@ -42,6 +42,7 @@ def main(cfg: DictConfig) -> None:
     with one_line_errors():
         check_config(cfg, SampleOptions)
         gan = load_gan(cfg.ckpt)
+        gan.check_raw(cfg.ema)
         z = load_z(cfg.z, cfg.count, gan) if cfg.z else None
         z = gan.latents(torch.arange(cfg.count), cfg.seed) if z is None else z  # (N, z_dim)
         rows = {name: cfg[name] for name in ("plus", "minus", "base")}

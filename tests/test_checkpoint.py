@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save
+from safetensors import safe_open
+from safetensors.torch import load_file, save, save_file
 from torch.utils.data import DataLoader
 from training import quiet_trainer
 
@@ -22,6 +23,7 @@ from dcgan_inpaint.models.checkpoint import load_gan, load_model, save_weights, 
 from dcgan_inpaint.models.context_encoder import ContextEncoder
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
+from dcgan_inpaint.models.unet import UNet
 
 SHIPPED = Path(__file__).parents[1] / "dcgan_inpaint" / "checkpoints" / "faces64.safetensors"
 FACES = {"source": "faces", "image_size": 16, "train_size": 8}
@@ -511,3 +513,62 @@ def test_safetensors_nested_deeply(tmp_path):
     text = b'{"w": ' + b"[" * depth + b"]" * depth + b"}"
     path.write_bytes(struct.pack("<Q", len(text)) + text)
     assert "truncated, or not a" in refused(path)
+
+
+@pytest.mark.parametrize("kind", ["DCGAN", "latent encoder", "sampler", "context encoder", "U-Net"])
+def test_an_averaged_file_completes_the_same(tmp_path, kind):
+    """To half precision, from less than half of the file; the raw networks are not there."""
+    small = {"image_size": 16, "df_dim": 2}
+    torch.manual_seed(0)
+    gan = DCGAN(**small, gf_dim=2, z_dim=4)
+    made = {
+        "DCGAN": lambda: gan,
+        "latent encoder": lambda: LatentEncoder(gan=gan, **small, code_dim=3),
+        "sampler": lambda: LatentEncoder(gan=gan, **small, code_dim=3, noise_dim=2),
+        "context encoder": lambda: ContextEncoder(**small, gf_dim=2, code_dim=4),
+        "U-Net": lambda: UNet(image_size=16, gf_dim=2),
+    }[kind]()
+    made.data = {"source": "celeba", "root": "/home/somebody", "image_size": 16}
+    whole, slim = tmp_path / "whole.safetensors", tmp_path / "slim.safetensors"
+    save_weights(made, whole)
+    save_weights(made, slim, averaged=True)
+    assert b"somebody" not in slim.read_bytes()
+    sizes = [
+        sum(t.numel() * t.itemsize for t in load_file(file).values()) for file in (whole, slim)
+    ]
+    assert sizes[1] < 0.55 * sizes[0]
+
+    loaded = load_model(slim)
+    state = made.state_dict()
+    for name, value in loaded.state_dict().items():
+        if not name.startswith(tuple(made.training_only) or "none"):
+            for raw, average in made.averages.items():
+                if name.startswith(f"{raw}."):
+                    name = average + name.removeprefix(raw)
+            torch.testing.assert_close(value, state[name], rtol=1e-3, atol=1e-6)
+    with pytest.raises(ValueError, match="ema=false: ckpt holds the averaged networks alone"):
+        loaded.check_raw(ema=False)
+    loaded.check_raw(ema=True)
+    load_model(whole).check_raw(ema=False)
+    with pytest.raises(
+        ValueError, match="was trained on celeba pictures: give data=celeba data.root="
+    ):
+        source_of(loaded, None, "slim")
+
+
+def test_an_averaged_file_that_lacks_more_is_refused(tmp_path):
+    save_weights(DCGAN(image_size=16, gf_dim=2, df_dim=2), tmp_path / "a", averaged=True)
+    with safe_open(tmp_path / "a", "pt") as file:
+        words = file.metadata()
+    tensors = load_file(tmp_path / "a")
+    del tensors["ema_generator.project.weight"]
+    save_file(tensors, tmp_path / "b", words)
+    with pytest.raises(ValueError, match="project.weight'?: missing"):
+        load_model(tmp_path / "b")
+
+
+def test_shipped_checkpoints_have_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # anywhere
+    assert load_model("faces64").settings.image_size == 64
+    with pytest.raises(FileNotFoundError, match="ckpt=faces65: no such file.* faces64"):
+        load_model("faces65")

@@ -32,6 +32,7 @@ def build(cfg: DictConfig, model: Model, mask: Mask, source: Source | None = Non
     leaves to the model (null) is resolved and written into it.  Raises ValueError when model, mask
     and method do not fit.
     """
+    model.check_raw(cfg.get("ema", True))
     return _fill(cfg, model, mask, source) if "method" in cfg else _search(cfg, model, mask)
 
 

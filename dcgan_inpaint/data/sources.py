@@ -57,6 +57,14 @@ def from_description(stored: Any) -> Source:
     return SOURCES[values.pop("source")](**values)
 
 
+def missing_of(description: Mapping[str, Any]) -> str | None:
+    """What the source of a description needs that it does not say, if anything: a root that was
+    somebody's own."""
+    parameters = inspect.signature(SOURCES[description["source"]]).parameters.values()
+    needed = (each.name for each in parameters if each.default is each.empty)
+    return next((name for name in needed if name not in description), None)
+
+
 def _fields(name: str) -> list[str]:
     """The names of a constructor's arguments that a checkpoint may say: a download is not one."""
     return [field for field in inspect.signature(SOURCES[name]).parameters if field != "download"]

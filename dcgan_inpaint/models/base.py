@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -41,6 +41,9 @@ class Model(LightningModule):
 
     kind: str
     Settings: type
+    averages: ClassVar[Mapping[str, str]] = {}  # networks in training, and their averages
+    training_only: ClassVar[Sequence[str]] = ()  # networks and numbers that completion never uses
+    averaged = False  # whether it came from a file that holds the averages alone
     calibrates = False  # whether it has a `calibrate` to call at each epoch's end
     gan: "LatentGAN | None"
     mask: Callable[[Tensor, int], Tensor] | None  # of those that learn with masks
@@ -77,6 +80,11 @@ class Model(LightningModule):
         if self.mask is None:
             raise ValueError(f"model.mask=null: a {self.kind} needs masks to train with (masks.py)")
         return self.mask(index, self.settings.image_size)
+
+    def check_raw(self, ema: bool) -> None:
+        """Raise ValueError where the raw networks are asked for and not there."""
+        if self.averaged and not ema:
+            raise ValueError("ema=false: ckpt holds the averaged networks alone")
 
     def check(self) -> None:
         """Raise ValueError if it cannot be trained as it was made, before any long work."""
@@ -124,6 +132,7 @@ class AdversarialModule(Model):
     Settings besides those of Model: lr, beta1, and where they are not `lr` and 1, d_lr and g_steps.
     """
 
+    averages = {"generator": "ema_generator"}
     generator: nn.Module
     ema_generator: nn.Module
 

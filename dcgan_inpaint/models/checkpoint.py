@@ -8,9 +8,10 @@ What it claims is compared with what the file holds before memory is spent on it
 import json
 import os
 import pickle
+import re
 import zipfile
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dcgan_inpaint.data.cache import Source
-from dcgan_inpaint.data.sources import check_description, from_description
+from dcgan_inpaint.data.sources import check_description, from_description, missing_of
 from dcgan_inpaint.errors import Natural, Text, make, settings
 from dcgan_inpaint.models.base import LatentGAN, Model
 from dcgan_inpaint.models.context_encoder import ContextEncoder
@@ -29,6 +30,7 @@ from dcgan_inpaint.models.latent_encoder import LatentEncoder
 from dcgan_inpaint.models.unet import UNet
 
 MODELS: tuple[type[Model], ...] = (DCGAN, LatentEncoder, ContextEncoder, UNet)
+SHIPPED = {path.stem: path for path in (Path(__file__).parents[1] / "checkpoints").glob("*.s*")}
 HEADER = "dcgan_inpaint"  # its key in the metadata of a safetensors file
 
 
@@ -40,21 +42,26 @@ class Header:
     kind: str = DCGAN.kind  # before there were others, it was not said
     data: dict[str, Any] | None = None
     iteration: Natural = 0
+    averaged: bool = False  # only the averages, and nothing that training alone needs
 
 
 def load_model(path: str | Path, *classes: type[Model], key: str = "ckpt") -> Model:
     """A trained model of one of `classes`, or of any, on the CPU, from a checkpoint of either form.
 
-    `key` is the option that named it, for errors.
+    `path` may be the name of one of SHIPPED.  `key` is the option that named it, for errors.
     Raises FileNotFoundError for a missing file, ValueError for one that is truncated, not ours, of
     another kind of model, or whose tensors are not those of its settings, finite and plain.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{key}={path}: no such file; train.py writes weights.safetensors")
+    file = SHIPPED.get(str(path), Path(path))
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{key}={path}: no such file; train.py writes weights.safetensors, and there are "
+            f"{', '.join(SHIPPED)}"
+        )
     kinds = {model.kind: model for model in classes or MODELS}
     wanted = " or ".join(", ".join(kinds).rsplit(", ", 1))
     try:
-        header, tensors = _read(Path(path))
+        header, tensors = _read(file)
     except Exception as error:  # a file can hold anything, and its readers raise many kinds
         reason = _one_line(error) or type(error).__name__
         raise ValueError(
@@ -66,13 +73,20 @@ def load_model(path: str | Path, *classes: type[Model], key: str = "ckpt") -> Mo
     try:
         with torch.device("meta"):  # sizes are only claims so far
             planned = kinds[header.kind].rebuild(header.settings)
-        _check_tensors(planned.state_dict(), tensors)
+        wanted_tensors = planned.state_dict()
+        if header.averaged:
+            tensors = _raw_as_average(planned, tensors)
+            spare = _below(planned.training_only)
+            wanted_tensors = {n: t for n, t in wanted_tensors.items() if not spare.match(n)}
+        _check_tensors(wanted_tensors, tensors)
         data = None if header.data is None else check_description(header.data)
     except ValueError as error:
         raise ValueError(f"{key}={path}: {_one_line(error)}") from error
     model = kinds[header.kind].rebuild(header.settings)
-    model.load_state_dict(tensors)
-    model.data, model.trained = data, header.iteration
+    model.load_state_dict(tensors, strict=not header.averaged)
+    model.data, model.trained, model.averaged = data, header.iteration, header.averaged
+    if model.gan is not None:
+        model.gan.averaged = header.averaged
     return model
 
 
@@ -102,6 +116,11 @@ def source_of(model: Model, chosen: Source | None, ckpt: str) -> Source:
             raise ValueError(f"ckpt={ckpt} does not say what it was trained on: give data=...")
         if "root" in model.data:
             print(f"pictures of {model.data['root']!r}, where ckpt={ckpt} was trained")
+        if missing := missing_of(model.data):
+            name = model.data["source"]
+            raise ValueError(
+                f"ckpt={ckpt} was trained on {name} pictures: give data={name} data.{missing}=..."
+            )
         chosen = from_description(model.data)
     channels, size, _ = model.picture_shape
     if (chosen.image_size, chosen.channels) != (size, channels):
@@ -113,15 +132,27 @@ def source_of(model: Model, chosen: Source | None, ckpt: str) -> Source:
     return chosen
 
 
-def save_weights(model: Model, path: str | Path) -> None:
-    """Write a model as safetensors: its tensors, and a `Header` as JSON in the metadata."""
+def save_weights(model: Model, path: str | Path, averaged: bool = False) -> None:
+    """Write a model as safetensors: its tensors, and a `Header` as JSON in the metadata.
+
+    `averaged` writes what completion needs, to ship: no raw networks and nothing of training, the
+    weights in half precision, and no word of where the pictures lay.
+    """
     header = Header(
         settings=dict(model.hparams),
         kind=model.kind,
         data=model.data,
         iteration=max(model.iteration, model.trained),
+        averaged=averaged,
     )
     tensors = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+    if averaged:
+        dropped = _below([*model.averages, *model.training_only])
+        kept = {name: value for name, value in tensors.items() if not dropped.match(name)}
+        # biases and statistics are few, and some need the range
+        tensors = {n: value.half() if value.ndim > 1 else value for n, value in kept.items()}
+        data = {name: value for name, value in (model.data or {}).items() if name != "root"}
+        header = replace(header, data=data or None)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     part = Path(path).with_suffix(".part")
     part.write_bytes(save(tensors, {HEADER: json.dumps(asdict(header))}))
@@ -152,6 +183,22 @@ def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
     said = {name: saved[name] for name in ("kind", "data", "iteration") if name in saved}
     header = make(Header, said | {"settings": saved.get("hyper_parameters")})
     return header, dict(saved["state_dict"])
+
+
+def _below(names: Iterable[str]) -> re.Pattern[str]:
+    """What the tensors of networks by these names are called."""
+    return re.compile(rf"(?:{'|'.join(map(re.escape, names))})(?:\.|$)" if names else "(?!)")
+
+
+def _raw_as_average(model: Model, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of an averaged file, with those of the raw networks, which are the averages."""
+    raw = {
+        network + name.removeprefix(average): value
+        for network, average in model.averages.items()
+        for name, value in tensors.items()
+        if name.startswith(f"{average}.")
+    }
+    return raw | dict(tensors)
 
 
 def _one_line(what: object) -> str:

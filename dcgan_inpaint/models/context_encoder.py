@@ -62,6 +62,7 @@ class ContextEncoder(AdversarialModule):
 
     kind = "context encoder"
     Settings = ContextEncoderSettings
+    training_only = ("discriminator",)
     settings: ContextEncoderSettings
     generator: ContextGenerator
     ema_generator: ContextGenerator

@@ -55,6 +55,8 @@ class LatentEncoder(Model):
 
     kind = "latent encoder"
     Settings = LatentEncoderSettings
+    averages = {"encoder": "ema_encoder", "gan.generator": "gan.ema_generator"}
+    training_only = ("discriminator", "reward")
     settings: LatentEncoderSettings
     gan: LatentGAN
     ema_encoder: LatentNetwork

@@ -86,6 +86,7 @@ class UNet(Model):
 
     kind = "U-Net"
     Settings = UNetSettings
+    averages = {"network": "ema_network"}
     settings: UNetSettings
     gan = None  # it does not search
 
