@@ -5,8 +5,8 @@ python -m experiments.calibration candidates=8 limit=64 mask=center --figure run
 Takes what inpaint.py takes (ckpt=..., data=..., start=...), completes the pictures, and sorts the
 pixels of the holes by the standard deviation over each picture's candidates, the predicted spread.
 For each tenth of them it prints the predicted spread beside the true error of the candidates' mean:
-root mean squares, of intensities from 0 to 1.  Were the true picture one more candidate, the points
-would lie on the diagonal.
+root mean squares, of intensities from 0 to 1; and the error that the spread predicts by the true
+one, which is 1 where the true picture might be one more candidate.
 """
 
 import argparse
@@ -40,9 +40,15 @@ def main() -> None:
     numbers = [hole_numbers(module.predict_step(batch)) for batch in batches(first, cfg.batch_size)]
     spread, error = (torch.cat(column) for column in zip(*numbers, strict=True))
     predicted, true = by_tenths(spread, error)
-    print("| tenth | predicted spread | error of the mean |\n| --- | --- | --- |")
-    for i, (p, t) in enumerate(zip(predicted.tolist(), true.tolist(), strict=True), start=1):
-        print(f"| {i} | {p:.3f} | {t:.3f} |")
+    # the mean of K candidates is wrong by its own chance as well
+    chance = (1 + 1 / cfg.candidates) ** 0.5
+    ratios = chance * predicted / true
+    print("| tenth | predicted spread | error of the mean | predicted / true |")
+    print("| --- | --- | --- | --- |")
+    for i, (p, t, ratio) in enumerate(zip(predicted, true, ratios, strict=True), start=1):
+        print(f"| {i} | {p:.3f} | {t:.3f} | {ratio:.2f} |")
+    (all_spread, all_error) = (x.square().mean().sqrt() for x in (spread, error))
+    print(f"| all | {all_spread:.3f} | {all_error:.3f} | {chance * all_spread / all_error:.2f} |")
     plot(predicted, true, cfg.candidates, arguments.figure)
 
 

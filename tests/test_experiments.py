@@ -215,7 +215,7 @@ def test_calibration_of_numbers_that_are(tmp_path):
 
 
 def test_calibration_is_a_command(tmp_path, monkeypatch, capsys):
-    """The table has ten rows for the candidates of real completions, and the plot is there."""
+    """The table has ten rows and their sum for the candidates of real completions; there is a plot."""
     small = ["limit=1", "candidates=3", "solver.iterations=1", "stages=none", "mask=random"]
     figure = tmp_path / "calibration.png"
     progress = "trainer.enable_progress_bar=false"
@@ -223,5 +223,8 @@ def test_calibration_is_a_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", script)
     monkeypatch.chdir(PROJECT)
     calibration.main()
-    assert len(capsys.readouterr().out.splitlines()) == 12
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()]
+    assert len(rows) == 13
+    _, spread, error, ratio = map(float, [0, *rows[-1][1:]])
+    assert ratio == pytest.approx((1 + 1 / 3) ** 0.5 * spread / error, rel=0.05)
     assert figure.stat().st_size > 5000
