@@ -215,7 +215,7 @@ def test_calibration_of_numbers_that_are(tmp_path):
 
 
 def test_calibration_is_a_command(tmp_path, monkeypatch, capsys):
-    """The table has ten rows and their sum for the candidates of real completions; there is a plot."""
+    """A row for each tenth and for all, of the candidates of real completions; and the plot."""
     small = ["limit=1", "candidates=3", "solver.iterations=1", "stages=none", "mask=random"]
     figure = tmp_path / "calibration.png"
     progress = "trainer.enable_progress_bar=false"
