@@ -10,6 +10,8 @@ from pathlib import Path
 import benchmark
 import calibration
 import gather
+import neighbours
+import numpy as np
 import pytest
 import table1
 import torch
@@ -228,3 +230,30 @@ def test_calibration_is_a_command(tmp_path, monkeypatch, capsys):
     _, spread, error, ratio = map(float, [0, *rows[-1][1:]])
     assert ratio == pytest.approx((1 + 1 / 3) ** 0.5 * spread / error, rel=0.05)
     assert figure.stat().st_size > 5000
+
+
+def test_nearest_by_hand():
+    """Over the hole alone; a copy is at distance 0."""
+    train = np.full((3, 1, 4, 4), 0, dtype=np.uint8)
+    train[1] = 255
+    train[2, :, :2] = 102
+    hole = torch.zeros(2, 1, 4, 4)
+    hole[:, :, :2] = 1
+    pictures = torch.full((2, 1, 4, 4), 0.7)
+    pictures[0, :, :2] = 2 * 102 / 255 - 1
+    found = neighbours.nearest(pictures, hole, train)
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.15]).double(), atol=1e-6, rtol=1e-6)
+
+
+def test_neighbours_is_a_command(tmp_path, monkeypatch, capsys):
+    small = ["limit=2", "solver.iterations=1", "stages=none", f"cache_dir={tmp_path}"]
+    data = ["data=faces", "data.train_size=4", "data.test_size=2"]
+    monkeypatch.setattr(sys, "argv", ["neighbours.py", *small, *data])
+    monkeypatch.chdir(PROJECT)
+    neighbours.main()
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0].strip() for row in rows] == ["test pictures", "samples"] + [
+        "test pictures",
+        "completions",
+    ]
+    assert all(float(row[2]) >= float(row[3]) > 0.01 for row in rows)
