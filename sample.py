@@ -16,70 +16,7 @@ How good are the samples?  quality.csv compares them with held-out pictures:
 python sample.py metrics=true
 """
 
-import sys
-
-import hydra
-import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig
-
-from dcgan_inpaint.data.loader import ImageData
-from dcgan_inpaint.data.sources import describe
-from dcgan_inpaint.errors import check_config, one_line_errors, open_door, show
-from dcgan_inpaint.models.checkpoint import load_gan, source_of
-from dcgan_inpaint.pictures import grid, save_gif
-from dcgan_inpaint.quality.samples import judge_samples
-from dcgan_inpaint.runs.evaluation import load_distances
-from dcgan_inpaint.runs.folder import start_run
-from dcgan_inpaint.runs.latent_space import arithmetic, check_rows, load_z, walks
-from dcgan_inpaint.runs.options import SampleOptions, check_words
-from dcgan_inpaint.runs.records import write_csv
-
-
-@hydra.main(version_base="1.3", config_path="conf", config_name="sample")
-@torch.no_grad()
-def main(cfg: DictConfig) -> None:
-    with one_line_errors():
-        check_config(cfg, SampleOptions)
-        gan = load_gan(cfg.ckpt)
-        gan.check_raw(cfg.ema)
-        z = load_z(cfg.z, cfg.count, gan) if cfg.z else None
-        z = gan.latents(torch.arange(cfg.count), cfg.seed) if z is None else z  # (N, z_dim)
-        rows = {name: cfg[name] for name in ("plus", "minus", "base")}
-        adds = check_rows(len(z), rows)
-        for name in ("fid", "features"):
-            if cfg[name] and not cfg.metrics:
-                raise ValueError(
-                    f"{name}={show(cfg[name])} is one of the metrics: give metrics=true"
-                )
-        if cfg.metrics:
-            more = load_distances(cfg.fid, cfg.features, gan.picture_shape[1])
-            source = source_of(gan, instantiate(cfg.data), cfg.ckpt)
-            cfg.data = describe(source)  # and so it stands in config.yaml
-            real = ImageData(source, cfg.cache_dir).split(cfg.split).pictures  # (N, C, S, S) uint8
-            if len(real) < 2:
-                raise ValueError(f"split={cfg.split} has {len(real)} picture: use one of 2 or more")
-        folder = start_run(cfg, "sample")
-
-    grid(gan(z, cfg.ema)).save(folder / "samples.png")
-    if len(z) > 1:
-        lines = walks(z, cfg.steps)  # (W, steps, z_dim)
-        pictures = gan(lines.flatten(0, 1), cfg.ema).unflatten(0, lines.shape[:2])
-        grid(pictures.flatten(0, 1), columns=cfg.steps).save(folder / "interpolation.png")
-        there = [grid(pictures[:, step], columns=4) for step in range(cfg.steps)]
-        save_gif([*there, *there[-2:0:-1]], folder / "interpolation.gif")
-    if adds:
-        chosen = [z[list(numbers)] for numbers in rows.values()]
-        shown = arithmetic(chosen, gan.settings.prior, cfg.seed)  # (8, z_dim)
-        grid(gan(shown, cfg.ema)).save(folder / "arithmetic.png")
-    print(folder / "samples.png")
-    if cfg.metrics:
-        quality = judge_samples(gan, real, cfg.metrics_count, cfg.seed, cfg.ema, more)
-        write_csv(folder / "quality.csv", [("metric", "value"), *quality.items()])
-        values = ", ".join(f"{name} {value:.4g}" for name, value in quality.items())
-        print(f"{cfg.metrics_count} samples against {len(real)} {cfg.split} pictures: {values}")
-
+from dcgan_inpaint.doors.sample import main
 
 if __name__ == "__main__":
-    check_words(sys.argv)
-    open_door(main)
+    main()

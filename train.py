@@ -6,69 +6,7 @@ python train.py model=latent_encoder gan=runs/train/<run>/weights.safetensors
 python train.py model=context_encoder data=faces
 """
 
-import shutil
-import sys
-
-import hydra
-from hydra.utils import instantiate
-from omegaconf import DictConfig
-from pytorch_lightning import Trainer, seed_everything
-
-from dcgan_inpaint.completion.build import preview_of
-from dcgan_inpaint.data.loader import ImageData
-from dcgan_inpaint.data.sources import describe
-from dcgan_inpaint.errors import check_config, one_line_errors, open_door
-from dcgan_inpaint.models.checkpoint import save_weights
-from dcgan_inpaint.runs.evaluation import complete, completing_trainer, judge
-from dcgan_inpaint.runs.folder import check_resume, finish, name_folder, start_run
-from dcgan_inpaint.runs.options import TrainOptions, check_words
-from dcgan_inpaint.runs.watchers import watchers
-from dcgan_inpaint.runs.writer import CompletionWriter
-
-
-@hydra.main(version_base="1.3", config_path="conf", config_name="train")
-def main(cfg: DictConfig) -> None:
-    with one_line_errors():
-        folder = name_folder(cfg, "train")  # where the loggers write, which the check looks at
-        check_config(cfg, TrainOptions)
-        seed_everything(cfg.seed, verbose=False)  # the init; z, order and flips follow from seed
-        source = instantiate(cfg.data)
-        shape = {name: getattr(source, name) for name in ("image_size", "channels", "crop")}
-        model = instantiate(cfg.model, **shape)
-        model.check()
-        model.data = describe(source)
-        if cfg.resume is not None:
-            check_resume(cfg.resume, model)
-        data = ImageData(source, cfg.cache_dir, cfg.batch_size, cfg.flip, cfg.seed)
-        data.prepare_data()
-        validation = data.split("val") if cfg.validate or cfg.preview else None
-        judged = data.split("test").pictures if cfg.sample_metrics and model.gan is model else None
-        callbacks = watchers(model, folder, validation, cfg.sample_every, cfg.preview)
-        loggers = list(instantiate(cfg.logger or {}).values())
-        trainer = Trainer(**cfg.trainer, logger=loggers, callbacks=callbacks)
-        if trainer.world_size > 1 and cfg.validate:  # which one process writes
-            raise ValueError(
-                f"trainer.devices={cfg.trainer.devices}: with more than one use output=... and "
-                "validate=0"
-            )
-        start_run(cfg, "train", loggers)
-
-    trainer.fit(model, data, ckpt_path=cfg.resume, weights_only=True)
-    if trainer.is_global_zero:  # last.ckpt can be resumed; this is what to keep and complete with
-        save_weights(model, folder / "weights.safetensors")
-    if validation is not None and cfg.validate:
-        # the true job, and what a sweep can rank models by: completion/psnr_hole
-        shutil.rmtree(folder / "validation", ignore_errors=True)  # of the model resumed from
-        writer = CompletionWriter(folder / "validation", validation.labels[: cfg.validate])
-        completer = completing_trainer(cfg.trainer, loggers, writer)
-        complete(completer, writer, preview_of(model, 100), validation, cfg.batch_size)
-        print(f"{len(writer.names)} validation pictures completed: {writer}")
-    if judged is not None:
-        print(judge(model, judged, cfg.sample_metrics, loggers))
-    finish(loggers)
-    print(f"trained {model.iteration} iterations\nckpt={folder / 'weights.safetensors'}")
-
+from dcgan_inpaint.doors.train import main
 
 if __name__ == "__main__":
-    check_words(sys.argv)
-    open_door(main)
+    main()

@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import importlib
 import inspect
-import os
 import pkgutil
 import sys
 import typing
@@ -19,7 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 import pydantic
 import torch
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -213,15 +212,6 @@ def import_extra(module: str, user: str, library: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f'{user} needs {library}: pip install -e ".[{extra}]"') from error
-
-
-def open_door(main: Callable[[], None]) -> None:
-    """Run a script's main; what Hydra cannot compose ends in one line as well."""
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us as they are
-    try:
-        main()
-    except HydraException as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
 
 
 @contextmanager

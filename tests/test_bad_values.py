@@ -18,10 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from safetensors.torch import load_file
 
-import inpaint
-import sample
-import train
 from dcgan_inpaint.data.folder import Folder
+from dcgan_inpaint.doors import inpaint, sample, train
 from dcgan_inpaint.models.checkpoint import save_weights
 from dcgan_inpaint.models.context_encoder import ContextEncoder
 from dcgan_inpaint.models.dcgan import DCGAN
@@ -344,14 +342,14 @@ def test_commands(run, tmp_path, monkeypatch, script, typed, message):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("place", ["models.checkpoint.load_model", "runs.evaluation.complete"])
+@pytest.mark.parametrize("place", ["load_model", "complete"])
 def test_a_bug_keeps_its_traceback(run, tmp_path, monkeypatch, place):
     """Before a run begins, where bad input is caught, and in its midst."""
 
     def bug(*_, **__):
         raise TypeError("a bug")
 
-    monkeypatch.setattr(f"dcgan_inpaint.{place}", bug)
+    monkeypatch.setattr(inpaint, place, bug)
     with pytest.raises(TypeError, match="a bug") as raised:
         run("inpaint.py", "limit=1", "trainer.accelerator=cpu", f"output={tmp_path}")
     assert "bug" in [entry.name for entry in raised.traceback]

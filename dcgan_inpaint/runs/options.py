@@ -1,14 +1,14 @@
 """What the doors' own keys may be, and the words that they no longer take."""
 
 import re
-import sys
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
 from dcgan_inpaint.completion.search import HowMany
+from dcgan_inpaint.configs import choices_of
 from dcgan_inpaint.errors import STRICT, Count, Natural, Seed, Text, settings
 from dcgan_inpaint.photos.regions import Box, Eyes
 
@@ -155,21 +155,22 @@ OLD_WORDS = {  # a key, or a choice of a group
 }
 
 
-def check_words(argv: list[str]) -> None:
-    """What is typed, before Hydra reads it; argv[0] is the script.
+def mend_words(words: Sequence[str], door: str) -> list[str]:
+    """What is typed behind a door's name, as Hydra reads it: group=null is its ~group.
 
-    Ends the program with one line for a word of an earlier version, and for what can be no choice
-    of a group.  group=null becomes Hydra's own word for it, ~group.
+    Raises ValueError, one line, for a word of an earlier version, and for what can be no choice of
+    a group.
     """
-    script = Path(argv[0])
-    words = OLD_WORDS | ({"ckpt": "is now gan="} if script.name == "train.py" else {})
-    for i, argument in enumerate(argv[1:], 1):
+    mended = list(words)
+    old = OLD_WORDS | ({"ckpt": "is now gan="} if door == "train" else {})
+    for i, argument in enumerate(words):
         key, equals, value = argument.lstrip("+").partition("=")
         for word in (key, *(f"{key}={choice}" for choice in value.split(","))):
-            if equals and word in words:
-                sys.exit(f"error: {word}{'' if '=' in word else '='} {words[word]}")
-        choices = sorted(path.stem for path in (script.parent / "conf" / key).glob("*.yaml"))
-        if key and choices and value == "null":
-            argv[i] = f"~{key}"
-        elif key and choices and re.fullmatch(r"[\w.+-]+", value) and value not in choices:
-            sys.exit(f"error: {argument}: choose one of {', '.join(choices)}")
+            if equals and word in old:
+                raise ValueError(f"{word}{'' if '=' in word else '='} {old[word]}")
+        choices = choices_of(key)
+        if choices and value == "null":
+            mended[i] = f"~{key}"
+        elif choices and re.fullmatch(r"[\w.+-]+", value) and value not in choices:
+            raise ValueError(f"{argument}: choose one of {', '.join(choices)}")
+    return mended

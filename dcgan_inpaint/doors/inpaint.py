@@ -1,0 +1,64 @@
+"""Complete pictures: check, search or fill, and write what came out.  Usage: see inpaint.py."""
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from dcgan_inpaint.completion.build import build, wants_source
+from dcgan_inpaint.data.folder import find_pictures
+from dcgan_inpaint.data.loader import ImageData
+from dcgan_inpaint.data.sources import describe
+from dcgan_inpaint.doors.opening import door
+from dcgan_inpaint.errors import check_config, one_line_errors, out_of_memory
+from dcgan_inpaint.models.base import Model
+from dcgan_inpaint.models.checkpoint import load_model, source_of
+from dcgan_inpaint.photos.photos import Photos
+from dcgan_inpaint.photos.regions import region_finder
+from dcgan_inpaint.runs.evaluation import complete, completing_trainer
+from dcgan_inpaint.runs.folder import check_same, finish, name_folder, start_run
+from dcgan_inpaint.runs.options import CompleteOptions
+from dcgan_inpaint.runs.writer import CompletionWriter, load_networks
+
+
+@door("inpaint")
+def main(cfg: DictConfig) -> None:
+    with one_line_errors():
+        folder = name_folder(cfg, "inpaint")  # where the loggers write, which the check looks at
+        check_config(cfg, CompleteOptions)
+        model = load_model(cfg.ckpt)
+        source = None
+        if cfg.images is None or wants_source(cfg):
+            source = source_of(model, instantiate(cfg.data), cfg.ckpt)
+            cfg.data = describe(source)  # and so it stands in config.yaml
+        photos = load_photos(cfg, model)
+        mask = photos.mask if photos else instantiate(cfg.mask)
+        completing = build(cfg, model, mask, source)
+        completing.check()
+        networks = load_networks(cfg.lpips, cfg.features, model.picture_shape[1])
+        if photos:
+            pictures = photos.pictures
+        elif source:
+            pictures = ImageData(source, cfg.cache_dir).split(cfg.split)
+        names = pictures.labels[: cfg.limit]
+        check_same(cfg)
+        writer = CompletionWriter(folder, names, photos, networks)
+        loggers = list(instantiate(cfg.logger or {}).values())
+        trainer = completing_trainer(cfg.trainer, loggers, writer)
+        start_run(cfg, "inpaint", loggers)
+
+    with out_of_memory(f"lower batch_size={cfg.batch_size} or candidates="):
+        complete(trainer, writer, completing, pictures, cfg.batch_size)
+    finish(loggers)
+    print(f"{len(writer.rows)} pictures completed: {writer}\n{folder / 'completed.png'}")
+
+
+def load_photos(cfg: DictConfig, model: Model) -> Photos | None:
+    """One's own pictures at full size, if `images` names some."""
+    if cfg.images is None:
+        for key in ("crop", "detector"):
+            if cfg[key] is not None:
+                raise ValueError(f"{key}={cfg[key]}: is for photos: give images=")
+        return None
+    find_region = region_finder(model.settings.crop, cfg.crop, cfg.detector, cfg.eyes)
+    channels, size, _ = model.picture_shape
+    paths = find_pictures(cfg.images)[: cfg.limit]
+    return Photos(paths, size, channels, instantiate(cfg.mask), find_region)

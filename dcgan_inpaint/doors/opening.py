@@ -1,0 +1,41 @@
+"""What every door does before its story begins: the words are read, and Hydra composes."""
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+from dcgan_inpaint.configs import conf_folder
+from dcgan_inpaint.errors import one_line_errors
+from dcgan_inpaint.runs.options import mend_words
+
+
+def door(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[..., None]]:
+    """Make a function of a configuration the main of <name>.py and of the command dcgan-<name>.
+
+    Called without a configuration it composes conf/<name>.yaml from the command line.
+    """
+
+    def opened(main: Callable[[DictConfig], None]) -> Callable[..., None]:
+        conf = str(conf_folder())
+        by_hydra = hydra.main(version_base="1.3", config_path=conf, config_name=name)(main)
+
+        @functools.wraps(main)
+        def call(cfg: DictConfig | None = None) -> None:
+            if cfg is not None:
+                return main(cfg)
+            with one_line_errors():
+                sys.argv[1:] = mend_words(sys.argv[1:], name)
+            os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us as they are
+            try:
+                by_hydra()
+            except HydraException as error:
+                sys.exit(f"error: {' '.join(str(error).split())}")
+
+        return call
+
+    return opened
