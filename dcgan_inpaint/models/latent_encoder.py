@@ -43,10 +43,10 @@ class LatentEncoder(Model):
 
     The hole counts by `whole` alone, which no search can know.  D is the GAN's own.
 
-    With a noise_dim it samples: in `whole` x is the mean of two draws, their spread in the hole is
-    rewarded, and D is one of its own that learns to tell completed pictures, beside their mask,
-    from true ones, under an R1 penalty (Bendel 2023; Mescheder 2018).  `calibrate` adapts the
-    reward, so that on pictures not trained on the draws spread as far as their mean is wrong.
+    With a noise_dim it samples: x is the mean of two draws, their spread is rewarded, and D is one
+    of its own that learns to tell completed pictures, beside their mask, from true ones, under an
+    R1 penalty (Bendel 2023; Mescheder 2018).  `calibrate` adapts the reward, so that on pictures
+    not trained on the draws spread as far as their mean is wrong.
 
     The checkpoint holds the GAN as well, since z means nothing without it; gan_kind and
     gan_settings of its hyperparameters rebuild it there.  `mask` is for training only.  Takes
@@ -141,9 +141,7 @@ class LatentEncoder(Model):
         fakes = self.draws(self.encoder, masked(images, mask), mask, noise)  # (B, P, C, S, S)
         mean, size = fakes.mean(1), images[0].numel()
         whole = context_loss(mean, images, torch.ones_like(mask)).mean() / size
-        # of each draw, for there nothing is open
-        context = torch.stack([context_loss(fake, images, mask) for fake in fakes.unbind(1)])
-        context = context.mean() / size
+        context = context_loss(mean, images, mask).mean() / size
         parts = {"whole": whole, "context": context}
         loss = s.whole * whole + s.context * context
         if s.noise_dim:
@@ -152,7 +150,7 @@ class LatentEncoder(Model):
             self.discriminator.requires_grad_(False)
             parts["prior"] = generator_loss(self._logits(completed, mask))
             self.discriminator.requires_grad_(True)
-            parts["spread"] = spread_l1(fakes * (mask == 0)[:, None]).mean()  # where it is open
+            parts["spread"] = spread_l1(fakes).mean()
             # the weight that is right for Gaussians (Bendel 2023), times what was found
             right = math.sqrt(2 / (math.pi * DRAWS * (DRAWS + 1)))
             loss = loss - s.whole * self.reward * right * parts["spread"]
