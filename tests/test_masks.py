@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from dcgan_inpaint.observation import masks
-from dcgan_inpaint.observation.mask_picture import MaskPicture
+from dcgan_inpaint.observation.mask_picture import mask_file
 
 INDEX = torch.tensor([5, 0, 2, 77])
 DRAWN = {
@@ -135,25 +135,25 @@ def test_file_mask_in_any_mode_and_size(tmp_path, half_white, kind):
         Image.fromarray(rgba).save(path)
     else:
         Image.fromarray(half_white).convert(kind).save(path)
-    mask = MaskPicture(str(path), 0.5, "white")(INDEX, 16)
+    mask = mask_file(str(path), 0.5, "white")(INDEX, 16)
     assert mask.shape == (4, 1, 16, 16)
     assert torch.equal(mask, masks.left(INDEX, 16))
-    flipped = MaskPicture(str(path), 0.5, "black")(INDEX, 16)
+    flipped = mask_file(str(path), 0.5, "black")(INDEX, 16)
     assert torch.equal(flipped, 1 - mask)
 
 
 def test_file_mask_threshold(tmp_path, half_white):
     path = tmp_path / "mask.png"
     Image.fromarray((half_white // 255) * 100 + 20).save(path)  # 20 and 120 of 255
-    mask = MaskPicture(str(path), 0.3, "white")(INDEX[:1], 8)
+    mask = mask_file(str(path), 0.3, "white")(INDEX[:1], 8)
     assert torch.equal(mask, masks.left(INDEX[:1], 8))
     with pytest.raises(ValueError, match="no known pixel"):
-        MaskPicture(str(path), 0.6, "white")(INDEX[:1], 8)
+        mask_file(str(path), 0.6, "white")(INDEX[:1], 8)
 
 
 def test_a_file_mask_is_decoded_once(tmp_path, half_white):
     Image.fromarray(half_white).save(tmp_path / "mask.png")
-    mask = MaskPicture(str(tmp_path / "mask.png"), 0.5, "white")
+    mask = mask_file(str(tmp_path / "mask.png"), 0.5, "white")
     (tmp_path / "mask.png").unlink()
     assert torch.equal(mask(INDEX, 16), masks.left(INDEX, 16))
     assert torch.equal(mask(INDEX, 8), masks.left(INDEX, 8))
@@ -178,23 +178,23 @@ def bitmap(width, height):
 def test_files_that_are_no_mask(tmp_path, content, message):
     (tmp_path / "mask.bmp").write_bytes(content)
     with pytest.raises(ValueError, match=f"mask.path=.*mask.bmp: {message}") as error:
-        MaskPicture(str(tmp_path / "mask.bmp"), 0.5, "white")
+        mask_file(str(tmp_path / "mask.bmp"), 0.5, "white")
     assert "\n" not in str(error.value)
 
 
 def test_places_that_are_no_mask(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"mask.path=.*gone.png: no such file"):
-        MaskPicture(str(tmp_path / "gone.png"), 0.5, "white")
+        mask_file(str(tmp_path / "gone.png"), 0.5, "white")
     for path in (tmp_path, "a\0b", "x" * 5000):
         with pytest.raises(ValueError, match=r"mask.path=.*: cannot be read as a picture"):
-            MaskPicture(str(path), 0.5, "white")
+            mask_file(str(path), 0.5, "white")
 
 
 def test_file_masks_without_hole_or_known_pixel(tmp_path):
     for value, what in ((255, "no hole"), (0, "no known pixel")):
         Image.new("L", (50, 30), value).save(tmp_path / "flat.png")
         with pytest.raises(ValueError, match=f"flat.png leaves {what} at 16 px"):
-            MaskPicture(str(tmp_path / "flat.png"), 0.5, "white")(INDEX, 16)
+            mask_file(str(tmp_path / "flat.png"), 0.5, "white")(INDEX, 16)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_file_masks_without_hole_or_known_pixel(tmp_path):
 )
 def test_settings_of_a_file_mask(settings, message):
     with pytest.raises(ValueError, match=message):
-        MaskPicture(*settings)
+        mask_file(*settings)
 
 
 def test_mixture_draws_each_of_its_masks():

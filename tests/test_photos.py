@@ -14,7 +14,8 @@ from scipy.sparse.linalg import spsolve
 
 from dcgan_inpaint.data.images import decode
 from dcgan_inpaint.observation import masks
-from dcgan_inpaint.observation.mask_picture import MaskPicture
+from dcgan_inpaint.observation.mask_picture import mask_file
+from dcgan_inpaint.photos.given import open_photo
 from dcgan_inpaint.photos.photos import Photos, crop, paste_back
 from dcgan_inpaint.photos.regions import (
     EYES,
@@ -43,7 +44,7 @@ def smooth(width=120, height=90):
 
 
 def from_file(path, threshold=0.5, known="white"):
-    return MaskPicture(str(path), threshold, known)
+    return mask_file(str(path), threshold, known)
 
 
 def hole_picture(path, size, hole):
@@ -56,7 +57,12 @@ def hole_picture(path, size, hole):
 
 def photos_of(tmp_path, photo, draw, find_region, channels=3):
     photo.save(tmp_path / "photo.png")
-    return Photos([tmp_path / "photo.png"], SIZE, channels, draw, find_region)
+    return from_files([tmp_path / "photo.png"], draw, find_region, channels)
+
+
+def from_files(paths, draw, find_region, channels=3):
+    names, draws = [str(path) for path in paths], [draw] * len(paths)
+    return Photos(names, lambda i: open_photo(paths[i]), draws, find_region, (channels, SIZE, SIZE))
 
 
 # where
@@ -237,7 +243,7 @@ def test_a_mask_picture_is_read_once_for_all_photos(tmp_path):
     paths = [tmp_path / "a.png", tmp_path / "b.png"]
     for seed, path in enumerate(paths):
         noise(seed=seed).save(path)
-    photos = Photos(paths, SIZE, 3, draw, region_finder(1.0, [24, 10, 32, 32]))
+    photos = from_files(paths, draw, region_finder(1.0, [24, 10, 32, 32]))
     for i in range(2):
         out = np.asarray(photos.completed(i, torch.zeros(3, SIZE, SIZE)))
         assert changed(out, noise(seed=i)) == (30, 20, 40, 35)
@@ -248,7 +254,7 @@ def test_a_photo_that_is_none(tmp_path, content):
     path = tmp_path / "photo.jpg"
     path.mkdir() if content == "folder" else path.write_bytes(content)
     with pytest.raises(ValueError, match=r"photo.jpg: cannot be read as a picture") as error:
-        Photos([path], SIZE, 3, center, region_finder(1.0))
+        from_files([path], center, region_finder(1.0))
     assert "\n" not in str(error.value)
 
 
@@ -345,7 +351,7 @@ def test_a_photo_with_exif_rotation(tmp_path):
     upright = noise().transpose(Image.Transpose.ROTATE_270)
     path = hole_picture(tmp_path / "hole.png", upright.size, (10, 30, 20, 40))
     finder = region_finder(1, [5, 20, 32, 32])
-    photos = Photos([tmp_path / "photo.png"], SIZE, 3, from_file(path), finder)
+    photos = from_files([tmp_path / "photo.png"], from_file(path), finder)
     out = photos.completed(0, torch.zeros(3, SIZE, SIZE))
     assert out.size == (50, 80)
     assert changed(np.asarray(out), upright) == (10, 30, 20, 40)

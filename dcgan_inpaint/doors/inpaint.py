@@ -11,6 +11,7 @@ from dcgan_inpaint.doors.opening import door
 from dcgan_inpaint.errors import check_config, one_line_errors, out_of_memory
 from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.models.checkpoint import load_model, source_of
+from dcgan_inpaint.photos.given import open_photo
 from dcgan_inpaint.photos.photos import Photos
 from dcgan_inpaint.photos.regions import region_finder
 from dcgan_inpaint.runs.evaluation import complete, completing_trainer
@@ -59,6 +60,7 @@ def load_photos(cfg: DictConfig, model: Model) -> Photos | None:
                 raise ValueError(f"{key}={cfg[key]}: is for photos: give images=")
         return None
     find_region = region_finder(model.settings.crop, cfg.crop, cfg.detector, cfg.eyes)
-    channels, size, _ = model.picture_shape
     paths = find_pictures(cfg.images)[: cfg.limit]
-    return Photos(paths, size, channels, instantiate(cfg.mask), find_region)
+    draws = [instantiate(cfg.mask)] * len(paths)
+    names = [str(path) for path in paths]
+    return Photos(names, lambda i: open_photo(paths[i]), draws, find_region, model.picture_shape)

@@ -1,4 +1,4 @@
-"""The user's own mask: a picture, decoded once, that says what is known by bright and dark."""
+"""The user's own mask: a picture that says by bright and dark what is known."""
 
 from typing import Literal
 
@@ -11,25 +11,20 @@ from torch.nn import functional as F
 from dcgan_inpaint.data.images import UnreadableImage, to_rgb_or_gray
 from dcgan_inpaint.errors import Fraction, Text, checked
 
+Polarity = Literal["white", "black"]  # which of them is known
+
 
 class MaskPicture:
     """A mask function like those of masks.py, from a picture of any size and mode.
 
     Where its area means are above `threshold` it is white.  known="white": white is known, the rest
     is the hole; "black": the opposite.  A picture with transparency says it by alpha instead:
-    opaque is white.  Raises FileNotFoundError, or ValueError for a file that is no picture.
+    opaque is white.  `name` is what errors call it.  Raises ValueError for one without pixels.
     """
 
-    @checked
-    def __init__(self, path: Text, threshold: Fraction, known: Literal["white", "black"]):
-        self.name, self.threshold, self.known = f"mask.path={path}", threshold, known
-        try:
-            with Image.open(path) as picture:
-                self.levels = _levels(ImageOps.exif_transpose(picture))  # "F", in [0, 255]
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{self.name}: no such file") from error
-        except Exception as error:  # PIL raises many kinds on broken files
-            raise UnreadableImage(f"{self.name}: cannot be read as a picture ({error})") from error
+    def __init__(self, picture: Image.Image, threshold: float, known: Polarity, name: str):
+        self.name, self.threshold, self.known = name, threshold, known
+        self.levels = _levels(ImageOps.exif_transpose(picture))  # "F", in [0, 255]
 
     def __call__(self, index: Tensor, size: int) -> Tensor:
         """(B, 1, S, S), 1 = known: the same for all of `index` (B,).
@@ -57,6 +52,22 @@ class MaskPicture:
         if abs(w * height - h * width) >= max(width, height):
             return None
         return self.levels.resize((width, height), Image.Resampling.BOX)
+
+
+@checked
+def mask_file(path: Text, threshold: Fraction, known: Polarity) -> MaskPicture:
+    """The mask picture of a file.
+
+    Raises FileNotFoundError, or ValueError for a file that is no picture.
+    """
+    name = f"mask.path={path}"
+    try:
+        with Image.open(path) as picture:
+            return MaskPicture(picture, threshold, known, name)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{name}: no such file") from error
+    except Exception as error:  # PIL raises many kinds on broken files
+        raise UnreadableImage(f"{name}: cannot be read as a picture ({error})") from error
 
 
 def _levels(picture: Image.Image) -> Image.Image:

@@ -4,7 +4,6 @@ Only pixels of the hole ever change.
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
-from dcgan_inpaint.data.images import UnreadableImage, to_rgb_or_gray
 from dcgan_inpaint.data.loader import Pictures
 from dcgan_inpaint.observation.mask_picture import MaskPicture
 from dcgan_inpaint.photos.regions import Region, pixel_centers
@@ -82,37 +80,40 @@ def paste_back(photo: Image.Image, region: Region, fake: Tensor, hole: np.ndarra
 class Photos:
     """Photos to complete: the crops to search for, their masks, and the way back to full size.
 
-    `draw` is the mask (masks.py) and lies on the region.  But a MaskPicture with the aspect ratio
-    of the photo, to 1 px, lies on the whole photo and is cropped along with it: its area means are
-    thresholded, at the size of the photo and at that of the model.  Pixels outside the photo are
-    unknown.  Photos stay on disk: only the crops are kept.
+    `photo(i)` gives the upright photo `names[i]`, "L" or "RGB", whenever it is needed: only the
+    crops are kept here.  `draws` are their masks (masks.py), each on its region.  But a MaskPicture
+    with the aspect ratio of the photo, to 1 px, lies on the whole photo and is cropped along with
+    it: its area means are thresholded, at the size of the photo and at that of the model.  Pixels
+    outside the photo are unknown.
 
-    `find_region` gives the region of an upright photo.  Raises ValueError, naming the photo, for a
-    photo that cannot be read, has no region, or has a hole that its region does not contain.
+    `find_region` gives the region of an upright photo; picture_shape (C, S, S) is the model's.
+    Raises ValueError, naming the photo, for one that has no region, or has a hole that its region
+    does not contain, and what `photo` raises.
     """
 
     def __init__(
         self,
-        paths: Sequence[Path],
-        size: int,
-        channels: int,
-        draw: Callable[[Tensor, int], Tensor],
+        names: Sequence[str],
+        photo: Callable[[int], Image.Image],
+        draws: Sequence[Callable[[Tensor, int], Tensor]],
         find_region: Callable[[Image.Image], Region],
+        picture_shape: tuple[int, int, int],
     ):
-        self.paths, self.draw = paths, draw
+        self.photo, self.draws = photo, draws
         self.regions: list[Region] = []
+        channels, size, _ = picture_shape
         crops, known = [], []
-        for i, path in enumerate(paths):
-            photo = _open(path)
+        for i, name in enumerate(names):
+            upright = photo(i)
             try:
-                region = find_region(photo)
+                region = find_region(upright)
                 self.regions.append(region)
-                known.append(self._known(i, photo, size))
+                known.append(self._known(i, upright, size))
             except ValueError as error:
-                raise ValueError(f"{path}: {error}") from error
-            photo = photo.convert("RGB" if channels == 3 else "L")
-            crops.append(pil_to_tensor(crop(photo, region, size)).numpy())
-        self.pictures = Pictures(np.stack(crops), [str(path) for path in paths])
+                raise ValueError(f"{name}: {error}") from error
+            upright = upright.convert("RGB" if channels == 3 else "L")
+            crops.append(pil_to_tensor(crop(upright, region, size)).numpy())
+        self.pictures = Pictures(np.stack(crops), list(names))
         self.known = torch.cat(known)  # (N, 1, S, S)
 
     def mask(self, index: Tensor, size: int) -> Tensor:
@@ -121,7 +122,7 @@ class Photos:
 
     def completed(self, i: int, fake: Tensor) -> Image.Image:
         """Photo i at full size, its hole completed by fake (C, S, S) in [-1, 1]."""
-        photo, region, draw = _open(self.paths[i]), self.regions[i], self.draw
+        photo, region, draw = self.photo(i), self.regions[i], self.draws[i]
         if isinstance(draw, MaskPicture) and (levels := draw.over(*photo.size)):
             hole = draw.known_at(pil_to_tensor(levels))[0] == 0
         else:
@@ -135,7 +136,7 @@ class Photos:
 
     def _known(self, i: int, photo: Image.Image, size: int) -> Tensor:
         """The mask (1, 1, S, S) of the crop.  Raises ValueError if it cannot be completed."""
-        region, draw = self.regions[i], self.draw
+        region, draw = self.regions[i], self.draws[i]
         white = crop(Image.new("L", photo.size, 255), region, size, mask=True)
         inside = (pil_to_tensor(white)[None] > 127.5).float()
         if isinstance(draw, MaskPicture) and (levels := draw.over(*photo.size)):
@@ -165,13 +166,3 @@ def _cropped_mask(picture: MaskPicture, levels: Image.Image, region: Region, siz
             "mask.threshold, or mask.known for the opposite polarity"
         )
     return known
-
-
-def _open(path: Path) -> Image.Image:
-    """The upright photo, "L" or "RGB"."""
-    try:
-        with Image.open(path) as picture:
-            channels = 1 if Image.getmodebase(picture.mode) == "L" else 3
-            return to_rgb_or_gray(picture, channels)
-    except Exception as error:  # PIL raises many kinds on broken files
-        raise UnreadableImage(f"{path}: cannot be read as a picture ({error})") from error
