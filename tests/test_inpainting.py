@@ -143,6 +143,59 @@ def test_frames(dcgan):
     assert all(torch.equal(frame[known], done.images[known]) for frame in done.frames)
 
 
+@pytest.mark.parametrize("answer", ["best", "mean", "sample"])
+def test_a_search_is_watched(dcgan, answer):
+    """Each evaluation, as it stands in the trace and the frames; watching changes nothing."""
+    settings = {"answer": answer, "candidates": 1 if answer == "best" else 3, "out_interval": 5}
+    seen, shown = [], {}
+
+    def watch(progress):
+        seen.append(progress)
+        if progress.iteration in (0, 5, 10, 12):
+            shown[progress.iteration] = progress.show()
+
+    unwatched = module(dcgan, **settings).predict_step(batch(2))
+    search = module(dcgan, **settings)
+    search.watch = watch
+    done = search.predict_step(batch(2))
+    assert torch.equal(done.completion, unwatched.completion)
+    assert [progress.iteration for progress in seen] == list(range(13))
+    assert {progress.iterations for progress in seen} == {12}
+    assert all(torch.equal(progress.index, done.index) for progress in seen)
+    assert torch.equal(seen[-1].losses, done.trace[-1])
+    for frame, iteration in zip(done.frames, done.frame_iterations, strict=True):
+        torch.testing.assert_close(frame, shown[iteration])  # a mean may be of another order
+        assert not shown[iteration].requires_grad
+
+
+def test_who_watches_ends_the_search(dcgan):
+    seen = []
+
+    def watch(progress):
+        seen.append(progress.iteration)
+        if progress.iteration == 3:
+            raise InterruptedError("the page was closed")
+
+    search = module(dcgan)
+    search.watch = watch
+    with pytest.raises(InterruptedError, match="page was closed"):
+        search.predict_step(batch(2))
+    assert seen == [0, 1, 2, 3]
+
+
+def test_spread_and_fakes_of_candidates(dcgan):
+    done = module(dcgan, candidates=3).predict_step(batch(2))
+    assert torch.equal(done.fakes[:, 0], done.fake)
+    hole = (done.mask == 0).expand_as(done.images)
+    for k in range(3):
+        assert torch.equal(done.candidates[:, k][hole], done.fakes[:, k][hole])
+    assert done.spread.shape == (2, 1, 16, 16)
+    assert (done.spread[done.mask == 1] == 0).all()
+    one = done.candidates[1, :, :, 7, 8]  # (3 candidates, 3 channels)
+    by_hand = sum((((c - c.mean()) ** 2).sum() / 2).sqrt() for c in one.T) / 3
+    torch.testing.assert_close(done.spread[1, 0, 7, 8], by_hand)
+
+
 def test_measured_restoration(dcgan):
     measure = Lowres(4)
     search = module(dcgan, masks.nothing, measure=measure, solver=Adam(40, 0.05))

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from dcgan_inpaint.completion.objective import Objective
-from dcgan_inpaint.completion.result import SearchedCompletion
+from dcgan_inpaint.completion.result import Progress, SearchedCompletion
 from dcgan_inpaint.completion.search import (
     Candidates,
     Frames,
@@ -70,6 +70,8 @@ class InpaintingModule(LightningModule):
         self.solver, self.blend, self.stages = solver, blend, stages
         self.encoder: Any = encoder
         self.settings = settings or SearchSettings()
+        # sees the search after each evaluation; what it raises ends the search
+        self.watch: Callable[[Progress], None] | None = None
         check_stages(stages, self.generator.levels)
         if encoder is not None and not self.measure.of_pixels:
             raise ValueError("start=encoder needs known pixels: this mask has none")
@@ -152,13 +154,15 @@ class InpaintingModule(LightningModule):
         for t, step in enumerate(self._steps(search.run(z, self.solver, self.stages, draws))):
             trace[t] = torch.stack(step, 1)
             frames.see(t, search)
+            if self.watch is not None:
+                order = self._order(candidates, trace[t])
+                fake = search.fake.detach()
+                show = partial(self._show, fake, order, images, mask)
+                self.watch(Progress(index, t, self.iterations, trace[t, order[:, 0]], show))
 
-        order = candidates.best_first(trace[-1, :, 2])  # (B, K) rows
-        if self.settings.answer == "sample":  # the first draw, whatever the objective says of it
-            order = order.sort(1).values
+        order = self._order(candidates, trace[-1])
         best = order[:, 0]
-        answers = [self._answer(fake, order) for fake in frames.fakes]  # (B, C, S, S) each
-        shown = torch.stack([self.blend(answer, images, mask) for answer in answers])
+        shown = torch.stack([self._show(fake, order, images, mask) for fake in frames.fakes])
         everything = shown[-1][:, None]  # (B, 1, C, S, S)
         if candidates.count > 1:
             everything = self.blend(frames.fakes[-1], row_images, row_mask)[order]
@@ -167,11 +171,12 @@ class InpaintingModule(LightningModule):
             images=images,
             mask=mask,
             observed=self._observed(images, target, mask),
-            fake=answers[-1],
+            fake=self._answer(frames.fakes[-1], order),
             completion=shown[-1],
             z=frames.z[-1][best],
             trace=trace[:, best],
             candidates=everything,  # (B, K, C, S, S)
+            fakes=frames.fakes[-1][order],  # (B, K, C, S, S)
             frames=shown,
             frame_z=torch.stack(frames.z)[:, best],
             frame_iterations=frames.iterations,
@@ -182,6 +187,16 @@ class InpaintingModule(LightningModule):
         if self.measure.of_pixels:
             return masked(images, mask)
         return F.interpolate(target, size=images.shape[-1]).expand_as(images)
+
+    def _order(self, candidates: Candidates, losses: Tensor) -> Tensor:
+        """The rows (B, K) of each picture, the answer's first, by their losses (B·K, 3)."""
+        order = candidates.best_first(losses[:, 2])
+        # the first draw, whatever the objective says of it
+        return order.sort(1).values if self.settings.answer == "sample" else order
+
+    def _show(self, fake: Tensor, order: Tensor, images: Tensor, mask: Tensor) -> Tensor:
+        """The completions (B, C, S, S) by what the candidates are filled from (B·K, C, S, S)."""
+        return self.blend(self._answer(fake, order), images, mask)
 
     def _answer(self, fake: Tensor, order: Tensor) -> Tensor:
         """(B·K, C, S, S) -> (B, C, S, S): of each picture's candidates the first, or their mean."""

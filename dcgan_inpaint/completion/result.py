@@ -1,5 +1,6 @@
-"""What completing a batch gives; runs/records.py writes it."""
+"""What completing a batch gives, at its end and on the way; runs/records.py writes the former."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -27,6 +28,23 @@ class SearchedCompletion(Completion):
     z: Tensor  # (B, z_dim), where stages in feature maps started
     trace: Tensor  # (T + 1, B, 3) context, prior, total as evaluated, and at the end
     candidates: Tensor  # (B, K, C, S, S) all completions, the best first; draws in their order
+    fakes: Tensor  # (B, K, C, S, S) what each of them was filled from
     frames: Tensor  # (F, B, C, S, S) the completion as the search went
     frame_z: Tensor  # (F, B, z_dim) the z of each frame
     frame_iterations: list[int]  # (F,) the iteration of each frame
+
+    @property
+    def spread(self) -> Tensor:
+        """(B, 1, S, S) the standard deviation over two or more candidates, the mean of channels."""
+        return self.candidates.std(1).mean(1, keepdim=True)
+
+
+@dataclass
+class Progress:
+    """The search of a batch after an evaluation, for who watches it: good until the next one."""
+
+    index: Tensor  # (B,) position of each picture in its list
+    iteration: int  # from 0, where it starts
+    iterations: int  # where it ends
+    losses: Tensor  # (B, 3) context, prior, total of what would now be the best candidate
+    show: Callable[[], Tensor]  # makes (B, C, S, S) in [-1, 1], the completion as it would now be

@@ -65,7 +65,7 @@ def write_candidates(folder: Path, names: list[str], done: SearchedCompletion) -
         return
     some = done.candidates[shown]  # (B, K, C, S, S)
     # a standard deviation of 0.5, a quarter of the range, is white
-    spread = some.std(1).mean(1, keepdim=True) / 0.25 - 1  # (B, 1, S, S)
+    spread = done.spread[shown] / 0.25 - 1  # (B, 1, S, S)
     place(folder / "mean.png", some.mean(1), cells)
     place(folder / "spread.png", spread.expand_as(some[:, 0]), cells)
 
