@@ -15,6 +15,7 @@ from dcgan_inpaint.models.checkpoint import save_weights
 from dcgan_inpaint.runs.evaluation import complete, completing_trainer, judge
 from dcgan_inpaint.runs.folder import check_resume, finish, name_folder, start_run
 from dcgan_inpaint.runs.options import TrainOptions
+from dcgan_inpaint.runs.saving import WholeCheckpoints
 from dcgan_inpaint.runs.watchers import watchers
 from dcgan_inpaint.runs.writer import CompletionWriter
 
@@ -38,7 +39,8 @@ def main(cfg: DictConfig) -> None:
         judged = data.split("test").pictures if cfg.sample_metrics and model.gan is model else None
         callbacks = watchers(model, folder, validation, cfg.sample_every, cfg.preview)
         loggers = list(instantiate(cfg.logger or {}).values())
-        trainer = Trainer(**cfg.trainer, logger=loggers, callbacks=callbacks)
+        kept = {"logger": loggers, "callbacks": callbacks, "plugins": WholeCheckpoints()}
+        trainer = Trainer(**cfg.trainer, **kept)
         if trainer.world_size > 1 and cfg.validate:  # which one process writes
             raise ValueError(
                 f"trainer.devices={cfg.trainer.devices}: with more than one use output=... and "

@@ -1,0 +1,96 @@
+"""A fault while last.ckpt is written: a whole one is there at every moment."""
+
+import os
+import tempfile
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from training import quiet_trainer
+
+from dcgan_inpaint.models.dcgan import DCGAN
+from dcgan_inpaint.runs import saving
+from dcgan_inpaint.runs.saving import WholeCheckpoints
+
+
+def saved(value):
+    return {"state_dict": {"x": torch.full((1000,), float(value))}}
+
+
+def held(path):
+    return torch.load(path)["state_dict"]["x"][0].item()
+
+
+def test_the_one_before_is_kept(tmp_path):
+    path, files = tmp_path / "run" / "last.ckpt", WholeCheckpoints()
+    for value in (1, 2, 3):
+        files.save_checkpoint(saved(value), path)
+    assert held(path) == 3
+    assert held(path.with_name("last-1.ckpt")) == 2
+    assert sorted(p.name for p in path.parent.iterdir()) == ["last-1.ckpt", "last.ckpt"]
+
+
+def cut(error):
+    """torch.save, cut off in the midst."""
+
+    def save(checkpoint, file):
+        file.write(b"PK half of a checkpoint")
+        raise error
+
+    return save
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "No space left on device"), RuntimeError("unexpected pos"), KeyboardInterrupt()],
+    ids=["disk full", "as torch says it", "stopped"],
+)
+def test_cut_off(tmp_path, monkeypatch, error):
+    path, files = tmp_path / "last.ckpt", WholeCheckpoints()
+    files.save_checkpoint(saved(1), path)
+    before = path.read_bytes()
+    monkeypatch.setattr(torch, "save", cut(error))
+    wanted = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else OSError
+    with pytest.raises(wanted):
+        files.save_checkpoint(saved(2), path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_killed_between_the_two_moves(tmp_path, monkeypatch):
+    """The old one is there under its name, and under the other."""
+    path, files = tmp_path / "last.ckpt", WholeCheckpoints()
+    files.save_checkpoint(saved(1), path)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        files.save_checkpoint(saved(2), path)
+    assert held(path) == held(tmp_path / "last-1.ckpt") == 1
+
+
+def test_a_disk_that_lies_is_found_out(tmp_path, monkeypatch):
+    path, files = tmp_path / "last.ckpt", WholeCheckpoints()
+    files.save_checkpoint(saved(1), path)
+
+    def flipped(descriptor):
+        part = next(tmp_path.glob("*.part"))
+        data = bytearray(part.read_bytes())
+        data[len(data) // 2] ^= 1
+        part.write_bytes(data)
+
+    monkeypatch.setattr(saving.os, "fsync", flipped)
+    with pytest.raises(OSError, match="does not give back"):
+        files.save_checkpoint(saved(2), path)
+    assert held(path) == 1
+
+
+def test_a_training_writes_no_temporary_file_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))  # writing there would fail
+    trainer = quiet_trainer(plugins=[WholeCheckpoints()], max_epochs=1)
+    model = DCGAN(image_size=16, gf_dim=1, df_dim=1, z_dim=3)
+    trainer.fit(model, DataLoader([{"image": torch.zeros(2, 3, 16, 16)}], batch_size=None))
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    assert torch.load(tmp_path / "last.ckpt")["iteration"] == 1
