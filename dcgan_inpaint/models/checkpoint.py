@@ -52,7 +52,7 @@ def load_model(path: str | Path, *classes: type[Model], key: str = "ckpt") -> Mo
     Raises FileNotFoundError for a missing file, ValueError for one that is truncated, not ours, of
     another kind of model, or whose tensors are not those of its settings, finite and plain.
     """
-    file = SHIPPED.get(str(path), Path(path))
+    file = file_of(path)
     if not file.is_file():
         raise FileNotFoundError(
             f"{key}={path}: no such file; train.py writes weights.safetensors, and there are "
@@ -88,6 +88,11 @@ def load_model(path: str | Path, *classes: type[Model], key: str = "ckpt") -> Mo
     if model.gan is not None:
         model.gan.averaged = header.averaged
     return model
+
+
+def file_of(path: str | Path) -> Path:
+    """The file of a checkpoint that is named by its path, or by its name in SHIPPED."""
+    return SHIPPED.get(str(path), Path(path))
 
 
 def load_gan(path: str | Path, key: str = "ckpt") -> LatentGAN:

@@ -14,6 +14,7 @@ from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torchvision.transforms.functional import pil_to_tensor
 
 from dcgan_inpaint.models.base import Model
+from dcgan_inpaint.models.checkpoint import file_of
 from dcgan_inpaint.quality.completions import load_weights
 
 FALSE_ALARMS = (  # of Lightning 2.6
@@ -75,7 +76,7 @@ def check_same(cfg: DictConfig) -> None:
                 f"output={cfg.output} was begun with {key}={old.get(key)}, not {new.get(key)}: "
                 "use another output, or the same settings to continue it"
             )
-    if Path(cfg.ckpt).stat().st_mtime > begun.stat().st_mtime:
+    if file_of(cfg.ckpt).stat().st_mtime > begun.stat().st_mtime:
         raise ValueError(f"ckpt={cfg.ckpt} is newer than output={cfg.output}: use another output")
 
 
