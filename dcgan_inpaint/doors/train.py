@@ -39,8 +39,9 @@ def main(cfg: DictConfig) -> None:
         judged = data.split("test").pictures if cfg.sample_metrics and model.gan is model else None
         callbacks = watchers(model, folder, validation, cfg.sample_every, cfg.preview)
         loggers = list(instantiate(cfg.logger or {}).values())
-        kept = {"logger": loggers, "callbacks": callbacks, "plugins": WholeCheckpoints()}
-        trainer = Trainer(**cfg.trainer, **kept)
+        trainer = Trainer(
+            **cfg.trainer, logger=loggers, callbacks=callbacks, plugins=WholeCheckpoints()
+        )
         if trainer.world_size > 1 and cfg.validate:  # which one process writes
             raise ValueError(
                 f"trainer.devices={cfg.trainer.devices}: with more than one use output=... and "
