@@ -15,6 +15,7 @@ from dcgan_inpaint.photos.given import open_photo
 from dcgan_inpaint.photos.photos import Photos
 from dcgan_inpaint.photos.regions import region_finder
 from dcgan_inpaint.runs.evaluation import complete, completing_trainer
+from dcgan_inpaint.runs.faults import ends_in_one_line
 from dcgan_inpaint.runs.folder import check_same, finish, name_folder, start_run
 from dcgan_inpaint.runs.options import CompleteOptions
 from dcgan_inpaint.runs.writer import CompletionWriter, load_networks
@@ -46,7 +47,8 @@ def main(cfg: DictConfig) -> None:
         trainer = completing_trainer(cfg.trainer, loggers, writer)
         start_run(cfg, "inpaint", loggers)
 
-    with out_of_memory(f"lower batch_size={cfg.batch_size} or candidates="):
+    less_memory = f"lower batch_size={cfg.batch_size} or candidates="
+    with out_of_memory(less_memory), ends_in_one_line(f"the same with output={folder} goes on"):
         complete(trainer, writer, completing, pictures, cfg.batch_size)
     finish(loggers)
     print(f"{len(writer.rows)} pictures completed: {writer}\n{folder / 'completed.png'}")

@@ -13,6 +13,7 @@ from dcgan_inpaint.doors.opening import door
 from dcgan_inpaint.errors import check_config, one_line_errors
 from dcgan_inpaint.models.checkpoint import save_weights
 from dcgan_inpaint.runs.evaluation import complete, completing_trainer, judge
+from dcgan_inpaint.runs.faults import ends_in_one_line
 from dcgan_inpaint.runs.folder import check_resume, finish, name_folder, start_run
 from dcgan_inpaint.runs.options import TrainOptions
 from dcgan_inpaint.runs.saving import WholeCheckpoints
@@ -49,7 +50,8 @@ def main(cfg: DictConfig) -> None:
             )
         start_run(cfg, "train", loggers)
 
-    trainer.fit(model, data, ckpt_path=cfg.resume, weights_only=True)
+    with ends_in_one_line(f"resume={folder / 'last.ckpt'} goes on"):
+        trainer.fit(model, data, ckpt_path=cfg.resume, weights_only=True)
     if trainer.is_global_zero:  # last.ckpt can be resumed; this is what to keep and complete with
         save_weights(model, folder / "weights.safetensors")
     if validation is not None and cfg.validate:

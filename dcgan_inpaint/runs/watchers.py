@@ -17,6 +17,7 @@ from dcgan_inpaint.models.base import LatentGAN, Model
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
 from dcgan_inpaint.pictures import grid
 from dcgan_inpaint.quality.completions import psnr
+from dcgan_inpaint.runs.faults import Finite
 from dcgan_inpaint.runs.folder import log_picture
 
 CALIBRATED = 128  # validation pictures that tell how far a sampler's draws should spread
@@ -29,6 +30,7 @@ def watchers(
     many iterations, the first `preview` pictures of `validation` completed at each epoch's end."""
     callbacks: list[Callback] = [
         Speed(),
+        Finite(),
         ModelCheckpoint(folder, "last", enable_version_counter=False),
     ]
     if model.gan is model:  # it has a z to sample from, and learns from samples

@@ -1,0 +1,71 @@
+"""What ends a run in its midst, in one line that says what is safe and how to go on."""
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from pytorch_lightning import Callback, Trainer
+
+from dcgan_inpaint.models.base import Model
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class NotFinite(Exception):
+    """A network of a training holds what is no number."""
+
+
+class Stopped(BaseException):
+    """The process was told to end.  Like KeyboardInterrupt nothing catches it on its way."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
+
+
+@contextmanager
+def ends_in_one_line(how_to_go_on: str) -> Iterator[None]:
+    """End the program for a fault that is no bug: exit code 128 + the signal's number, else 1.
+
+    For what a run does once it has begun.
+    """
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise Stopped(number)
+
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    try:
+        yield
+    except Stopped as told:
+        print(f"{signal.Signals(told.number).name}: {how_to_go_on}", file=sys.stderr)
+        sys.exit(128 + told.number)
+    except NotFinite as error:
+        sys.exit(f"error: {error}; {how_to_go_on}")
+    except OSError as error:  # a disk that is full or gone
+        sys.exit(f"error: {error}; {how_to_go_on}")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Finite(Callback):
+    """Ends a training whose weights are no longer finite, at the next log and before a checkpoint
+    of them is written: last.ckpt stays that of the epoch before."""
+
+    def on_train_batch_end(self, trainer: Trainer, module: Model, *_: object) -> None:
+        if module.logs_now:
+            self._check(module)
+
+    def on_save_checkpoint(self, trainer: Trainer, module: Model, *_: object) -> None:
+        self._check(module)
+
+    def _check(self, module: Model) -> None:
+        state = module.state_dict(keep_vars=True).items()
+        broken = [name for name, values in state if not values.isfinite().all()]
+        if broken:
+            networks = ", ".join(dict.fromkeys(name.split(".")[0] for name in broken))
+            raise NotFinite(
+                f"after iteration {module.iteration} there is no finite {networks}: lower model.lr"
+            )
