@@ -215,17 +215,25 @@ def import_extra(module: str, user: str, library: str, extra: str) -> Any:
 
 
 @contextmanager
+def unwrapped() -> Iterator[None]:
+    """Raise what a constructor raised, where Hydra, which called it, raises an error of its own."""
+    try:
+        yield
+        return
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+    raise cause
+
+
+@contextmanager
 def one_line_errors() -> Iterator[None]:
     """End the program with one line for errors that the user's input caused, in the part of a
     script that reads it and builds objects."""
     try:
-        yield
-    except Exception as caught:
-        wrapped = isinstance(caught, InstantiationException)  # by Hydra: what a constructor raised
-        error = caught.__cause__ if wrapped and caught.__cause__ else caught
-        if isinstance(error, (ValueError, OSError, ModuleNotFoundError, MisconfigurationException)):
-            sys.exit(f"error: {' '.join(str(error).split())}")
-        raise
+        with unwrapped():
+            yield
+    except (ValueError, OSError, ModuleNotFoundError, MisconfigurationException) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
 
 
 @contextmanager

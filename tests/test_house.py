@@ -20,7 +20,7 @@ FLOORS = (  # from the ground up: what a module may import lies on its own floor
     {"data", "observation", "models"},
     {"completion", "photos", "quality", "tf_import"},
     {"runs"},
-    {"doors"},
+    {"api", "doors"},
 )
 DOORS = ("train", "inpaint", "sample")
 LONG_FILES = {f"{PACKAGE}.data.portrait"}  # a painter: one part of a face after another
@@ -81,8 +81,6 @@ def room(module: str) -> str:
 
 def floor(module: str) -> int:
     """0 is the ground; doors and experiments are above all.  -1: no floor has such a room."""
-    if module == PACKAGE:
-        return 0  # only __version__ and the like
     if not module.startswith(f"{PACKAGE}."):
         return len(FLOORS)
     return next((i for i, rooms in enumerate(FLOORS) if room(module) in rooms), -1)

@@ -122,17 +122,20 @@ class Photos:
 
     def completed(self, i: int, fake: Tensor) -> Image.Image:
         """Photo i at full size, its hole completed by fake (C, S, S) in [-1, 1]."""
-        photo, region, draw = self.photo(i), self.regions[i], self.draws[i]
-        if isinstance(draw, MaskPicture) and (levels := draw.over(*photo.size)):
-            hole = draw.known_at(pil_to_tensor(levels))[0] == 0
-        else:
-            # a mask picture is sharper than the model; what is drawn has the model's pixels
-            mask = self.known[i]
-            if isinstance(draw, MaskPicture):
-                mask = draw(torch.tensor([i]), max(1, round(abs(region.side))))[0]
-            unit = region.unit((0, 0, *photo.size))
-            hole = _sample(1 - mask, unit, "nearest", "zeros")[0] > 0.5
-        return paste_back(photo, region, fake, hole.numpy())
+        photo = self.photo(i)
+        return paste_back(photo, self.regions[i], fake, self.hole(i, photo.size).numpy())
+
+    def hole(self, i: int, size: tuple[int, int]) -> Tensor:
+        """The hole (H, W), bool, of photo i, which is `size` (W, H)."""
+        region, draw = self.regions[i], self.draws[i]
+        if isinstance(draw, MaskPicture) and (levels := draw.over(*size)):
+            return draw.known_at(pil_to_tensor(levels))[0] == 0
+        # a mask picture is sharper than the model; what is drawn has the model's pixels
+        mask = self.known[i]
+        if isinstance(draw, MaskPicture):
+            mask = draw(torch.tensor([i]), max(1, round(abs(region.side))))[0]
+        unit = region.unit((0, 0, *size))
+        return _sample(1 - mask, unit, "nearest", "zeros")[0] > 0.5
 
     def _known(self, i: int, photo: Image.Image, size: int) -> Tensor:
         """The mask (1, 1, S, S) of the crop.  Raises ValueError if it cannot be completed."""

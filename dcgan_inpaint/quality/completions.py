@@ -37,6 +37,15 @@ def ssim(pictures: Tensor, truth: Tensor, where: Tensor | None = None) -> Tensor
     return (similarity * weight).sum((1, 2, 3)) / (weight.sum((1, 2, 3)) * truth.shape[1])
 
 
+def quality(pictures: Tensor, truth: Tensor, hole: Tensor) -> dict[str, Tensor]:
+    """psnr and ssim over the hole (B, 1, H, W) and the whole: psnr_hole, psnr_whole, ..."""
+    return {
+        f"{metric.__name__}_{place}": metric(pictures, truth, where)
+        for metric in (psnr, ssim)
+        for place, where in (("hole", hole), ("whole", None))
+    }
+
+
 def mean_interval(values: Tensor, draws: int = 2000) -> tuple[float, float, float]:
     """The mean of values (N,) and its 95% bootstrap interval (percentiles; Efron 1979).
 

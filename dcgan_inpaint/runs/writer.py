@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dcgan_inpaint.completion.result import Completion, SearchedCompletion
 from dcgan_inpaint.photos.photos import Photos
-from dcgan_inpaint.quality.completions import load_lpips, lpips, mean_interval, psnr, ssim
+from dcgan_inpaint.quality.completions import load_lpips, lpips, mean_interval, quality
 from dcgan_inpaint.quality.features import (
     EffLite0,
     compare,
@@ -142,12 +142,10 @@ class CompletionWriter(BasePredictionWriter):
     def _measure(self, done: Completion) -> list[list[float]]:
         """All of COLUMNS but the seconds, of each picture."""
         hole = 1 - done.mask
-        columns = [
-            metric(pictures, done.images, where)
-            for pictures in (done.completion, done.fake)
-            for metric in (psnr, ssim)
-            for where in (hole, None)
-        ]
+        measured = (
+            quality(pictures, done.images, hole) for pictures in (done.completion, done.fake)
+        )
+        columns = [by_name[name] for by_name in measured for name in QUALITY]
         unknown = torch.full_like(columns[0], float("nan"))
         columns += self._see(done, unknown)
         if isinstance(done, SearchedCompletion):

@@ -1,0 +1,92 @@
+"""A completed picture, back at full size: what Completer (api.py) gives."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
+
+from dcgan_inpaint.completion.result import Completion, SearchedCompletion
+from dcgan_inpaint.photos.given import Given, photo_of
+from dcgan_inpaint.photos.photos import Photos
+from dcgan_inpaint.pictures import to_float, to_pil
+from dcgan_inpaint.quality.completions import quality
+
+
+@dataclass(frozen=True)
+class Result:
+    """One completed picture of W x H px.
+
+    `done` is the batch that it was completed in, and `row` its place there: tensors at the model's
+    size S, in [-1, 1] (completion/result.py).
+    """
+
+    photos: Photos
+    done: Completion
+    row: int
+
+    @cached_property
+    def picture(self) -> Image.Image:
+        """The completed picture, W x H px, "RGB" or "L".
+
+        Outside the hole it is to the bit what was given: upright, in 8 bit, transparency on white.
+        """
+        return self._pasted(self.done.fake[self.row])
+
+    @cached_property
+    def candidates(self) -> list[Image.Image]:
+        """K pictures like `picture`, of each candidate: the best first, or draws in their order.
+
+        Of a method without a search it is the picture alone.
+        """
+        if isinstance(self.done, SearchedCompletion):
+            return [self._pasted(fake) for fake in self.done.fakes[self.row]]
+        return [self.picture]
+
+    @property
+    def fake(self) -> Image.Image:
+        """What the hole was filled from, S x S px: G(z) of the square at the end of a search."""
+        return to_pil(self.done.fake[self.row])
+
+    @property
+    def spread(self) -> Tensor | None:
+        """(S, S) the standard deviation over the candidates, the mean of channels; white - black
+        is 2.  None of fewer than two candidates."""
+        if isinstance(self.done, SearchedCompletion) and self.done.candidates.shape[1] > 1:
+            return self.done.spread[self.row, 0].cpu()
+        return None
+
+    @property
+    def trace(self) -> Tensor | None:
+        """(T + 1, 3) context, prior, total of the best candidate at T iterations and at the end.
+
+        None of a method without a search.
+        """
+        if isinstance(self.done, SearchedCompletion):
+            return self.done.trace[:, self.row].cpu()
+        return None
+
+    def metrics(self, truth: Given) -> dict[str, float]:
+        """How near `picture` is to the true one, at full size, by name.
+
+        psnr_hole and psnr_whole (dB), ssim_hole and ssim_whole (Wang 2004); nan of no hole.
+        Raises ValueError for a truth that is no picture, or of another size.
+        """
+        picture, true = self.picture, photo_of(truth, "truth")
+        if true.size != picture.size:
+            sizes = [f"{one.width} x {one.height} px" for one in (true, picture)]
+            raise ValueError(f"truth is {sizes[0]}, the picture {sizes[1]}")
+        completed, original = (
+            to_float(pil_to_tensor(one.convert(picture.mode)).numpy())[None]
+            for one in (picture, true)
+        )  # (1, C, H, W) each
+        hole = self.photos.hole(self._index, picture.size)[None, None].float()  # (1, 1, H, W)
+        return {name: value.item() for name, value in quality(completed, original, hole).items()}
+
+    @property
+    def _index(self) -> int:
+        return int(self.done.index[self.row])
+
+    def _pasted(self, fake: Tensor) -> Image.Image:
+        return self.photos.completed(self._index, fake)

@@ -1,0 +1,301 @@
+"""Completer: inpaint.py's completion of photos, from Python."""
+
+import subprocess
+import sys
+from importlib.metadata import version
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import dcgan_inpaint
+from dcgan_inpaint import Completer
+from dcgan_inpaint.models.checkpoint import save_weights
+from dcgan_inpaint.models.context_encoder import ContextEncoder
+from dcgan_inpaint.models.dcgan import DCGAN
+from dcgan_inpaint.pictures import to_pil
+from dcgan_inpaint.quality.completions import psnr
+
+SHORT = ("solver.iterations=3", "stages=none", "trainer.accelerator=cpu")
+CROP = [10, 5, 40, 40]
+HOLE = np.zeros((50, 80), bool)
+HOLE[20:30, 22:41] = True
+
+
+@pytest.fixture(scope="module")
+def dcgan():
+    """A small DCGAN with weights wide enough that z matters."""
+    torch.manual_seed(0)
+    model = DCGAN(image_size=16, z_dim=8, gf_dim=4, df_dim=4)
+    for network in (model.ema_generator, model.discriminator):
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.15)
+    return model
+
+
+@pytest.fixture(scope="module")
+def completer(dcgan):
+    return Completer.load(dcgan, *SHORT)
+
+
+def photo(seed=0, channels=3):
+    shape = (50, 80, 3) if channels == 3 else (50, 80)
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def same(a, b):
+    return np.array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.mark.parametrize("mask", ["picture", "random"])
+def test_it_gives_what_inpaint_py_gives(run, dcgan, tmp_path, mask):
+    """To the bit, of two photos in two batches, with all defaults but a shorter search."""
+    save_weights(dcgan, tmp_path / "weights.safetensors")
+    (tmp_path / "photos").mkdir()
+    for seed in range(2):
+        Image.fromarray(photo(seed)).save(tmp_path / "photos" / f"{seed}.png")
+    Image.fromarray(~HOLE).save(tmp_path / "hole.png")
+    settings = ["solver.iterations=4", "batch_size=1", "trainer.accelerator=cpu"]
+    drawn = ["mask=file", f"mask.path={tmp_path / 'hole.png'}"] if mask == "picture" else []
+    run(
+        "inpaint.py",
+        f"ckpt={tmp_path / 'weights.safetensors'}",
+        f"images={tmp_path / 'photos'}",
+        f"crop={str(CROP).replace(' ', '')}",
+        *(drawn or ["mask=random"]),
+        *settings,
+        f"output={tmp_path / 'out'}",
+    )
+    completer = Completer.load(tmp_path / "weights.safetensors", *settings)
+    photos = [photo(0), photo(1)]
+    results = completer(photos, ~HOLE if mask == "picture" else mask, CROP)
+    assert not same(results[0].picture, photo(0))
+    for i, result in enumerate(results):
+        with Image.open(tmp_path / "out" / "photos" / f"0000{i}_{i}.png") as written:
+            assert same(result.picture, written)
+
+
+def test_outside_the_hole_it_is_the_photo(completer):
+    for channels in (1, 3):
+        given = photo(channels=channels)
+        result = completer(given, ~HOLE, CROP)
+        assert result.picture.size == (80, 50)
+        assert result.picture.mode == ("L" if channels == 1 else "RGB")
+        completed = np.asarray(result.picture)
+        assert same(completed[~HOLE], given[~HOLE])
+        assert (completed[HOLE] != given[HOLE]).mean() > 0.9
+
+
+def test_the_same_of_any_kind_of_picture(completer):
+    """That a caller changes the array later changes nothing."""
+    given, mask = photo(), (~HOLE).astype(float)
+    expected = completer(Image.fromarray(given), Image.fromarray(~HOLE), CROP).picture
+    tensor = torch.from_numpy(given).permute(2, 0, 1)
+    for picture in (given, given / 255, tensor, tensor / 255):
+        assert same(completer(picture, torch.from_numpy(mask)[None], CROP).picture, expected)
+    changed = given.copy()
+    result = completer(changed, mask, CROP)
+    changed[:] = 0
+    assert same(result.picture, expected)
+
+
+def test_a_mask_for_each_of_a_list(completer):
+    """A mask of another shape lies on the square."""
+    other = np.roll(HOLE, 3, 0)
+    photos = [photo(0), photo(0)]
+    first, second = completer(photos, [~HOLE, ~other], CROP)
+    assert np.array_equal(changed(first), HOLE.any(1))
+    assert np.array_equal(changed(second), other.any(1))
+    square = np.ones((20, 20))
+    square[5:10] = 0
+    assert changed(completer(photo(0), square, CROP)).nonzero()[0].tolist() == list(range(15, 25))
+    assert completer([], "center") == []
+
+
+def test_numbers_may_be_numpys(completer):
+    expected = completer(photo(), ~HOLE, CROP, candidates=2).picture
+    for crop in (np.array(CROP), [np.int64(c) for c in CROP], tuple(CROP)):
+        assert same(completer(photo(), ~HOLE, crop, candidates=np.int32(2)).picture, expected)
+
+
+def changed(result):
+    """The rows in which a pixel is not that of photo(0)."""
+    return (np.asarray(result.picture) != photo(0)).any((1, 2))
+
+
+def test_candidates_and_their_spread(completer, dcgan):
+    result = completer(photo(), ~HOLE, CROP, candidates=3)
+    assert len(result.candidates) == 3
+    assert same(result.candidates[0], result.picture)
+    assert not same(result.candidates[1], result.picture)
+    assert all(same(np.asarray(c)[~HOLE], photo()[~HOLE]) for c in result.candidates)
+    assert result.spread.shape == (16, 16)
+    assert result.spread.max() > 0
+    assert same(result.fake, to_pil(result.done.fake[0]))
+    assert result.trace.shape == (4, 3)
+    context, prior, total = result.trace.unbind(1)
+    torch.testing.assert_close(total, context + 0.1 * prior)
+    mean = completer(photo(), ~HOLE, CROP, candidates=3, answer="mean")
+    torch.testing.assert_close(mean.done.fake, result.done.fakes.mean(1))
+    one = completer(photo(), ~HOLE, CROP)
+    assert one.spread is None
+    assert len(one.candidates) == 1
+
+
+def test_metrics_by_hand(completer):
+    result = completer(photo(), ~HOLE, CROP)
+    truth = photo(1)
+    found = result.metrics(truth)
+    error = (np.asarray(result.picture, float) - truth) ** 2
+    assert found["psnr_whole"] == pytest.approx(10 * np.log10(255**2 / error.mean()), rel=1e-5)
+    assert found["psnr_hole"] == pytest.approx(10 * np.log10(255**2 / error[HOLE].mean()), rel=1e-5)
+    assert set(found) == {"psnr_hole", "psnr_whole", "ssim_hole", "ssim_whole"}
+    itself = result.metrics(result.picture)
+    assert itself["ssim_whole"] == pytest.approx(1)
+    assert itself["psnr_hole"] == float("inf")
+    with pytest.raises(ValueError, match="truth is 40 x 50 px, the picture 80 x 50 px"):
+        result.metrics(truth[:, :40])
+
+
+def test_metrics_of_a_picture_of_the_models_size(completer):
+    """They are those of the completion, but for rounding to 8 bit."""
+    given = photo()[:16, :16]
+    result = completer(given, "center")
+    done = result.done
+    expected = psnr(done.completion, done.images, 1 - done.mask).item()
+    assert result.metrics(given)["psnr_hole"] == pytest.approx(expected, abs=0.05)
+
+
+def test_a_search_is_watched_and_ended(completer):
+    seen = []
+
+    def watch(progress):
+        seen.append((progress.iteration, progress.index.tolist(), progress.show().shape))
+        if len(seen) == 3:
+            raise InterruptedError("enough")
+
+    with pytest.raises(InterruptedError, match="enough"):
+        completer([photo(0), photo(1)], ~HOLE, CROP, watch=watch)
+    assert seen == [(t, [0, 1], (2, 3, 16, 16)) for t in range(3)]
+
+
+def test_without_a_search(dcgan, tmp_path):
+    result = Completer.load(dcgan, "method=tv", SHORT[-1])(photo(), ~HOLE, CROP)
+    assert same(np.asarray(result.picture)[~HOLE], photo()[~HOLE])
+    assert (result.trace, result.spread) == (None, None)
+    assert same(result.candidates[0], result.picture)
+    data = ["data=faces", "data.image_size=16", "data.train_size=4", f"cache_dir={tmp_path}"]
+    nearest = Completer.load(dcgan, "method=nearest", *data)(photo(), ~HOLE, CROP)
+    assert not same(nearest.picture, photo())
+
+
+def test_precision_is_that_of_the_configuration(dcgan):
+    half = Completer.load(dcgan, *SHORT, "trainer.precision=bf16-mixed")
+    full = Completer.load(dcgan, *SHORT)
+    starts = [each(photo(), ~HOLE, CROP).trace[0] for each in (half, full)]  # of the same z
+    assert not torch.equal(*starts)
+    torch.testing.assert_close(*starts, rtol=0.02, atol=0)
+
+
+def test_a_shipped_checkpoint_by_name():
+    result = Completer.load("faces64", *SHORT)(photo())
+    assert result.fake.size == (64, 64)
+    assert not same(result.picture, photo())
+
+
+WORDS = [
+    ("limit=3", "limit=3: limit is for inpaint.py"),
+    ("~logger", "~logger: logger is for inpaint.py"),
+    ("solver.rate=3", "Could not override 'solver.rate'"),
+    ("solver.lr=-1", "solver.lr=-1: should be greater than 0"),
+    ("objective=near", "objective=near is now objective=windowed"),
+    ("mask=centre", "mask=centre: choose one of center, "),
+]
+
+
+@pytest.mark.parametrize(("word", "message"), WORDS)
+def test_words_that_do_not_fit(dcgan, word, message):
+    with pytest.raises(ValueError, match=f"^{message}") as error:
+        Completer.load(dcgan, word)
+    assert "\n" not in str(error.value)
+
+
+CALLS = [
+    ({"picture": "photo.jpg"}, "picture is a str: give a PIL image"),
+    ({"picture": [photo(), 5]}, "picture 1 is a int: give a PIL image"),
+    ({"mask": "centre"}, "mask=centre: give a picture, or one of center, "),
+    ({"mask": "a/hole.png"}, "mask=a/hole.png: give a picture, or one of"),
+    ({"mask": "file"}, "mask.path: missing"),
+    ({"mask": HOLE[:, :, None] * np.ones(3)}, r"mask has shape \(50, 80, 3\)"),
+    ({"mask": HOLE}, "picture: the hole of mask reaches outside the region"),
+    ({"mask": np.zeros((20, 20))}, "picture: mask leaves no known pixel"),
+    ({"mask": [HOLE, HOLE]}, "mask is a list of 2, and there are 1 pictures"),
+    ({"crop": [0, 0, 60, 60]}, r"picture: crop=\[0,0,60,60\] reaches outside the photo"),
+    ({"crop": [0, 0, 20.5, 20]}, "crop.2=20.5: should be a valid integer"),
+    ({"crop": 7}, "crop=7: "),
+    ({"candidates": 0}, "candidates=0: should be greater than or equal to 1"),
+    ({"candidates": "two"}, "candidates=two: should be a valid integer"),
+    ({"answer": "all"}, "answer=all: should be 'best', 'mean' or 'sample'"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), CALLS)
+def test_calls_that_do_not_fit(completer, given, message):
+    """One line, before the search begins."""
+
+    def watch(progress):
+        raise AssertionError("the search has begun")
+
+    with pytest.raises(ValueError, match=f"^{message}") as error:
+        completer(**{"picture": photo(), "mask": ~HOLE, "crop": CROP, "watch": watch} | given)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "call", "message"),
+    [
+        ("method=tv", {"candidates": 2}, "candidates=2: is for method=search"),
+        ("method=tv", {"watch": print}, "watch: is for method=search"),
+        ("method=network", {}, "method=network: ckpt holds a DCGAN"),
+        ("trainer.devices=2", {}, "trainer.devices=2: completion runs on one"),
+        ("trainer.accelerator=tpu", {}, "trainer.accelerator=tpu: "),
+    ],
+)
+def test_settings_that_do_not_fit_a_call(dcgan, word, call, message):
+    completer = Completer.load(dcgan, word)
+    with pytest.raises(ValueError, match=f"^{message}"):
+        completer(photo(), **call)
+
+
+def test_a_model_without_a_search():
+    model = ContextEncoder(image_size=16, gf_dim=1, df_dim=1, code_dim=3)
+    with pytest.raises(ValueError, match=r"holds a context encoder, which has no z to search"):
+        Completer.load(model)(photo())
+
+
+def test_a_checkpoint_that_is_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match="ckpt=gone: no such file"):
+        Completer.load("gone")
+    (tmp_path / "a.safetensors").write_text("text")
+    with pytest.raises(ValueError, match="a.safetensors: truncated, or not a"):
+        Completer.load(tmp_path / "a.safetensors")
+
+
+def test_a_file_of_the_configuration_is_a_mask_by_its_name(dcgan, tmp_path):
+    """And its polarity holds for pictures that are given."""
+    Image.fromarray(HOLE).save(tmp_path / "hole.png")
+    words = ["mask=file", f"mask.path={tmp_path / 'hole.png'}", "mask.known=black"]
+    completer = Completer.load(dcgan, *SHORT, *words)
+    expected = Completer.load(dcgan, *SHORT)(photo(), ~HOLE, CROP).picture
+    for mask in (None, "file", HOLE):
+        assert same(completer(photo(), mask, CROP).picture, expected)
+
+
+def test_the_package_alone_imports_nothing_heavy():
+    code = "import sys, dcgan_inpaint as d; print(d.__version__, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [version("dcgan_inpaint"), "False"]
+    with pytest.raises(AttributeError, match="no attribute 'Completter'"):
+        _ = dcgan_inpaint.Completter
