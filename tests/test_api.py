@@ -1,8 +1,10 @@
 """Completer: inpaint.py's completion of photos, from Python."""
 
+import re
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -291,6 +293,22 @@ def test_a_file_of_the_configuration_is_a_mask_by_its_name(dcgan, tmp_path):
     expected = Completer.load(dcgan, *SHORT)(photo(), ~HOLE, CROP).picture
     for mask in (None, "file", HOLE):
         assert same(completer(photo(), mask, CROP).picture, expected)
+
+
+def test_the_lines_of_the_readme(tmp_path, monkeypatch):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (lines,) = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    assert len(lines.splitlines()) == 5
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(photo()).save("photo.jpg")
+    names: dict = {}
+    exec(lines, names)
+    with Image.open("completed.png") as written, Image.open("photo.jpg") as given:
+        assert same(written, names["result"].candidates[0])
+        assert not same(written, given)
+        assert same(np.asarray(written)[:10], np.asarray(given)[:10])  # above the hole
+    for name in re.findall(r"\.(\w+)\b", lines.splitlines()[-1].partition("#")[2]):
+        assert hasattr(names["result"], name)
 
 
 def test_the_package_alone_imports_nothing_heavy():

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-FIGURES = {"1_images_as_samples": 7, "2_dcgan": 8, "3_completion": 12}
+FIGURES = {"1_images_as_samples": 7, "2_dcgan": 8, "3_completion": 13}
 
 
 def read(folder: Path, name: str) -> nbformat.NotebookNode:

@@ -96,6 +96,23 @@ doors["dcgan-inpaint"].load()()
         assert completed.getpixel((0, 0)) == (255, 165, 0)  # outside the hole
 
 
+def test_an_installed_completer_completes_a_picture(elsewhere, tmp_path):
+    elsewhere(
+        """
+import numpy as np
+from dcgan_inpaint import Completer
+photo = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
+words = ["solver.iterations=2", "stages=none", "trainer.accelerator=cpu"]
+result = Completer.load("faces64", *words)(photo, "center")
+completed = np.asarray(result.picture)
+assert completed.shape == photo.shape
+assert (completed != photo).any() and (completed[:10] == photo[:10]).all()
+assert dcgan_inpaint.__version__ == importlib.metadata.version("dcgan_inpaint")
+""",
+        tmp_path,
+    )
+
+
 def test_every_command_is_there(elsewhere, tmp_path):
     """Each opens the door of its name."""
     names = elsewhere("print(*sorted(f'{d.name} {d.load().__module__}' for d in doors))", tmp_path)
