@@ -16,6 +16,7 @@ from dcgan_inpaint import Completer
 from dcgan_inpaint.models.checkpoint import save_weights
 from dcgan_inpaint.models.context_encoder import ContextEncoder
 from dcgan_inpaint.models.dcgan import DCGAN
+from dcgan_inpaint.models.latent_encoder import LatentEncoder
 from dcgan_inpaint.pictures import to_pil
 from dcgan_inpaint.quality.completions import psnr
 
@@ -144,6 +145,18 @@ def test_candidates_and_their_spread(completer, dcgan):
     one = completer(photo(), ~HOLE, CROP)
     assert one.spread is None
     assert len(one.candidates) == 1
+
+
+def test_draws_of_an_encoder_that_samples(dcgan):
+    """The picture is the first of four draws, in the order in which they are drawn."""
+    torch.manual_seed(1)
+    encoder = LatentEncoder(dcgan, image_size=16, noise_dim=4, code_dim=8, df_dim=4)
+    completer = Completer.load(encoder, SHORT[-1])
+    result = completer(photo(), ~HOLE, CROP, candidates=4, answer="sample")
+    assert same(result.picture, result.candidates[0])
+    two = completer(photo(), ~HOLE, CROP, candidates=2, answer="sample")
+    assert all(same(*pair) for pair in zip(two.candidates, result.candidates, strict=False))
+    assert len({each.tobytes() for each in result.candidates}) == 4
 
 
 def test_metrics_by_hand(completer):

@@ -14,7 +14,7 @@ from dcgan_inpaint.pictures import to_float, to_pil
 from dcgan_inpaint.quality.completions import quality
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
     """One completed picture of W x H px.
 
