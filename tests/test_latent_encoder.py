@@ -263,3 +263,17 @@ def test_changed_pictures_are_known_and_wanted_changed(dcgan):
         module.on_fit_start()
         losses.append(module.training_step({"image": given}, 0))
     assert torch.equal(*losses)
+
+
+@pytest.mark.parametrize("noise_dim", [0, 5])
+@pytest.mark.parametrize(("limits", "last"), [({"max_epochs": 4}, 4), ({"max_steps": 6}, None)])
+def test_the_step_falls_to_nothing_at_the_end_and_not_before(dcgan, noise_dim, limits, last):
+    """Whether a training ends by epochs or by optimizer steps, of which a sampler takes two."""
+    model, images = encoder(dcgan, noise_dim=noise_dim, schedule="cosine"), pictures(dcgan, 4)
+    rates, update = [], model._update
+    model._update = lambda which, loss, lr: (which or rates.append(lr), update(which, loss, lr))
+    loader = DataLoader([{"image": images, "index": torch.arange(4)}], batch_size=None)
+    quiet_trainer(**{"max_epochs": 100} | limits).fit(model, loader)
+    last = last or (3 if noise_dim else 6)
+    wanted = [1e-3 * (1 + math.cos(math.pi * t / last)) / 2 for t in range(last)]
+    assert rates == pytest.approx(wanted)

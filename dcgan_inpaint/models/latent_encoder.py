@@ -185,7 +185,10 @@ class LatentEncoder(Model):
         """The share of lr for this iteration."""
         if self.settings.schedule == "constant":
             return 1.0
-        steps = self.trainer.estimated_stepping_batches // (2 if self.settings.noise_dim else 1)
+        trainer = self.trainer
+        steps = trainer.max_epochs * trainer.num_training_batches  # type: ignore[operator]
+        if trainer.max_steps > 0:  # which counts the steps of each optimizer
+            steps = min(steps, trainer.max_steps // (2 if self.settings.noise_dim else 1))
         return (1 + math.cos(math.pi * min(1.0, self.iteration / steps))) / 2
 
     def _update(self, which: int, loss: Tensor, lr: float) -> None:
