@@ -82,5 +82,7 @@ def test_a_stopped_training_says_how_to_go_on(tmp_path):
     _, said = training.communicate(timeout=60)
     assert training.returncode == 143
     assert "Traceback" not in said
+    assert said.count("GPU available") == 1  # one line of the device, and no advertisement
+    assert not any(word in said for word in ("TPU", "Tip", "litlogger"))
     assert said.splitlines()[-1] == f"SIGTERM: resume={run / 'last.ckpt'} goes on"
     assert torch.load(run / "last.ckpt")["iteration"] > 0

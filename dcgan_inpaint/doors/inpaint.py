@@ -51,7 +51,8 @@ def main(cfg: DictConfig) -> None:
     with out_of_memory(less_memory), ends_in_one_line(f"the same with output={folder} goes on"):
         complete(trainer, writer, completing, pictures, cfg.batch_size)
     finish(loggers)
-    print(f"{len(writer.rows)} pictures completed: {writer}\n{folder / 'completed.png'}")
+    print(f"{len(writer.rows)} pictures completed: {writer}")
+    print(folder / ("photos" if photos else "completed.png"))
 
 
 def load_photos(cfg: DictConfig, model: Model) -> Photos | None:

@@ -1,6 +1,7 @@
 """What every door does before its story begins: the words are read, and Hydra composes."""
 
 import functools
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -12,6 +13,13 @@ from omegaconf import DictConfig
 from dcgan_inpaint.configs import conf_folder
 from dcgan_inpaint.errors import one_line_errors
 from dcgan_inpaint.runs.options import mend_words
+
+LIGHTNINGS = "pytorch_lightning.utilities.rank_zero"  # the log of what it says about itself
+
+
+def _is_of_use(record: logging.LogRecord) -> bool:
+    """Not advertisements, and of the devices the one line about GPUs."""
+    return not record.getMessage().startswith(("\N{ELECTRIC LIGHT BULB} Tip", "TPU available"))
 
 
 def door(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[..., None]]:
@@ -28,6 +36,7 @@ def door(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[..., No
         def call(cfg: DictConfig | None = None) -> None:
             if cfg is not None:
                 return main(cfg)
+            logging.getLogger(LIGHTNINGS).addFilter(_is_of_use)
             with one_line_errors():
                 sys.argv[1:] = mend_words(sys.argv[1:], name)
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us as they are
