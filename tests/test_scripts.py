@@ -435,7 +435,10 @@ def test_inpaint_own_pictures(run, trained, photos, tmp_path, form):
         f"output={output}",
     )
     assert "searching z" not in done.stderr  # trainer.enable_progress_bar=false
-    assert done.stdout.splitlines()[-1] == str(output / "photos")
+    assert done.stdout.splitlines()[-2:] == [f"{count} pictures completed", str(output / "photos")]
+    assert {row["metric"] for row in table(output / "summary.csv")} == {
+        *("context", "prior", "total", "seconds")  # nobody knows what was in the holes
+    }
     names = sorted(p.name for p in (output / "completed").iterdir())
     assert len(names) == count
     assert names[0] == ("00000_a.png" if form in ("folder", "glob") else "00000_b.png")
@@ -642,6 +645,10 @@ PHOTO_ERRORS = {
     "oblong": (["crop=[0,0,60,50]"], "crop=[0,0,60,50] is not square"),
     "detector": (["detector=gone.onnx"], "detector=gone.onnx: no such file"),
     "no photo": (["images=null", "crop=[0,0,9,9]"], "give images="),
+    "truth": (
+        ["mask=file", "mask.path={tmp}/mask.png", "features=true"],
+        "nothing to compare with",
+    ),
 }
 
 

@@ -51,7 +51,7 @@ def main(cfg: DictConfig) -> None:
     with out_of_memory(less_memory), ends_in_one_line(f"the same with output={folder} goes on"):
         complete(trainer, writer, completing, pictures, cfg.batch_size)
     finish(loggers)
-    print(f"{len(writer.rows)} pictures completed: {writer}")
+    print(": ".join(filter(None, (f"{len(writer.rows)} pictures completed", str(writer)))))
     print(folder / ("photos" if photos else "completed.png"))
 
 

@@ -100,6 +100,7 @@ class Photos:
         picture_shape: tuple[int, int, int],
     ):
         self.photo, self.draws = photo, draws
+        self.own_holes = any(isinstance(draw, MaskPicture) for draw in draws)
         self.regions: list[Region] = []
         channels, size, _ = picture_shape
         crops, known = [], []

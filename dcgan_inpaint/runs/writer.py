@@ -57,8 +57,10 @@ class CompletionWriter(BasePredictionWriter):
     pictures, for which features.npy keeps the features of both (N, 2, 1280).
 
     `names` are the pictures' names by index, each its own; `photos` are what they were cropped
-    from, if they were.  A folder that an earlier run began is continued: `rows` has those it
-    has done.  Raises ValueError when its metrics.csv has other columns or features are missing.
+    from, if they were; with holes of their own (a mask picture) nobody knows what was there, and
+    nothing is compared.  A folder that an earlier run began is continued: `rows` has those it has
+    done.  Raises ValueError when its metrics.csv has other columns or features are missing, and for
+    networks that would compare where there is no true picture.
     """
 
     def __init__(
@@ -71,6 +73,11 @@ class CompletionWriter(BasePredictionWriter):
         super().__init__(write_interval="batch")
         self.folder, self.names, self.networks = folder, names, networks or Networks()
         self.rows = dict(_read(folder / "metrics.csv"))  # name -> COLUMNS, in the order done
+        self.truth = photos is None or not photos.own_holes
+        if not self.truth and any(self.networks):
+            raise ValueError(
+                "lpips=, features=: nothing to compare with: the hole is your photo's own"
+            )
         self.features = folder / "features.npy"
         if self.rows and self.networks.features and len(self._pooled()) < len(self.rows):
             raise ValueError(f"{self.features} does not hold all that was completed")
@@ -142,11 +149,11 @@ class CompletionWriter(BasePredictionWriter):
     def _measure(self, done: Completion) -> list[list[float]]:
         """All of COLUMNS but the seconds, of each picture."""
         hole = 1 - done.mask
-        measured = (
-            quality(pictures, done.images, hole) for pictures in (done.completion, done.fake)
-        )
-        columns = [by_name[name] for by_name in measured for name in QUALITY]
-        unknown = torch.full_like(columns[0], float("nan"))
+        unknown = torch.full((len(hole),), math.nan, device=hole.device)
+        columns = [unknown] * 2 * len(QUALITY)
+        if self.truth:
+            pairs = (quality(made, done.images, hole) for made in (done.completion, done.fake))
+            columns = [by_name[name] for by_name in pairs for name in QUALITY]
         columns += self._see(done, unknown)
         if isinstance(done, SearchedCompletion):
             columns += done.trace[-1].unbind(1)
