@@ -225,7 +225,10 @@ def changed(out, photo):
     [
         ((20, 20, 40, 35), r"outside the region \[24,10,32,32\].*around \[20,20,20,15\]"),
         ((30, 20, 31, 21), "leaves no hole at 16 px"),
-        ((0, 0, 80, 50), "outside the region"),
+        (
+            (0, 0, 80, 50),
+            "most of the photo a hole: is white your hole\\?  Then use mask.known=black",
+        ),
         ((24, 10, 56, 42), "leaves no known pixel"),
     ],
 )

@@ -157,6 +157,13 @@ def _cropped_mask(picture: MaskPicture, levels: Image.Image, region: Region, siz
     unit = region.unit((0, 0, *levels.size))
     within = (unit.real > 0) & (unit.real < 1) & (unit.imag > 0) & (unit.imag < 1)
     if (hole & ~within).any():
+        if hole.float().mean() > 0.5:  # a mask as LaMa and IOPaint draw it
+            color = picture.known
+            other = "black" if color == "white" else "white"
+            raise ValueError(
+                f"{picture.name} makes most of the photo a hole: is {color} your hole?  Then use "
+                f"mask.known={other}"
+            )
         x, y, right, bottom = Image.fromarray(hole.numpy()).getbbox() or (0, 0, 0, 0)
         raise ValueError(
             f"the hole of {picture.name} reaches outside the region {region}, which is what can be "
