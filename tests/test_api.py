@@ -244,7 +244,7 @@ CALLS = [
     ({"mask": "a/hole.png"}, "mask=a/hole.png: give a picture, or one of"),
     ({"mask": "file"}, "mask.path: missing"),
     ({"mask": HOLE[:, :, None] * np.ones(3)}, r"mask has shape \(50, 80, 3\)"),
-    ({"mask": HOLE}, "picture: the hole of mask reaches outside the region"),
+    ({"mask": HOLE}, "picture: mask makes most of the photo a hole: is white your hole"),
     ({"mask": np.zeros((20, 20))}, "picture: mask leaves no known pixel"),
     ({"mask": [HOLE, HOLE]}, "mask is a list of 2, and there are 1 pictures"),
     ({"crop": [0, 0, 60, 60]}, r"picture: crop=\[0,0,60,60\] reaches outside the photo"),
