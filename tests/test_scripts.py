@@ -645,10 +645,6 @@ PHOTO_ERRORS = {
     "oblong": (["crop=[0,0,60,50]"], "crop=[0,0,60,50] is not square"),
     "detector": (["detector=gone.onnx"], "detector=gone.onnx: no such file"),
     "no photo": (["images=null", "crop=[0,0,9,9]"], "give images="),
-    "truth": (
-        ["mask=file", "mask.path={tmp}/mask.png", "features=true"],
-        "nothing to compare with",
-    ),
 }
 
 
