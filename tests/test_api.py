@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from training import small_dcgan
 
 import dcgan_inpaint
 from dcgan_inpaint import Completer
 from dcgan_inpaint.models.checkpoint import save_weights
 from dcgan_inpaint.models.context_encoder import ContextEncoder
-from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
 from dcgan_inpaint.pictures import to_pil
 from dcgan_inpaint.quality.completions import psnr
@@ -28,14 +28,7 @@ HOLE[20:30, 22:41] = True
 
 @pytest.fixture(scope="module")
 def dcgan():
-    """A small DCGAN with weights wide enough that z matters."""
-    torch.manual_seed(0)
-    model = DCGAN(image_size=16, z_dim=8, gf_dim=4, df_dim=4)
-    for network in (model.ema_generator, model.discriminator):
-        for parameter in network.parameters():
-            if parameter.ndim > 1:
-                torch.nn.init.normal_(parameter, std=0.15)
-    return model
+    return small_dcgan(z_dim=8)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from training import quiet_trainer
+from training import quiet_trainer, small_dcgan
 
 from dcgan_inpaint.completion.inpainting import InpaintingModule
 from dcgan_inpaint.completion.objective import Objective
@@ -18,14 +18,7 @@ from dcgan_inpaint.randomness import normal
 
 @pytest.fixture(scope="module")
 def dcgan():
-    """A small DCGAN with weights wide enough that z matters."""
-    torch.manual_seed(0)
-    model = DCGAN(image_size=16, z_dim=8, gf_dim=4, df_dim=4)
-    for network in (model.ema_generator, model.discriminator):
-        for parameter in network.parameters():
-            if parameter.ndim > 1:
-                torch.nn.init.normal_(parameter, std=0.15)
-    return model
+    return small_dcgan(z_dim=8)
 
 
 KEPT = {"candidates", "answer", "seed", "out_interval"}

@@ -5,7 +5,7 @@ import pytest
 import torch
 from pytorch_lightning import Callback
 from torch.utils.data import DataLoader
-from training import quiet_trainer
+from training import quiet_trainer, small_dcgan
 
 from dcgan_inpaint.data.changes import changed
 from dcgan_inpaint.models.base import LatentGAN
@@ -21,14 +21,7 @@ SMALL = {"image_size": 16, "code_dim": 16, "df_dim": 4}
 
 @pytest.fixture(scope="module")
 def dcgan():
-    """A small DCGAN with weights wide enough that z matters."""
-    torch.manual_seed(0)
-    model = DCGAN(image_size=16, z_dim=6, gf_dim=4, df_dim=4).eval()
-    for network in (model.ema_generator, model.discriminator):
-        for parameter in network.parameters():
-            if parameter.ndim > 1:
-                torch.nn.init.normal_(parameter, std=0.15)
-    return model
+    return small_dcgan(z_dim=6).eval()
 
 
 def encoder(dcgan, **settings):

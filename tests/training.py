@@ -3,6 +3,8 @@
 import torch
 from pytorch_lightning import Trainer
 
+from dcgan_inpaint.models.dcgan import DCGAN
+
 
 def quiet_trainer(**settings) -> Trainer:
     """One epoch on the CPU that writes and prints nothing."""
@@ -25,3 +27,14 @@ def moved_since(before: dict, model: torch.nn.Module) -> set[str]:
         for name, value in model.named_parameters()
         if not torch.equal(value, before[name])
     }
+
+
+def small_dcgan(z_dim: int) -> DCGAN:
+    """Of 16 px, with weights wide enough that z matters."""
+    torch.manual_seed(0)
+    model = DCGAN(image_size=16, z_dim=z_dim, gf_dim=4, df_dim=4)
+    for network in (model.ema_generator, model.discriminator):
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.15)
+    return model
