@@ -33,11 +33,11 @@ R1_EVERY = 8  # iterations from one gradient penalty to the next, which is as ma
 
 
 class LatentEncoder(Model):
-    """E(known pixels, mask) -> z of a frozen GAN and an offset of its G's 4x4 map, with the moving
+    """E(known pixels, mask) -> z of a frozen GAN and offsets of its G's maps, with the moving
     average (EMA) of E.
 
     It learns through the GAN's averaged G, on training pictures with the holes that `mask(index,
-    size)` draws.  Per picture y of n numbers, with the mask M and x = G(z, offset):
+    size)` draws.  Per picture y of n numbers, with the mask M and x = G(z, offsets):
 
         loss = (whole · sum |x - y| + context · sum M |x - y|) / n + lam · CE(D(x), 1)
 
@@ -79,8 +79,7 @@ class LatentEncoder(Model):
         super().__init__(s, gan_kind=gan.kind, gan_settings=dict(gan.hparams))
         self.automatic_optimization = False
         self.gan = gan.eval().requires_grad_(False)
-        map_dim = gan.ema_generator.project.out_features
-        self.encoder = LatentNetwork(s, g.z_dim, map_dim, g.prior)
+        self.encoder = LatentNetwork(s, g.z_dim, gan.ema_generator.widths, g.prior)
         self.ema_encoder = copy.deepcopy(self.encoder).eval().requires_grad_(False)
         self.mask = mask
         self.calibrates = s.noise_dim > 0
@@ -122,8 +121,8 @@ class LatentEncoder(Model):
 
     def draws(self, encoder: nn.Module, known: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
         """What G makes of noise (B, K, noise_dim): (B, K, C, S, S), float32."""
-        z, offset = encoder(known, mask, noise.flatten(0, 1) if self.settings.noise_dim else None)
-        fake = self.teachers[0](z, offset=offset).float()  # (B·K, C, S, S)
+        z, offsets = encoder(known, mask, noise.flatten(0, 1) if self.settings.noise_dim else None)
+        fake = self.teachers[0](z, offsets=offsets).float()  # (B·K, C, S, S)
         return fake.unflatten(0, noise.shape[:2])
 
     def _noise(self, stream: str, index: Tensor, count: int) -> Tensor:

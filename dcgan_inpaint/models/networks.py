@@ -1,5 +1,5 @@
 """Generator and Discriminator of DCGAN (Radford 2016) in the geometry of the TensorFlow original,
-and the Encoder of known pixels (Pathak 2016) that is made of the same layers.
+the Encoder of known pixels (Pathak 2016) made of the same layers, and a block of plain ones.
 
 Geometry, said once.  TensorFlow's SAME padding of a stride-2 5x5 layer on an even input is 1
 before and 2 after, which torch can only do with an explicit pad (or crop, for the transposed
@@ -14,6 +14,7 @@ these reshapes are free.
 """
 
 import copy
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -76,28 +77,30 @@ class Generator(nn.Module):
         for norm in self.norms:
             norm.momentum = 1 - decay  # type: ignore[assignment]
 
-    def forward(self, x: Tensor, level: int = 0, offset: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, level: int = 0, offsets: Sequence[Tensor] = ()) -> Tensor:
         """z, or the map of a later level (see `lift`), -> pictures (B, C, S, S)."""
-        h = self.lift(x, level, 1 + len(self.deconvs), offset)  # (B, S·S·C)
+        h = self.lift(x, level, 1 + len(self.deconvs), offsets)  # (B, S·S·C)
         size = 8 << len(self.deconvs) - 1
         h = h.view(len(h), size, size, -1).permute(0, 3, 1, 2)  # (B, C, S, S)
         return torch.tanh(h).flip(2, 3)  # upright picture
 
-    def lift(self, x: Tensor, level: int, to: int, offset: Tensor | None = None) -> Tensor:
+    def lift(self, x: Tensor, level: int, to: int, offsets: Sequence[Tensor] = ()) -> Tensor:
         """From one level to a later one, where the search can continue.
 
         Level 0 is z (B, z_dim); 1 is the 4x4 map before its BatchNorm, 2 the 8x8 one, and so on,
-        each flat, (B, H·W·channels).  `offset` is added to the 4x4 map of z.
+        each flat, (B, H·W·channels).  `offsets` are added to the maps of levels 1, 2, ... that it
+        makes on the way.
         """
         for layer in range(level, to):
             if layer == 0:
                 x = self.project(x)  # (B, 4·4·8·gf)
-                x = x if offset is None else x + offset
-                continue
-            width, side = self.widths[layer - 1], 4 << layer - 1
-            h = x.view(-1, side, side, width).permute(0, 3, 1, 2)  # (B, 8·gf, 4, 4), ...
-            h = self.deconvs[layer - 1](F.relu(self.norms[layer - 1](h)))  # (B, 4·gf, 8, 8), ...
-            x = h.permute(0, 2, 3, 1).flatten(1)
+            else:
+                width, side = self.widths[layer - 1], 4 << layer - 1
+                h = x.view(-1, side, side, width).permute(0, 3, 1, 2)  # (B, 8·gf, 4, 4), ...
+                h = self.deconvs[layer - 1](F.relu(self.norms[layer - 1](h)))  # (B, 4·gf, 8, 8)
+                x = h.permute(0, 2, 3, 1).flatten(1)
+            if layer < len(offsets):
+                x = x + offsets[layer]
         return x
 
     def fold(self) -> None:
@@ -138,12 +141,17 @@ class _Trunk(nn.Module):
             nn.init.zeros_(layer.bias)
         self.to(memory_format=torch.channels_last)
 
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Pictures (B, channels, S, S) -> (B, df, S/2, S/2), ... (B, 8·df, S/16, S/16)."""
+        h, maps = images.flip(2, 3), []  # mirrored picture
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            h = F.leaky_relu(norm(conv(h)), 0.2)
+            maps.append(h)
+        return maps
+
     def features(self, images: Tensor) -> Tensor:
         """Pictures (B, channels, S, S) -> (B, (S/16)²·8·df)."""
-        h = images.flip(2, 3)  # mirrored picture
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            h = F.leaky_relu(norm(conv(h)), 0.2)  # (B, df, S/2, S/2), ... (B, 8·df, S/16, S/16)
-        return h.permute(0, 2, 3, 1).flatten(1)
+        return self.maps(images)[-1].permute(0, 2, 3, 1).flatten(1)
 
     def fold(self) -> None:
         """Fold the BatchNorms into their neighbours, for good and in place; see `frozen`."""
@@ -188,13 +196,38 @@ class Encoder(_Trunk):
         self.initialise(self.code)
 
     def forward(self, known: Tensor, mask: Tensor) -> Tensor:
-        features = self.features(torch.cat([known, mask], 1))  # (B, (S/16)²·8·df)
-        return F.leaky_relu(self.code_norm(self.code(features)), 0.2)  # (B, code_dim)
+        return self.code_and_maps(known, mask)[0]  # (B, code_dim)
+
+    def code_and_maps(self, known: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The code, and the maps (see `maps`) that it was made of."""
+        maps = self.maps(torch.cat([known, mask], 1))
+        features = maps[-1].permute(0, 2, 3, 1).flatten(1)  # (B, (S/16)²·8·df)
+        return F.leaky_relu(self.code_norm(self.code(features)), 0.2), maps
 
     def fold(self) -> None:
         super().fold()
         self.code = fusion.fuse_linear_bn_eval(self.code, self.code_norm)
         self.code_norm = nn.Identity()
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions, each with BatchNorm and ReLU: (B, c_in, H, W) -> (B, c_out, H, W)."""
+
+    def __init__(self, c_in: int, c_out: int):
+        super().__init__()
+        widths = ((c_in, c_out), (c_out, c_out))
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in widths)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(c_out) for _ in widths)
+
+    def forward(self, h: Tensor) -> Tensor:
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            h = F.relu(norm(conv(h)))  # (B, c_out, H, W)
+        return h
+
+    def fold(self) -> None:
+        fused = map(fusion.fuse_conv_bn_eval, list[Any](self.convs), list[Any](self.norms))
+        self.convs = nn.ModuleList(fused)
+        self.norms = nn.ModuleList(nn.Identity() for _ in self.norms)
 
 
 Network = TypeVar("Network", bound=nn.Module)
