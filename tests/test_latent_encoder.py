@@ -11,7 +11,7 @@ from dcgan_inpaint.data.changes import changed
 from dcgan_inpaint.models.base import LatentGAN
 from dcgan_inpaint.models.checkpoint import load_gan, load_model, save_weights
 from dcgan_inpaint.models.dcgan import DCGAN
-from dcgan_inpaint.models.latent_encoder import LatentEncoder
+from dcgan_inpaint.models.latent_encoder import LatentEncoder, depths
 from dcgan_inpaint.models.networks import frozen
 from dcgan_inpaint.observation import masks
 from dcgan_inpaint.randomness import normal
@@ -197,7 +197,7 @@ def test_the_samplers_losses_by_hand(dcgan):
     model.log, model.log_dict = (lambda *_: None), said.update
     model._update = lambda which, loss, lr: said.update({which: loss})
     model.on_fit_start()
-    model.reward.fill_(1.5)
+    model.reward[2] = 1.5  # of a center hole
     mask = masks.center(torch.arange(4), 16, 0.25)
     loss = model.training_step({"image": images}, 0)
     noise = normal("train w", 0, torch.arange(4), 10).unflatten(1, (2, 5))
@@ -236,9 +236,26 @@ def test_the_reward_grows_while_draws_spread_too_little(dcgan):
         for parameter in (model.ema_encoder.mix.weight, model.ema_encoder.mix.bias):
             parameter.zero_()  # all draws are one
     found = model.calibrate(images)
-    assert found["spread_ratio"] < 1e-3
-    assert found["reward"] == pytest.approx(math.exp(0.5))  # at most so much at once
-    assert float(model.state_dict()["reward"]) == pytest.approx(found["reward"])
+    assert found.keys() == {"spread_ratio_2", "reward_2"}  # the center is of that depth
+    assert found["spread_ratio_2"] < 1e-3
+    most = math.exp(0.5)  # at once
+    assert model.reward.tolist() == pytest.approx([1, 1, most, 1])
+    assert found["reward_2"] == pytest.approx(most)
+
+
+def test_how_deep_holes_are():
+    index = torch.arange(8)
+    drawn = {
+        0: masks.random(index, 64, seed=0, missing=0.8),
+        1: masks.pattern(index, 64, seed=0, missing=0.25),
+        2: masks.center(index, 64, scale=0.25),
+        3: masks.half(index, 64, seed=0),
+    }
+    for depth, mask in drawn.items():
+        assert depths(mask).tolist() == [depth] * 8
+    assert depths(masks.full(index, 64)).tolist() == [0] * 8  # no hole at all
+    one = masks.center(torch.arange(1), 16, scale=0.25)  # 8x8: the inner 6x6 are far, 56%
+    assert depths(one).tolist() == [round(3 * 36 / 64)]
 
 
 def test_a_sampler_resumes_exactly(dcgan, tmp_path):
@@ -265,7 +282,7 @@ def test_a_sampler_resumes_exactly(dcgan, tmp_path):
 
 def test_a_samplers_checkpoint_stands_alone(dcgan, tmp_path):
     model = sampler(dcgan)
-    model.reward.fill_(1.25)
+    model.reward[1] = 1.25
     save_weights(model, tmp_path / "weights.safetensors")
     loaded = load_model(tmp_path / "weights.safetensors", LatentEncoder)
     assert loaded.settings.noise_dim == 5

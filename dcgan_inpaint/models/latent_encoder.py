@@ -10,6 +10,7 @@ from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dcgan_inpaint.data.changes import changed
 from dcgan_inpaint.errors import make
@@ -25,11 +26,22 @@ from dcgan_inpaint.models.base import LatentGAN, Model
 from dcgan_inpaint.models.latent_network import LatentEncoderSettings, LatentNetwork
 from dcgan_inpaint.models.networks import Discriminator, frozen
 from dcgan_inpaint.pictures import masked
+from dcgan_inpaint.poisson import poisson
 from dcgan_inpaint.randomness import normal
 
 DRAWS = 2  # of each picture in training
 D_LR = 2e-4  # Adam's step of a sampler's D, as of DCGAN's
+DEPTHS = 4  # of holes, each with a reward of its own for spread
 R1_EVERY = 8  # iterations from one gradient penalty to the next, which is as many times as strong
+
+
+def depths(mask: Tensor) -> Tensor:
+    """How deep each hole is, (B,) from 0 to DEPTHS - 1: by the share of it that lies farther than
+    1/32 of the side from any known pixel.  0 are scattered pixels, 3 a half of the picture."""
+    away = mask.shape[-1] // 32 or 1
+    far = 1 - F.max_pool2d(mask, 2 * away + 1, 1, away)  # (B, 1, S, S)
+    share = far.sum((1, 2, 3)) / (1 - mask).sum((1, 2, 3)).clamp(min=1)  # (B,)
+    return ((DEPTHS - 1) * share).round().long()
 
 
 class LatentEncoder(Model):
@@ -45,8 +57,8 @@ class LatentEncoder(Model):
 
     With a noise_dim it samples: x is the mean of two draws, their spread is rewarded, and D is one
     of its own that learns to tell completed pictures, beside their mask, from true ones, under an
-    R1 penalty (Bendel 2023; Mescheder 2018).  `calibrate` adapts the reward, so that on pictures
-    not trained on the draws spread as far as their mean is wrong.
+    R1 penalty (Bendel 2023; Mescheder 2018).  `calibrate` adapts the reward to each depth of hole,
+    so that completions of pictures not trained on spread as far as their mean is wrong.
 
     The checkpoint holds the GAN as well, since z means nothing without it; gan_kind and
     gan_settings of its hyperparameters rebuild it there.  `mask` is for training only.  Takes
@@ -85,7 +97,7 @@ class LatentEncoder(Model):
         self.calibrates = s.noise_dim > 0
         if s.noise_dim:
             self.discriminator = Discriminator(s.image_size, s.channels + 1, s.df_dim)
-            self.register_buffer("reward", torch.ones(()))  # weight of the spread
+            self.register_buffer("reward", torch.ones(DEPTHS))  # weight of the spread
 
     @classmethod
     def rebuild(cls, hyperparameters: Mapping[str, Any]) -> Self:
@@ -149,10 +161,11 @@ class LatentEncoder(Model):
             self.discriminator.requires_grad_(False)
             parts["prior"] = generator_loss(self._logits(completed, mask))
             self.discriminator.requires_grad_(True)
-            parts["spread"] = spread_l1(fakes).mean()
+            spread = spread_l1(fakes)  # (B,)
+            parts["spread"] = spread.mean()
             # the weight that is right for Gaussians (Bendel 2023), times what was found
             right = math.sqrt(2 / (math.pi * DRAWS * (DRAWS + 1)))
-            loss = loss - s.whole * self.reward * right * parts["spread"]
+            loss = loss - s.whole * right * (self.reward[depths(mask)] * spread).mean()
         else:
             parts["prior"] = prior_loss(self.teachers[1](fakes[:, 0]).float()).mean()
         loss = loss + s.lam * parts["prior"]
@@ -201,21 +214,26 @@ class LatentEncoder(Model):
 
     @torch.no_grad()
     def calibrate(self, images: Tensor, count: int = 8) -> dict[str, float]:
-        """Adapt the reward by the spread of `count` draws of pictures not trained on (B, C, S, S).
+        """Adapt the rewards by `count` completions of pictures not trained on (B, C, S, S).
 
-        Returns spread / error over the holes (root mean squares: the error that the spread
-        predicts for the mean of the draws, beside the true one) and the reward.
+        Returns for each depth of hole that was drawn spread / error over the holes (root mean
+        squares: the error that the spread predicts for the mean, beside the true one), and its
+        reward.  The completions are blended, as those of inpaint.py: known pixels nearby bind them.
         """
         index = torch.arange(len(images), device=self.device)
-        mask = self.training_masks(-1 - index)
+        mask = self.training_masks(-1 - index)  # (B, 1, S, S)
         noise = self._noise("calibrate w", index, count)
-        encoder = frozen(self.ema_encoder)
-        fakes = self.draws(encoder, masked(images, mask), mask, noise)  # (B, K, C, S, S)
-        hole = (mask == 0).expand_as(images)
-        error = (fakes.mean(1) - images)[hole].square().mean()
-        ratio = float((fakes.var(1)[hole].mean() * (1 + 1 / count) / error).sqrt())
-        self.reward.mul_(math.exp(min(0.5, max(-0.5, 1 - ratio))))
-        return {"spread_ratio": ratio, "reward": float(self.reward)}
+        fakes = self.draws(frozen(self.ema_encoder), masked(images, mask), mask, noise)
+        completed = torch.stack([poisson(fake, images, mask) for fake in fakes.unbind(1)])
+        error = (completed.mean(0) - images).square().sum((1, 2, 3))  # (B,): known pixels have none
+        spread = completed.var(0).sum((1, 2, 3)) * (1 + 1 / count)  # (B,)
+        depth, found = depths(mask), {}
+        for d in range(DEPTHS):
+            if (here := depth == d).any():
+                ratio = float((spread[here].sum() / error[here].sum()).sqrt())
+                self.reward[d] *= math.exp(min(0.5, max(-0.5, 1 - ratio)))
+                found |= {f"spread_ratio_{d}": ratio, f"reward_{d}": float(self.reward[d])}
+        return found
 
     def on_train_batch_end(self, *_: object) -> None:
         self.update_average(self.ema_encoder, self.encoder)
