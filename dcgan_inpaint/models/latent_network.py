@@ -7,10 +7,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import fusion
 
 from dcgan_inpaint.errors import Fraction, NonNegative, Positive, Seed, settings
 from dcgan_inpaint.models.base import ModelSettings, Width
-from dcgan_inpaint.models.networks import Block, Encoder
+from dcgan_inpaint.models.networks import Encoder
 
 
 @settings
@@ -29,6 +30,33 @@ class LatentEncoderSettings(ModelSettings):
     seed: Seed = 0
 
 
+class Rise(nn.Module):
+    """One size up: h (B·K, above, H, W) and a map of the encoder (B, skip, 2H, 2W) -> (B·K, width,
+    2H, 2W).  What all K draws of a picture share is computed once."""
+
+    def __init__(self, above: int, skip: int, width: int):
+        super().__init__()
+        self.above = nn.Conv2d(above, width, 1, bias=False)
+        self.skip = nn.Conv2d(skip, width, 3, padding=1, bias=False)
+        self.conv = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in range(2))
+
+    def forward(self, h: Tensor, skip: Tensor) -> Tensor:
+        risen = F.interpolate(self.above(h), scale_factor=2.0, mode="nearest")
+        shared = self.skip(skip).repeat_interleave(len(h) // len(skip), 0)
+        h = F.relu(self.norms[0](risen + shared))  # (B·K, width, 2H, 2W)
+        return F.relu(self.norms[1](self.conv(h)))
+
+    def fold(self) -> None:
+        """Fold the BatchNorms into the convolutions, for good and in place; see `frozen`."""
+        first, second = list[Any](self.norms)
+        scale = first.weight / torch.sqrt(first.running_var + first.eps)  # (width,)
+        self.above.weight = nn.Parameter(self.above.weight * scale[:, None, None, None])
+        self.skip = fusion.fuse_conv_bn_eval(self.skip, first)
+        self.conv = fusion.fuse_conv_bn_eval(self.conv, second)
+        self.norms = nn.ModuleList(nn.Identity() for _ in self.norms)
+
+
 class Decoder(nn.Module):
     """From codes and the maps of their Encoder to offsets of G's maps at 8x8, ... S/2: what the
     known pixels say that passes no code (a U-Net's decoder, whose picture is G's).
@@ -45,10 +73,7 @@ class Decoder(nn.Module):
         widths = [dim << i for i in reversed(range(self.levels))]
         skips = [df_dim << i for i in reversed(range(self.levels))]
         self.start = nn.Linear(code_dim, 4 * 4 * widths[0])
-        self.blocks = nn.ModuleList(
-            Block(above + skip, width)
-            for above, skip, width in zip([widths[0], *widths], skips, widths, strict=False)
-        )
+        self.rises = nn.ModuleList(map(Rise, [widths[0], *widths], skips, widths))
         self.outputs = nn.ModuleList(map(partial(nn.Conv2d, kernel_size=1), widths, g_widths[1:]))
         for output in self.outputs:
             nn.init.zeros_(output.weight)
@@ -58,18 +83,15 @@ class Decoder(nn.Module):
     def forward(self, code: Tensor, maps: list[Tensor]) -> list[Tensor]:
         """code (B·K, code_dim), the encoder's maps of B pictures -> (B·K, 8·8·4·gf), ..."""
         h = F.relu(self.start(code)).unflatten(1, (4, 4, -1)).permute(0, 3, 1, 2)  # (B·K, ., 4, 4)
-        draws = len(code) // len(maps[0])
-        offsets = []
-        skips = reversed(maps[: self.levels])
-        for block, output, skip in zip(self.blocks, self.outputs, skips, strict=True):
-            larger = F.interpolate(h, scale_factor=2.0, mode="nearest")
-            h = block(torch.cat([larger, skip.repeat_interleave(draws, 0)], 1))  # (B·K, ., 8, 8)
+        skips, offsets = reversed(maps[: self.levels]), []
+        for rise, output, skip in zip(self.rises, self.outputs, skips, strict=True):
+            h = rise(h, skip)  # (B·K, ., 8, 8), ...
             offsets.append(output(h).permute(0, 2, 3, 1).flatten(1))  # (B·K, 8·8·4·gf), ...
         return offsets
 
     def fold(self) -> None:
-        for block in list[Any](self.blocks):
-            block.fold()
+        for rise in list[Any](self.rises):
+            rise.fold()
 
 
 class LatentNetwork(nn.Module):

@@ -1,5 +1,5 @@
 """Generator and Discriminator of DCGAN (Radford 2016) in the geometry of the TensorFlow original,
-the Encoder of known pixels (Pathak 2016) made of the same layers, and a block of plain ones.
+and the Encoder of known pixels (Pathak 2016) that is made of the same layers.
 
 Geometry, said once.  TensorFlow's SAME padding of a stride-2 5x5 layer on an even input is 1
 before and 2 after, which torch can only do with an explicit pad (or crop, for the transposed
@@ -208,26 +208,6 @@ class Encoder(_Trunk):
         super().fold()
         self.code = fusion.fuse_linear_bn_eval(self.code, self.code_norm)
         self.code_norm = nn.Identity()
-
-
-class Block(nn.Module):
-    """Two 3x3 convolutions, each with BatchNorm and ReLU: (B, c_in, H, W) -> (B, c_out, H, W)."""
-
-    def __init__(self, c_in: int, c_out: int):
-        super().__init__()
-        widths = ((c_in, c_out), (c_out, c_out))
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in widths)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(c_out) for _ in widths)
-
-    def forward(self, h: Tensor) -> Tensor:
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            h = F.relu(norm(conv(h)))  # (B, c_out, H, W)
-        return h
-
-    def fold(self) -> None:
-        fused = map(fusion.fuse_conv_bn_eval, list[Any](self.convs), list[Any](self.norms))
-        self.convs = nn.ModuleList(fused)
-        self.norms = nn.ModuleList(nn.Identity() for _ in self.norms)
 
 
 Network = TypeVar("Network", bound=nn.Module)

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import fusion
 
 from dcgan_inpaint.errors import Positive, make, settings
 from dcgan_inpaint.losses import context_loss
 from dcgan_inpaint.models.base import Model, ModelSettings, Width
-from dcgan_inpaint.models.networks import Block, frozen
+from dcgan_inpaint.models.networks import frozen
 from dcgan_inpaint.pictures import masked
 
 
@@ -20,6 +21,26 @@ from dcgan_inpaint.pictures import masked
 class UNetSettings(ModelSettings):
     gf_dim: Width = 16
     lr: Positive = 1e-3
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions, each with BatchNorm and ReLU: (B, c_in, H, W) -> (B, c_out, H, W)."""
+
+    def __init__(self, c_in: int, c_out: int):
+        super().__init__()
+        widths = ((c_in, c_out), (c_out, c_out))
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in widths)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(c_out) for _ in widths)
+
+    def forward(self, h: Tensor) -> Tensor:
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            h = F.relu(norm(conv(h)))  # (B, c_out, H, W)
+        return h
+
+    def fold(self) -> None:
+        fused = map(fusion.fuse_conv_bn_eval, list[Any](self.convs), list[Any](self.norms))
+        self.convs = nn.ModuleList(fused)
+        self.norms = nn.ModuleList(nn.Identity() for _ in self.norms)
 
 
 class UNetwork(nn.Module):
