@@ -9,6 +9,7 @@ import numpy as np
 from hydra.utils import instantiate
 from lightning_fabric import Fabric
 from omegaconf import DictConfig
+from PIL import Image
 
 from dcgan_inpaint.completion.build import Completing, Mask, build, wants_source
 from dcgan_inpaint.completion.inpainting import InpaintingModule
@@ -22,7 +23,7 @@ from dcgan_inpaint.observation.mask_picture import MaskPicture
 from dcgan_inpaint.photos.completed import Result
 from dcgan_inpaint.photos.given import Given, mask_of, photo_of
 from dcgan_inpaint.photos.photos import Photos
-from dcgan_inpaint.photos.regions import region_finder
+from dcgan_inpaint.photos.regions import Region, region_finder
 from dcgan_inpaint.runs.options import CompleteOptions, mend_words
 
 # the keys of conf/inpaint.yaml that say which files inpaint.py reads and writes
@@ -139,11 +140,22 @@ class Completer:
         check_config(cfg, CompleteOptions)
         return cfg
 
+    def region(self, picture: Given) -> Region:
+        """The square of a picture that is completed when no crop is given.
+
+        Raises ValueError for what is no picture, or for one without a square.
+        """
+        cfg = self._configured(())
+        return self._finder(cfg)(photo_of(picture, "picture"))
+
+    def _finder(self, cfg: DictConfig) -> Callable[[Image.Image], Region]:
+        return region_finder(self.model.settings.crop, cfg.crop, cfg.detector, cfg.eyes)
+
     def _photos(self, cfg: DictConfig, pictures: list[Given], draws: list[Mask]) -> Photos:
         names = _names("picture", len(pictures))
         photos = [photo_of(*each) for each in zip(pictures, names, strict=True)]
-        find_region = region_finder(self.model.settings.crop, cfg.crop, cfg.detector, cfg.eyes)
-        return Photos(names, photos.__getitem__, draws, find_region, self.model.picture_shape)
+        find = self._finder(cfg)
+        return Photos(names, photos.__getitem__, draws, find, self.model.picture_shape)
 
     def _completing(self, cfg: DictConfig, mask: Mask, watch: Watch | None) -> Completing:
         data = instantiate(cfg.data)

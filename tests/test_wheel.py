@@ -77,7 +77,7 @@ def test_a_wheel_holds_every_file(wheel):
     expected |= {f"dcgan_inpaint/{path.relative_to(PROJECT)}" for path in configs}
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if not name.startswith("dcgan_inpaint-")}
-    kinds = (".py", ".yaml", ".safetensors")
+    kinds = (".py", ".yaml", ".safetensors", ".html", ".js", ".css")
     assert names == {name for name in expected if name.endswith(kinds)}
 
 
@@ -120,4 +120,4 @@ def test_every_command_is_there(elsewhere, tmp_path):
         word
         for name in ("inpaint", "sample", "train")
         for word in (f"dcgan-{name}", f"dcgan_inpaint.doors.{name}")
-    ]
+    ] + ["dcgan-web", "dcgan_inpaint.web.__main__"]
