@@ -1,14 +1,15 @@
 """Pictures as tensors in [-1, 1], as uint8 and as PIL images; grids and GIFs to look at."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
-from torchvision.utils import make_grid
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -29,26 +30,15 @@ def to_pil(picture: Tensor) -> Image.Image:
 
 
 def grid(pictures: Tensor, columns: int = 8) -> Image.Image:
-    """(N, C, H, W) in [-1, 1] -> one picture, `columns` a row, on white."""
-    return to_pil(make_grid(pictures.cpu(), columns, padding=2, pad_value=1.0))
-
-
-def place(path: Path, pictures: Tensor, cells: Sequence[tuple[int, int]]) -> None:
-    """Put pictures (B, C, S, S) in [-1, 1] at their (row, column) cells of the grid picture `path`.
-
-    The file is made, or made larger, as needed; what stands in other cells stays.
-    """
-    if not cells:
-        return
-    pitch = pictures.shape[-1] + 2  # a cell and its border, as in `grid`
-    rows, columns = (1 + max(position) for position in zip(*cells, strict=True))
-    width, height = columns * pitch + 2, rows * pitch + 2
-    old = Image.open(path) if path.exists() else Image.new("RGB", (0, 0))
-    sheet = Image.new("RGB", (max(width, old.width), max(height, old.height)), "white")
-    sheet.paste(old, (0, 0))
-    for picture, (row, column) in zip(pictures, cells, strict=True):
-        sheet.paste(to_pil(picture), (column * pitch + 2, row * pitch + 2))
-    sheet.save(path)
+    """(N, C, H, W), uint8 or floats in [-1, 1] -> one "RGB" picture, `columns` a row, on white."""
+    levels = pictures if pictures.dtype == torch.uint8 else to_uint8(pictures)
+    down, across = levels.shape[2] + 2, levels.shape[3] + 2  # a cell and its border
+    rows, columns = math.ceil(len(levels) / columns), min(len(levels), columns)
+    sheet = Image.new("RGB", (columns * across + 2, rows * down + 2), "white")
+    for i, picture in enumerate(levels):
+        cell = (i % columns * across + 2, i // columns * down + 2)
+        sheet.paste(to_pil_image(picture), cell)
+    return sheet
 
 
 def masked(images: Tensor, mask: Tensor) -> Tensor:
@@ -56,9 +46,9 @@ def masked(images: Tensor, mask: Tensor) -> Tensor:
     return images * mask
 
 
-def save_gif(frames: Sequence[Image.Image], path: Path) -> None:
+def save_gif(frames: Sequence[Image.Image], file: Path | BinaryIO) -> None:
     """An endless GIF of 4 s that rests on its last frame."""
     durations = [round(4000 / len(frames))] * len(frames)
     durations[-1] += 1500
-    rest = list(frames[1:])
-    frames[0].save(path, save_all=True, append_images=rest, duration=durations, loop=0)
+    settings = {"save_all": True, "append_images": frames[1:], "duration": durations, "loop": 0}
+    frames[0].save(file, "GIF", **settings)

@@ -136,7 +136,7 @@ def look(pictures: np.ndarray, network: EffLite0) -> Iterator[tuple[Tensor, Feat
 
 
 def cut(path: Path, side: int) -> np.ndarray:
-    """The pictures (N, 3, S, S) of a grid file as pictures.grid and .place lay them out."""
+    """The pictures (N, 3, S, S) of a grid file as pictures.grid lays them out."""
     with Image.open(path) as file:
         sheet = np.asarray(file.convert("RGB")).transpose(2, 0, 1)  # (3, H, W)
     cells = sheet[:, 2:, 2:].reshape(3, sheet.shape[1] // (side + 2), side + 2, -1, side + 2)

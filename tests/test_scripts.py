@@ -11,7 +11,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from dcgan_inpaint.models.checkpoint import load_gan
 from dcgan_inpaint.pictures import grid
@@ -101,6 +102,7 @@ def test_a_run_names_its_own_folder(run, tmp_path, monkeypatch):
     assert OmegaConf.load(first / "config.yaml").output == str(first.relative_to(tmp_path))
     assert (first / "logs" / "version_0" / "metrics.csv").is_file()
     assert sorted(p.name for p in second.iterdir()) == [
+        ".lock",
         "config.yaml",
         "last.ckpt",
         "samples",
@@ -322,7 +324,7 @@ def test_an_encoder_starts_the_search(run, trained, tmp_path):
 
 
 def test_an_evaluation_is_gone_on_with(run, trained, tmp_path):
-    """Killed in its third batch and started again, it ends as if never stopped."""
+    """In two sittings, of which the second finds damage, it ends as if never stopped."""
     whole, halves = tmp_path / "whole", tmp_path / "halves"
 
     def command(output, limit):
@@ -343,12 +345,12 @@ def test_an_evaluation_is_gone_on_with(run, trained, tmp_path):
     command(whole, 10)
     command(halves, 4)
     first = {p: p.stat().st_mtime_ns for p in (halves / "completed").iterdir()}
-    # what a kill leaves: a batch in trace.csv and z.npy, half a row in metrics.csv
-    with (halves / "trace.csv").open("a") as file:
-        file.write("00004_face_2000000004,0,1.0,1.0,1.0\n")
-    np.save(halves / "z.npy", np.concatenate([np.load(halves / "z.npy"), np.ones((1, 5))]))
     with (halves / "metrics.csv").open("a") as file:
         file.write("00004_face_2000000004,17.0,12")
+    (halves / "trace.csv").unlink()
+    (halves / "z.npy").write_bytes(b"cut")
+    config = (halves / "config.yaml").read_text()
+    (halves / "config.yaml").write_text(config[: len(config) // 2])
     done = command(halves, 10)
     assert "10 pictures completed" in done.stdout
     assert all(p.stat().st_mtime_ns == then for p, then in first.items())  # not done again
@@ -364,9 +366,10 @@ def test_an_evaluation_is_gone_on_with(run, trained, tmp_path):
 
 
 def test_another_command_does_not_go_on(run, trained, tmp_path):
+    shutil.copy(trained / "weights.safetensors", tmp_path)
     small = [
         *SMALL[1:],
-        f"ckpt={trained / 'weights.safetensors'}",
+        f"ckpt={tmp_path / 'weights.safetensors'}",
         "stages=none",
         "solver.iterations=1",
         "limit=1",
@@ -378,9 +381,13 @@ def test_another_command_does_not_go_on(run, trained, tmp_path):
     bf16 = "trainer.precision=bf16-mixed"
     done = run("inpaint.py", *small, bf16, f"output={tmp_path / 'a'}", fails=True)
     one_line(done, "was begun with trainer.precision=32-true, not bf16-mixed")
-    (trained / "weights.safetensors").touch()
+    weights = load_file(tmp_path / "weights.safetensors")
+    with safe_open(tmp_path / "weights.safetensors", "pt") as file:
+        header = file.metadata()
+    next(iter(weights.values())).add_(1)
+    save_file(weights, tmp_path / "weights.safetensors", header)
     done = run("inpaint.py", *small, f"output={tmp_path / 'a'}", fails=True)
-    one_line(done, "weights.safetensors is newer than output=")
+    one_line(done, "was begun with other weights than are now in ckpt=")
     assert (tmp_path / "a" / "metrics.csv").read_text() == before
 
 

@@ -40,16 +40,15 @@ def main(cfg: DictConfig) -> None:
             pictures = photos.pictures
         elif source:
             pictures = ImageData(source, cfg.cache_dir).split(cfg.split)
-        names = pictures.labels[: cfg.limit]
-        check_same(cfg)
-        writer = CompletionWriter(folder, names, photos, networks)
+        settings = check_same(cfg)
+        writer = CompletionWriter(folder, pictures, cfg.limit, photos, networks, settings)
         loggers = list(instantiate(cfg.logger or {}).values())
         trainer = completing_trainer(cfg.trainer, loggers, writer)
         start_run(cfg, "inpaint", loggers)
 
     less_memory = f"lower batch_size={cfg.batch_size} or candidates="
     with out_of_memory(less_memory), ends_in_one_line(f"the same with output={folder} goes on"):
-        complete(trainer, writer, completing, pictures, cfg.batch_size)
+        complete(trainer, writer, completing, cfg.batch_size)
     finish(loggers)
     print(": ".join(filter(None, (f"{len(writer.rows)} pictures completed", str(writer)))))
     print(folder / ("photos" if photos else "completed.png"))

@@ -15,7 +15,7 @@ from dcgan_inpaint.runs.evaluation import load_distances
 from dcgan_inpaint.runs.folder import start_run
 from dcgan_inpaint.runs.latent_space import arithmetic, check_rows, load_z, walks
 from dcgan_inpaint.runs.options import SampleOptions
-from dcgan_inpaint.runs.records import write_csv
+from dcgan_inpaint.runs.saving import write_csv
 
 
 @door("sample")

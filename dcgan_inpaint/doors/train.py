@@ -57,9 +57,9 @@ def main(cfg: DictConfig) -> None:
     if validation is not None and cfg.validate:
         # the true job, and what a sweep can rank models by: completion/psnr_hole
         shutil.rmtree(folder / "validation", ignore_errors=True)  # of the model resumed from
-        writer = CompletionWriter(folder / "validation", validation.labels[: cfg.validate])
+        writer = CompletionWriter(folder / "validation", validation, cfg.validate)
         completer = completing_trainer(cfg.trainer, loggers, writer)
-        complete(completer, writer, preview_of(model, 100), validation, cfg.batch_size)
+        complete(completer, writer, preview_of(model, 100), cfg.batch_size)
         print(f"{len(writer.names)} validation pictures completed: {writer}")
     if judged is not None:
         print(judge(model, judged, cfg.sample_metrics, loggers))

@@ -9,7 +9,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.loggers import Logger
 from torch.utils.data import Subset
 
-from dcgan_inpaint.data.loader import Pictures, batches
+from dcgan_inpaint.data.loader import batches
 from dcgan_inpaint.models.base import LatentGAN
 from dcgan_inpaint.quality.features import fd_efflite0, load_efflite0
 from dcgan_inpaint.quality.samples import frechet_inception_distance, judge_samples, load_inception
@@ -31,20 +31,20 @@ def completing_trainer(
 
 
 def complete(
-    trainer: Trainer,
-    writer: CompletionWriter,
-    module: LightningModule,
-    pictures: Pictures,
-    batch_size: int,
+    trainer: Trainer, writer: CompletionWriter, module: LightningModule, batch_size: int
 ) -> None:
-    """Complete, by `module`, those of `pictures` that the writer has a name for and not finished.
+    """Complete, by `module`, what the writer has no record of, and show all.
 
-    `trainer` is the writer's `completing_trainer`.
+    `trainer` is the writer's `completing_trainer`.  A batch is of the same pictures in every
+    sitting: one that was cut off is completed as if it had not been, to the bit.
     """
-    unfinished = [i for i, name in enumerate(writer.names) if name not in writer.rows]
-    if unfinished:
-        todo = batches(Subset(pictures, unfinished), batch_size)
-        trainer.predict(module, todo, return_predictions=False)
+    count = len(writer.names)
+    blocks = [range(i, min(i + batch_size, count)) for i in range(0, count, batch_size)]
+    todo = [i for block in blocks if any(i not in writer.rows for i in block) for i in block]
+    if todo:
+        unfinished = batches(Subset(writer.pictures, todo), batch_size)
+        trainer.predict(module, unfinished, return_predictions=False)
+    writer.show(trainer.loggers)
 
 
 def judge(model: LatentGAN, real: np.ndarray, count: int, loggers: Iterable[Logger]) -> str:

@@ -1,21 +1,29 @@
 """Run folders: runs/<task>/<date_time>/, each with the configuration that made it, and what has to
 fit for a run to be continued."""
 
+import hashlib
+import json
 import warnings
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
+from filelock import BaseFileLock, FileLock, Timeout
 from lightning_fabric.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
 from torchvision.transforms.functional import pil_to_tensor
+from yaml import YAMLError
 
 from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.models.checkpoint import file_of
 from dcgan_inpaint.quality.completions import load_weights
+from dcgan_inpaint.runs.records import begun_with
+from dcgan_inpaint.runs.saving import remove_parts, whole
 
 FALSE_ALARMS = (  # of Lightning 2.6
     ".*in eval mode at the start of training.*",  # the averaged generator is, on purpose
@@ -28,6 +36,7 @@ FALSE_ALARMS = (  # of Lightning 2.6
 FREE = {"limit", "batch_size", "cache_dir", "output", "trainer", "logger"}
 # what Lightning reads of a last.ckpt to continue a training
 TRAINING = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "epoch", "global_step"}
+_LOCKS: list[BaseFileLock] = []  # of the folders that this process writes to
 
 
 def name_folder(cfg: DictConfig, task: str) -> Path:
@@ -52,32 +61,76 @@ def start_run(cfg: DictConfig, task: str, loggers: Iterable[Logger] = ()) -> Pat
     for false_alarm in FALSE_ALARMS:
         warnings.filterwarnings("ignore", false_alarm)
     folder = name_folder(cfg, task)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
-    except OSError as error:
-        raise ValueError(f"output={folder}: cannot be written ({error.strerror})") from error
+    _begin(cfg, folder)
     for logger in loggers:
         logger.log_hyperparams(cast(dict, OmegaConf.to_container(cfg, resolve=True)))
     return folder
 
 
-def check_same(cfg: DictConfig) -> None:
-    """Raise ValueError if cfg.output holds a run that other settings or weights began."""
-    if cfg.output is None or not (Path(cfg.output) / "metrics.csv").is_file():
-        return  # nothing was completed there
-    begun = Path(cfg.output) / "config.yaml"
-    old = _flat(OmegaConf.to_container(OmegaConf.load(begun)))
+@rank_zero_only  # of the processes of one training
+def _begin(cfg: DictConfig, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _be_alone(folder)
+        remove_parts(folder)
+        with whole(folder / "config.yaml", lasting=True) as file:
+            file.write(OmegaConf.to_yaml(cfg, resolve=True).encode())
+    except OSError as error:
+        raise ValueError(f"output={folder}: cannot be written ({error.strerror})") from error
+
+
+def _be_alone(folder: Path) -> None:
+    """Raise ValueError if another process is at work in the folder; keep others out from now on."""
+    lock = FileLock(folder / ".lock", is_singleton=True)  # this process may come again
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(f"output={folder}: another run is at work there") from error
+    _LOCKS.append(lock)  # the system opens it when the process ends, however it does
+
+
+def check_same(cfg: DictConfig) -> str:
+    """A word for all that the results of a completion depend on: its settings and its weights.
+
+    Raises ValueError if cfg.output holds a run that others began.  Its records say so themselves;
+    config.yaml, which may be damaged or deleted, only helps to say which setting it is.
+    """
     new = _flat(OmegaConf.to_container(cfg, resolve=True))
+    kept = {key: value for key, value in new.items() if not _is_free(key)}
+    digest = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode())
+    with file_of(cfg.ckpt).open("rb") as file:
+        digest.update(hashlib.file_digest(file, "sha256").digest())
+    settings = digest.hexdigest()[:16]
+    begun = begun_with(Path(str(cfg.output)))
+    # before there were records, there was a table
+    if begun == settings or not (begun or (Path(str(cfg.output)) / "metrics.csv").is_file()):
+        return settings
+    old = _flat(read_config(Path(str(cfg.output))) or new)
     for key in sorted(old.keys() | new.keys()):
-        free = key.split(".")[0] in FREE and key != "trainer.precision"
-        if not free and old.get(key) != new.get(key):
+        if not _is_free(key) and old.get(key) != new.get(key):
             raise ValueError(
                 f"output={cfg.output} was begun with {key}={old.get(key)}, not {new.get(key)}: "
                 "use another output, or the same settings to continue it"
             )
-    if file_of(cfg.ckpt).stat().st_mtime > begun.stat().st_mtime:
-        raise ValueError(f"ckpt={cfg.ckpt} is newer than output={cfg.output}: use another output")
+    if begun:
+        raise ValueError(
+            f"output={cfg.output} was begun with other weights than are now in ckpt={cfg.ckpt}: "
+            "use another output"
+        )
+    return settings
+
+
+def _is_free(key: str) -> bool:
+    return key.split(".")[0] in FREE and key != "trainer.precision"
+
+
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """The config.yaml of a run's folder; None if it is not there, or damaged."""
+    try:
+        cfg = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException):
+        return None
+    return cast(dict[str, Any], cfg) if isinstance(cfg, dict) else None
 
 
 def check_resume(path: str, model: Model) -> None:

@@ -1,148 +1,95 @@
-"""What is kept of a completed batch, one small writer per kind of file.
+"""The record of a completed picture: one file, whole or absent, of all that is kept of it.
 
-A writer takes the run's folder, the names of the batch's pictures and the batch, and adds to what
-earlier batches left there.  Of a search there is more to keep: see SEARCHED.
+What a run shows is made of its records (shown.py) and can be made again; they alone are trusted.
 """
 
-import csv
-import os
-from collections.abc import Callable, Iterable, Sequence
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from dcgan_inpaint.completion.result import Completion, SearchedCompletion
-from dcgan_inpaint.photos.photos import Photos
-from dcgan_inpaint.pictures import grid, place, save_gif, to_pil
+from dcgan_inpaint.pictures import to_uint8
+from dcgan_inpaint.runs.saving import whole
 
-LOSSES = ("context", "prior", "total")
+ROOM = "records"  # the folder of records in a run's
 SHOWN = 64  # pictures in the grids, the first of the list
+Kept = dict[str, Tensor]
 
 
-def write_pictures(folder: Path, names: list[str], done: Completion) -> None:
-    """completed/: one file per picture."""
-    (folder / "completed").mkdir(exist_ok=True)
-    for name, completion in zip(names, done.completion, strict=True):
-        to_pil(completion).save(folder / "completed" / f"{name}.png")
+def kept_of(done: Completion, fakes: bool) -> list[Kept]:
+    """What is kept of each picture of a batch, pictures as uint8 (C, S, S).
+
+    completed; `fakes`: fake, float, which is put back into a photo; of a search z, trace (T + 1, 3)
+    and, where there are several, candidates (K, C, S, S) and frame_z (F, z_dim).  Of the first 64
+    what the grids show as well: before, masked, generated; mean and spread of candidates; frames
+    (F, C, S, S) of the iterations frame_iterations (F,).
+    """
+    batch = {"completed": to_uint8(done.completion)}
+    if fakes:
+        batch["fake"] = done.fake.float()
+    of_grids = {}
+    if (shown := done.index < SHOWN).any():
+        of_grids["before"] = to_uint8(done.images)
+        of_grids["masked"] = to_uint8(done.observed)
+        of_grids["generated"] = to_uint8(done.fake)
+    if isinstance(done, SearchedCompletion):
+        batch |= {"z": done.z, "trace": done.trace.transpose(0, 1)}
+        if done.candidates.shape[1] > 1:
+            batch["candidates"] = to_uint8(done.candidates)
+            if shown.any():
+                of_grids["mean"] = to_uint8(done.candidates.mean(1))
+                # a standard deviation of 0.5, a quarter of the range, is white
+                of_grids["spread"] = to_uint8(done.spread / 0.25 - 1)
+        if (count := len(done.frame_iterations)) > 1:
+            batch["frame_z"] = done.frame_z.transpose(0, 1)
+            if shown.any():
+                of_grids["frames"] = to_uint8(done.frames.transpose(0, 1))
+                iterations = torch.tensor(done.frame_iterations)
+                of_grids["frame_iterations"] = iterations.expand(len(shown), count)
+    batch, of_grids = ({k: v.detach().cpu() for k, v in part.items()} for part in (batch, of_grids))
+    parts = (batch | of_grids if in_grids else batch for in_grids in shown.tolist())
+    return [
+        {name: values[i].contiguous() for name, values in part.items()}
+        for i, part in enumerate(parts)
+    ]
 
 
-def write_photos(photos: Photos, folder: Path, names: list[str], done: Completion) -> None:
-    """photos/: the hole's new pixels put back into the full-size photos that were cropped."""
-    (folder / "photos").mkdir(exist_ok=True)
-    for name, i, fake in zip(names, done.index.tolist(), done.fake, strict=True):
-        photos.completed(i, fake).save(folder / "photos" / f"{name}.png")
+def write_record(path: Path, kept: Kept, about: Mapping[str, str]) -> None:
+    """Put a record on the disk, whole or not at all; `about` says whose it is."""
+    data = save(kept, {**about, "checksum": _checksum(kept, about)})
+    with whole(path, lasting=True) as file:
+        file.write(data)
 
 
-def write_grids(folder: Path, names: list[str], done: Completion) -> None:
-    """before, masked, generated, completed.png: the first 64; rows.png: the first 8, original above
-    masked above completed."""
-    shown, cells = _shown(done)
-    stages = {
-        "before": done.images[shown],
-        "masked": done.observed[shown],
-        "generated": done.fake[shown],
-        "completed": done.completion[shown],
-    }
-    for name, pictures in stages.items():
-        place(folder / f"{name}.png", pictures, cells)
-    for row, name in enumerate(("before", "masked", "completed")):
-        first = [(row, column) for above, column in cells if above == 0]
-        place(folder / "rows.png", stages[name][: len(first)], first)
+def read_record(path: Path) -> tuple[Kept, dict[str, str]] | None:
+    """What `write_record` was given; None when that is not there, or not what was written."""
+    try:
+        with safe_open(path, "pt") as file:
+            about = dict(file.metadata() or {})
+            kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return None
+    checksum = about.pop("checksum", None)
+    return (kept, about) if checksum == _checksum(kept, about) else None
 
 
-def write_candidates(folder: Path, names: list[str], done: SearchedCompletion) -> None:
-    """candidates/: where a picture has several, all of them, the best first; mean.png and
-    spread.png over them: the first 64."""
-    if done.candidates.shape[1] == 1:
-        return
-    (folder / "candidates").mkdir(exist_ok=True)
-    for name, candidates in zip(names, done.candidates, strict=True):
-        grid(candidates).save(folder / "candidates" / f"{name}.png")
-    shown, cells = _shown(done)
-    if not cells:
-        return
-    some = done.candidates[shown]  # (B, K, C, S, S)
-    # a standard deviation of 0.5, a quarter of the range, is white
-    spread = done.spread[shown] / 0.25 - 1  # (B, 1, S, S)
-    place(folder / "mean.png", some.mean(1), cells)
-    place(folder / "spread.png", spread.expand_as(some[:, 0]), cells)
+def begun_with(folder: Path) -> str | None:
+    """The settings that a run's records name; None if there is no whole one."""
+    for path in sorted((folder / ROOM).glob("*.safetensors")):
+        if found := read_record(path):
+            return found[1].get("settings")
+    return None
 
 
-def write_trace(folder: Path, names: list[str], done: SearchedCompletion) -> None:
-    """trace.csv: (iteration, context, prior, total) per picture."""
-    if not (folder / "trace.csv").exists():
-        write_csv(folder / "trace.csv", [["name", "iteration", *LOSSES]])
-    traces = done.trace.transpose(0, 1).tolist()  # (B, T + 1, 3)
-    rows = (
-        [name, t, *losses]
-        for name, trace in zip(names, traces, strict=True)
-        for t, losses in enumerate(trace)
-    )
-    write_csv(folder / "trace.csv", rows, mode="a")
-
-
-def write_z(folder: Path, names: list[str], done: SearchedCompletion) -> None:
-    """z.npy (N, z_dim) and, when frames were kept, z_frames.npy (N, F, z_dim)."""
-    append(folder / "z.npy", done.z)
-    if len(done.frame_iterations) > 1:
-        append(folder / "z_frames.npy", done.frame_z.transpose(0, 1))  # (B, F, z_dim)
-
-
-def write_frames(folder: Path, names: list[str], done: SearchedCompletion) -> None:
-    """frames/ and search.gif, when frames were kept: the first 64 as the search went."""
-    shown, cells = _shown(done)
-    if len(done.frame_iterations) < 2 or not cells:
-        return
-    (folder / "frames").mkdir(exist_ok=True)
-    files = [folder / "frames" / f"{t:05d}.png" for t in done.frame_iterations]
-    for file, frame in zip(files, done.frames[:, shown], strict=True):
-        place(file, frame, cells)
-    save_gif([Image.open(file) for file in files], folder / "search.gif")
-
-
-SEARCHED: tuple[Callable[[Path, list[str], SearchedCompletion], None], ...] = (
-    write_candidates,
-    write_trace,
-    write_z,
-    write_frames,
-)
-
-
-def drop_unfinished(folder: Path, finished: Sequence[str]) -> None:
-    """Take from trace.csv and the arrays what a killed run left of an unfinished batch."""
-    if (folder / "trace.csv").is_file():
-        with (folder / "trace.csv").open(newline="") as file:
-            kept = (row for row in csv.reader(file) if row[0] in {"name", *finished})
-            write_csv(folder / "trace.csv", kept)
-    for path in [*folder.glob("z*.npy"), *folder.glob("features.npy")]:
-        _save(path, np.load(path)[: len(finished)])
-
-
-def write_csv(path: Path, rows: Iterable[Sequence], mode: str = "w") -> None:
-    """Rows of a CSV file; a whole file is in place at once or not at all."""
-    target = path if mode == "a" else path.with_suffix(".part")
-    with target.open(mode, newline="") as file:
-        csv.writer(file).writerows(rows)
-    target.replace(path)
-
-
-def append(path: Path, rows: Tensor) -> None:
-    """Add rows (B, ...) to the array of a file, if there is one already."""
-    before = [np.load(path)] if path.exists() else []
-    _save(path, np.concatenate([*before, rows.cpu().numpy()]))
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    """np.save, whole or not at all."""
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        np.save(file, array)
-    os.replace(part, path)
-
-
-def _shown(done: Completion) -> tuple[Tensor, list[tuple[int, int]]]:
-    """Which of the batch (B,) the grids show, and their cells: row, column."""
-    shown = done.index < SHOWN
-    return shown, [(i // 8, i % 8) for i in done.index[shown].tolist()]
+def _checksum(kept: Kept, about: Mapping[str, str]) -> str:
+    value = zlib.crc32(repr(sorted(about.items())).encode())
+    for name, tensor in sorted(kept.items()):
+        head = f"{name} {tensor.dtype} {tuple(tensor.shape)}"
+        value = zlib.crc32(head.encode(), value)
+        value = zlib.crc32(tensor.numpy().tobytes(), value)
+    return f"{value:08x}"

@@ -1,13 +1,53 @@
-"""How last.ckpt is written, so that a fault at any moment leaves a whole one."""
+"""How files are written so that a fault at any moment leaves whole ones."""
 
+import csv
+import io
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+PART = ".part"  # the end of the name of a file that is not yet whole
+
+
+@contextmanager
+def whole(path: Path, lasting: bool = False) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of `path` when it is closed; after an error nothing has
+    changed.
+
+    `lasting`: even when the power fails at once.  Raises OSError when the disk is full or gone.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(PART)
+    try:
+        with part.open("wb") as file:
+            yield file
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_csv(path: Path, rows: Iterable[Sequence]) -> None:
+    """Rows of a CSV file, whole or not at all."""
+    with whole(path) as file:
+        text = io.TextIOWrapper(file, "utf-8", newline="")
+        csv.writer(text).writerows(rows)
+        text.detach()
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what killed runs left below a run's folder of files that they were writing."""
+    for part in folder.rglob(f"*{PART}"):
+        part.unlink(missing_ok=True)
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -24,7 +64,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         """Raises OSError when the disk is full or gone, and leaves what was there."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
+        part = path.with_suffix(PART)
         try:
             with part.open("wb") as file:
                 torch.save(checkpoint, file)

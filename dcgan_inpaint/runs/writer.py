@@ -1,22 +1,23 @@
-"""What a completion run leaves behind: a loop over the small writers of records.py, and a table of
-how good each picture is."""
+"""What a completion run leaves behind: the records of its pictures, what is shown of them, and a
+table of how good each is."""
 
-import csv
 import math
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+import zlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import BasePredictionWriter
+from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 
 from dcgan_inpaint.completion.result import Completion, SearchedCompletion
+from dcgan_inpaint.data.loader import Pictures
 from dcgan_inpaint.photos.photos import Photos
 from dcgan_inpaint.quality.completions import load_lpips, lpips, mean_interval, quality
 from dcgan_inpaint.quality.features import (
@@ -26,12 +27,13 @@ from dcgan_inpaint.quality.features import (
     frechet_distance,
     load_efflite0,
 )
-from dcgan_inpaint.runs import records
+from dcgan_inpaint.runs import records, shown
 from dcgan_inpaint.runs.folder import log_picture
+from dcgan_inpaint.runs.saving import write_csv
 
 QUALITY = ("psnr_hole", "psnr_whole", "ssim_hole", "ssim_whole")
 SEEN = ("lpips", "feature_distance", "diversity")
-COLUMNS = (*QUALITY, *(f"raw_{name}" for name in QUALITY), *SEEN, *records.LOSSES, "seconds")
+COLUMNS = (*QUALITY, *(f"raw_{name}" for name in QUALITY), *SEEN, *shown.LOSSES, "seconds")
 
 
 class Networks(NamedTuple):
@@ -47,51 +49,46 @@ def load_networks(lpips: str | None, features: bool, side: int) -> Networks:
 
 
 class CompletionWriter(BasePredictionWriter):
-    """Writes each batch below `folder` as soon as it is done, and the summary at the end.
+    """Keeps a record of each picture below `folder` as soon as its batch is done (records.py), and
+    shows them all at the end (shown.py).
 
-    The pictures, and what is kept of a search: see records.py.  metrics.csv, per picture: PSNR (dB)
-    and SSIM of the completion and, as raw_..., of what fills the hole before blending; what the
-    `networks` see: LPIPS, feature distance to the true picture and, of several candidates, their
-    diversity (quality/features.py); the objective at the end; seconds (of its batch, divided).
-    summary.csv: mean and 95% interval of each, and fd_efflite0 of all completions against all true
-    pictures, for which features.npy keeps the features of both (N, 2, 1280).
+    `pictures` are to be completed, the first `limit`; `photos` are what they were cropped from, if
+    they were; with holes of their own (a mask picture) nobody knows what was there, and nothing is
+    compared.  `settings` is a word for all else that results depend on (folder.check_same).  A
+    folder that an earlier run began is continued: `rows` has what was measured of each picture
+    with a record there.
 
-    `names` are the pictures' names by index, each its own; `photos` are what they were cropped
-    from, if they were; with holes of their own (a mask picture) nobody knows what was there, and
-    nothing is compared.  A folder that an earlier run began is continued: `rows` has those it has
-    done.  Raises ValueError when its metrics.csv has other columns or features are missing, and for
-    networks that would compare where there is no true picture.
+    metrics.csv, per picture: PSNR (dB) and SSIM of the completion and, as raw_..., of what fills
+    the hole before blending; what the `networks` see: LPIPS, feature distance to the true picture
+    and, of several candidates, their diversity (quality/features.py); the objective at the end;
+    seconds (of its batch, divided).  summary.csv: mean and 95% interval of each, and fd_efflite0 of
+    all completions against all true pictures.
+
+    Raises ValueError for networks that would compare where there is no true picture.
     """
 
     def __init__(
         self,
         folder: Path,
-        names: list[str],
+        pictures: Pictures,
+        limit: int | None = None,
         photos: Photos | None = None,
         networks: Networks | None = None,
+        settings: str = "",
     ):
         super().__init__(write_interval="batch")
-        self.folder, self.names, self.networks = folder, names, networks or Networks()
-        self.rows = dict(_read(folder / "metrics.csv"))  # name -> COLUMNS, in the order done
+        self.folder, self.pictures, self.photos = folder, pictures, photos
+        self.networks, self.settings = networks or Networks(), settings
+        self.names = pictures.labels[:limit]
         self.truth = photos is None or not photos.own_holes
         if not self.truth and any(self.networks):
             raise ValueError(
                 "lpips=, features=: nothing to compare with: the hole is your photo's own"
             )
-        self.features = folder / "features.npy"
-        if self.rows and self.networks.features and len(self._pooled()) < len(self.rows):
-            raise ValueError(f"{self.features} does not hold all that was completed")
-        self.writers: list[Callable[[Path, list[str], Completion], None]] = [records.write_pictures]
-        if photos:
-            self.writers.append(partial(records.write_photos, photos))
-        self.writers.append(records.write_grids)
-
-    def on_predict_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Drop what a killed run may have written of a batch that metrics.csv does not list."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        rows = ([name, *values] for name, values in self.rows.items())
-        records.write_csv(self.folder / "metrics.csv", [["name", *COLUMNS], *rows])
-        records.drop_unfinished(self.folder, list(self.rows))
+        self.rows: dict[int, list[float]] = {}  # index -> COLUMNS
+        for i in range(len(self.names)):
+            if (kept := self._read(i)) is not None:
+                self.rows[i] = kept["measured"].tolist()
 
     def on_predict_batch_start(self, *_: object) -> None:
         self.since = time.perf_counter()
@@ -104,34 +101,52 @@ class CompletionWriter(BasePredictionWriter):
         *_: object,
     ) -> None:
         seconds = (time.perf_counter() - self.since) / len(prediction.index)
-        names = [self.names[i] for i in prediction.index.tolist()]
-        for write in self.writers:
-            write(self.folder, names, prediction)
-        if isinstance(prediction, SearchedCompletion):
-            for keep in records.SEARCHED:
-                keep(self.folder, names, prediction)
-        # the last, for it says that a picture is finished
-        measured = [[*row, seconds] for row in self._measure(prediction)]
-        self.rows |= zip(names, measured, strict=True)
-        rows = ([name, *row] for name, row in zip(names, measured, strict=True))
-        records.write_csv(self.folder / "metrics.csv", rows, mode="a")
+        batch = records.kept_of(prediction, fakes=self.photos is not None)
+        measured = [[*row, seconds] for row in self._measure(prediction, batch)]
+        for kept, row in zip(batch, measured, strict=True):
+            kept["measured"] = torch.tensor(row, dtype=torch.float64)
+        index = prediction.index.tolist()
+        # some may be there for the sake of the others alone; see evaluation.complete
+        new = {i: kept for i, kept in zip(index, batch, strict=True) if i not in self.rows}
+        for i, kept in new.items():
+            shown.forget_picture(self.folder, self.names[i])
+            shown.show_picture(self.folder, self.names[i], i, kept, self.photos)
+        with ThreadPoolExecutor() as pool:  # a disk takes many at once
+            list(pool.map(self._keep, new, new.values()))
+        self.rows |= {i: kept["measured"].tolist() for i, kept in new.items()}
 
-    def on_predict_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def show(self, loggers: Iterable[Logger]) -> None:
+        """Make all that is shown, and log the means, once every picture has its record."""
+        pooled: list[Tensor] = []
+
+        def each() -> Iterator[records.Kept]:
+            for i, name in enumerate(self.names):
+                if (kept := self._read(i)) is None:
+                    raise OSError(f"{self._path(i)}: was written, and cannot be read")
+                shown.show_picture(self.folder, name, i, kept, self.photos)
+                pooled.extend([kept["features"]] if "features" in kept else [])
+                yield kept
+
+        shown.show_all(self.folder, self.names, each())
         summary = self.summary()
-        if self.networks.features and len(self.rows) > 1:
-            fake, real = self._pooled().unbind(1)  # (N, 1280) each
+        if len(pooled) > 1:
+            fake, real = torch.stack(pooled).unbind(1)  # (N, 1280) each
             summary["fd_efflite0"] = frechet_distance(fake, real), math.nan, math.nan
-        rows = [[name, *values, len(self.rows)] for name, values in summary.items()]
+        rows = [[self.names[i], *self.rows[i]] for i in range(len(self.names))]
+        write_csv(self.folder / "metrics.csv", [["name", *COLUMNS], *rows])
+        means = [[name, *values, len(self.names)] for name, values in summary.items()]
         header = ["metric", "mean", "low", "high", "pictures"]
-        records.write_csv(self.folder / "summary.csv", [header, *rows])
-        for logger in trainer.loggers:
+        write_csv(self.folder / "summary.csv", [header, *means])
+        for logger in loggers:
             logger.log_metrics({f"completion/{name}": mean for name, (mean, *_) in summary.items()})
+            logger.save()
         with Image.open(self.folder / "rows.png") as picture:
-            log_picture(trainer.loggers, "completion/rows", picture)
+            log_picture(loggers, "completion/rows", picture)
 
     def summary(self) -> dict[str, tuple[float, float, float]]:
         """Mean and 95% interval over all pictures; what no picture has (no hole) is left out."""
-        columns = torch.tensor(list(self.rows.values()), dtype=torch.float64).unbind(1)
+        rows = [self.rows[i] for i in range(len(self.names))]
+        columns = torch.tensor(rows, dtype=torch.float64).unbind(1)
         return {
             name: mean_interval(column)
             for name, column in zip(COLUMNS, columns, strict=True)
@@ -146,7 +161,30 @@ class CompletionWriter(BasePredictionWriter):
             if name in means
         )
 
-    def _measure(self, done: Completion) -> list[list[float]]:
+    def _path(self, i: int) -> Path:
+        return self.folder / records.ROOM / f"{i:05d}.safetensors"
+
+    def _about(self, i: int) -> dict[str, str]:
+        """Whose record it is, and what it holds."""
+        what = zlib.crc32(self.pictures.pictures[i].tobytes())
+        if self.photos is not None:
+            what = zlib.crc32(self.photos.known[i].numpy().tobytes(), what)
+        return {
+            "name": self.names[i],
+            "picture": f"{what:08x}",
+            "settings": self.settings,
+            "measured": " ".join(COLUMNS),
+        }
+
+    def _keep(self, i: int, kept: records.Kept) -> None:
+        records.write_record(self._path(i), kept, self._about(i))
+
+    def _read(self, i: int) -> records.Kept | None:
+        """The record of picture i, if there is a whole one of this picture."""
+        kept, about = records.read_record(self._path(i)) or (None, {})
+        return kept if about == self._about(i) else None
+
+    def _measure(self, done: Completion, batch: list[records.Kept]) -> list[list[float]]:
         """All of COLUMNS but the seconds, of each picture."""
         hole = 1 - done.mask
         unknown = torch.full((len(hole),), math.nan, device=hole.device)
@@ -154,14 +192,14 @@ class CompletionWriter(BasePredictionWriter):
         if self.truth:
             pairs = (quality(made, done.images, hole) for made in (done.completion, done.fake))
             columns = [by_name[name] for by_name in pairs for name in QUALITY]
-        columns += self._see(done, unknown)
+        columns += self._see(done, batch, unknown)
         if isinstance(done, SearchedCompletion):
             columns += done.trace[-1].unbind(1)
         else:
-            columns += [unknown] * len(records.LOSSES)
+            columns += [unknown] * len(shown.LOSSES)
         return torch.stack(columns, 1).tolist()  # (B, 14)
 
-    def _see(self, done: Completion, unknown: Tensor) -> list[Tensor]:
+    def _see(self, done: Completion, batch: list[records.Kept], unknown: Tensor) -> list[Tensor]:
         """SEEN, (B,) each; the features that fd_efflite0 needs are kept."""
         perceptual = distance = spread = unknown
         if self.networks.lpips is not None:
@@ -170,28 +208,8 @@ class CompletionWriter(BasePredictionWriter):
         if self.networks.features is not None:
             features = self.networks.features.to(unknown.device)
             distance, pooled = compare(done.completion, done.images, features)
-            records.append(self.features, pooled)
+            for kept, two in zip(batch, pooled.cpu(), strict=True):  # (2, 1280)
+                kept["features"] = two.contiguous()
             if isinstance(done, SearchedCompletion) and done.candidates.shape[1] > 1:
                 spread = diversity(done.candidates, features)
         return [perceptual, distance, spread]
-
-    def _pooled(self) -> Tensor:
-        """features.npy, (N, 2, 1280); no rows when it is not there."""
-        if not self.features.is_file():
-            return torch.empty(0, 2, 0)
-        return torch.from_numpy(np.load(self.features))
-
-
-def _read(path: Path) -> Iterator[tuple[str, list[float]]]:
-    """The finished rows of a metrics.csv, if there is one."""
-    if not path.is_file():
-        return
-    with path.open(newline="") as file:
-        rows = csv.reader(file)
-        if next(rows, None) != ["name", *COLUMNS]:
-            raise ValueError(
-                f"{path} has other columns than this version writes: use another output"
-            )
-        for row in rows:
-            if len(row) == 1 + len(COLUMNS):
-                yield row[0], [float(value) for value in row[1:]]

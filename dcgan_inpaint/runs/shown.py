@@ -1,0 +1,101 @@
+"""What a completion run shows, made of the records of its pictures; see records.py.
+
+Every file is whole or absent, and may be deleted: the next run with the same output makes it again.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+
+from dcgan_inpaint.photos.photos import Photos
+from dcgan_inpaint.pictures import grid, save_gif
+from dcgan_inpaint.runs.records import Kept
+from dcgan_inpaint.runs.saving import whole, write_csv
+
+LOSSES = ("context", "prior", "total")
+GRIDS = ("before", "masked", "generated", "completed", "mean", "spread")
+ARRAYS = {"z": "z", "frame_z": "z_frames", "features": "features"}  # what is kept: its file
+
+
+def show_picture(folder: Path, name: str, i: int, kept: Kept, photos: Photos | None) -> None:
+    """The files of picture i alone, of those that are not there and whole.
+
+    completed/; photos/: the hole's new pixels put back into the full-size photo that was cropped;
+    candidates/: where there are several, all of them, the best first.
+    """
+    _mend(folder / "completed" / f"{name}.png", lambda: to_pil_image(kept["completed"]))
+    if photos is not None:
+        _mend(folder / "photos" / f"{name}.png", lambda: photos.completed(i, kept["fake"]))
+    if "candidates" in kept:
+        _mend(folder / "candidates" / f"{name}.png", lambda: grid(kept["candidates"]))
+
+
+def forget_picture(folder: Path, name: str) -> None:
+    """Remove the files of a picture that is completed once more."""
+    for room in ("completed", "photos", "candidates"):
+        (folder / room / f"{name}.png").unlink(missing_ok=True)
+
+
+def show_all(folder: Path, names: Sequence[str], records: Iterable[Kept]) -> None:
+    """The files of all pictures together, from their records in order.
+
+    The grids of GRIDS, frames/ and search.gif: the first 64, the latter when frames were kept;
+    rows.png: the first 8, original above masked above completed; trace.csv: (iteration, context,
+    prior, total) per picture; z.npy (N, z_dim), z_frames.npy (N, F, z_dim), and features.npy
+    (N, 2, 1280) of completions and true pictures.
+    """
+    first: list[Kept] = []
+    traces: list[Tensor] = []
+    arrays: dict[str, list[Tensor]] = {name: [] for name in ARRAYS}
+    for kept in records:
+        if "before" in kept:
+            first.append(kept)
+        if "trace" in kept:
+            traces.append(kept["trace"])
+        for name in ARRAYS.keys() & kept.keys():
+            arrays[name].append(kept[name])
+    _show_grids(folder, first)
+    for name, values in arrays.items():
+        if values:
+            with whole(folder / f"{ARRAYS[name]}.npy") as file:
+                np.save(file, torch.stack(values).numpy())
+    if traces:
+        rows = (
+            [name, t, *losses]
+            for name, trace in zip(names, traces, strict=True)
+            for t, losses in enumerate(trace.tolist())
+        )
+        write_csv(folder / "trace.csv", [["name", "iteration", *LOSSES], *rows])
+
+
+def _show_grids(folder: Path, first: list[Kept]) -> None:
+    for name in GRIDS:
+        if name in first[0]:
+            _save(folder / f"{name}.png", grid(torch.stack([kept[name] for kept in first])))
+    rows = [kept[name] for name in ("before", "masked", "completed") for kept in first[:8]]
+    _save(folder / "rows.png", grid(torch.stack(rows), columns=len(first[:8])))
+    if "frames" in first[0]:
+        frames = [grid(each) for each in torch.stack([kept["frames"] for kept in first], 1)]
+        for t, frame in zip(first[0]["frame_iterations"].tolist(), frames, strict=True):
+            _save(folder / "frames" / f"{t:05d}.png", frame)
+        with whole(folder / "search.gif") as file:
+            save_gif(frames, file)
+
+
+def _mend(path: Path, make: Callable[[], Image.Image]) -> None:
+    """Make a picture file, if it is not there and whole."""
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            picture.verify()  # each part has a checksum
+    except (OSError, SyntaxError):  # what PIL raises on broken files
+        _save(path, make())
+
+
+def _save(path: Path, picture: Image.Image) -> None:
+    with whole(path) as file:
+        picture.save(file, "PNG")
