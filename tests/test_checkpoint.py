@@ -181,7 +181,7 @@ def test_what_a_search_asks_of_a_model():
     assert (gan.gan, context.gan) == (gan, None)
     assert encoder.gan.kind == "DCGAN"
     assert gan.fill() is gan.latent_encoder() is context.latent_encoder() is encoder.fill() is None
-    z, (offset,) = encoder.latent_encoder()(known, mask)
+    z, offset = encoder.latent_encoder()(known, mask)
     assert (z.shape, offset.shape) == ((2, 3), (2, 256))
     context.generator.decoder.deconvs[-1].bias.data.fill_(5.0)
     assert context.fill(ema=False)(known, mask).mean() > 0.9 > context.fill()(known, mask).mean()

@@ -51,7 +51,7 @@ def test_the_loss_by_hand(dcgan):
     with torch.no_grad():
         loss = model.training_step({"image": images}, 0)
         generator = frozen(dcgan.ema_generator)
-        z, (offset,) = model.encoder.train()(images * mask, mask)
+        z, offset = model.encoder.train()(images * mask, mask)
         fake = generator(generator.lift(z, 0, 1) + offset, level=1)
         distance = (fake - images).abs()
         logits = dcgan.discriminator(fake)
@@ -67,8 +67,8 @@ def test_it_learns_and_nothing_else_moves(dcgan):
 
     def error():
         with torch.no_grad():
-            z, offsets = model.latent_encoder()(images * mask, mask)
-            return (frozen(dcgan.ema_generator)(z, offsets=offsets) - images).abs().mean()
+            z, offset = model.latent_encoder()(images * mask, mask)
+            return (frozen(dcgan.ema_generator)(z, offset=offset) - images).abs().mean()
 
     start = error()
     fit(model, images, epochs=90)
@@ -80,7 +80,7 @@ def test_it_learns_and_nothing_else_moves(dcgan):
 def test_z_is_within_the_prior_and_blind_to_the_hole(dcgan):
     images, mask = pictures(dcgan, 3), masks.center(torch.arange(3), 16, 0.25)
     network = encoder(dcgan).latent_encoder()
-    z, (offset,) = network(images * mask, mask)
+    z, offset = network(images * mask, mask)
     assert z.shape == (3, 6)
     assert z.abs().max() <= 1
     assert (offset == 0).all()  # before training
@@ -89,35 +89,6 @@ def test_z_is_within_the_prior_and_blind_to_the_hole(dcgan):
     free = encoder(normal).encoder
     free.head.bias.data.fill_(5.0)
     assert free.eval()(images * mask, mask)[0].max() > 1
-
-
-def test_a_decoder_adds_to_each_map_of_g():
-    torch.manual_seed(0)
-    dcgan = DCGAN(image_size=32, z_dim=6, gf_dim=4, df_dim=4).eval()
-    network = encoder(dcgan, image_size=32, noise_dim=3, decoder_dim=2).encoder
-    images, noise = pictures(dcgan, 2), torch.randn(6, 3)
-    mask = masks.center(torch.arange(2), 32, 0.25)
-    for _ in range(3):
-        network(images * mask, mask, noise)  # statistics that a fold has to carry
-    z, offsets = network.eval()(images * mask, mask, noise)
-    assert [tuple(o.shape) for o in offsets] == [(6, 16 * 32), (6, 64 * 16), (6, 256 * 8)]
-    assert all((o == 0).all() for o in offsets)  # before training
-    for layer in [network.offset, *network.decoder.outputs]:
-        torch.nn.init.normal_(layer.weight, std=0.1)
-    z, offsets = network(images * mask, mask, noise)
-    generator = frozen(dcgan.ema_generator)
-    first = generator.lift(z, 0, 1) + offsets[0]
-    second = generator.lift(first, 1, 2) + offsets[1]
-    third = generator.lift(second, 2, 3) + offsets[2]
-    torch.testing.assert_close(generator(z, offsets=offsets), generator(third, 3))
-    # the draws of the second picture are its own: its pixels, its noise, no neighbour
-    alone, its = network(images[1:] * mask[1:], mask[1:], noise[3:])
-    for ours, all_rows in zip([alone, *its], [z, *offsets], strict=True):
-        torch.testing.assert_close(ours, all_rows[3:])
-    for ours, kept in zip(frozen(network)(images * mask, mask, noise)[1], offsets, strict=True):
-        torch.testing.assert_close(ours, kept)
-    with pytest.raises(ValueError, match="decoder_dim=2: at 256 px"):
-        encoder(DCGAN(image_size=256, z_dim=6, gf_dim=8), image_size=256, decoder_dim=2)
 
 
 def test_the_checkpoint_stands_alone(dcgan, tmp_path):
@@ -241,6 +212,7 @@ def test_the_reward_grows_while_draws_spread_too_little(dcgan):
     most = math.exp(0.5)  # at once
     assert model.reward.tolist() == pytest.approx([1, 1, most, 1])
     assert found["reward_2"] == pytest.approx(most)
+    assert model.calibrate(images)["reward_2"] == pytest.approx(math.sqrt(3))  # and in all
 
 
 def test_how_deep_holes_are():

@@ -41,7 +41,7 @@ class InpaintingModule(LightningModule):
     G(z) and the known pixels (poisson.py).  The context compares what `measure` sees of G(z) and of
     y (measurements.py): by default pixels outside the hole.  `ema=False` searches the raw generator
     instead of its average.  With an `encoder(known, mask)` (latent_encoder.py) the first candidate
-    starts from its z, and its offsets are added to G's maps; the second from those for the
+    starts from its z, and its offset is added to G's 4x4 map; the second from those for the
     mirrored picture.  After z the search continues in the feature maps of the `stages`, in order.
 
     The start of picture i follows from (seed, i) alone, and pictures do not share a loss, so

@@ -83,13 +83,13 @@ class Candidates:
 
 @dataclass
 class Start:
-    """Where the rows start: z (B·K, z_dim) and, of an encoder's rows, offsets of G's maps.
+    """Where the rows start: z (B·K, z_dim) and, of an encoder's rows, the offset of G's 4x4 map.
 
     `mirrored` (B·K,) rows stand for the mirror image: their picture is G's, mirrored back.
     """
 
     z: Tensor
-    offsets: Sequence[Tensor] = ()  # (B·K, 4·4·8·gf), (B·K, 8·8·4·gf), ...
+    offset: Tensor | None = None  # (B·K, 4·4·8·gf)
     mirrored: Tensor | None = None
 
 
@@ -108,8 +108,8 @@ def sampled_start(
     known (B, C, S, S), 0 in the hole; mask (B, 1, S, S).
     """
     noise = normal("w", seed, candidates.rows, encoder.noise_dim)
-    z, offsets = encoder(known, mask, noise)
-    return Start(z.float(), [offset.float() for offset in offsets])
+    z, offset = encoder(known, mask, noise)
+    return Start(z.float(), offset.float())
 
 
 def encoded_start(
@@ -124,10 +124,9 @@ def encoded_start(
     encoded = candidates.k < 2
     found, offsets = encoder(turned(known, mirrored)[encoded], turned(mask, mirrored)[encoded])
     z[encoded] = found.float()  # the search moves float32 also under bf16
-    scattered = [offset.new_zeros(len(z), offset.shape[1]) for offset in offsets]
-    for rows, offset in zip(scattered, offsets, strict=True):
-        rows[encoded] = offset
-    return Start(z, scattered, mirrored)
+    offset = offsets.new_zeros(len(z), offsets.shape[1])
+    offset[encoded] = offsets
+    return Start(z, offset, mirrored)
 
 
 class Search:
@@ -146,7 +145,7 @@ class Search:
         """The losses of z or, at a later level, of feature maps x (B·K, ...)."""
         if level == 0:
             self.z = x.detach().clone()  # solvers move z in place
-        pictures = self.generator(x, level, self.start.offsets).float()  # (B·K, C, S, S)
+        pictures = self.generator(x, level, self.start.offset).float()  # (B·K, C, S, S)
         self.fake = turned(pictures, self.start.mirrored)
         return self.losses(self.fake)
 
@@ -170,7 +169,7 @@ class Search:
         x, level = z, 0
         self.z = z.data.clone()
         for stage in stages:
-            start = self.generator.lift(x.detach(), level, stage.level, self.start.offsets)
+            start = self.generator.lift(x.detach(), level, stage.level, self.start.offset)
             x, level = nn.Parameter(start.float().clone()), stage.level  # (B·K, H·W·C)
             yield from stage.solver(x, self.leashed(stage, start), draws)
         with torch.no_grad():

@@ -68,8 +68,7 @@ class Model(LightningModule):
         return self.settings.channels, size, size
 
     def latent_encoder(self) -> nn.Module | None:
-        """Frozen: known (B, C, S, S), mask (B, 1, S, S) -> z and offsets of G's maps (see
-        Generator.lift) to start a search from."""
+        """Frozen: known (B, C, S, S), mask (B, 1, S, S) -> z and offset to start a search from."""
         return None
 
     def fill(self, ema: bool = True) -> Callable[[Tensor, Tensor], Tensor] | None:

@@ -32,6 +32,7 @@ from dcgan_inpaint.randomness import normal
 DRAWS = 2  # of each picture in training
 D_LR = 2e-4  # Adam's step of a sampler's D, as of DCGAN's
 DEPTHS = 4  # of holes, each with a reward of its own for spread
+MOST = math.sqrt(3)  # of a reward: beyond it two draws of a Gaussian gain by any distance
 R1_EVERY = 8  # iterations from one gradient penalty to the next, which is as many times as strong
 
 
@@ -45,11 +46,11 @@ def depths(mask: Tensor) -> Tensor:
 
 
 class LatentEncoder(Model):
-    """E(known pixels, mask) -> z of a frozen GAN and offsets of its G's maps, with the moving
+    """E(known pixels, mask) -> z of a frozen GAN and an offset of its G's 4x4 map, with the moving
     average (EMA) of E.
 
     It learns through the GAN's averaged G, on training pictures with the holes that `mask(index,
-    size)` draws.  Per picture y of n numbers, with the mask M and x = G(z, offsets):
+    size)` draws.  Per picture y of n numbers, with the mask M and x = G(z, offset):
 
         loss = (whole · sum |x - y| + context · sum M |x - y|) / n + lam · CE(D(x), 1)
 
@@ -91,7 +92,8 @@ class LatentEncoder(Model):
         super().__init__(s, gan_kind=gan.kind, gan_settings=dict(gan.hparams))
         self.automatic_optimization = False
         self.gan = gan.eval().requires_grad_(False)
-        self.encoder = LatentNetwork(s, g.z_dim, gan.ema_generator.widths, g.prior)
+        map_dim = gan.ema_generator.project.out_features
+        self.encoder = LatentNetwork(s, g.z_dim, map_dim, g.prior)
         self.ema_encoder = copy.deepcopy(self.encoder).eval().requires_grad_(False)
         self.mask = mask
         self.calibrates = s.noise_dim > 0
@@ -133,8 +135,8 @@ class LatentEncoder(Model):
 
     def draws(self, encoder: nn.Module, known: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
         """What G makes of noise (B, K, noise_dim): (B, K, C, S, S), float32."""
-        z, offsets = encoder(known, mask, noise.flatten(0, 1) if self.settings.noise_dim else None)
-        fake = self.teachers[0](z, offsets=offsets).float()  # (B·K, C, S, S)
+        z, offset = encoder(known, mask, noise.flatten(0, 1) if self.settings.noise_dim else None)
+        fake = self.teachers[0](z, offset=offset).float()  # (B·K, C, S, S)
         return fake.unflatten(0, noise.shape[:2])
 
     def _noise(self, stream: str, index: Tensor, count: int) -> Tensor:
@@ -232,6 +234,7 @@ class LatentEncoder(Model):
             if (here := depth == d).any():
                 ratio = float((spread[here].sum() / error[here].sum()).sqrt())
                 self.reward[d] *= math.exp(min(0.5, max(-0.5, 1 - ratio)))
+                self.reward[d].clamp_(max=MOST)
                 found |= {f"spread_ratio_{d}": ratio, f"reward_{d}": float(self.reward[d])}
         return found
 

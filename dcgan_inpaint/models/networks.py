@@ -14,7 +14,6 @@ these reshapes are free.
 """
 
 import copy
-from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -77,30 +76,28 @@ class Generator(nn.Module):
         for norm in self.norms:
             norm.momentum = 1 - decay  # type: ignore[assignment]
 
-    def forward(self, x: Tensor, level: int = 0, offsets: Sequence[Tensor] = ()) -> Tensor:
+    def forward(self, x: Tensor, level: int = 0, offset: Tensor | None = None) -> Tensor:
         """z, or the map of a later level (see `lift`), -> pictures (B, C, S, S)."""
-        h = self.lift(x, level, 1 + len(self.deconvs), offsets)  # (B, S·S·C)
+        h = self.lift(x, level, 1 + len(self.deconvs), offset)  # (B, S·S·C)
         size = 8 << len(self.deconvs) - 1
         h = h.view(len(h), size, size, -1).permute(0, 3, 1, 2)  # (B, C, S, S)
         return torch.tanh(h).flip(2, 3)  # upright picture
 
-    def lift(self, x: Tensor, level: int, to: int, offsets: Sequence[Tensor] = ()) -> Tensor:
+    def lift(self, x: Tensor, level: int, to: int, offset: Tensor | None = None) -> Tensor:
         """From one level to a later one, where the search can continue.
 
         Level 0 is z (B, z_dim); 1 is the 4x4 map before its BatchNorm, 2 the 8x8 one, and so on,
-        each flat, (B, H·W·channels).  `offsets` are added to the maps of levels 1, 2, ... that it
-        makes on the way.
+        each flat, (B, H·W·channels).  `offset` is added to the 4x4 map of z.
         """
         for layer in range(level, to):
             if layer == 0:
                 x = self.project(x)  # (B, 4·4·8·gf)
-            else:
-                width, side = self.widths[layer - 1], 4 << layer - 1
-                h = x.view(-1, side, side, width).permute(0, 3, 1, 2)  # (B, 8·gf, 4, 4), ...
-                h = self.deconvs[layer - 1](F.relu(self.norms[layer - 1](h)))  # (B, 4·gf, 8, 8)
-                x = h.permute(0, 2, 3, 1).flatten(1)
-            if layer < len(offsets):
-                x = x + offsets[layer]
+                x = x if offset is None else x + offset
+                continue
+            width, side = self.widths[layer - 1], 4 << layer - 1
+            h = x.view(-1, side, side, width).permute(0, 3, 1, 2)  # (B, 8·gf, 4, 4), ...
+            h = self.deconvs[layer - 1](F.relu(self.norms[layer - 1](h)))  # (B, 4·gf, 8, 8), ...
+            x = h.permute(0, 2, 3, 1).flatten(1)
         return x
 
     def fold(self) -> None:
@@ -141,17 +138,12 @@ class _Trunk(nn.Module):
             nn.init.zeros_(layer.bias)
         self.to(memory_format=torch.channels_last)
 
-    def maps(self, images: Tensor) -> list[Tensor]:
-        """Pictures (B, channels, S, S) -> (B, df, S/2, S/2), ... (B, 8·df, S/16, S/16)."""
-        h, maps = images.flip(2, 3), []  # mirrored picture
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            h = F.leaky_relu(norm(conv(h)), 0.2)
-            maps.append(h)
-        return maps
-
     def features(self, images: Tensor) -> Tensor:
         """Pictures (B, channels, S, S) -> (B, (S/16)²·8·df)."""
-        return self.maps(images)[-1].permute(0, 2, 3, 1).flatten(1)
+        h = images.flip(2, 3)  # mirrored picture
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            h = F.leaky_relu(norm(conv(h)), 0.2)  # (B, df, S/2, S/2), ... (B, 8·df, S/16, S/16)
+        return h.permute(0, 2, 3, 1).flatten(1)
 
     def fold(self) -> None:
         """Fold the BatchNorms into their neighbours, for good and in place; see `frozen`."""
@@ -196,13 +188,8 @@ class Encoder(_Trunk):
         self.initialise(self.code)
 
     def forward(self, known: Tensor, mask: Tensor) -> Tensor:
-        return self.code_and_maps(known, mask)[0]  # (B, code_dim)
-
-    def code_and_maps(self, known: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The code, and the maps (see `maps`) that it was made of."""
-        maps = self.maps(torch.cat([known, mask], 1))
-        features = maps[-1].permute(0, 2, 3, 1).flatten(1)  # (B, (S/16)²·8·df)
-        return F.leaky_relu(self.code_norm(self.code(features)), 0.2), maps
+        features = self.features(torch.cat([known, mask], 1))  # (B, (S/16)²·8·df)
+        return F.leaky_relu(self.code_norm(self.code(features)), 0.2)  # (B, code_dim)
 
     def fold(self) -> None:
         super().fold()
