@@ -28,7 +28,8 @@ from dcgan_inpaint.quality.features import (
     load_efflite0,
 )
 from dcgan_inpaint.runs import records, shown
-from dcgan_inpaint.runs.folder import log_picture
+from dcgan_inpaint.runs.loggers import log_picture
+from dcgan_inpaint.runs.page import write_page
 from dcgan_inpaint.runs.saving import write_csv
 
 QUALITY = ("psnr_hole", "psnr_whole", "ssim_hole", "ssim_whole")
@@ -57,6 +58,8 @@ class CompletionWriter(BasePredictionWriter):
     compared.  `settings` is a word for all else that results depend on (folder.check_same).  A
     folder that an earlier run began is continued: `rows` has what was measured of each picture
     with a record there.
+
+    index.html: the page of it all (page.py).
 
     metrics.csv, per picture: PSNR (dB) and SSIM of the completion and, as raw_..., of what fills
     the hole before blending; what the `networks` see: LPIPS, feature distance to the true picture
@@ -118,6 +121,8 @@ class CompletionWriter(BasePredictionWriter):
     def show(self, loggers: Iterable[Logger]) -> None:
         """Make all that is shown, and log the means, once every picture has its record."""
         pooled: list[Tensor] = []
+        first: list[records.Kept] = []
+        objectives: list[Tensor] = []
 
         def each() -> Iterator[records.Kept]:
             for i, name in enumerate(self.names):
@@ -125,6 +130,8 @@ class CompletionWriter(BasePredictionWriter):
                     raise OSError(f"{self._path(i)}: was written, and cannot be read")
                 shown.show_picture(self.folder, name, i, kept, self.photos)
                 pooled.extend([kept["features"]] if "features" in kept else [])
+                first.extend([kept] if "before" in kept else [])
+                objectives.extend([kept["trace"][:, 2]] if "trace" in kept else [])
                 yield kept
 
         shown.show_all(self.folder, self.names, each())
@@ -137,6 +144,15 @@ class CompletionWriter(BasePredictionWriter):
         means = [[name, *values, len(self.names)] for name, values in summary.items()]
         header = ["metric", "mean", "low", "high", "pictures"]
         write_csv(self.folder / "summary.csv", [header, *means])
+        write_page(
+            self.folder / "index.html",
+            self.folder.name,
+            self.names,
+            first,
+            [self.rows[i][COLUMNS.index("psnr_hole")] for i in range(len(self.names))],
+            torch.stack(objectives).mean(0) if objectives else None,
+            summary,
+        )
         for logger in loggers:
             logger.log_metrics({f"completion/{name}": mean for name, (mean, *_) in summary.items()})
             logger.save()
