@@ -9,7 +9,6 @@ import numpy as np
 from hydra.utils import instantiate
 from lightning_fabric import Fabric
 from omegaconf import DictConfig
-from PIL import Image
 
 from dcgan_inpaint.completion.build import Completing, Mask, build, wants_source
 from dcgan_inpaint.completion.inpainting import InpaintingModule
@@ -23,7 +22,7 @@ from dcgan_inpaint.observation.mask_picture import MaskPicture
 from dcgan_inpaint.photos.completed import Result
 from dcgan_inpaint.photos.given import Given, mask_of, photo_of
 from dcgan_inpaint.photos.photos import Photos
-from dcgan_inpaint.photos.regions import Region, region_finder
+from dcgan_inpaint.photos.regions import Region, RegionFinder, region_finder
 from dcgan_inpaint.runs.options import CompleteOptions, mend_words
 
 # the keys of conf/inpaint.yaml that say which files inpaint.py reads and writes
@@ -68,6 +67,7 @@ class Completer:
         crop: Sequence[int] | None = None,
         candidates: int | None = None,
         answer: str | None = None,
+        face: int | None = None,
         watch: Watch | None = None,
     ) -> Result: ...
 
@@ -79,6 +79,7 @@ class Completer:
         crop: Sequence[int] | None = None,
         candidates: int | None = None,
         answer: str | None = None,
+        face: int | None = None,
         watch: Watch | None = None,
     ) -> list[Result]: ...
 
@@ -89,6 +90,7 @@ class Completer:
         crop: Sequence[int] | None = None,
         candidates: int | None = None,
         answer: str | None = None,
+        face: int | None = None,
         watch: Watch | None = None,
     ) -> Result | list[Result]:
         """Complete a picture, or each of a list; what is None is as in conf/inpaint.yaml.
@@ -97,10 +99,11 @@ class Completer:
         4, H, W) of uint8 or of floats in [0, 1].  `mask`: the name of one of conf/mask ("center");
         or a picture like these of one channel, where white, 1 or True is known, that lies on the
         whole picture if it has its shape, and on the square if not; or a list of such.  `crop`: the
-        square [x, y, w, h] to complete, in px; None: the center, as in training.  `candidates`,
-        `answer` ("best", "mean", "sample"): see SearchSettings.  `watch` is called with a Progress
-        after each evaluation; what it raises ends the search and comes out of here.  Gives a
-        Result, or a list of them.  Picture i of a list has the start and the mask of index i.
+        square [x, y, w, h] to complete, in px; None: around the face that is found, the largest or,
+        by `face`, the 2nd, ..., and the center of a picture without one.  `candidates`, `answer`
+        ("best", "mean", "sample"): see SearchSettings.  `watch` is called with a Progress after
+        each evaluation; what it raises ends the search and comes out of here.  Gives a Result, or
+        a list of them.  Picture i of a list has the start and the mask of index i.
 
         Raises ValueError, one line, before the search, for what does not fit.
         """
@@ -110,7 +113,7 @@ class Completer:
         words = () if mask is None else (f"mask={mask}",) if named else GIVEN
         if isinstance(mask, str) and mask not in (choices := choices_of("mask")):
             raise ValueError(f"mask={mask}: give a picture, or one of {', '.join(choices)}")
-        cfg = self._configured(words, crop=crop, candidates=candidates, answer=answer)
+        cfg = self._configured(words, crop=crop, face=face, candidates=candidates, answer=answer)
         if not pictures:
             return []
         with unwrapped():
@@ -146,10 +149,11 @@ class Completer:
         Raises ValueError for what is no picture, or for one without a square.
         """
         cfg = self._configured(())
-        return self._finder(cfg)(photo_of(picture, "picture"))
+        return self._finder(cfg)(photo_of(picture, "picture"), "picture")
 
-    def _finder(self, cfg: DictConfig) -> Callable[[Image.Image], Region]:
-        return region_finder(self.model.settings.crop, cfg.crop, cfg.detector, cfg.eyes)
+    def _finder(self, cfg: DictConfig) -> RegionFinder:
+        share = self.model.settings.crop
+        return region_finder(share, cfg.crop, cfg.detector, cfg.eyes, cfg.face)
 
     def _photos(self, cfg: DictConfig, pictures: list[Given], draws: list[Mask]) -> Photos:
         names = _names("picture", len(pictures))

@@ -2,7 +2,6 @@
 
 import math
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +21,6 @@ from dcgan_inpaint.photos.regions import (
     Region,
     box,
     central,
-    eye_finder,
     region_finder,
     region_from_eyes,
 )
@@ -120,15 +118,16 @@ def test_options_of_a_region(options, message):
 
 def test_options_as_hydra_gives_them():
     cfg = OmegaConf.create({"crop": [10, 20, 30, 30], "eyes": list(EYES)})
-    assert region_finder(1.0, cfg.crop, None, cfg.eyes)(noise()) == Region(10 + 20j, 30 + 0j)
+    find = region_finder(1.0, cfg.crop, None, cfg.eyes)
+    assert find(noise(), "photo.png") == Region(10 + 20j, 30 + 0j)
 
 
 def test_eyes_of_an_aligned_picture_give_the_papers_crop():
-    region = region_from_eyes(69.5 + 111j, 108.5 + 111j, EYES)
-    assert region.origin == pytest.approx(35 + 55j)
-    assert region.side == pytest.approx(108)
+    region = region_from_eyes(69.65 + 112.65j, 108.35 + 112.65j, EYES)  # the mean of those found
+    assert region.origin == pytest.approx(35 + 55j, abs=0.1)
+    assert region.side == pytest.approx(108, abs=0.2)
     aligned = Image.new("RGB", (178, 218))
-    assert region.origin == pytest.approx(central(aligned, 108 / 178).origin)
+    assert region.origin == pytest.approx(central(aligned, 108 / 178).origin, abs=0.1)
 
 
 @pytest.mark.parametrize("roll", [0, 30, -30, 170])
@@ -176,9 +175,7 @@ def test_a_rolled_region_is_the_turned_photo():
 
 def test_outside_the_photo_nothing_is_known(tmp_path):
     """The left half of the region lies beside the photo."""
-    photos = photos_of(
-        tmp_path, noise(), partial(masks.full), lambda photo: Region(-20 + 5j, 40 + 0j)
-    )
+    photos = photos_of(tmp_path, noise(), partial(masks.full), lambda *_: Region(-20 + 5j, 40 + 0j))
     mask = photos.mask(torch.tensor([0]), SIZE)[0, 0]
     assert mask[:, : SIZE // 2].eq(0).all()
     assert mask[:, SIZE // 2 :].eq(1).all()
@@ -358,60 +355,3 @@ def test_a_photo_with_exif_rotation(tmp_path):
     out = photos.completed(0, torch.zeros(3, SIZE, SIZE))
     assert out.size == (50, 80)
     assert changed(np.asarray(out), upright) == (10, 30, 20, 40)
-
-
-# the detector
-
-
-@pytest.fixture
-def fake_cv2(monkeypatch):
-    """Stands for OpenCV: YuNet's answer is `faces`, and what it is shown is kept."""
-
-    class Error(Exception):
-        pass
-
-    cv2 = SimpleNamespace(error=Error, faces=None, shown=None)
-
-    def create(model, config, size):
-        if "yunet" not in model:
-            raise Error("Cannot determine an origin framework")
-        return SimpleNamespace(setInputSize=lambda size: None, detect=detect)
-
-    def detect(picture):
-        cv2.shown = picture
-        return 1, cv2.faces
-
-    cv2.FaceDetectorYN = SimpleNamespace(create=create)
-    monkeypatch.setitem(__import__("sys").modules, "cv2", cv2)
-    return cv2
-
-
-def test_the_largest_face_is_taken(fake_cv2, tmp_path):
-    (tmp_path / "yunet.onnx").touch()
-    small = [0, 0, 9, 9, 1, 1, 2, 1, *[0] * 6, 0.99]
-    large = [200, 100, 90, 90, 225, 130, 255, 134, *[0] * 6, 0.9]
-    fake_cv2.faces = np.array([small, large], np.float32)
-    photo = Image.new("RGB", (1280, 960), (255, 0, 0))
-    assert eye_finder(str(tmp_path / "yunet.onnx"))(photo) == (450 + 260j, 510 + 268j)
-    assert fake_cv2.shown.shape == (480, 640, 3)
-    assert fake_cv2.shown[0, 0].tolist() == [0, 0, 255]  # OpenCV's BGR
-    region = region_finder(1, detector=str(tmp_path / "yunet.onnx"))(photo)
-    assert region == region_from_eyes(450 + 260j, 510 + 268j, EYES)
-
-
-def test_no_face_names_the_photo(fake_cv2, tmp_path):
-    (tmp_path / "yunet.onnx").touch()
-    finder = region_finder(1, detector=str(tmp_path / "yunet.onnx"))
-    with pytest.raises(ValueError, match=r"photo.png: no face found: .*crop=\[x,y,w,h\]"):
-        photos_of(tmp_path, noise(), center, finder)
-
-
-def test_detector_errors(fake_cv2, tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="detector=gone.onnx: no such file"):
-        eye_finder("gone.onnx")
-    (tmp_path / "other.onnx").touch()
-    with pytest.raises(ValueError, match="not a YuNet model"):
-        eye_finder(str(tmp_path / "other.onnx"))
-    monkeypatch.setitem(__import__("sys").modules, "cv2", None)
-    with pytest.raises(ModuleNotFoundError, match=r'pip install -e "\.\[detect\]"'):
-        eye_finder(str(tmp_path / "other.onnx"))

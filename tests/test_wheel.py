@@ -77,7 +77,7 @@ def test_a_wheel_holds_every_file(wheel):
     expected |= {f"dcgan_inpaint/{path.relative_to(PROJECT)}" for path in configs}
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if not name.startswith("dcgan_inpaint-")}
-    kinds = (".py", ".yaml", ".safetensors", ".html", ".js", ".css")
+    kinds = (".py", ".yaml", ".safetensors", ".LICENSE.txt", ".html", ".js", ".css")
     assert names == {name for name in expected if name.endswith(kinds)}
 
 

@@ -57,11 +57,12 @@ def main(cfg: DictConfig) -> None:
 def load_photos(cfg: DictConfig, model: Model) -> Photos | None:
     """One's own pictures at full size, if `images` names some."""
     if cfg.images is None:
-        for key in ("crop", "detector"):
-            if cfg[key] is not None:
+        for key, default in (("crop", None), ("detector", "auto"), ("face", 1)):
+            if cfg[key] != default:
                 raise ValueError(f"{key}={cfg[key]}: is for photos: give images=")
         return None
-    find_region = region_finder(model.settings.crop, cfg.crop, cfg.detector, cfg.eyes)
+    share = model.settings.crop
+    find_region = region_finder(share, cfg.crop, cfg.detector, cfg.eyes, cfg.face)
     paths = find_pictures(cfg.images)[: cfg.limit]
     draws = [instantiate(cfg.mask)] * len(paths)
     names = [str(path) for path in paths]

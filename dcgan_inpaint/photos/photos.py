@@ -14,7 +14,7 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from dcgan_inpaint.data.loader import Pictures
 from dcgan_inpaint.observation.mask_picture import MaskPicture
-from dcgan_inpaint.photos.regions import Region, pixel_centers
+from dcgan_inpaint.photos.regions import Region, RegionFinder, pixel_centers
 from dcgan_inpaint.pictures import LUMA
 from dcgan_inpaint.poisson import harmonic
 
@@ -86,9 +86,9 @@ class Photos:
     it: its area means are thresholded, at the size of the photo and at that of the model.  Pixels
     outside the photo are unknown.
 
-    `find_region` gives the region of an upright photo; picture_shape (C, S, S) is the model's.
-    Raises ValueError, naming the photo, for one that has no region, or has a hole that its region
-    does not contain, and what `photo` raises.
+    `find_region` gives the region of an upright photo, whose name it is given as well;
+    picture_shape (C, S, S) is the model's.  Raises ValueError, naming the photo, for one that has
+    no region, or has a hole that its region does not contain, and what `photo` raises.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Photos:
         names: Sequence[str],
         photo: Callable[[int], Image.Image],
         draws: Sequence[Callable[[Tensor, int], Tensor]],
-        find_region: Callable[[Image.Image], Region],
+        find_region: RegionFinder,
         picture_shape: tuple[int, int, int],
     ):
         self.photo, self.draws = photo, draws
@@ -107,7 +107,7 @@ class Photos:
         for i, name in enumerate(names):
             upright = photo(i)
             try:
-                region = find_region(upright)
+                region = find_region(upright, name)
                 self.regions.append(region)
                 known.append(self._known(i, upright, size))
             except ValueError as error:

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -13,7 +11,8 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from dcgan_inpaint.data.images import Crop, square
-from dcgan_inpaint.errors import Fraction, Text, checked, import_extra
+from dcgan_inpaint.errors import Count, Fraction, Text, checked
+from dcgan_inpaint.photos.detector import find_faces, yunet
 
 
 def _plain(value: Any) -> Any:
@@ -24,10 +23,10 @@ def _plain(value: Any) -> Any:
 PLAIN = BeforeValidator(_plain)
 Box = Annotated[Sequence[int], Field(min_length=4, max_length=4), PLAIN]  # x, y, w, h in px
 Eyes = Annotated[Sequence[Fraction], Field(min_length=3, max_length=3), PLAIN]  # as EYES
-EyeFinder = Callable[[Image.Image], tuple[complex, complex]]
-# (u left, u right, v) of CelebA's aligned eyes in the papers' crop, 108 px at (35, 55)
-EYES = (34.5 / 108, 73.5 / 108, 56 / 108)
-DETECTOR_SIDE = 640  # px of the long side; YuNet is made for faces of 10 to 300 px
+# (u left, u right, v) of the eyes that are found in the papers' crop of CelebA's aligned pictures,
+# 108 px at (35, 55): the mean over 200 validation pictures (experiments/detector.md)
+EYES = (0.321, 0.679, 0.534)
+AUTO = "auto"  # of detector=: the one that needs no file
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,9 @@ def pixel_centers(box: Sequence[int]) -> Tensor:
         torch.arange(top, bottom) + 0.5, torch.arange(left, right) + 0.5, indexing="ij"
     )
     return torch.complex(x, y)
+
+
+RegionFinder = Callable[[Image.Image, str], Region]  # of an upright photo, and its name
 
 
 def box(crop: Box, photo: Image.Image) -> Region:
@@ -100,47 +102,39 @@ def region_from_eyes(left: complex, right: complex, eyes: Eyes) -> Region:
     return Region(left - side * complex(u_left, v), side)
 
 
-def eye_finder(detector: str) -> EyeFinder:
-    """Finds the eyes of the largest face with OpenCV's YuNet, whose model file is `detector`.
-
-    Raises FileNotFoundError, ModuleNotFoundError, or ValueError for another kind of file; the
-    finder raises ValueError for a photo without a face.
-    """
-    if not Path(detector).is_file():
-        raise FileNotFoundError(f"detector={detector}: no such file (OpenCV's YuNet, .onnx)")
-    cv2 = import_extra("cv2", "detector=", "OpenCV", "detect")
-    try:
-        yunet = cv2.FaceDetectorYN.create(str(detector), "", (DETECTOR_SIDE, DETECTOR_SIDE))
-    except cv2.error as error:
-        raise ValueError(f"detector={detector}: not a YuNet model") from error
-
-    def find(photo: Image.Image) -> tuple[complex, complex]:
-        small = photo.convert("RGB")
-        small.thumbnail((DETECTOR_SIDE, DETECTOR_SIDE))
-        yunet.setInputSize(small.size)
-        _, faces = yunet.detect(np.ascontiguousarray(np.asarray(small)[:, :, ::-1]))  # BGR
-        if faces is None or not len(faces):
-            raise ValueError("no face found: give its square by crop=[x,y,w,h]")
-        # x, y, w, h, then x, y of the person's right eye, which is on the left, and of the left
-        face = max(faces, key=lambda face: face[2] * face[3])
-        wide, high = photo.width / small.width, photo.height / small.height
-        left, right = (complex(face[i] * wide, face[i + 1] * high) for i in (4, 6))
-        return left, right
-
-    return find
-
-
 @checked
 def region_finder(
     share: Crop,
     crop: Box | None = None,
     detector: Text | None = None,
     eyes: Eyes = EYES,
-) -> Callable[[Image.Image], Region]:
-    """Gives a photo's region: the box `crop`, else the detector's face, else the center."""
+    face: Count = 1,
+) -> RegionFinder:
+    """Gives the region of a photo: the box `crop`, else the face of the detector, else the center.
+
+    `detector`: "auto" is ours, which leaves a photo without a face to the center and says so; a
+    file is YuNet's; None is the center.  face=1 is the largest of those found, 2 the next.  Errors
+    and that line call the photo by the name that is given with it.  Raises ValueError for a `face`
+    that is nobody's, and what `yunet` raises; the finder ValueError for a photo without a region.
+    """
+    if face != 1 and (crop is not None or detector is None):
+        other = "crop=" if crop is not None else "detector=null"
+        raise ValueError(f"face={face}: is for faces that are found: not with {other}")
     if crop is not None:
-        return partial(box, crop)
-    if detector is not None:
-        find = eye_finder(detector)
-        return lambda photo: region_from_eyes(*find(photo), eyes)
-    return lambda photo: central(photo, share)
+        return lambda photo, name: box(crop, photo)
+    if detector is None:
+        return lambda photo, name: central(photo, share)
+    find = find_faces if detector == AUTO else yunet(detector)
+
+    def found(photo: Image.Image, name: str) -> Region:
+        faces = find(photo, face)
+        if detector == AUTO and face == 1 and not faces:
+            print(f"{name}: no face found, so its center is completed: crop=[x,y,w,h] is a square")
+            return central(photo, share)
+        if len(faces) < face:
+            what = f"face={face}: only {len(faces)}" if face > 1 else "no face"
+            raise ValueError(f"{what} found: give its square by crop=[x,y,w,h]")
+        chosen = faces[face - 1]
+        return region_from_eyes(chosen.left, chosen.right, eyes)
+
+    return found

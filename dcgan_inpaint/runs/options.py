@@ -115,6 +115,7 @@ class CompleteOptions:
     images: Text | Annotated[list[Text], Field(min_length=1)] | None
     crop: Box | None
     detector: Text | None
+    face: Count
     eyes: Eyes
     split: Split
     limit: Count | None
