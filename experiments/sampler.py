@@ -1,0 +1,102 @@
+"""Draws and their mean, under each mask: how good, how sharp, how different, how honest.
+
+python -m experiments.sampler ckpt=<run>/weights.safetensors data=celeba data.root=path/to/celeba \\
+    limit=512 --masks center half pattern random80 freeform
+
+Takes what inpaint.py takes, and completes each picture once under each mask, with 8 candidates.  A
+row a mask: PSNR over the hole of the first draw and of the mean of all, with 95% bootstrap
+intervals; the error that the spread predicts by the true one, over all and, behind it, the lowest
+and the highest of the middle eight tenths (calibration.py); Fréchet and feature distance of both,
+and the diversity of the draws (quality/features.py).  `--without 64` adds PSNR without the first
+64 pictures.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torch import Tensor
+
+from dcgan_inpaint.completion.build import build
+from dcgan_inpaint.data.loader import ImageData, batches
+from dcgan_inpaint.models.checkpoint import load_model, source_of
+from dcgan_inpaint.quality.completions import mean_interval, psnr
+from dcgan_inpaint.quality.features import compare, diversity, frechet_distance, load_efflite0
+from experiments.calibration import by_tenths, hole_numbers
+
+PROJECT = Path(__file__).parents[1]
+HEADER = (
+    "mask",
+    "one draw, dB",
+    "mean, dB",
+    "predicted / true",
+    "FD-EffLite0, draw and mean",
+    "feature distance, draw and mean",
+    "diversity",
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("overrides", nargs="*", help="as for inpaint.py")
+    parser.add_argument("--masks", nargs="+", default=["center"], help="names in conf/mask")
+    parser.add_argument("--without", type=int, default=0, help="pictures left out of a second row")
+    arguments = parser.parse_args()
+    print("| " + " | ".join(HEADER) + " |\n|" + " --- |" * len(HEADER))
+    for mask in arguments.masks:
+        for row in rows(mask, arguments.overrides, arguments.without):
+            print("| " + " | ".join(row) + " |", flush=True)
+
+
+def rows(mask: str, overrides: list[str], without: int) -> list[list[str]]:
+    """The table's rows of one mask."""
+    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+        cfg = compose("inpaint", ["candidates=8", "answer=sample", *overrides, f"mask={mask}"])
+    model = load_model(cfg.ckpt)
+    module = build(cfg, model, instantiate(cfg.mask))
+    data = ImageData(source_of(model, instantiate(cfg.data), cfg.ckpt), cfg.cache_dir)
+    pictures = data.split(cfg.split)
+    first = torch.utils.data.Subset(pictures, range(min(cfg.limit, len(pictures))))
+    network = load_efflite0(model.picture_shape[1])
+    seen: list[list[Tensor]] = []  # of each batch
+    for batch in batches(first, cfg.batch_size):
+        done = module.predict_step(batch)
+        hole, answers = 1 - done.mask, (done.candidates[:, 0], done.candidates.mean(1))
+        numbers: list[Tensor] = []
+        for answer in answers:
+            numbers += [psnr(answer, done.images, hole), *compare(answer, done.images, network)]
+        seen.append([*numbers, diversity(done.candidates, network), *hole_numbers(done)])
+    columns = [torch.cat(column) for column in zip(*seen, strict=True)]
+    draw, draw_far, draw_pooled, mean, mean_far, mean_pooled, diverse, spread, error = columns
+    chance = (1 + 1 / cfg.candidates) ** 0.5  # the mean is wrong by its own chance as well
+    predicted, true = by_tenths(spread, error)
+    middle = (chance * predicted / true)[1:-1]
+    over_all = chance * (spread.square().mean() / error.square().mean()).sqrt()
+    fd = [frechet_distance(*pooled.unbind(1)) for pooled in (draw_pooled, mean_pooled)]
+    found = [
+        [
+            mask,
+            interval(draw),
+            interval(mean),
+            f"{over_all:.2f}; {middle.min():.2f} to {middle.max():.2f}",
+            f"{fd[0]:.1f}, {fd[1]:.1f}",
+            f"{draw_far.mean():.2f}, {mean_far.mean():.2f}",
+            f"{diverse.mean():.2f}",
+        ]
+    ]
+    if without:
+        rest = [interval(draw[without:]), interval(mean[without:])]
+        found.append([f"{mask}, without the first {without}", *rest, *[""] * (len(HEADER) - 3)])
+    return found
+
+
+def interval(values: Tensor) -> str:
+    """Mean and 95% interval of PSNR (N,) in dB."""
+    mean, low, high = mean_interval(values)
+    return f"{mean:.2f} [{low:.2f}, {high:.2f}]"
+
+
+if __name__ == "__main__":
+    main()
