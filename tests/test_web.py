@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zlib
 from io import BytesIO
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -20,12 +21,14 @@ from training import small_dcgan
 
 from dcgan_inpaint import Completer
 from dcgan_inpaint.configs import choices_of
+from dcgan_inpaint.photos.regions import Region
 from dcgan_inpaint.web import __main__ as command
+from dcgan_inpaint.web import completing
 from dcgan_inpaint.web.completing import heat
 from dcgan_inpaint.web.server import Server
 from dcgan_inpaint.web.uploads import Limits
 
-WORDS = ("stages=none", "trainer.accelerator=cpu")
+WORDS = ("stages=none", "trainer.accelerator=cpu", "detector=null")
 SQUARE = [10, 5, 40, 40]
 HOLE = np.zeros((50, 80), bool)
 HOLE[20:30, 22:41] = True
@@ -100,8 +103,9 @@ def complete(client, **changed):
 # ---- what is completed
 
 
-def test_a_photo_is_completed(client, completer):
+def test_a_photo_is_completed(client, completer, monkeypatch):
     """Each candidate, the mean and the mask at full size, as Completer has them."""
+    monkeypatch.setattr(completing, "PAUSE", 0)
     told = complete(client)
     names = [name for name, _ in told]
     assert names == ["place", *["frame"] * 5, "done"]
@@ -113,6 +117,8 @@ def test_a_photo_is_completed(client, completer):
 
     expected = completer(photo(), ~HOLE, SQUARE, candidates=2)
     done = told[-1][1]
+    assert [len(frame["totals"]) for frame in frames] == [1] * 5
+    assert frames[-1]["totals"] == done["totals"][-1:]
     assert done["totals"] == pytest.approx(expected.trace[:, 2].tolist(), rel=1e-5)
     for k in range(2):
         completed = picture_of(client.get(f"/completed/{done['name']}/{k}"))
@@ -179,6 +185,15 @@ def test_the_square_is_that_of_the_completer(dcgan, client, server):
     assert (region.origin, region.side) == (15, 50)
     other = Server(Completer.load(dcgan, *WORDS, "crop=[3,4,20,20]"))
     assert other._looked_at(PHOTO)["square"] == [3, 4, 20, 20]
+
+
+def test_a_square_that_is_rolled_or_reaches_outside_is_set_upright_inside(completer):
+    """Around the same middle, as long as it is inside."""
+    server = Server(completer)
+    side = 30 + 10j  # its length is 31.6, and half of its diagonal 10 + 20j
+    for origin, square in ((30 + 0j, [24, 4, 32, 32]), (-10 + 5j, [0, 9, 32, 32])):
+        server.completer = SimpleNamespace(region=lambda photo, at=origin: Region(at, side))
+        assert server._looked_at(PHOTO)["square"] == square
 
 
 def test_a_large_photo_is_seen_smaller(completer):

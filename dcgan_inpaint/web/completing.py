@@ -101,24 +101,28 @@ def _pixels(completed: Completed) -> int:
 def complete(completer: Completer, wanted: Wanted, pixels: int, kept: Kept, say: Say) -> None:
     """Complete a photo of at most so many `pixels`, and say what happens.
 
-    "frame": how far the search is, at each evaluation, and ten times a second what it has come to;
-    "done": what there is to choose from, and its name among what is kept.  Raises ValueError, one
-    line, for what does not fit.
+    "frame": what the search has come to, some ten times a second; "done": what there is to choose
+    from, and its name among what is kept.  Raises ValueError, one line, for what does not fit.
     """
     photo = _named("photo", wanted.photo, pixels)
     mask = _named("mask", wanted.mask, pixels).convert("L")
     totals: list[float] = []  # since the last frame
-    shown_at = -PAUSE
+    shown_at = float("-inf")
 
     def watch(progress: Progress) -> None:
         nonlocal shown_at
         totals.append(progress.losses[0, 2].item())
-        frame: dict[str, Any] = {"iteration": progress.iteration, "iterations": progress.iterations}
-        if time.monotonic() - shown_at >= PAUSE:
-            frame |= {"totals": totals[:], "picture": data_url(to_pil(progress.show()[0]))}
-            totals.clear()
-            shown_at = time.monotonic()
-        say("frame", frame)  # at each evaluation, for here it ends when the page is closed
+        if time.monotonic() - shown_at < PAUSE:
+            return
+        frame = {
+            "iteration": progress.iteration,
+            "iterations": progress.iterations,
+            "totals": totals[:],
+            "picture": data_url(to_pil(progress.show()[0])),
+        }
+        totals.clear()
+        shown_at = time.monotonic()
+        say("frame", frame)  # here the search ends when the page is closed
 
     result = completer(photo, mask, wanted.square, wanted.candidates, watch=watch)
     completed = Completed(result)

@@ -160,7 +160,8 @@ def try_out(completer: Completer) -> None:
         raise Stopped
 
     with suppress(Stopped):
-        completer(Image.new("RGB", (64, 64)), "center", candidates=1, watch=enough)
+        gray = Image.new("RGB", (64, 64), "gray")
+        completer(gray, "center", [0, 0, 64, 64], candidates=1, watch=enough)
 
 
 def _picture(file: bytes | None) -> Response:

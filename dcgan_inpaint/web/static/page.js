@@ -348,7 +348,7 @@ async function* events(stream) {
 let totals = []; // the objective so far
 
 function drawCurve() {
-  const [low, high] = [Math.min(...totals), Math.max(...totals)];
+  const [low, high] = [Math.min, Math.max].map((end) => totals.reduce((a, b) => end(a, b)));
   const last = Math.max(1, totals.length - 1);
   const points = totals.map((total, i) => `${(100 * i) / last},${48 - (46 * (total - low)) / (high - low || 1)}`);
   $("curve").firstElementChild.setAttribute("points", points.join(" "));
@@ -360,9 +360,9 @@ const told = {
     $("status").textContent = ahead ? `Waiting: ${ahead} ahead of you` : "Your turn";
   },
   frame({ iteration, iterations, picture, totals: more }) {
-    $("status").textContent = `Searching: ${iteration} of ${iterations}`;
-    if (!picture) return;
+    if (!totals.length) $("status").textContent = "Searching"; // once: it is read aloud
     $("search").hidden = false;
+    Object.assign($("progress"), { max: iterations, value: iteration });
     $("frame").src = picture;
     totals.push(...more);
     drawCurve();
@@ -370,6 +370,7 @@ const told = {
   done(result) {
     kept = result.name;
     totals = result.totals;
+    $("progress").value = $("progress").max;
     drawCurve();
     $("status").textContent = "Done: choose one below";
     showChoice(result);
@@ -381,6 +382,8 @@ const told = {
 };
 
 $("complete").onclick = async () => {
+  fault("");
+  $("status").textContent = "";
   const mask = await maskPicture();
   if (!mask) return;
   leave();
