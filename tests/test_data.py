@@ -1,11 +1,15 @@
+import functools
 import json
+import threading
 import warnings
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
 from dcgan_inpaint.data import cache
@@ -249,24 +253,113 @@ def test_killed_build_leaves_no_cache(tree, tmp_path, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         load_split(Killed(str(tree), image_size=8), "train", str(tmp_path / "cache"))
-    assert not list((tmp_path / "cache").iterdir())
+    assert not caches(tmp_path / "cache")
     pictures, _ = load_split(Folder(str(tree), image_size=8), "train", str(tmp_path / "cache"))
     assert len(pictures) > 90
 
 
-def test_two_builds_at_once(tree, tmp_path):
-    """Another process finished the same cache while this one was building: both are fine."""
-    folder = tmp_path / "cache"
+def caches(folder):
+    """What is in it but for locks, which stay."""
+    return [path for path in folder.iterdir() if path.suffix != ".lock"]
 
-    class Raced(Folder):
+
+def test_two_builds_at_once(tree, tmp_path, capsys):
+    """One builds, the other waits for it and decodes nothing."""
+    begun, folder = threading.Event(), str(tmp_path / "cache")
+
+    class Slow(Counting):
         def decode(self, items):
-            if not list(folder.glob("folder*")):
-                load_split(Folder(str(tree), image_size=8), "train", str(folder))
+            begun.set()
+            while "waited for" not in "".join(said):
+                said.append(capsys.readouterr().err)
             return super().decode(items)
 
-    pictures, _ = load_split(Raced(str(tree), image_size=8), "train", str(folder))
-    assert len(pictures) > 90
-    assert len(list(folder.iterdir())) == 1
+    said: list[str] = []
+    first, second = Slow(str(tree), image_size=8), Counting(str(tree), image_size=8)
+    with ThreadPoolExecutor() as pool:
+        slow = pool.submit(load_split, first, "train", folder)
+        assert begun.wait(60)
+        pictures, names = load_split(second, "train", folder)
+        np.testing.assert_array_equal(slow.result()[0], pictures)
+    assert first.decoded > 90
+    assert second.decoded == 0
+    assert len(caches(tmp_path / "cache")) == 1
+
+
+DAMAGE = {
+    "cut": ("images.bin", lambda data: data[:-1]),
+    "empty": ("images.bin", lambda data: b""),
+    "longer": ("images.bin", lambda data: data + b"0"),
+    "a bit": ("images.bin", lambda data: data[:3000] + bytes([data[3000] ^ 1]) + data[3001:]),
+    "names changed": ("names.json", lambda data: data.replace(b"7", b"8")),
+    "names cut": ("names.json", lambda data: data[:50]),
+    "no JSON": ("checksums.json", lambda data: data[:50]),
+    "other checksums": ("checksums.json", lambda data: b'{"names": 1, "chunks": []}'),
+    "names gone": ("names.json", None),
+    "images gone": ("images.bin", None),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_damaged_cache_is_decoded_again(tree, tmp_path, monkeypatch, capsys, case):
+    monkeypatch.setattr(cache, "CHUNK", 16)
+    load = functools.partial(load_split, Folder(str(tree), 8), "train", str(tmp_path / "cache"))
+    pictures, names = load()
+    pictures = np.array(pictures)
+    name, damage = DAMAGE[case]
+    (folder,) = caches(tmp_path / "cache")
+    data = (folder / name).read_bytes()
+    (folder / name).unlink()
+    if damage:
+        (folder / name).write_bytes(damage(data))
+    capsys.readouterr()
+    again, named = load()
+    np.testing.assert_array_equal(again, pictures)
+    assert named == names
+    said = capsys.readouterr().err
+    assert said.count(f"{folder}: damaged; it is decoded again\n") == 1
+    assert (folder / name).read_bytes() == data
+    load()
+    assert "damaged" not in capsys.readouterr().err
+
+
+def test_a_cache_of_an_earlier_version_is_taken(tree, tmp_path):
+    source = Counting(str(tree), image_size=8)
+    load_split(source, "train", str(tmp_path / "cache"))
+    (folder,) = caches(tmp_path / "cache")
+    checksums = (folder / "checksums.json").read_bytes()
+    (folder / "checksums.json").unlink()
+    source.decoded = 0
+    load_split(source, "train", str(tmp_path / "cache"))
+    assert source.decoded == 0
+    assert (folder / "checksums.json").read_bytes() == checksums
+
+
+def test_what_killed_builders_left_is_removed(tree, tmp_path):
+    folder, source = tmp_path / "cache", Folder(str(tree), image_size=8)
+    key = cache.cache_key(source, source.items("train"))
+    for name in (f".{key}.building123", ".other8_0.building123", ".busy8_0.building123"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "images.bin").write_bytes(b"half")
+    with FileLock(folder / ".busy8_0.lock"):
+        load_split(source, "train", str(folder))
+    left = {path.name for path in caches(folder)}
+    assert left == {key, ".busy8_0.building123"}
+
+
+def test_a_cache_that_cannot_be_written(tree, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="cache_dir=.*file/cache: cannot be written"):
+        load_split(Folder(str(tree), 8), "train", str(tmp_path / "file" / "cache"))
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache.json, "dumps", full)
+    monkeypatch.setattr(cache, "cache_key", lambda *_: "key")
+    with pytest.raises(ValueError, match=r"cannot be written \(No space left on device\)"):
+        load_split(Folder(str(tree), 8), "train", str(tmp_path / "cache"))
+    assert not caches(tmp_path / "cache")
 
 
 def test_bad_pictures_are_named_skipped_and_counted(tree, tmp_path):
@@ -294,7 +387,7 @@ def test_too_many_bad_pictures_and_empty_folders(tree, tmp_path):
     ):
         warnings.simplefilter("ignore")
         load_split(Folder(str(tree), 8), "train", str(tmp_path / "cache"))
-    assert not list((tmp_path / "cache").iterdir())
+    assert not caches(tmp_path / "cache")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no pictures in the train split"):
         load_split(Folder(str(tmp_path / "empty")), "train", str(tmp_path / "cache"))
@@ -410,6 +503,6 @@ def test_a_description_makes_the_source_again(tree, celeba):
 
 def test_names_are_json(tree, tmp_path):
     load_split(Folder(str(tree), 8), "val", str(tmp_path / "cache"))
-    (folder,) = (tmp_path / "cache").iterdir()
+    (folder,) = caches(tmp_path / "cache")
     names = json.loads((folder / "names.json").read_text())
     assert (folder / "images.bin").stat().st_size == len(names) * 3 * 8 * 8
