@@ -10,7 +10,7 @@ from training import quiet_trainer
 
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.runs import saving
-from dcgan_inpaint.runs.saving import WholeCheckpoints
+from dcgan_inpaint.runs.saving import WholeCheckpoints, remove_parts, write_csv
 
 
 def saved(value):
@@ -94,3 +94,27 @@ def test_a_training_writes_no_temporary_file_elsewhere(tmp_path, monkeypatch):
     trainer.fit(model, DataLoader([{"image": torch.zeros(2, 3, 16, 16)}], batch_size=None))
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     assert torch.load(tmp_path / "last.ckpt")["iteration"] == 1
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path):
+    path = tmp_path / "room" / "a.csv"
+    write_csv(path, [["x", "y"], [1, "ü"]])
+    before = path.read_bytes()
+    assert before.decode() == "x,y\r\n1,ü\r\n"
+
+    def broken():
+        yield ["z"]
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        write_csv(path, broken())
+    assert path.read_bytes() == before
+    assert list(tmp_path.rglob("*.*")) == [path]
+
+
+def test_what_killed_runs_left_is_removed(tmp_path):
+    for name in ("last.part", "records/00000.part", "records/00000.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    remove_parts(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*.*")] == ["00000.safetensors"]

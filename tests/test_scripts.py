@@ -1,6 +1,7 @@
 """The scripts as a user runs them, in small; every error is one line."""
 
 import csv
+import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from dcgan_inpaint.models.checkpoint import load_gan
 from dcgan_inpaint.pictures import grid
-from dcgan_inpaint.runs.folder import TRAINING
+from dcgan_inpaint.runs.resuming import TRAINING
 
 PROJECT = Path(__file__).parents[1]
 SMALL = [
@@ -111,17 +112,12 @@ def test_a_run_names_its_own_folder(run, tmp_path, monkeypatch):
 
 
 def test_resume_goes_on(run, trained, tmp_path):
-    """Two epochs and one more, in the same folder, give the weights of three epochs at once."""
+    """Two epochs and one more, in the same folder and with the settings that stand there, give the
+    weights of three epochs at once."""
     resumed, whole = tmp_path / "resumed", tmp_path / "whole"
     shutil.copytree(trained, resumed)
     begun = (resumed / "logs" / "version_0" / "metrics.csv").read_text()
-    run(
-        "train.py",
-        *TRAIN,
-        "trainer.max_epochs=3",
-        f"resume={resumed / 'last.ckpt'}",
-        f"output={resumed}",
-    )
+    run("train.py", "trainer.max_epochs=3", f"resume={resumed / 'last.ckpt'}")
     assert (resumed / "logs" / "version_0" / "metrics.csv").read_text() == begun
     logged = [
         row for row in table(resumed / "logs" / "version_1" / "metrics.csv") if row["train/d_loss"]
@@ -133,6 +129,94 @@ def test_resume_goes_on(run, trained, tmp_path):
     assert a["iteration"] == b["iteration"] == 12
     for name, value in b["state_dict"].items():
         assert torch.equal(a["state_dict"][name], value), name
+
+
+def state(folder):
+    """Of each file below a folder its size and when it was written."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+
+OTHERS = {
+    "seed": (["seed=1"], "seed=0, not 1"),
+    "batch_size": (["batch_size=8"], "batch_size=16, not 8"),
+    "g_steps": (["model.g_steps=1"], "model.g_steps=2, not 1"),
+    "lr": (["model.lr=0.1"], "model.lr=0.0002, not 0.1"),
+    "default": (["model.gf_dim=64"], "model.gf_dim=2, not 64"),
+    "flip": (["flip=false"], "flip=true, not false"),
+    "data.seed": (["data.seed=1"], "data.seed=0, not 1"),
+    "model": (["model=unet"], "model._target_=dcgan_inpaint.models.dcgan.DCGAN, not dcgan_inpaint"),
+    "precision": (["trainer.precision=bf16-mixed"], "trainer.precision=32-true, not bf16-mixed"),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_a_resume_with_another_value_is_refused(run, trained, case):
+    arguments, message = OTHERS[case]
+    before = state(trained)
+    done = run("train.py", f"resume={trained / 'last.ckpt'}", *arguments, fails=True)
+    one_line(done, f"last.ckpt was begun with {message}")
+    assert state(trained) == before
+
+
+def test_a_checkpoint_alone_knows_its_model(run, trained, tmp_path):
+    """Without the config.yaml beside it the settings have to be given again."""
+    shutil.copy(trained / "last.ckpt", tmp_path)
+    given = [*TRAIN, f"resume={tmp_path / 'last.ckpt'}", f"output={tmp_path / 'out'}"]
+    for argument, message in (
+        ("model.lr=0.1", "model.lr=0.0002, not 0.1"),
+        ("data.seed=1", "data.seed=0, not 1"),
+    ):
+        done = run("train.py", *given, argument, fails=True)
+        one_line(done, f"last.ckpt was begun with {message}")
+    assert not (tmp_path / "out").exists()
+
+
+TAKEN = {
+    "train again": ("train.py", ["last.ckpt"], "holds a training"),
+    "train over a completion": ("train.py", ["records/00000.safetensors"], "holds a completion"),
+    "complete into a training": ("inpaint.py", ["weights.safetensors"], "holds a training"),
+    "samples into a completion": ("sample.py", ["metrics.csv"], "holds a completion"),
+    "complete into samples": ("inpaint.py", ["samples.png"], "holds samples"),
+}
+
+
+@pytest.mark.parametrize("case", TAKEN)
+def test_a_folder_of_other_results_is_left_alone(run, tmp_path, case):
+    script, files, message = TAKEN[case]
+    for name in ["config.yaml", *files]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("of another run")
+    before = state(tmp_path)
+    one_line(run(script, f"output={tmp_path}", fails=True), f"{message}: use another output")
+    assert state(tmp_path) == before
+
+
+def test_two_runs_at_once(run, tmp_path):
+    """In two processes: the second is refused, and leaves the folder to the first."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    holding = "import sys, filelock; filelock.FileLock(sys.argv[1]).acquire(); print(); input()"
+    command = [sys.executable, "-c", holding, folder / ".lock"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        before = state(folder)
+        done = run("sample.py", "count=1", f"output={folder}", fails=True)
+        one_line(done, "another run is at work there")
+        assert state(folder) == before
+        other.communicate(b"\n")
+    run("sample.py", "count=1", f"output={folder}")
+
+
+def test_splits_of_few(run, tmp_path):
+    """One validation picture is enough to watch and to judge by; more are not asked for."""
+    few = [a for a in TRAIN if not a.startswith(("data.val", "preview", "validate", "sample_m"))]
+    few += ["data.val_size=1", "preview=20", "validate=20", "trainer.max_epochs=1"]
+    done = run("train.py", *few, "sample_metrics=0", f"output={tmp_path / 'run'}")
+    assert "1 validation pictures completed: psnr_hole" in done.stdout
+    done = run("train.py", *few, "data.test_size=1", f"output={tmp_path / 'no'}", fails=True)
+    one_line(done, "1 picture in the test split, where 2 are needed")
+    assert not (tmp_path / "no").exists()
 
 
 def test_inpaint_a_split(run, trained, tmp_path):
@@ -232,7 +316,7 @@ def test_train_a_context_encoder(encoder):
 
 def test_a_context_encoder_resumes(run, encoder, tmp_path):
     last, longer = f"resume={encoder / 'last.ckpt'}", "trainer.max_epochs=3"
-    run("train.py", *ENCODER, longer, last, f"output={tmp_path / 'resumed'}")
+    run("train.py", longer, last, f"output={tmp_path / 'resumed'}")
     run("train.py", *ENCODER, longer, f"output={tmp_path / 'whole'}")
     a, b = (torch.load(tmp_path / n / "last.ckpt") for n in ("resumed", "whole"))
     assert a["iteration"] == b["iteration"] == 12
@@ -525,6 +609,9 @@ ERRORS = {
     "lam negative": (["objective.lam=-1"], "objective.lam=-1"),
     "no images": (["images=nowhere/*.png"], "images=nowhere/*.png: no picture there"),
     "image unreadable": (["images={tmp}/broken.png"], "broken.png: cannot be read as a picture"),
+    "a pipe": (["images={tmp}/pipe"], "images={tmp}/pipe: {tmp}/pipe is no file"),
+    "a device": (["images=/dev/zero"], "images=/dev/zero: /dev/zero is no file"),
+    "mask a pipe": (["mask=file", "mask.path={tmp}/pipe"], "mask.path={tmp}/pipe: is no file"),
     "mask missing": (["mask=file", "mask.path=gone.png"], "mask.path=gone.png: no such file"),
     "mask all hole": (["mask=file", "mask.path={tmp}/black.png"], "leaves no known pixel"),
     "mask no hole": (["mask=file", "mask.path={tmp}/white.png"], "leaves no hole"),
@@ -548,12 +635,14 @@ ERRORS = {
 
 @pytest.mark.parametrize("case", ERRORS)
 def test_inpaint_errors_are_one_line(run, tmp_path, case):
+    os.mkfifo(tmp_path / "pipe")
     (tmp_path / "broken.png").write_text("not a picture")
     Image.new("L", (20, 20), 0).save(tmp_path / "black.png")
     Image.new("L", (20, 20), 255).save(tmp_path / "white.png")
     arguments, message = ERRORS[case]
     arguments = [f"output={tmp_path / 'out'}", *(a.format(tmp=tmp_path) for a in arguments)]
-    one_line(run("inpaint.py", *arguments, fails=True), message)
+    one_line(run("inpaint.py", *arguments, fails=True), message.format(tmp=tmp_path))
+    assert not (tmp_path / "out").exists()
 
 
 TRAIN_ERRORS = {
@@ -571,6 +660,12 @@ TRAIN_ERRORS = {
     "no devices": (["trainer.devices=0"], "trainer.devices=0: use 1 or more"),
     "accelerator": (["trainer.accelerator=null"], "trainer.accelerator=null: should be 'auto'"),
     "precision": (["trainer.precision=8"], "trainer.precision=8: should be '32-true'"),
+    "precision bf16": (["trainer.precision=bf16-true"], "trainer.precision=bf16-true: should be"),
+    "precision 16": (["trainer.precision=16-true"], "trainer.precision=16-true: should be"),
+    "precision 64": (["trainer.precision=64-true"], "trainer.precision=64-true: should be"),
+    "many pictures": (["data.train_size=1e12"], "data.train_size=1000000000000.0: should be"),
+    "many steps": (["model.g_steps=1000000000000"], "model.g_steps=1000000000000: should be"),
+    "no test pictures": (["data.test_size=0"], "data.test_size=0: should be greater"),
     "epochs": (["trainer.max_epochs=-1"], "trainer.max_epochs=-1: should be greater"),
     "trainer": (["+trainer.speed=1"], "trainer.speed=1: extra inputs are not permitted"),
     "one sample": (["sample_metrics=1"], "sample_metrics=1: use 2 or more, or 0 for none"),

@@ -1,5 +1,6 @@
 """One LightningDataModule for every source: memory-mapped splits read by index."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,8 @@ class Pictures(Dataset):
 
     @property
     def labels(self) -> list[str]:
-        """A file name for each picture that no other has."""
-        return [f"{i:05d}_{Path(name).stem}" for i, name in enumerate(self.names)]
+        """A file name for each picture that no other has, and that every disk takes."""
+        return [f"{i:05d}_{_short(Path(name).stem)}" for i, name in enumerate(self.names)]
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
         index = torch.tensor(indices)
@@ -87,9 +88,16 @@ class ImageData(LightningDataModule):
         self.source, self.cache_dir = source, cache_dir
         self.batch_size, self.flip, self.seed = batch_size, flip, seed
 
-    def split(self, name: str, flip: bool = False) -> Pictures:
-        """The pictures of "train", "val" or "test", decoded on first use (data/cache.py)."""
+    def split(self, name: str, flip: bool = False, least: int = 1) -> Pictures:
+        """The pictures of "train", "val" or "test", decoded on first use (data/cache.py).
+
+        Raises what `load_split` does, and ValueError for fewer than `least`.
+        """
         pictures, names = load_split(self.source, name, self.cache_dir)
+        if len(pictures) < least:
+            raise ValueError(
+                f"{len(pictures)} picture in the {name} split, where {least} are needed to compare"
+            )
         return Pictures(pictures, names, flip, self.seed)
 
     def prepare_data(self) -> None:
@@ -104,6 +112,12 @@ class ImageData(LightningDataModule):
         pictures = self.split("train", flip=self.flip)
         order = EpochOrder(pictures, self.seed)
         return batches(pictures, self.batch_size, sampler=order, drop_last=True)
+
+
+def _short(name: str) -> str:
+    """Up to 200 bytes of a name, in UTF-8 whatever it was."""
+    text = os.fsencode(name).decode(errors="replace")
+    return text.encode()[:200].decode(errors="ignore")
 
 
 def batches(pictures: Pictures | Subset, batch_size: int, **settings: Any) -> DataLoader:

@@ -16,7 +16,8 @@ from dcgan_inpaint.photos.photos import Photos
 from dcgan_inpaint.photos.regions import region_finder
 from dcgan_inpaint.runs.evaluation import complete, completing_trainer
 from dcgan_inpaint.runs.faults import ends_in_one_line
-from dcgan_inpaint.runs.folder import check_same, finish, name_folder, start_run
+from dcgan_inpaint.runs.folder import check_same, name_folder, start_run
+from dcgan_inpaint.runs.loggers import finish, open_loggers
 from dcgan_inpaint.runs.options import CompleteOptions
 from dcgan_inpaint.runs.writer import CompletionWriter, load_networks
 
@@ -42,7 +43,7 @@ def main(cfg: DictConfig) -> None:
             pictures = ImageData(source, cfg.cache_dir).split(cfg.split)
         settings = check_same(cfg)
         writer = CompletionWriter(folder, pictures, cfg.limit, photos, networks, settings)
-        loggers = list(instantiate(cfg.logger or {}).values())
+        loggers = open_loggers(cfg)
         trainer = completing_trainer(cfg.trainer, loggers, writer)
         start_run(cfg, "inpaint", loggers)
 

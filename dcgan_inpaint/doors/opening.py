@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
@@ -35,6 +36,7 @@ def door(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[..., No
         @functools.wraps(main)
         def call(cfg: DictConfig | None = None) -> None:
             if cfg is not None:
+                HydraConfig.instance().cfg = None  # of an earlier call, whose words are not ours
                 return main(cfg)
             logging.getLogger(LIGHTNINGS).addFilter(_is_of_use)
             with one_line_errors():

@@ -38,9 +38,8 @@ def main(cfg: DictConfig) -> None:
             more = load_distances(cfg.fid, cfg.features, gan.picture_shape[1])
             source = source_of(gan, instantiate(cfg.data), cfg.ckpt)
             cfg.data = describe(source)  # and so it stands in config.yaml
-            real = ImageData(source, cfg.cache_dir).split(cfg.split).pictures  # (N, C, S, S) uint8
-            if len(real) < 2:
-                raise ValueError(f"split={cfg.split} has {len(real)} picture: use one of 2 or more")
+            data = ImageData(source, cfg.cache_dir)
+            real = data.split(cfg.split, least=2).pictures  # (N, C, S, S) uint8
         folder = start_run(cfg, "sample")
 
     grid(gan(z, cfg.ema)).save(folder / "samples.png")

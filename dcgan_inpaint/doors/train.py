@@ -4,7 +4,7 @@ import shutil
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning import seed_everything
 
 from dcgan_inpaint.completion.build import preview_of
 from dcgan_inpaint.data.loader import ImageData
@@ -14,16 +14,18 @@ from dcgan_inpaint.errors import check_config, one_line_errors
 from dcgan_inpaint.models.checkpoint import save_weights
 from dcgan_inpaint.runs.evaluation import complete, completing_trainer, judge
 from dcgan_inpaint.runs.faults import ends_in_one_line
-from dcgan_inpaint.runs.folder import check_resume, finish, name_folder, start_run
+from dcgan_inpaint.runs.folder import name_folder, start_run
+from dcgan_inpaint.runs.loggers import finish, open_loggers
 from dcgan_inpaint.runs.options import TrainOptions
-from dcgan_inpaint.runs.saving import WholeCheckpoints
-from dcgan_inpaint.runs.watchers import watchers
+from dcgan_inpaint.runs.resuming import check_resume, resumed
+from dcgan_inpaint.runs.watchers import training_trainer, watchers
 from dcgan_inpaint.runs.writer import CompletionWriter
 
 
 @door("train")
 def main(cfg: DictConfig) -> None:
     with one_line_errors():
+        cfg = resumed(cfg)
         folder = name_folder(cfg, "train")  # where the loggers write, which the check looks at
         check_config(cfg, TrainOptions)
         seed_everything(cfg.seed, verbose=False)  # the init; z, order and flips follow from seed
@@ -37,17 +39,11 @@ def main(cfg: DictConfig) -> None:
         data = ImageData(source, cfg.cache_dir, cfg.batch_size, cfg.flip, cfg.seed)
         data.prepare_data()
         validation = data.split("val") if cfg.validate or cfg.preview else None
-        judged = data.split("test").pictures if cfg.sample_metrics and model.gan is model else None
+        judge_by = cfg.sample_metrics and model.gan is model
+        judged = data.split("test", least=2).pictures if judge_by else None
         callbacks = watchers(model, folder, validation, cfg.sample_every, cfg.preview)
-        loggers = list(instantiate(cfg.logger or {}).values())
-        trainer = Trainer(
-            **cfg.trainer, logger=loggers, callbacks=callbacks, plugins=WholeCheckpoints()
-        )
-        if trainer.world_size > 1 and cfg.validate:  # which one process writes
-            raise ValueError(
-                f"trainer.devices={cfg.trainer.devices}: with more than one use output=... and "
-                "validate=0"
-            )
+        loggers = open_loggers(cfg)
+        trainer = training_trainer(cfg.trainer, loggers, callbacks, cfg.validate)
         start_run(cfg, "train", loggers)
 
     with ends_in_one_line(f"resume={folder / 'last.ckpt'} goes on"):

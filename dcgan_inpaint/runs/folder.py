@@ -10,18 +10,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from filelock import BaseFileLock, FileLock, Timeout
-from lightning_fabric.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from PIL import Image
-from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
-from torchvision.transforms.functional import pil_to_tensor
 from yaml import YAMLError
 
-from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.models.checkpoint import file_of
-from dcgan_inpaint.quality.completions import load_weights
 from dcgan_inpaint.runs.records import begun_with
 from dcgan_inpaint.runs.saving import remove_parts, whole
 
@@ -34,15 +29,19 @@ FALSE_ALARMS = (  # of Lightning 2.6
 
 # what may change when a completion run is continued: no result depends on it, but on precision
 FREE = {"limit", "batch_size", "cache_dir", "output", "trainer", "logger"}
-# what Lightning reads of a last.ckpt to continue a training
-TRAINING = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "epoch", "global_step"}
+MARKS = {  # by task, what its runs leave, and how to know it
+    "train": ("a training", ("last.ckpt", "weights.safetensors")),
+    "inpaint": ("a completion", ("records", "metrics.csv")),
+    "sample": ("samples", ("samples.png",)),
+}
 _LOCKS: list[BaseFileLock] = []  # of the folders that this process writes to
 
 
 def name_folder(cfg: DictConfig, task: str) -> Path:
-    """The run's folder, to which cfg.output is set; nothing is checked or made yet.
+    """The run's folder, to which cfg.output is set; nothing is made yet.
 
     cfg.output null means runs/<task>/<date_time>, with a number behind it when that is taken.
+    Raises ValueError for a folder that holds what this run would overwrite.
     """
     if cfg.output is None:
         base = Path("runs") / task / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
@@ -50,7 +49,18 @@ def name_folder(cfg: DictConfig, task: str) -> Path:
         while folder.exists():
             folder, number = base.with_name(f"{base.name}_{number}"), number + 1
         cfg.output = str(folder)
-    return Path(str(cfg.output))
+    folder = Path(str(cfg.output))
+    for its_task, (what, marks) in MARKS.items():
+        if any((folder / mark).exists() for mark in marks) and not _continues(cfg, task, its_task):
+            raise ValueError(f"output={folder} holds {what}: use another output")
+    return folder
+
+
+def _continues(cfg: DictConfig, task: str, begun: str) -> bool:
+    """Whether a run of `task` goes on with, or makes again, what one of `begun` left."""
+    if task == begun == "train":
+        return Path(str(cfg.resume)).resolve().parent == Path(str(cfg.output)).resolve()
+    return task == begun
 
 
 def start_run(cfg: DictConfig, task: str, loggers: Iterable[Logger] = ()) -> Path:
@@ -95,7 +105,7 @@ def check_same(cfg: DictConfig) -> str:
     Raises ValueError if cfg.output holds a run that others began.  Its records say so themselves;
     config.yaml, which may be damaged or deleted, only helps to say which setting it is.
     """
-    new = _flat(OmegaConf.to_container(cfg, resolve=True))
+    new = flat(OmegaConf.to_container(cfg, resolve=True))
     kept = {key: value for key, value in new.items() if not _is_free(key)}
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode())
     with file_of(cfg.ckpt).open("rb") as file:
@@ -105,7 +115,7 @@ def check_same(cfg: DictConfig) -> str:
     # before there were records, there was a table
     if begun == settings or not (begun or (Path(str(cfg.output)) / "metrics.csv").is_file()):
         return settings
-    old = _flat(read_config(Path(str(cfg.output))) or new)
+    old = flat(read_config(Path(str(cfg.output))) or new)
     for key in sorted(old.keys() | new.keys()):
         if not _is_free(key) and old.get(key) != new.get(key):
             raise ValueError(
@@ -133,46 +143,8 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     return cast(dict[str, Any], cfg) if isinstance(cfg, dict) else None
 
 
-def check_resume(path: str, model: Model) -> None:
-    """Raise ValueError (FileNotFoundError) if `path` is no last.ckpt of a model such as this."""
-    saved = load_weights("resume", path, "a last.ckpt of train.py")
-    missing = TRAINING - saved.keys()
-    if missing:
-        raise ValueError(f"resume={path}: no last.ckpt of train.py: it has no {min(missing)}")
-    kind = saved.get("kind", "DCGAN")  # before there were others, it was not said
-    if kind != model.kind:
-        raise ValueError(f"resume={path} holds a {kind}, model= is a {model.kind}")
-    shapes, theirs = (
-        {name: getattr(value, "shape", None) for name, value in dict(state).items()}
-        for state in (model.state_dict(), saved["state_dict"])
-    )
-    for name in sorted(shapes.keys() ^ theirs.keys()) or shapes:
-        if shapes.get(name) != theirs.get(name):
-            raise ValueError(
-                f"resume={path}: {name} does not fit: use the model= and data= that it began with"
-            )
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     """{"mask": {"scale": 1}} -> {"mask.scale": 1}"""
     if not isinstance(tree, dict):
         return {prefix[:-1]: tree}
-    return {k: v for key, part in tree.items() for k, v in _flat(part, f"{prefix}{key}.").items()}
-
-
-def log_picture(
-    loggers: Iterable[Logger], name: str, picture: Image.Image, step: int | None = None
-) -> None:
-    """Show a picture in those of the loggers that can: W&B and TensorBoard."""
-    for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_image(name, [picture], step=step)
-        elif isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(name, pil_to_tensor(picture), step)
-
-
-def finish(loggers: Iterable[Logger]) -> None:
-    """End the W&B run, so that the next one of this process (a multirun) does not continue it."""
-    for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            logger.experiment.finish()
+    return {k: v for key, part in tree.items() for k, v in flat(part, f"{prefix}{key}.").items()}

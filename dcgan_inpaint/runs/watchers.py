@@ -2,12 +2,15 @@
 
 import time
 import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
 from dcgan_inpaint.completion.build import preview_of
@@ -18,7 +21,8 @@ from dcgan_inpaint.models.latent_encoder import LatentEncoder
 from dcgan_inpaint.pictures import grid
 from dcgan_inpaint.quality.completions import psnr
 from dcgan_inpaint.runs.faults import Finite
-from dcgan_inpaint.runs.folder import log_picture
+from dcgan_inpaint.runs.loggers import log_picture
+from dcgan_inpaint.runs.saving import WholeCheckpoints
 
 CALIBRATED = 128  # validation pictures that tell how far a sampler's draws should spread
 
@@ -42,6 +46,26 @@ def watchers(
         some = list(range(min(CALIBRATED, len(validation))))
         callbacks.append(Calibration(validation.__getitems__(some)["image"]))
     return callbacks
+
+
+def training_trainer(
+    options: Mapping[str, Any],
+    loggers: Iterable[Logger],
+    callbacks: list[Callback],
+    validate: int,
+) -> Trainer:
+    """What trains by `options` (conf/trainer).
+
+    Raises ValueError for several devices that are to `validate` at the end, which all would write.
+    """
+    plugins = WholeCheckpoints()
+    trainer = Trainer(**options, logger=loggers, callbacks=callbacks, plugins=plugins)
+    if trainer.world_size > 1 and validate:
+        raise ValueError(
+            f"trainer.devices={options['devices']}: with more than one use output=... and "
+            "validate=0"
+        )
+    return trainer
 
 
 class Calibration(Callback):
