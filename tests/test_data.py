@@ -1,5 +1,6 @@
 import functools
 import json
+import os
 import threading
 import warnings
 import zipfile
@@ -20,6 +21,7 @@ from dcgan_inpaint.data.folder import Folder, find_pictures
 from dcgan_inpaint.data.images import decode, square
 from dcgan_inpaint.data.loader import EpochOrder, ImageData, Pictures, batches
 from dcgan_inpaint.data.sources import check_description, describe, from_description
+from dcgan_inpaint.observation.mask_picture import mask_file
 
 REAL_CELEBA = Path(__file__).parents[2] / "shared" / "celeba"
 
@@ -176,6 +178,35 @@ def test_celeba_splits_and_zip(celeba):
     (celeba / "img_align_celeba").rmdir()
     from_zip = CelebA(str(celeba), image_size=8).decode(source.items("test"))
     np.testing.assert_array_equal(from_folder, from_zip)
+
+
+@pytest.mark.parametrize("line", ["../x.jpg 0", "/etc/passwd 0", "a/../x.jpg 0", "000001.jpg"])
+def test_a_partition_names_files_beside_each_other(celeba, line):
+    """It may be anybody's, and is not to lead to other pictures of this machine."""
+    with (celeba / "list_eval_partition.txt").open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(ValueError, match="list_eval_partition.txt: .* is no line of it"):
+        CelebA(str(celeba), 8)
+
+
+def test_a_name_that_is_not_utf8(tmp_path):
+    """It is decoded like any other, and found in the cache again."""
+    name = os.fsdecode(b"caf\xe9.png")
+    for i in range(30):
+        save(tmp_path / f"{i}{name}", np.full((8, 8, 3), i, np.uint8))
+    folder = str(tmp_path / "cache")
+    _, names = load_split(Folder(str(tmp_path), 8), "train", folder)
+    assert names == load_split(Folder(str(tmp_path), 8), "train", folder)[1]
+    assert all(path.endswith(name) for path in names)
+
+
+def test_what_is_no_file_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for images in (str(tmp_path / "pipe.png"), str(tmp_path / "*.png"), "/dev/zero"):
+        with pytest.raises(ValueError, match=r"(pipe.png|/dev/zero) is no file"):
+            find_pictures(images)
+    with pytest.raises(ValueError, match="pipe.png: is no file"):
+        mask_file(str(tmp_path / "pipe.png"), 0.5, "white")
 
 
 @pytest.mark.parametrize(
@@ -427,6 +458,23 @@ def test_flip_depends_on_seed_epoch_and_picture():
     assert torch.equal(flipped([7, 3]), first[[7, 3]])  # whatever the batch
     pictures.epoch = 1
     assert not torch.equal(flipped(list(range(64))), first)
+
+
+def test_labels_are_names_that_every_disk_takes(tmp_path):
+    names = ["a/face.png", f"{'x' * 250}.jpg", os.fsdecode(b"caf\xe9.png"), f"{'ä' * 120}.png"]
+    labels = Pictures(np.zeros((4, 1, 2, 2), np.uint8), names).labels
+    assert labels[:3] == ["00000_face", f"00001_{'x' * 200}", "00002_caf\N{REPLACEMENT CHARACTER}"]
+    assert labels[3] == f"00003_{'ä' * 100}"
+    for label in labels:
+        (tmp_path / f"{label}.png").touch()
+        assert label.encode().decode() == label
+
+
+def test_a_split_of_too_few(tree, tmp_path):
+    data = ImageData(Faces(16, test_size=1), str(tmp_path))
+    assert len(data.split("test")) == 1
+    with pytest.raises(ValueError, match="1 picture in the test split, where 2 are needed"):
+        data.split("test", least=2)
 
 
 def test_order_is_a_permutation_that_follows_seed_and_epoch():

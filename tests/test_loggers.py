@@ -19,6 +19,7 @@ def server(monkeypatch):
     """What W&B is taken to be: `server(url)`."""
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("no_proxy", "*")
 
     def use(url):
         settings = SimpleNamespace(base_url=url)

@@ -194,18 +194,16 @@ def test_a_folder_of_other_results_is_left_alone(run, tmp_path, case):
 
 def test_two_runs_at_once(run, tmp_path):
     """In two processes: the second is refused, and leaves the folder to the first."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    holding = "import sys, filelock; filelock.FileLock(sys.argv[1]).acquire(); print(); input()"
-    command = [sys.executable, "-c", holding, folder / ".lock"]
+    held = "lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(flush=True); input()"
+    command = [sys.executable, "-c", f"import sys, filelock; {held}", tmp_path / ".lock"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
-        before = state(folder)
-        done = run("sample.py", "count=1", f"output={folder}", fails=True)
-        one_line(done, "another run is at work there")
-        assert state(folder) == before
+        done = run("sample.py", "count=1", f"output={tmp_path}", fails=True)
         other.communicate(b"\n")
-    run("sample.py", "count=1", f"output={folder}")
+    one_line(done, "another run is at work there")
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    run("sample.py", "count=1", f"output={tmp_path}")
+    assert (tmp_path / "samples.png").is_file()
 
 
 def test_splits_of_few(run, tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import IO
 
 from dcgan_inpaint.data.images import Channels, Crop, PictureFiles, Side
-from dcgan_inpaint.errors import Text, checked, import_extra
+from dcgan_inpaint.errors import Text, checked, import_extra, show
 
 SPLITS = {"train": "0", "val": "1", "test": "2"}
 
@@ -44,6 +44,13 @@ class CelebA(PictureFiles):
         if not folder.is_dir():
             self.pictures = zipfile.Path(archive) / "img_align_celeba"
         self.partition = [line.split() for line in partition.read_text().splitlines() if line]
+        for words in self.partition:
+            # a file beside the others: the list may be anybody's
+            if len(words) != 2 or "/" in words[0]:
+                raise ValueError(
+                    f"{partition}: {show(' '.join(words))} is no line of it: a file name of "
+                    "img_align_celeba/ and 0, 1 or 2"
+                )
 
     def _download(self) -> None:
         from torchvision.datasets import CelebA as TorchvisionCelebA  # only here: slow to import

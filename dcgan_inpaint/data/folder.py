@@ -41,7 +41,7 @@ class Folder(PictureFiles):
 def find_pictures(images: str | Sequence[str]) -> list[Path]:
     """The files that `images` names: a file, a folder, a glob, or a list of these, in order.
 
-    Raises ValueError when one of them matches nothing.
+    Raises ValueError when one of them matches nothing, or what is no file, such as a pipe.
     """
     found: list[Path] = []
     for pattern in [images] if isinstance(images, str) else images:
@@ -54,5 +54,8 @@ def find_pictures(images: str | Sequence[str]) -> list[Path]:
             matches = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
         if not matches:
             raise ValueError(f"images={pattern}: no picture there (a file, a glob or a folder)")
+        for match in matches:
+            if not match.is_file():  # opening a pipe would wait for ever
+                raise ValueError(f"images={pattern}: {match} is no file")
         found += matches
     return found

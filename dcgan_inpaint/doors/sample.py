@@ -12,6 +12,7 @@ from dcgan_inpaint.models.checkpoint import load_gan, source_of
 from dcgan_inpaint.pictures import grid, save_gif
 from dcgan_inpaint.quality.samples import judge_samples
 from dcgan_inpaint.runs.evaluation import load_distances
+from dcgan_inpaint.runs.faults import ends_in_one_line
 from dcgan_inpaint.runs.folder import start_run
 from dcgan_inpaint.runs.latent_space import arithmetic, check_rows, load_z, walks
 from dcgan_inpaint.runs.options import SampleOptions
@@ -42,20 +43,21 @@ def main(cfg: DictConfig) -> None:
             real = data.split(cfg.split, least=2).pictures  # (N, C, S, S) uint8
         folder = start_run(cfg, "sample")
 
-    grid(gan(z, cfg.ema)).save(folder / "samples.png")
-    if len(z) > 1:
-        lines = walks(z, cfg.steps)  # (W, steps, z_dim)
-        pictures = gan(lines.flatten(0, 1), cfg.ema).unflatten(0, lines.shape[:2])
-        grid(pictures.flatten(0, 1), columns=cfg.steps).save(folder / "interpolation.png")
-        there = [grid(pictures[:, step], columns=4) for step in range(cfg.steps)]
-        save_gif([*there, *there[-2:0:-1]], folder / "interpolation.gif")
-    if adds:
-        chosen = [z[list(numbers)] for numbers in rows.values()]
-        shown = arithmetic(chosen, gan.settings.prior, cfg.seed)  # (8, z_dim)
-        grid(gan(shown, cfg.ema)).save(folder / "arithmetic.png")
-    print(folder / "samples.png")
-    if cfg.metrics:
-        quality = judge_samples(gan, real, cfg.metrics_count, cfg.seed, cfg.ema, more)
-        write_csv(folder / "quality.csv", [("metric", "value"), *quality.items()])
-        values = ", ".join(f"{name} {value:.4g}" for name, value in quality.items())
-        print(f"{cfg.metrics_count} samples against {len(real)} {cfg.split} pictures: {values}")
+    with ends_in_one_line("the same command makes all again"):
+        grid(gan(z, cfg.ema)).save(folder / "samples.png")
+        if len(z) > 1:
+            lines = walks(z, cfg.steps)  # (W, steps, z_dim)
+            pictures = gan(lines.flatten(0, 1), cfg.ema).unflatten(0, lines.shape[:2])
+            grid(pictures.flatten(0, 1), columns=cfg.steps).save(folder / "interpolation.png")
+            there = [grid(pictures[:, step], columns=4) for step in range(cfg.steps)]
+            save_gif([*there, *there[-2:0:-1]], folder / "interpolation.gif")
+        if adds:
+            chosen = [z[list(numbers)] for numbers in rows.values()]
+            shown = arithmetic(chosen, gan.settings.prior, cfg.seed)  # (8, z_dim)
+            grid(gan(shown, cfg.ema)).save(folder / "arithmetic.png")
+        print(folder / "samples.png")
+        if cfg.metrics:
+            quality = judge_samples(gan, real, cfg.metrics_count, cfg.seed, cfg.ema, more)
+            write_csv(folder / "quality.csv", [("metric", "value"), *quality.items()])
+            values = ", ".join(f"{name} {value:.4g}" for name, value in quality.items())
+            print(f"{cfg.metrics_count} samples against {len(real)} {cfg.split} pictures: {values}")

@@ -48,16 +48,17 @@ def main(cfg: DictConfig) -> None:
 
     with ends_in_one_line(f"resume={folder / 'last.ckpt'} goes on"):
         trainer.fit(model, data, ckpt_path=cfg.resume, weights_only=True)
-    if trainer.is_global_zero:  # last.ckpt can be resumed; this is what to keep and complete with
-        save_weights(model, folder / "weights.safetensors")
-    if validation is not None and cfg.validate:
-        # the true job, and what a sweep can rank models by: completion/psnr_hole
-        shutil.rmtree(folder / "validation", ignore_errors=True)  # of the model resumed from
-        writer = CompletionWriter(folder / "validation", validation, cfg.validate)
-        completer = completing_trainer(cfg.trainer, loggers, writer)
-        complete(completer, writer, preview_of(model, 100), cfg.batch_size)
-        print(f"{len(writer.names)} validation pictures completed: {writer}")
-    if judged is not None:
-        print(judge(model, judged, cfg.sample_metrics, loggers))
+        # last.ckpt can be resumed; this is what to keep and complete with
+        if trainer.is_global_zero:
+            save_weights(model, folder / "weights.safetensors")
+        if validation is not None and cfg.validate:
+            # the true job, and what a sweep can rank models by: completion/psnr_hole
+            shutil.rmtree(folder / "validation", ignore_errors=True)  # of the model resumed from
+            writer = CompletionWriter(folder / "validation", validation, cfg.validate)
+            completer = completing_trainer(cfg.trainer, loggers, writer)
+            complete(completer, writer, preview_of(model, 100), cfg.batch_size)
+            print(f"{len(writer.names)} validation pictures completed: {writer}")
+        if judged is not None:
+            print(judge(model, judged, cfg.sample_metrics, loggers))
     finish(loggers)
     print(f"trained {model.iteration} iterations\nckpt={folder / 'weights.safetensors'}")
