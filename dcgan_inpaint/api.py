@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from hydra.utils import instantiate
@@ -67,7 +67,7 @@ class Completer:
         crop: Sequence[int] | None = None,
         candidates: int | None = None,
         answer: str | None = None,
-        face: int | None = None,
+        face: int | Literal["all"] | None = None,
         watch: Watch | None = None,
     ) -> Result: ...
 
@@ -79,7 +79,7 @@ class Completer:
         crop: Sequence[int] | None = None,
         candidates: int | None = None,
         answer: str | None = None,
-        face: int | None = None,
+        face: int | Literal["all"] | None = None,
         watch: Watch | None = None,
     ) -> list[Result]: ...
 
@@ -90,7 +90,7 @@ class Completer:
         crop: Sequence[int] | None = None,
         candidates: int | None = None,
         answer: str | None = None,
-        face: int | None = None,
+        face: int | Literal["all"] | None = None,
         watch: Watch | None = None,
     ) -> Result | list[Result]:
         """Complete a picture, or each of a list; what is None is as in conf/inpaint.yaml.
@@ -100,10 +100,11 @@ class Completer:
         or a picture like these of one channel, where white, 1 or True is known, that lies on the
         whole picture if it has its shape, and on the square if not; or a list of such.  `crop`: the
         square [x, y, w, h] to complete, in px; None: around the face that is found, the largest or,
-        by `face`, the 2nd, ..., and the center of a picture without one.  `candidates`, `answer`
-        ("best", "mean", "sample"): see SearchSettings.  `watch` is called with a Progress after
-        each evaluation; what it raises ends the search and comes out of here.  Gives a Result, or
-        a list of them.  Picture i of a list has the start and the mask of index i.
+        by `face`, the 2nd, ..., and the center of a picture without one; face="all": each hole by
+        the face that it is on.  `candidates`, `answer` ("best", "mean", "sample"): see
+        SearchSettings.  `watch` is called with a Progress after each evaluation; what it raises
+        ends the search and comes out of here.  Gives a Result, or a list of them.  Picture i of a
+        list (crop i, of several faces) has the start and the mask of index i.
 
         Raises ValueError, one line, before the search, for what does not fit.
         """
@@ -121,12 +122,12 @@ class Completer:
             draws = [instantiate(cfg.mask)] * count if named else _drawn(mask, count, cfg.mask)
             photos = self._photos(cfg, pictures, draws)
             completing = self._completing(cfg, photos.mask, watch)
-        results = [
-            Result(photos, done, row)
-            for done in _complete(cfg.trainer, completing, photos.pictures, cfg.batch_size)
-            for row in range(len(done.index))
-        ]
-        return results if many else results[0]
+        results: dict[int, Result] = {}  # by picture; of several faces the last
+        for done in _complete(cfg.trainer, completing, photos.pictures, cfg.batch_size):
+            for row, i in enumerate(done.index.tolist()):
+                before = results.get(photos.of[i])
+                results[photos.of[i]] = Result(photos, done, row, before)
+        return list(results.values()) if many else results[0]
 
     def _configured(self, words: tuple[str, ...], **given: Any) -> DictConfig:
         """conf/inpaint.yaml by the overrides, `words` about the mask and what is given, checked."""
@@ -149,7 +150,7 @@ class Completer:
         Raises ValueError for what is no picture, or for one without a square.
         """
         cfg = self._configured(())
-        return self._finder(cfg)(photo_of(picture, "picture"), "picture")
+        return self._finder(cfg)(photo_of(picture, "picture"), "picture")[0]
 
     def _finder(self, cfg: DictConfig) -> RegionFinder:
         share = self.model.settings.crop

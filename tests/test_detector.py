@@ -146,9 +146,9 @@ def test_several_faces_the_largest_first(faces):
     assert len(found) == 3
     for i, face in zip((1, 2, 0), found, strict=True):
         assert apart(face, faces[i], *places[i]) < 0.2
-    # face=2 is the second of them, for the square as well
-    region = region_finder(1.0, detector="auto", face=2)(photo, "photo.png")
-    assert region == region_from_eyes(found[1].left, found[1].right, EYES)
+    expected = [region_from_eyes(face.left, face.right, EYES) for face in found]
+    assert region_finder(1.0, detector="auto", face=2)(photo, "a.png") == expected[1:2]
+    assert region_finder(1.0, detector="auto", face="all")(photo, "a.png") == expected
 
 
 def test_no_face_is_found_where_there_is_none():
@@ -168,10 +168,13 @@ def test_photos_of_odd_shapes(width, height):
 
 def test_without_a_face_the_center_is_completed_and_a_line_says_so(capsys):
     photo = Image.new("RGB", (64, 48), GREEN)
-    region = region_finder(0.5, detector="auto")(photo, "holiday.png")
-    assert region == central(photo, 0.5)
-    out = capsys.readouterr().out
-    assert out.startswith("holiday.png: no face found") and out.count("\n") == 1
+    for face in (1, "all"):
+        find = region_finder(0.5, detector="auto", face=face)
+        assert find(photo, "holiday.png") == [central(photo, 0.5)]
+        out = capsys.readouterr().out
+        assert out.startswith("holiday.png: no face found") and out.count("\n") == 1
+    with pytest.raises(ValueError, match="no face found: give its square"):
+        region_finder(0.5, detector="auto", face=2)(photo, "holiday.png")
 
 
 def test_a_face_that_is_not_there(faces):
@@ -187,9 +190,12 @@ def test_a_face_that_is_not_there(faces):
     [
         ({"face": 2}, "face=2: is for faces that are found: not with detector=null"),
         ({"face": 2, "crop": [0, 0, 9, 9], "detector": "auto"}, "not with crop="),
-        ({"face": 0, "detector": "auto"}, "face=0: should be greater than or equal to 1"),
-        ({"face": "some", "detector": "auto"}, "face=some: should be a valid integer"),
-        ({"face": 1.5, "detector": "auto"}, "face=1.5: should be a valid integer"),
+        ({"face": 0, "detector": "auto"}, "face=0: .*should be greater than or equal to 1"),
+        (
+            {"face": "some", "detector": "auto"},
+            "face=some: should be 'all' or should be",
+        ),
+        ({"face": 1.5, "detector": "auto"}, "face=1.5: .*should be a valid integer"),
     ],
 )
 def test_faces_that_cannot_be(options, message):
@@ -236,8 +242,8 @@ def test_the_faces_of_yunet(fake_cv2, tmp_path):
     assert fake_cv2.shown.shape == (480, 640, 3)
     assert fake_cv2.shown[0, 0].tolist() == [0, 0, 255]  # OpenCV's BGR
     for i, face in enumerate(found, 1):
-        region = region_finder(1, detector=str(tmp_path / "yunet.onnx"), face=i)(photo, "a.png")
-        assert region == region_from_eyes(face.left, face.right, EYES)
+        find = region_finder(1, detector=str(tmp_path / "yunet.onnx"), face=i)
+        assert find(photo, "a.png") == [region_from_eyes(face.left, face.right, EYES)]
 
 
 def test_no_face_names_the_photo(fake_cv2, tmp_path):

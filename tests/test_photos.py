@@ -119,7 +119,7 @@ def test_options_of_a_region(options, message):
 def test_options_as_hydra_gives_them():
     cfg = OmegaConf.create({"crop": [10, 20, 30, 30], "eyes": list(EYES)})
     find = region_finder(1.0, cfg.crop, None, cfg.eyes)
-    assert find(noise(), "photo.png") == Region(10 + 20j, 30 + 0j)
+    assert find(noise(), "photo.png") == [Region(10 + 20j, 30 + 0j)]
 
 
 def test_eyes_of_an_aligned_picture_give_the_papers_crop():
@@ -175,7 +175,9 @@ def test_a_rolled_region_is_the_turned_photo():
 
 def test_outside_the_photo_nothing_is_known(tmp_path):
     """The left half of the region lies beside the photo."""
-    photos = photos_of(tmp_path, noise(), partial(masks.full), lambda *_: Region(-20 + 5j, 40 + 0j))
+    photos = photos_of(
+        tmp_path, noise(), partial(masks.full), lambda *_: [Region(-20 + 5j, 40 + 0j)]
+    )
     mask = photos.mask(torch.tensor([0]), SIZE)[0, 0]
     assert mask[:, : SIZE // 2].eq(0).all()
     assert mask[:, SIZE // 2 :].eq(1).all()

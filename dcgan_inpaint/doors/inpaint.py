@@ -62,9 +62,8 @@ def load_photos(cfg: DictConfig, model: Model) -> Photos | None:
             if cfg[key] != default:
                 raise ValueError(f"{key}={cfg[key]}: is for photos: give images=")
         return None
-    share = model.settings.crop
-    find_region = region_finder(share, cfg.crop, cfg.detector, cfg.eyes, cfg.face)
+    find = region_finder(model.settings.crop, cfg.crop, cfg.detector, cfg.eyes, cfg.face)
     paths = find_pictures(cfg.images)[: cfg.limit]
     draws = [instantiate(cfg.mask)] * len(paths)
     names = [str(path) for path in paths]
-    return Photos(names, lambda i: open_photo(paths[i]), draws, find_region, model.picture_shape)
+    return Photos(names, lambda i: open_photo(paths[i]), draws, find, model.picture_shape)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
@@ -19,12 +20,15 @@ class Result:
     """One completed picture of W x H px.
 
     `done` is the batch that it was completed in, and `row` its place there: tensors at the model's
-    size S, in [-1, 1] (completion/result.py).
+    size S, in [-1, 1] (completion/result.py).  With face="all" that is the last of its faces, and
+    `before` is the result of the face before it: `picture` and `candidates` have their holes
+    completed as well, and `metrics` are over all of them.
     """
 
     photos: Photos
     done: Completion
     row: int
+    before: "Result | None" = None
 
     @cached_property
     def picture(self) -> Image.Image:
@@ -81,12 +85,20 @@ class Result:
             to_float(pil_to_tensor(one.convert(picture.mode)).numpy())[None]
             for one in (picture, true)
         )  # (1, C, H, W) each
-        hole = self.photos.hole(self._index, picture.size)[None, None].float()  # (1, 1, H, W)
+        holes = [self.photos.hole(i, picture.size) for i in (*self._others, self._index)]
+        hole = torch.stack(holes).any(0)[None, None].float()  # (1, 1, H, W)
         return {name: value.item() for name, value in quality(completed, original, hole).items()}
 
     @property
     def _index(self) -> int:
         return int(self.done.index[self.row])
 
+    @property
+    def _others(self) -> dict[int, Tensor]:
+        """The fakes of the faces before it, by crop."""
+        if self.before is None:
+            return {}
+        return self.before._others | {self.before._index: self.before.done.fake[self.before.row]}
+
     def _pasted(self, fake: Tensor) -> Image.Image:
-        return self.photos.completed(self._index, fake)
+        return self.photos.completed(self._index, fake, self._others)

@@ -48,7 +48,7 @@ class Face(NamedTuple):
         points = [origin + side * point for point in (self.left, self.right, self.middle)]
         return Face(points[0], points[1], points[2], abs(side) * self.size, self.sure)
 
-    def and_(self, other: "Face") -> "Face":
+    def averaged(self, other: "Face") -> "Face":
         """The mean of two sights of it."""
         points = [(a + b) / 2 for a, b in zip(self[:3], other[:3], strict=True)]
         size, sure = (self.size + other.size) / 2, (self.sure + other.sure) / 2
@@ -124,7 +124,8 @@ def _squares(width: int, height: int) -> Iterator[list[Square]]:
 @torch.no_grad()
 def _look(photo: Image.Image, squares: list[Square], mirrored: bool = False) -> list[list[Face]]:
     """The faces seen in each of the squares, or in their mirror images, the surest first."""
-    network, found = load_blazeface(), []
+    network = load_blazeface()
+    found: list[list[Face]] = []
     for i in range(0, len(squares), CHUNK):
         chunk = squares[i : i + CHUNK]
         views = np.stack([np.asarray(view(photo, square)) for square in chunk])  # (B, S, S, 3)
@@ -181,7 +182,7 @@ def _at(photo: Image.Image, center: complex, side: complex) -> Face | None:
         if not faces:
             return None
         sights.append(min(faces, key=lambda face: abs(face.middle - center)))
-    return sights[0].and_(sights[1])
+    return sights[0].averaged(sights[1])
 
 
 def _distinct(faces: Iterable[Face]) -> list[Face]:

@@ -3,7 +3,7 @@
 Only pixels of the hole ever change.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from dcgan_inpaint.data.loader import Pictures
 from dcgan_inpaint.observation.mask_picture import MaskPicture
+from dcgan_inpaint.photos.holes import share_out
 from dcgan_inpaint.photos.regions import Region, RegionFinder, pixel_centers
 from dcgan_inpaint.pictures import LUMA
 from dcgan_inpaint.poisson import harmonic
@@ -86,9 +87,11 @@ class Photos:
     it: its area means are thresholded, at the size of the photo and at that of the model.  Pixels
     outside the photo are unknown.
 
-    `find_region` gives the region of an upright photo, whose name it is given as well;
-    picture_shape (C, S, S) is the model's.  Raises ValueError, naming the photo, for one that has
-    no region, or has a hole that its region does not contain, and what `photo` raises.
+    `find_regions` gives the regions of an upright photo, whose name it is given as well: one, or
+    several, which are crops of their own.  Of these, those are kept that a hole of the MaskPicture
+    lies in, and each completes its holes alone (holes.py).  picture_shape (C, S, S) is the model's.
+    Raises ValueError, naming the photo, for one that has no region, or has a hole that its region
+    does not contain, and what `photo` raises.
     """
 
     def __init__(
@@ -96,41 +99,73 @@ class Photos:
         names: Sequence[str],
         photo: Callable[[int], Image.Image],
         draws: Sequence[Callable[[Tensor, int], Tensor]],
-        find_region: RegionFinder,
+        find_regions: RegionFinder,
         picture_shape: tuple[int, int, int],
     ):
-        self.photo, self.draws = photo, draws
+        self._photo, self.draws = photo, draws
         self.own_holes = any(isinstance(draw, MaskPicture) for draw in draws)
-        self.regions: list[Region] = []
+        self.regions: list[Region] = []  # of each crop
+        self.of: list[int] = []  # and the photo that it is of
+        self.waiting: dict[int, dict[int, Tensor]] = {}  # see `together`
         channels, size, _ = picture_shape
         crops, known = [], []
-        for i, name in enumerate(names):
-            upright = photo(i)
+        for number, name in enumerate(names):
+            upright = photo(number)
+            first = len(self.regions)
             try:
-                region = find_region(upright, name)
-                self.regions.append(region)
-                known.append(self._known(i, upright, size))
+                regions = self._with_holes(number, upright, find_regions(upright, name))
+                self.regions += regions
+                self.of += [number] * len(regions)
+                known += [self._known(i, upright, size) for i in range(first, len(self.of))]
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
             upright = upright.convert("RGB" if channels == 3 else "L")
-            crops.append(pil_to_tensor(crop(upright, region, size)).numpy())
-        self.pictures = Pictures(np.stack(crops), list(names))
+            crops += [pil_to_tensor(crop(upright, region, size)).numpy() for region in regions]
+        self.pictures = Pictures(np.stack(crops), [names[number] for number in self.of])
         self.known = torch.cat(known)  # (N, 1, S, S)
 
     def mask(self, index: Tensor, size: int) -> Tensor:
         """(B, 1, S, S), 1 = known: a mask function like those of masks.py, for the crops."""
         return self.known[index.cpu()].to(index.device)
 
-    def completed(self, i: int, fake: Tensor) -> Image.Image:
-        """Photo i at full size, its hole completed by fake (C, S, S) in [-1, 1]."""
+    def photo(self, i: int) -> Image.Image:
+        """The upright photo that crop i is of."""
+        return self._photo(self.of[i])
+
+    def together(self, i: int, fake: Tensor) -> dict[int, Tensor]:
+        """The fakes of all crops of a photo, by crop, when i is the last and all have been given.
+
+        Else nothing: the photo is to wait.
+        """
+        given = self.waiting.setdefault(self.of[i], {})
+        given[i] = fake
+        crops = self._crops(i)
+        if i < crops[-1] or len(given) < len(crops):
+            return {}
+        return self.waiting.pop(self.of[i])
+
+    def completed(
+        self, i: int, fake: Tensor, others: Mapping[int, Tensor] | None = None
+    ) -> Image.Image:
+        """The photo of crop i at full size, its hole completed by fake (C, S, S) in [-1, 1].
+
+        `others` are the fakes of other crops of the photo, which complete theirs.
+        """
         photo = self.photo(i)
-        return paste_back(photo, self.regions[i], fake, self.hole(i, photo.size).numpy())
+        for each, filling in {**(others or {}), i: fake}.items():
+            hole = self.hole(each, photo.size).numpy()
+            photo = paste_back(photo, self.regions[each], filling, hole)
+        return photo
 
     def hole(self, i: int, size: tuple[int, int]) -> Tensor:
-        """The hole (H, W), bool, of photo i, which is `size` (W, H)."""
-        region, draw = self.regions[i], self.draws[i]
+        """What crop i completes (H, W), bool, of its photo, which is `size` (W, H)."""
+        region, draw = self.regions[i], self.draws[self.of[i]]
         if isinstance(draw, MaskPicture) and (levels := draw.over(*size)):
-            return draw.known_at(pil_to_tensor(levels))[0] == 0
+            hole = draw.known_at(pil_to_tensor(levels))[0] == 0
+            if len(crops := self._crops(i)) > 1:
+                owner = share_out(hole, [self.regions[each] for each in crops], draw.name)
+                return torch.from_numpy(owner == crops.index(i))
+            return hole
         # a mask picture is sharper than the model; what is drawn has the model's pixels
         mask = self.known[i]
         if isinstance(draw, MaskPicture):
@@ -138,22 +173,37 @@ class Photos:
         unit = region.unit((0, 0, *size))
         return _sample(1 - mask, unit, "nearest", "zeros")[0] > 0.5
 
+    def _crops(self, i: int) -> list[int]:
+        """Those of the photo that crop i is of."""
+        return [each for each, number in enumerate(self.of) if number == self.of[i]]
+
+    def _with_holes(self, number: int, photo: Image.Image, regions: list[Region]) -> list[Region]:
+        """Those regions of a photo that have something to complete."""
+        draw = self.draws[number]
+        if len(regions) == 1 or not isinstance(draw, MaskPicture):
+            return regions
+        if (levels := draw.over(*photo.size)) is None:  # it lies on each
+            return regions
+        owner = share_out(draw.known_at(pil_to_tensor(levels))[0] == 0, regions, draw.name)
+        return [region for k, region in enumerate(regions) if (owner == k).any()]
+
     def _known(self, i: int, photo: Image.Image, size: int) -> Tensor:
         """The mask (1, 1, S, S) of the crop.  Raises ValueError if it cannot be completed."""
-        region, draw = self.regions[i], self.draws[i]
+        region, draw = self.regions[i], self.draws[self.of[i]]
         white = crop(Image.new("L", photo.size, 255), region, size, mask=True)
         inside = (pil_to_tensor(white)[None] > 127.5).float()
         if isinstance(draw, MaskPicture) and (levels := draw.over(*photo.size)):
-            return inside * _cropped_mask(draw, levels, region, size)
+            return inside * _cropped_mask(draw, levels, self.hole(i, photo.size), region, size)
         return inside * draw(torch.tensor([i]), size)
 
 
-def _cropped_mask(picture: MaskPicture, levels: Image.Image, region: Region, size: int) -> Tensor:
+def _cropped_mask(
+    picture: MaskPicture, levels: Image.Image, hole: Tensor, region: Region, size: int
+) -> Tensor:
     """The mask (1, 1, S, S) of a region, from levels that lie on the whole photo.
 
-    Raises ValueError if the region does not contain the hole, or is all hole or known.
+    Raises ValueError if the region does not contain the hole (H, W), or is all hole or known.
     """
-    hole = picture.known_at(pil_to_tensor(levels))[0] == 0
     unit = region.unit((0, 0, *levels.size))
     within = (unit.real > 0) & (unit.real < 1) & (unit.imag > 0) & (unit.imag < 1)
     if (hole & ~within).any():

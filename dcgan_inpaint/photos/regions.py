@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ def _plain(value: Any) -> Any:
 
 PLAIN = BeforeValidator(_plain)
 Box = Annotated[Sequence[int], Field(min_length=4, max_length=4), PLAIN]  # x, y, w, h in px
+Which = Literal["all"] | Count  # of the faces found, the largest first
 Eyes = Annotated[Sequence[Fraction], Field(min_length=3, max_length=3), PLAIN]  # as EYES
 # (u left, u right, v) of the eyes that are found in the papers' crop of CelebA's aligned pictures,
 # 108 px at (35, 55): the mean over 200 validation pictures (experiments/detector.md)
@@ -59,7 +60,7 @@ def pixel_centers(box: Sequence[int]) -> Tensor:
     return torch.complex(x, y)
 
 
-RegionFinder = Callable[[Image.Image, str], Region]  # of an upright photo, and its name
+RegionFinder = Callable[[Image.Image, str], list[Region]]  # of an upright photo, and its name
 
 
 def box(crop: Box, photo: Image.Image) -> Region:
@@ -108,33 +109,34 @@ def region_finder(
     crop: Box | None = None,
     detector: Text | None = None,
     eyes: Eyes = EYES,
-    face: Count = 1,
+    face: Which = 1,
 ) -> RegionFinder:
-    """Gives the region of a photo: the box `crop`, else the face of the detector, else the center.
+    """Gives the regions of a photo: the box `crop`, else faces of the detector, else the center.
 
     `detector`: "auto" is ours, which leaves a photo without a face to the center and says so; a
-    file is YuNet's; None is the center.  face=1 is the largest of those found, 2 the next.  Errors
-    and that line call the photo by the name that is given with it.  Raises ValueError for a `face`
-    that is nobody's, and what `yunet` raises; the finder ValueError for a photo without a region.
+    file is YuNet's; None is the center.  face=1 is the largest of those found, 2 the next; "all"
+    are several regions.  Errors and that line call the photo by the name that is given with it.
+    Raises ValueError for a `face` where none is looked for, and what `yunet` raises; the finder
+    ValueError for a photo without a region.
     """
     if face != 1 and (crop is not None or detector is None):
         other = "crop=" if crop is not None else "detector=null"
         raise ValueError(f"face={face}: is for faces that are found: not with {other}")
     if crop is not None:
-        return lambda photo, name: box(crop, photo)
+        return lambda photo, name: [box(crop, photo)]
     if detector is None:
-        return lambda photo, name: central(photo, share)
+        return lambda photo, name: [central(photo, share)]
     find = find_faces if detector == AUTO else yunet(detector)
 
-    def found(photo: Image.Image, name: str) -> Region:
-        faces = find(photo, face)
-        if detector == AUTO and face == 1 and not faces:
-            print(f"{name}: no face found, so its center is completed: crop=[x,y,w,h] is a square")
-            return central(photo, share)
-        if len(faces) < face:
-            what = f"face={face}: only {len(faces)}" if face > 1 else "no face"
+    def found(photo: Image.Image, name: str) -> list[Region]:
+        faces = find(photo, None if face == "all" else face)
+        if not faces and detector == AUTO and face in (1, "all"):
+            print(f"{name}: no face found: its center is completed, or what crop=[x,y,w,h] says")
+            return [central(photo, share)]
+        chosen = faces if face == "all" else faces[face - 1 : face]
+        if not chosen:
+            what = f"face={face}: only {len(faces)}" if faces else "no face"
             raise ValueError(f"{what} found: give its square by crop=[x,y,w,h]")
-        chosen = faces[face - 1]
-        return region_from_eyes(chosen.left, chosen.right, eyes)
+        return [region_from_eyes(each.left, each.right, eyes) for each in chosen]
 
     return found

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict  # pydantic takes no other before Python
 from dcgan_inpaint.completion.search import HowMany
 from dcgan_inpaint.configs import choices_of
 from dcgan_inpaint.errors import STRICT, Count, Natural, Seed, Text, settings
-from dcgan_inpaint.photos.regions import Box, Eyes
+from dcgan_inpaint.photos.regions import Box, Eyes, Which
 
 Split = Literal["train", "val", "test"]
 AtLeastTwo = Annotated[int, Field(ge=2, le=10**7)]
@@ -115,7 +115,7 @@ class CompleteOptions:
     images: Text | Annotated[list[Text], Field(min_length=1)] | None
     crop: Box | None
     detector: Text | None
-    face: Count
+    face: Which
     eyes: Eyes
     split: Split
     limit: Count | None

@@ -4,6 +4,7 @@ Every file is whole or absent, and may be deleted: the next run with the same ou
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +26,14 @@ ARRAYS = {"z": "z", "frame_z": "z_frames", "features": "features"}  # what is ke
 def show_picture(folder: Path, name: str, i: int, kept: Kept, photos: Photos | None) -> None:
     """The files of picture i alone, of those that are not there and whole.
 
-    completed/; photos/: the hole's new pixels put back into the full-size photo that was cropped;
-    candidates/: where there are several, all of them, the best first.
+    completed/; photos/: the hole's new pixels put back into the full-size photo that was cropped,
+    where several crops are of one, all together with the last; candidates/: where there are
+    several, all of them, the best first.
     """
     _mend(folder / "completed" / f"{name}.png", lambda: to_pil_image(kept["completed"]))
-    if photos is not None:
-        _mend(folder / "photos" / f"{name}.png", lambda: photos.completed(i, kept["fake"]))
+    if photos is not None and (fakes := photos.together(i, kept["fake"])):
+        full = partial(photos.completed, i, kept["fake"], fakes)
+        _mend(folder / "photos" / f"{name}.png", full)
     if "candidates" in kept:
         _mend(folder / "candidates" / f"{name}.png", lambda: grid(kept["candidates"]))
 

@@ -53,11 +53,11 @@ class CompletionWriter(BasePredictionWriter):
     """Keeps a record of each picture below `folder` as soon as its batch is done (records.py), and
     shows them all at the end (shown.py).
 
-    `pictures` are to be completed, the first `limit`; `photos` are what they were cropped from, if
-    they were; with holes of their own (a mask picture) nobody knows what was there, and nothing is
-    compared.  `settings` is a word for all else that results depend on (folder.check_same).  A
-    folder that an earlier run began is continued: `rows` has what was measured of each picture
-    with a record there.
+    `pictures` are to be completed, the first `limit`, or all of them if they are crops of `photos`;
+    with holes of their own (a mask picture) nobody knows what was there, and nothing is compared.
+    `settings` is a word for all else that results depend on (folder.check_same).  A folder that an
+    earlier run began is continued: `rows` has what was measured of each picture with a record
+    there.
 
     index.html: the page of it all (page.py).
 
@@ -82,7 +82,7 @@ class CompletionWriter(BasePredictionWriter):
         super().__init__(write_interval="batch")
         self.folder, self.pictures, self.photos = folder, pictures, photos
         self.networks, self.settings = networks or Networks(), settings
-        self.names = pictures.labels[:limit]
+        self.names = pictures.labels[: None if photos else limit]  # photos are as many as asked for
         self.truth = photos is None or not photos.own_holes
         if not self.truth and any(self.networks):
             raise ValueError(
