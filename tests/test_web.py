@@ -25,6 +25,7 @@ from dcgan_inpaint.photos.regions import Region
 from dcgan_inpaint.web import __main__ as command
 from dcgan_inpaint.web import completing
 from dcgan_inpaint.web.completing import heat
+from dcgan_inpaint.web.queue import Stopped
 from dcgan_inpaint.web.server import Server
 from dcgan_inpaint.web.uploads import Limits
 
@@ -60,7 +61,7 @@ def server(completer):
 
 @pytest.fixture(scope="module")
 def client(server):
-    with served(server) as address, httpx.Client(base_url=address) as client:
+    with served(server) as address, httpx.Client(base_url=address, timeout=60) as client:
         yield client
 
 
@@ -389,7 +390,7 @@ def test_what_the_completer_refuses_is_said_in_one_line(client, changed, line):
 
 def begin(server):
     """A page that wants a completion: its events, and how to close it."""
-    client = httpx.Client(base_url=server.address, timeout=20)
+    client = httpx.Client(base_url=server.address, timeout=60)
     stream = client.stream("POST", "/complete", **wanted())
     response = stream.__enter__()
 
@@ -475,6 +476,19 @@ def test_what_was_completed_is_forgotten(client, server):
     assert len(set(names)) == 4
 
 
+def test_what_nobody_is_told_of_is_not_kept(completer):
+    kept = completing.Kept(LIMITS.kept)
+
+    def say(name, data):
+        if name == "done":  # the page was closed as the search ended
+            raise Stopped
+
+    wanted = completing.Wanted(PHOTO, MASK, SQUARE, 1)
+    with pytest.raises(Stopped):
+        completing.complete(completer, wanted, LIMITS.pixels, kept, say)
+    assert not kept.all
+
+
 OPENED = None  # (path, flags) of what is opened, while somebody asks
 
 
@@ -549,7 +563,7 @@ def test_the_command_serves_until_it_is_stopped():
     started = [sys.executable, "-m", "dcgan_inpaint.web", *words]
     with subprocess.Popen(started, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as it:
         address = it.stdout.readline().strip()
-        assert httpx.get(f"{address}/about").json()["candidates"] == Limits().candidates
+        assert httpx.get(f"{address}/about", timeout=60).json()["candidates"] == Limits().candidates
         assert "server" not in httpx.get(address).headers
         it.send_signal(signal.SIGINT)
         assert it.wait(20) == 0

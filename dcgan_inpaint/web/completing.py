@@ -18,7 +18,7 @@ from dcgan_inpaint.api import Completer
 from dcgan_inpaint.completion.result import Progress, SearchedCompletion
 from dcgan_inpaint.photos.completed import Result
 from dcgan_inpaint.pictures import to_pil
-from dcgan_inpaint.web.queue import Say
+from dcgan_inpaint.web.queue import Say, Stopped
 from dcgan_inpaint.web.uploads import decoded
 
 PAUSE = 0.1  # seconds between two frames: an eye wants no more, and each costs a blend
@@ -126,7 +126,12 @@ def complete(completer: Completer, wanted: Wanted, pixels: int, kept: Kept, say:
 
     result = completer(photo, mask, wanted.square, wanted.candidates, watch=watch)
     completed = Completed(result)
-    say("done", completed.shown() | {"name": kept.keep(completed)})
+    name = kept.keep(completed)
+    try:
+        say("done", completed.shown() | {"name": name})
+    except Stopped:
+        kept.forget(name)  # nobody is left to ask for it
+        raise
 
 
 def _named(name: str, file: bytes, pixels: int) -> Image.Image:
