@@ -83,8 +83,9 @@ def finished(evaluate, tmp_path_factory):
 
 
 def contents(folder):
-    """All that is in it, without the seconds that it took."""
+    """All that is in it, without the seconds that it took, which the page shows as well."""
     held = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert b"</html>" in held.pop("index.html")
     for name in [name for name in held if name.startswith("records")]:
         kept, about = records.read_record(folder / name)
         kept["measured"] = kept["measured"][:-1]
@@ -146,7 +147,7 @@ def test_killed_at_any_write(evaluate, finished, tmp_path, monkeypatch):
         monkeypatch.setattr(os, "replace", replace)
         evaluate(folder)
         assert contents(folder) == finished, moment
-    assert moment == len(finished)  # one for each file
+    assert moment == len(finished) + 1  # one for each file, and the page
 
 
 def test_a_full_disk_is_an_error_of_the_system(evaluate, finished, tmp_path, monkeypatch):
@@ -196,7 +197,8 @@ def test_photos_are_made_again_from_what_filled_their_holes(evaluate, pictures, 
     photos = SimpleNamespace(
         own_holes=False,
         known=torch.ones(NUMBER, 1, 16, 16),
-        completed=lambda i, fake: Image.new("L", (9, 9), int(fake.mean() * 100 + 100)),
+        together=lambda i, fake: {i: fake},
+        completed=lambda i, fake, _: Image.new("L", (9, 9), int(fake.mean() * 100 + 100)),
     )
     writer = CompletionWriter(tmp_path, pictures, 2, photos)
     fake = torch.stack([torch.full((3, 16, 16), value) for value in (-0.5, 0.5)])
