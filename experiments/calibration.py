@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, required=True, help="where to write the plot")
     arguments = parser.parse_args()
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-        cfg = compose("inpaint", ["candidates=8", *arguments.overrides])
+        cfg = compose("inpaint", ["ckpt=faces64", "candidates=8", *arguments.overrides])
     model = load_model(cfg.ckpt)
     module = build(cfg, model, instantiate(cfg.mask))
     data = ImageData(source_of(model, instantiate(cfg.data), cfg.ckpt), cfg.cache_dir)

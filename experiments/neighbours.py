@@ -28,7 +28,7 @@ CHUNK = 500  # training pictures at a time
 
 def main() -> None:
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-        cfg = compose("inpaint", ["limit=64", *sys.argv[1:]])
+        cfg = compose("inpaint", ["ckpt=faces64", "limit=64", *sys.argv[1:]])
     model = load_model(cfg.ckpt)
     module = build(cfg, model, instantiate(cfg.mask))
     data = ImageData(source_of(model, instantiate(cfg.data), cfg.ckpt), cfg.cache_dir)

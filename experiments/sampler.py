@@ -1,6 +1,6 @@
 """Draws and their mean, under each mask: how good, how sharp, how different, how honest.
 
-python -m experiments.sampler ckpt=<run>/weights.safetensors data=celeba data.root=path/to/celeba \\
+python experiments/sampler.py ckpt=<run>/weights.safetensors data=celeba data.root=path/to/celeba \\
     limit=512 --masks center half pattern random80 freeform
 
 Takes what inpaint.py takes, and completes each picture once under each mask, with 8 candidates.  A
@@ -13,8 +13,10 @@ and the diversity of the draws (quality/features.py).  `--without 64` adds PSNR 
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
+from calibration import by_tenths, hole_numbers
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor
@@ -24,7 +26,6 @@ from dcgan_inpaint.data.loader import ImageData, batches
 from dcgan_inpaint.models.checkpoint import load_model, source_of
 from dcgan_inpaint.quality.completions import mean_interval, psnr
 from dcgan_inpaint.quality.features import compare, diversity, frechet_distance, load_efflite0
-from experiments.calibration import by_tenths, hole_numbers
 
 PROJECT = Path(__file__).parents[1]
 HEADER = (
@@ -53,7 +54,8 @@ def main() -> None:
 def rows(mask: str, overrides: list[str], without: int) -> list[list[str]]:
     """The table's rows of one mask."""
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-        cfg = compose("inpaint", ["candidates=8", "answer=sample", *overrides, f"mask={mask}"])
+        fixed = ["ckpt=faces64", "candidates=8", "answer=sample"]
+        cfg = compose("inpaint", [*fixed, *overrides, f"mask={mask}"])
     model = load_model(cfg.ckpt)
     module = build(cfg, model, instantiate(cfg.mask))
     data = ImageData(source_of(model, instantiate(cfg.data), cfg.ckpt), cfg.cache_dir)
@@ -62,7 +64,7 @@ def rows(mask: str, overrides: list[str], without: int) -> list[list[str]]:
     network = load_efflite0(model.picture_shape[1])
     seen: list[list[Tensor]] = []  # of each batch
     for batch in batches(first, cfg.batch_size):
-        done = module.predict_step(batch)
+        done: Any = module.predict_step(batch)
         hole, answers = 1 - done.mask, (done.candidates[:, 0], done.candidates.mean(1))
         numbers: list[Tensor] = []
         for answer in answers:

@@ -287,7 +287,7 @@ def test_bad_values_of_lightnings_own_arguments(doors, files, tmp_path, door, na
 
 
 COMMANDS = [  # the script, what is typed, and what the line says; all of them went wrong once
-    ("inpaint.py", "ckpt=null", "ckpt=null: should be a valid string"),
+    ("sample.py", "ckpt=null", "ckpt=null: should be a valid string"),
     ("inpaint.py", "ckpt=5", "ckpt=5: should be a valid string"),
     ("inpaint.py", "ckpt=[a,b]", "ckpt=['a', 'b']: should be a valid string"),
     ("inpaint.py", "ckpt=true", "ckpt=true: should be a valid string"),

@@ -19,7 +19,13 @@ from training import quiet_trainer
 
 from dcgan_inpaint.data.faces import Faces
 from dcgan_inpaint.data.folder import Folder
-from dcgan_inpaint.models.checkpoint import load_gan, load_model, save_weights, source_of
+from dcgan_inpaint.models.checkpoint import (
+    file_of,
+    load_gan,
+    load_model,
+    save_weights,
+    source_of,
+)
 from dcgan_inpaint.models.context_encoder import ContextEncoder
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
@@ -173,6 +179,18 @@ def test_the_shipped_one():
     assert gan.data["source"] == "faces"
     assert not torch.equal(gan.generator.project.weight, gan.ema_generator.project.weight)
     assert SHIPPED.stat().st_size < 10e6
+
+
+def test_the_shipped_sampler():
+    """Of CelebA: GAN and sampling encoder in one small file that names no folder."""
+    model = load_model("celeba64", LatentEncoder)
+    assert (model.settings.noise_dim, model.gan.settings.gf_dim, model.averaged) == (64, 48, True)
+    assert model.data == {**model.data, "source": "celeba"} and "root" not in model.data
+    assert file_of("celeba64").stat().st_size < 20e6
+    with pytest.raises(
+        ValueError, match=r"give data=celeba data.root="
+    ):
+        source_of(model, None, "celeba64")
 
 
 def test_what_a_search_asks_of_a_model():

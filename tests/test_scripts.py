@@ -535,6 +535,15 @@ def test_inpaint_own_pictures(run, trained, photos, tmp_path, form):
         assert picture.size == (16, 16)
 
 
+def test_photos_are_completed_by_the_shipped_sampler(run, photos, tmp_path):
+    """Without ckpt=; a photo of noise has no face, so its center is taken."""
+    words = ["solver.iterations=0", "stages=none", "trainer.accelerator=cpu"]
+    run("inpaint.py", f"images={photos / 'b.png'}", *words, f"output={tmp_path / 'out'}")
+    kept = OmegaConf.load(tmp_path / "out" / "config.yaml")
+    assert (kept.ckpt, kept.answer) == ("celeba64", "sample")
+    assert (tmp_path / "out" / "photos" / "00000_b.png").is_file()
+
+
 def test_shipped_checkpoint_completes_faces(run, tmp_path):
     run(
         "inpaint.py",

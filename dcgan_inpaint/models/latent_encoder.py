@@ -229,7 +229,8 @@ class LatentEncoder(Model):
         completed = torch.stack([poisson(fake, images, mask) for fake in fakes.unbind(1)])
         error = (completed.mean(0) - images).square().sum((1, 2, 3))  # (B,): known pixels have none
         spread = completed.var(0).sum((1, 2, 3)) * (1 + 1 / count)  # (B,)
-        depth, found = depths(mask), {}
+        depth = depths(mask)
+        found: dict[str, float] = {}
         for d in range(DEPTHS):
             if (here := depth == d).any():
                 ratio = float((spread[here].sum() / error[here].sum()).sqrt())

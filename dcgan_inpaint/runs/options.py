@@ -110,7 +110,7 @@ class SampleOptions:
 class CompleteOptions:
     """The keys of conf/inpaint.yaml; those with a default belong to one method alone."""
 
-    ckpt: Text
+    ckpt: Text | None
     data: Part | None
     images: Text | Annotated[list[Text], Field(min_length=1)] | None
     crop: Box | None

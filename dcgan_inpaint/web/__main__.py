@@ -13,7 +13,7 @@ def main() -> None:
         prog="dcgan-web", description="Serve a page to complete pictures in a browser."
     )
     parser.add_argument(
-        "--ckpt", default="faces64", help="a shipped checkpoint by name, or the path of yours"
+        "--ckpt", default="celeba64", help="a shipped checkpoint by name, or the path of yours"
     )
     parser.add_argument(
         "--host",
