@@ -187,9 +187,7 @@ def test_the_shipped_sampler():
     assert (model.settings.noise_dim, model.gan.settings.gf_dim, model.averaged) == (64, 48, True)
     assert model.data == {**model.data, "source": "celeba"} and "root" not in model.data
     assert file_of("celeba64").stat().st_size < 20e6
-    with pytest.raises(
-        ValueError, match=r"give data=celeba data.root="
-    ):
+    with pytest.raises(ValueError, match=r"give data=celeba data.root="):
         source_of(model, None, "celeba64")
 
 
