@@ -382,7 +382,7 @@ def test_forty_megapixels(driver, quick, downloads, tmp_path):
     page.choose(tmp_path / "large.jpg")
     page.until(page["stage"].is_displayed)
     Select(page["count"]).select_by_value("1")
-    driver.execute_script("document.getElementById('brush').value = 5")
+    driver.execute_script("document.getElementById('brush').value = 16")
     page.paint((0, 0))
     page.complete()
     page.all("#candidates button")[0].click()
@@ -391,7 +391,7 @@ def test_forty_megapixels(driver, quick, downloads, tmp_path):
     hole = page.download("mask", downloads, "mask.png") == 0
     assert hole.shape == (5000, 8000)
     assert hole[2500, 4000]
-    assert hole.sum() == pytest.approx(np.pi * 125**2, rel=0.1)
+    assert hole.sum() == pytest.approx(np.pi * 400**2, rel=0.1)
     assert np.array_equal(completed[~hole], given[~hole])
     assert (completed[hole] != given[hole]).any(1).mean() > 0.9
 

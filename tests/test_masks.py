@@ -185,9 +185,11 @@ def test_files_that_are_no_mask(tmp_path, content, message):
 def test_places_that_are_no_mask(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"mask.path=.*gone.png: no such file"):
         mask_file(str(tmp_path / "gone.png"), 0.5, "white")
-    for path in (tmp_path, "a\0b", "x" * 5000):
+    with pytest.raises(ValueError, match=r"mask.path=.*: is no file"):
+        mask_file(str(tmp_path), 0.5, "white")
+    for path in ("a\0b", "x" * 5000):
         with pytest.raises(ValueError, match=r"mask.path=.*: cannot be read as a picture"):
-            mask_file(str(path), 0.5, "white")
+            mask_file(path, 0.5, "white")
 
 
 def test_file_masks_without_hole_or_known_pixel(tmp_path):

@@ -200,7 +200,8 @@ def test_photos_are_made_again_from_what_filled_their_holes(evaluate, pictures, 
         together=lambda i, fake: {i: fake},
         completed=lambda i, fake, _: Image.new("L", (9, 9), int(fake.mean() * 100 + 100)),
     )
-    writer = CompletionWriter(tmp_path, pictures, 2, photos)
+    two = Pictures(pictures.pictures[:2], pictures.names[:2])
+    writer = CompletionWriter(tmp_path, two, photos=photos)
     fake = torch.stack([torch.full((3, 16, 16), value) for value in (-0.5, 0.5)])
     done = SimpleNamespace(
         index=torch.arange(2), images=fake, observed=fake, fake=fake, completion=fake
@@ -209,7 +210,7 @@ def test_photos_are_made_again_from_what_filled_their_holes(evaluate, pictures, 
     writer.on_predict_batch_start()
     writer.write_on_batch_end(None, None, done)
     (tmp_path / "photos" / "00001_1.png").unlink()
-    CompletionWriter(tmp_path, pictures, 2, photos).show([])
+    CompletionWriter(tmp_path, two, photos=photos).show([])
     with Image.open(tmp_path / "photos" / "00001_1.png") as photo:
         assert photo.getpixel((0, 0)) == 150
 

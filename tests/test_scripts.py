@@ -376,10 +376,11 @@ def test_an_encoder_starts_the_search(run, trained, tmp_path):
     z = {}
     chosen = {"null": (2, "mean"), "encoder": (2, "mean"), "random": (1, "best")}
     for start in chosen:
-        run("inpaint.py", both, *small, f"start={start}", f"output={tmp_path / start}")
-        assert len(table(tmp_path / start / "trace.csv")) == 2  # the end of each: no search
-        z[start] = np.load(tmp_path / start / "z.npy")
-        cfg = OmegaConf.load(tmp_path / start / "config.yaml")
+        output = tmp_path / f"from_{start}"
+        run("inpaint.py", both, *small, f"start={start}", f"output={output}")
+        assert len(table(output / "trace.csv")) == 2  # the end of each: no search
+        z[start] = np.load(output / "z.npy")
+        cfg = OmegaConf.load(output / "config.yaml")
         assert (cfg.candidates, cfg.answer) == chosen[start]
     # that is what an encoder makes the default, unless there are other starts
     for start, count, evaluations in (("encoder", 2, 1), ("encoder", 3, 101), ("random", 1, 101)):

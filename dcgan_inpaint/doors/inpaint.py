@@ -61,10 +61,9 @@ def load_photos(cfg: DictConfig, model: Model) -> Photos | None:
     if cfg.images is None:
         for key, default in (("crop", None), ("detector", "auto"), ("face", 1)):
             if cfg[key] != default:
-                raise ValueError(f"{key}={cfg[key]}: is for photos: give images=")
+                raise ValueError(f"{key}={cfg[key] or 'null'}: is for photos: give images=")
         return None
     find = region_finder(model.settings.crop, cfg.crop, cfg.detector, cfg.eyes, cfg.face)
     paths = find_pictures(cfg.images)[: cfg.limit]
-    draws = [instantiate(cfg.mask)] * len(paths)
-    names = [str(path) for path in paths]
+    draws, names = [instantiate(cfg.mask)] * len(paths), [str(path) for path in paths]
     return Photos(names, lambda i: open_photo(paths[i]), draws, find, model.picture_shape)

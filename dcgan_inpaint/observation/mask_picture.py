@@ -1,6 +1,6 @@
 """The user's own mask: a picture that says by bright and dark what is known."""
 
-from pathlib import Path
+import os
 from typing import Literal
 
 import numpy as np
@@ -62,7 +62,7 @@ def mask_file(path: Text, threshold: Fraction, known: Polarity) -> MaskPicture:
     Raises FileNotFoundError, or ValueError for a file that is no picture.
     """
     name = f"mask.path={path}"
-    if Path(path).exists() and not Path(path).is_file():  # opening a pipe would wait for ever
+    if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would wait for ever
         raise ValueError(f"{name}: is no file")
     try:
         with Image.open(path) as picture:
