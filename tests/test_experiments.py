@@ -17,13 +17,16 @@ import pytest
 import sampler
 import table1
 import torch
+import web
 from hydra import compose, initialize_config_dir
 from port import Port
+from training import small_dcgan
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args, load_sweep_config
 
 from dcgan_inpaint.completion.inpainting import InpaintingModule
 from dcgan_inpaint.completion.objective import Objective
 from dcgan_inpaint.completion.solvers import Adam
+from dcgan_inpaint.models.checkpoint import save_weights
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.poisson import paste
 
@@ -253,6 +256,19 @@ def test_sampler_is_a_command(tmp_path, monkeypatch, capsys):
     assert alone[0] == alone[1] == alone[2] and alone[0] in (low, high)  # of one picture
     assert float(low) < float(draw) < float(high)
     assert float(rows[2][6]) > 0 and rows[3][6] == ""
+
+
+def test_web_is_a_command(tmp_path, monkeypatch, capsys):
+    """A row for each checkpoint; the first picture comes before the candidates."""
+    path = tmp_path / "small.safetensors"
+    save_weights(small_dcgan(z_dim=4), path)
+    monkeypatch.setattr(sys, "argv", ["web.py", str(path)])
+    monkeypatch.setattr(web, "REQUESTS", 1)
+    web.main()
+    *_, row = capsys.readouterr().out.splitlines()
+    name, first, whole = (cell.strip() for cell in row.split("|")[1:-1])
+    assert name == str(path)
+    assert 0 < float(first) <= float(whole)
 
 
 def test_nearest_by_hand():
