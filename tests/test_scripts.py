@@ -15,6 +15,9 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from dcgan_inpaint.configs import compose_config
+from dcgan_inpaint.doors.inpaint import main as inpaint_main
+from dcgan_inpaint.doors.train import main as train_main
 from dcgan_inpaint.models.checkpoint import load_gan
 from dcgan_inpaint.pictures import grid
 from dcgan_inpaint.runs.resuming import TRAINING
@@ -534,6 +537,21 @@ def test_inpaint_own_pictures(run, trained, photos, tmp_path, form):
     assert names[0] == ("00000_a.png" if form in ("folder", "glob") else "00000_b.png")
     with Image.open(output / "completed" / names[0]) as picture:
         assert picture.size == (16, 16)
+
+
+def test_a_sweeper_is_told_how_good_it_was(trained, photos, tmp_path, monkeypatch):
+    """What main gives, which Hydra hands to a sweeper, is the mean of summary.csv."""
+    monkeypatch.chdir(tmp_path)
+    cache = f"cache_dir={tmp_path}"
+    short = [*SMALL[1:], cache, f"ckpt={trained / 'last.ckpt'}", "solver.iterations=1", "stages=none"]
+    found = inpaint_main(compose_config("inpaint", [*short, "limit=3", "output=a"]))
+    (row,) = [row for row in table(tmp_path / "a" / "summary.csv") if row["metric"] == "psnr_hole"]
+    assert found == float(row["mean"])
+    hole = ["mask=file", f"mask.path={tmp_path / 'hole.png'}", f"images={photos / 'b.png'}"]
+    assert inpaint_main(compose_config("inpaint", [*short, *hole, "output=b"])) is None
+    found = train_main(compose_config("train", [*TRAIN, cache, "sample_metrics=0", "output=c"]))
+    rows = table(tmp_path / "c" / "validation" / "summary.csv")
+    assert [float(row["mean"]) for row in rows if row["metric"] == "psnr_hole"] == [found]
 
 
 def test_photos_are_completed_by_the_shipped_sampler(run, photos, tmp_path):

@@ -23,7 +23,8 @@ from dcgan_inpaint.runs.writer import CompletionWriter, load_networks
 
 
 @door("inpaint")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig) -> float | None:
+    """Gives the mean PSNR over the holes, by which a sweep can choose, where it is known."""
     with one_line_errors():
         folder = name_folder(cfg, "inpaint")  # where the loggers write, which the check looks at
         check_config(cfg, CompleteOptions)
@@ -42,18 +43,18 @@ def main(cfg: DictConfig) -> None:
             pictures = photos.pictures
         elif source:
             pictures = ImageData(source, cfg.cache_dir).split(cfg.split)
-        settings = check_same(cfg)
-        writer = CompletionWriter(folder, pictures, cfg.limit, photos, networks, settings)
+        writer = CompletionWriter(folder, pictures, cfg.limit, photos, networks, check_same(cfg))
         loggers = open_loggers(cfg)
         trainer = completing_trainer(cfg.trainer, loggers, writer)
         start_run(cfg, "inpaint", loggers)
 
-    less_memory = f"lower batch_size={cfg.batch_size} or candidates="
-    with out_of_memory(less_memory), ends_in_one_line(f"the same with output={folder} goes on"):
+    less = f"lower batch_size={cfg.batch_size} or candidates="
+    with out_of_memory(less), ends_in_one_line(f"the same with output={folder} goes on"):
         complete(trainer, writer, completing, cfg.batch_size)
     finish(loggers)
-    print(": ".join(filter(None, (f"{len(writer.rows)} pictures completed", str(writer)))))
-    print(folder / ("photos" if photos else "completed.png"))
+    line = ": ".join(filter(None, (f"{len(writer.rows)} pictures completed", str(writer))))
+    print(line, folder / ("photos" if photos else "completed.png"), sep="\n")
+    return writer.summary().get("psnr_hole", (None,))[0]
 
 
 def load_photos(cfg: DictConfig, model: Model) -> Photos | None:
@@ -65,5 +66,5 @@ def load_photos(cfg: DictConfig, model: Model) -> Photos | None:
         return None
     find = region_finder(model.settings.crop, cfg.crop, cfg.detector, cfg.eyes, cfg.face)
     paths = find_pictures(cfg.images)[: cfg.limit]
-    draws, names = [instantiate(cfg.mask)] * len(paths), [str(path) for path in paths]
+    names, draws = [*map(str, paths)], [instantiate(cfg.mask)] * len(paths)
     return Photos(names, lambda i: open_photo(paths[i]), draws, find, model.picture_shape)

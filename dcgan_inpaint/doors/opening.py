@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from typing import TypeVar
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -15,6 +16,7 @@ from dcgan_inpaint.configs import conf_folder
 from dcgan_inpaint.errors import one_line_errors
 from dcgan_inpaint.runs.options import mend_words
 
+Result = TypeVar("Result")
 LIGHTNINGS = "pytorch_lightning.utilities.rank_zero"  # the log of what it says about itself
 
 
@@ -23,18 +25,18 @@ def _is_of_use(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith(("\N{ELECTRIC LIGHT BULB} Tip", "TPU available"))
 
 
-def door(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[..., None]]:
+def door(name: str) -> Callable[[Callable[[DictConfig], Result]], Callable[..., Result | None]]:
     """Make a function of a configuration the main of <name>.py and of the command dcgan-<name>.
 
     Called without a configuration it composes conf/<name>.yaml from the command line.
     """
 
-    def opened(main: Callable[[DictConfig], None]) -> Callable[..., None]:
+    def opened(main: Callable[[DictConfig], Result]) -> Callable[..., Result | None]:
         conf = str(conf_folder())
         by_hydra = hydra.main(version_base="1.3", config_path=conf, config_name=name)(main)
 
         @functools.wraps(main)
-        def call(cfg: DictConfig | None = None) -> None:
+        def call(cfg: DictConfig | None = None) -> Result | None:
             if cfg is not None:
                 HydraConfig.instance().cfg = None  # of an earlier call, whose words are not ours
                 return main(cfg)
@@ -46,6 +48,7 @@ def door(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[..., No
                 by_hydra()
             except HydraException as error:
                 sys.exit(f"error: {' '.join(str(error).split())}")
+            return None  # what main gives went to Hydra's sweeper
 
         return call
 

@@ -23,7 +23,8 @@ from dcgan_inpaint.runs.writer import CompletionWriter
 
 
 @door("train")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig) -> float | None:
+    """Gives the mean PSNR over the holes of `validate` pictures, by which a sweep can choose."""
     with one_line_errors():
         cfg = resumed(cfg)
         folder = name_folder(cfg, "train")  # where the loggers write, which the check looks at
@@ -46,6 +47,7 @@ def main(cfg: DictConfig) -> None:
         trainer = training_trainer(cfg.trainer, loggers, callbacks, cfg.validate)
         start_run(cfg, "train", loggers)
 
+    found = None
     with ends_in_one_line(f"resume={folder / 'last.ckpt'} goes on"):
         trainer.fit(model, data, ckpt_path=cfg.resume, weights_only=True)
         # last.ckpt can be resumed; this is what to keep and complete with
@@ -57,8 +59,10 @@ def main(cfg: DictConfig) -> None:
             writer = CompletionWriter(folder / "validation", validation, cfg.validate)
             completer = completing_trainer(cfg.trainer, loggers, writer)
             complete(completer, writer, preview_of(model, 100), cfg.batch_size)
+            found = writer.summary()["psnr_hole"][0]
             print(f"{len(writer.names)} validation pictures completed: {writer}")
         if judged is not None:
             print(judge(model, judged, cfg.sample_metrics, loggers))
     finish(loggers)
     print(f"trained {model.iteration} iterations\nckpt={folder / 'weights.safetensors'}")
+    return found
