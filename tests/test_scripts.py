@@ -543,7 +543,13 @@ def test_a_sweeper_is_told_how_good_it_was(trained, photos, tmp_path, monkeypatc
     """What main gives, which Hydra hands to a sweeper, is the mean of summary.csv."""
     monkeypatch.chdir(tmp_path)
     cache = f"cache_dir={tmp_path}"
-    short = [*SMALL[1:], cache, f"ckpt={trained / 'last.ckpt'}", "solver.iterations=1", "stages=none"]
+    short = [
+        *SMALL[1:],
+        cache,
+        f"ckpt={trained / 'last.ckpt'}",
+        "solver.iterations=1",
+        "stages=none",
+    ]
     found = inpaint_main(compose_config("inpaint", [*short, "limit=3", "output=a"]))
     (row,) = [row for row in table(tmp_path / "a" / "summary.csv") if row["metric"] == "psnr_hole"]
     assert found == float(row["mean"])
