@@ -133,9 +133,12 @@ class Page:
         assert self["fault"].text == ""
 
     def download(self, link, folder, name):
+        file = folder / name
+        file.unlink(missing_ok=True)  # of a test that failed
         self[link].click()
-        self.until((folder / name).is_file)
-        with Image.open((folder / name).rename(folder / f"read-{name}")) as picture:
+        # chromium makes an empty file of that name first, and puts the whole one in its place
+        self.until(lambda: file.is_file() and file.stat().st_size)
+        with Image.open(file.rename(folder / f"read-{name}")) as picture:
             return np.asarray(picture)
 
 
