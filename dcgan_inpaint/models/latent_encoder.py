@@ -37,8 +37,9 @@ R1_EVERY = 8  # iterations from one gradient penalty to the next, which is as ma
 
 
 def depths(mask: Tensor) -> Tensor:
-    """How deep each hole is, (B,) from 0 to DEPTHS - 1: by the share of it that lies farther than
-    1/32 of the side from any known pixel.  0 are scattered pixels, 3 a half of the picture."""
+    """How deep the hole of each mask (B, 1, S, S), 1 = known, is: (B,) from 0 to DEPTHS - 1, by the
+    share of it that lies farther than S/32 px from any known pixel.  0 are scattered pixels, 3 a
+    half of the picture."""
     away = mask.shape[-1] // 32 or 1
     far = 1 - F.max_pool2d(mask, 2 * away + 1, 1, away)  # (B, 1, S, S)
     share = far.sum((1, 2, 3)) / (1 - mask).sum((1, 2, 3)).clamp(min=1)  # (B,)
