@@ -1,16 +1,33 @@
 """Checkpoints of both forms load to the bit; hostile ones end in one line and run nothing."""
 
 import json
-import os
 import pickle
 import struct
 import sys
 import zipfile
-from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
+from hostile import (
+    DATA,
+    FACES,
+    HEADERS,
+    LATENT,
+    LENGTHS,
+    LYING,
+    OLD_FACES,
+    PICKLED,
+    PLACES,
+    TENSORS,
+    TEXTS,
+    Runs,
+    calls,
+    dcgan,
+    lightning,
+    models,
+    write,
+)
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save, save_file
@@ -32,50 +49,6 @@ from dcgan_inpaint.models.latent_encoder import LatentEncoder
 from dcgan_inpaint.models.unet import UNet
 
 SHIPPED = Path(__file__).parents[1] / "dcgan_inpaint" / "checkpoints" / "faces64.safetensors"
-FACES = {"source": "faces", "image_size": 16, "train_size": 8}
-OLD_FACES = {"_target_": "dcgan_inpaint.data.faces.Faces", "image_size": 16, "train_size": 8}
-WEIGHT = "generator.project.weight"
-VARIANCE = "discriminator.norms.1.running_var"
-
-
-def dcgan(**settings):
-    torch.manual_seed(0)
-    return DCGAN(**{"image_size": 16, "z_dim": 3, "gf_dim": 2, "df_dim": 2} | settings)
-
-
-def models():
-    """One of each kind."""
-    context = ContextEncoder(image_size=16, code_dim=4, gf_dim=2, df_dim=2)
-    return [dcgan(), context, LatentEncoder(gan=dcgan(), image_size=16, code_dim=4, df_dim=2)]
-
-
-def lightning(model, **header):
-    """What Lightning saves of a model, without what only resuming needs."""
-    saved = {
-        "pytorch-lightning_version": "2.6.6",
-        "state_dict": dict(model.state_dict()),
-        "hyper_parameters": dict(model.hparams),
-        "kind": model.kind,
-        "iteration": 5,
-        "data": OLD_FACES,
-    }
-    return saved | header
-
-
-def write(path, model=None, data=FACES, settings=None, tensors=None, **header):
-    """A checkpoint with these lies in it: safetensors or, by its name, as torch saves."""
-    model = model or dcgan()
-    if not isinstance(settings, list):
-        settings = dict(model.hparams) | (settings or {})
-    state = dict(model.state_dict()) | (tensors or {})
-    state = {name: value for name, value in state.items() if value is not None}
-    header = {"kind": model.kind, "iteration": 5, "data": data} | header
-    if path.suffix == ".ckpt":
-        torch.save(header | {"state_dict": state, "hyper_parameters": settings}, path)
-    else:
-        metadata = {"dcgan_inpaint": json.dumps(header | {"settings": settings})}
-        path.write_bytes(save({k: v.contiguous() for k, v in state.items()}, metadata))
-    return path
 
 
 def refused(path):
@@ -242,39 +215,6 @@ def test_another_kind(form, tmp_path):
 # --- hostile: the description of the data ---
 
 
-def calls(marker):
-    """Calls that leave a file, as a configuration would write them."""
-    hub = marker.parent / "hub"
-    hub.mkdir()
-    (hub / "hubconf.py").write_text(f"def leave():\n    open({str(marker)!r}, 'w')\n")
-    (marker.parent / "source").write_text("")
-    return {
-        "copyfile": {
-            "_target_": "shutil.copyfile",
-            "src": str(marker.parent / "source"),
-            "dst": str(marker),
-        },
-        "touch": {"_target_": "pathlib.Path.touch", "_args_": [str(marker)]},
-        "open": {"_target_": "builtins.open", "file": str(marker), "mode": "w"},
-        "hub": {
-            "_target_": "torch.hub.load",
-            "repo_or_dir": str(hub),
-            "model": "leave",
-            "source": "local",
-        },
-        "savetxt": {"_target_": "numpy.savetxt", "fname": str(marker), "X": [1.0]},
-    }
-
-
-PLACES = {
-    "itself": lambda call: call,
-    "field": lambda call: OLD_FACES | {"seed": call},
-    "list": lambda call: OLD_FACES | {"seed": [call]},
-    "deeper": lambda call: OLD_FACES | {"seed": {"a": [{"b": call}]}},
-    "root": lambda call: {"source": "folder", "root": call},
-}
-
-
 @both
 @pytest.mark.parametrize("name", ["copyfile", "touch", "open", "hub", "savetxt"])
 @pytest.mark.parametrize("place", PLACES)
@@ -282,21 +222,6 @@ def test_calls_in_the_data(form, name, place, tmp_path):
     call = calls(tmp_path / "marker")[name]
     assert "data" in refused(write(tmp_path / form, data=PLACES[place](call)))
     assert not (tmp_path / "marker").exists()
-
-
-DATA = {
-    "interpolation": (OLD_FACES | {"seed": "${oc.env:HOME}"}, "data.seed='${oc.env:HOME}': should"),
-    "interpolated root": ({"source": "folder", "root": "${oc.env:HOME}"}, "data.root='${oc.env"),
-    "download": ({"source": "celeba", "root": "celeba", "download": True}, "have no 'download'"),
-    "root is a list": ({"source": "folder", "root": ["/", "/"]}, "data.root=['/', '/']: should be"),
-    "root is null": ({"source": "folder", "root": None}, "data.root=None: should be"),
-    "source is a list": ({"source": ["faces"]}, "choose one of celeba, faces, folder"),
-    "no source": ({"image_size": 16}, "choose one of celeba, faces, folder"),
-    "another class": ({"_target_": "dcgan_inpaint.data.loader.ImageData"}, "choose one of"),
-    "positional": (OLD_FACES | {"_args_": [1]}, "faces pictures have no '_args_'"),
-    "two lines": (FACES | {"a\nb": 1}, "faces pictures have no 'a"),
-    "a list": ([FACES], "data=[{"),
-}
 
 
 @both
@@ -308,42 +233,12 @@ def test_data(form, case, tmp_path):
 
 # --- hostile: settings and the rest of the header ---
 
-HEADERS = {
-    "instantiator": ({"settings": {"_instantiator": "shutil.rmtree"}}, "_instantiator=shutil."),
-    "unknown name": ({"settings": {"hidden": 3}}, "hidden=3: unexpected"),
-    "argument": ({"settings": {"mask": "x"}}, "mask=x: unexpected"),
-    "nested": ({"settings": {"lr": {"_target_": "os.abort"}}}, "should be a valid number"),
-    "huge": ({"settings": {"gf_dim": 10**9}}, "gf_dim=1000000000: should be less"),
-    "larger than the file": ({"settings": {"gf_dim": 4096}}, "but the settings say"),
-    "not finite": ({"settings": {"lr": float("nan")}}, "lr=nan: should be a finite number"),
-    "text": ({"settings": {"z_dim": "3"}}, "z_dim=3: should be a valid integer"),
-    "lines": ({"settings": {"widths": "a\nb\n" * 999}}, "widths=a b a b"),
-    "a list": ({"settings": [1, 2]}, "settings=[1, 2]: should be a valid dictionary"),
-    "unknown kind": ({"kind": "pirate\nship"}, " holds a pirate ship: use a checkpoint of a DCGAN"),
-    "kind is a list": ({"kind": ["DCGAN"]}, "kind=['DCGAN']: should be a valid string"),
-    "kind lies": ({"kind": "context encoder"}, "z_dim=3: unexpected"),
-    "iteration": ({"iteration": "many"}, "iteration=many: should be a valid integer"),
-    "below zero": ({"iteration": -1}, "iteration=-1: should be greater"),
-}
-
 
 @both
 @pytest.mark.parametrize("case", HEADERS)
 def test_headers(form, case, tmp_path):
     header, says = HEADERS[case]
     assert says in refused(write(tmp_path / form, **header))
-
-
-LATENT = {
-    "sizes lie": ({"gan_settings": dict(dcgan(gf_dim=4).hparams)}, "tensor gan.generator.project"),
-    "huge": ({"gan_settings": {"image_size": 16, "gf_dim": 10**9}}, "gf_dim=1000000000: should"),
-    "another size": ({"gan_settings": {"image_size": 32}}, "GAN makes pictures (3, 32, 32)"),
-    "nested": ({"gan_settings": {"lr": [1]}}, "lr=[1]: should be"),
-    "unknown name": ({"gan_settings": {"gan": 1}}, "gan=1: unexpected"),
-    "a list": ({"gan_settings": ["DCGAN"]}, "gan_settings: no settings of a GAN"),
-    "kind": ({"gan_kind": "residual GAN"}, "gan_kind=residual GAN: choose one of DCGAN"),
-    "itself": ({"gan_kind": "latent encoder"}, "gan_kind=latent encoder"),
-}
 
 
 @both
@@ -353,18 +248,7 @@ def test_a_latent_encoder_whose_gan_lies(form, case, tmp_path):
     assert says in refused(write(tmp_path / form, models()[2], settings=settings))
 
 
-@pytest.mark.parametrize(
-    ("header", "says"),
-    [
-        ("{", "truncated, or not a"),
-        ("", "truncated, or not a"),
-        ("[1]", "truncated, or not a"),
-        ("null", "truncated, or not a"),
-        ('{"settings": ' + "[" * 100_000 + "]" * 100_000 + "}", "recursion"),
-        ('{"settings": {}, "code": "x"}', "code=x: unexpected"),
-        ("{}", "settings: missing"),
-    ],
-)
+@pytest.mark.parametrize(("header", "says"), TEXTS)
 def test_json(header, says, tmp_path):
     path = tmp_path / "weights.safetensors"
     path.write_bytes(save({"w": torch.zeros(2)}, {"dcgan_inpaint": header}))
@@ -374,57 +258,11 @@ def test_json(header, says, tmp_path):
 # --- hostile: the tensors ---
 
 
-def tensor(name):
-    return dcgan().state_dict()[name].clone()
-
-
-def with_value(name, value):
-    changed = tensor(name)
-    changed.view(-1)[1] = value
-    return {name: changed}
-
-
-class Claim:
-    """Pickled as a tensor of `size` and `stride`, in a storage of 4 bytes."""
-
-    def __init__(self, size, stride):
-        self.size, self.stride = size, stride
-
-    def __reduce__(self):
-        storage = torch.zeros(1)._typed_storage()
-        arguments = (storage, 0, self.size, self.stride, False, OrderedDict())
-        return torch._utils._rebuild_tensor_v2, arguments
-
-
-TENSORS = {
-    "shape": ({WEIGHT: tensor(WEIGHT).T}, "float32 of (3, 256), but the settings say"),
-    "flat": ({WEIGHT: tensor(WEIGHT).flatten()}, "of (768,), but the settings say"),
-    "integers": ({WEIGHT: tensor(WEIGHT).int()}, "torch.int32 of (256, 3), but the settings say"),
-    "missing": ({WEIGHT: None}, f"tensor '{WEIGHT}': missing"),
-    "extra": ({"evil": torch.zeros(1)}, "tensor 'evil': not of such a model"),
-    "nan": (with_value(WEIGHT, float("nan")), f"tensor {WEIGHT}: not finite"),
-    "inf": (with_value("ema_" + WEIGHT, float("inf")), f"tensor ema_{WEIGHT}: not finite"),
-    "variance": (with_value(VARIANCE, -0.5), f"tensor {VARIANCE}: a variance below 0"),
-}
-
-
 @both
 @pytest.mark.parametrize("case", TENSORS)
 def test_tensors(form, case, tmp_path):
     tensors, says = TENSORS[case]
     assert says in refused(write(tmp_path / form, tensors=tensors))
-
-
-PICKLED = {  # what safetensors cannot say
-    "stride 0": ({WEIGHT: torch.zeros(1).expand(256, 3)}, "strides (0, 0)"),
-    "overlap": ({WEIGHT: torch.zeros(400).as_strided((256, 3), (1, 1))}, "strides (1, 1)"),
-    "no tensor": ({WEIGHT: [0.0] * 768}, "not a plain tensor"),
-    "sparse": ({WEIGHT: torch.zeros(256, 3).to_sparse()}, "not a plain tensor"),
-    "meta": ({WEIGHT: torch.zeros(256, 3, device="meta")}, "not a plain tensor"),
-    "name": ({5: torch.zeros(1)}, "tensor 5: not of such a model"),
-    "claim": ({WEIGHT: Claim((256, 3), (3, 1))}, "truncated, or not a"),
-    "huge claim": ({WEIGHT: Claim((10**7, 10**7), (10**7, 1))}, "truncated, or not a"),
-}
 
 
 @pytest.mark.parametrize("case", PICKLED)
@@ -446,14 +284,6 @@ def test_a_storage_that_was_cut(tmp_path):
 
 
 # --- hostile: the file ---
-
-
-class Runs:
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.system, (f"touch '{self.marker}'",)
 
 
 @pytest.mark.parametrize("place", ["state_dict", "hyper_parameters", "callbacks", "data"])
@@ -498,26 +328,14 @@ def test_compressed(tmp_path):
     assert "compressed" in refused(path)
 
 
-@pytest.mark.parametrize(
-    "header",
-    [
-        {"w": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}},
-        {"w": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 8]}},
-        {"w": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 8]}},
-        {"w": {"dtype": "F32", "shape": [2], "data_offsets": [8, 0]}},
-        {"w": {"dtype": "F32", "shape": [2, -1], "data_offsets": [0, 8]}},
-        {"w": {"dtype": "CODE", "shape": [2], "data_offsets": [0, 8]}},
-        {"w": [1]},
-        {"__metadata__": {"dcgan_inpaint": {"settings": {}}}},
-    ],
-)
+@pytest.mark.parametrize("header", LYING)
 def test_safetensors_that_lie(header, tmp_path):
     path, text = tmp_path / "weights.safetensors", json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(8))
     assert "truncated, or not a" in refused(path)
 
 
-@pytest.mark.parametrize("length", [0, 1, 2**31, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("length", LENGTHS)
 def test_safetensors_whose_length_lies(length, tmp_path):
     path = tmp_path / "weights.safetensors"
     path.write_bytes(struct.pack("<Q", length) + b'{"w": 1}')
