@@ -1,5 +1,6 @@
 import math
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -182,14 +183,38 @@ def test_files_that_are_no_mask(tmp_path, content, message):
     assert "\n" not in str(error.value)
 
 
-def test_places_that_are_no_mask(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"mask.path=.*gone.png: no such file"):
-        mask_file(str(tmp_path / "gone.png"), 0.5, "white")
-    with pytest.raises(ValueError, match=r"mask.path=.*: is no file"):
-        mask_file(str(tmp_path), 0.5, "white")
-    for path in ("a\0b", "x" * 5000):
-        with pytest.raises(ValueError, match=r"mask.path=.*: cannot be read as a picture"):
-            mask_file(path, 0.5, "white")
+@pytest.mark.parametrize("path", ["gone.png", "a\0b", "x" * 5000, "*.png"])
+def test_places_that_are_no_mask(tmp_path, path):
+    with pytest.raises(ValueError, match=r"mask.path=.*: no picture there") as error:
+        mask_file(str(tmp_path / path), 0.5, "white")
+    assert "\n" not in str(error.value)
+
+
+def test_a_mask_for_each_photo(tmp_path):
+    """By the stem of its name, in the order of the photos; only the right ones are read."""
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    for column, stem in enumerate("abc"):
+        levels = np.full((8, 8), 255, np.uint8)
+        levels[:, column] = 0
+        Image.fromarray(levels).save(folder / f"{stem}.png")
+    (folder / "unused.png").write_bytes(b"no picture")
+    for path in (str(folder), [str(folder / "*.png")]):
+        masks = mask_file(path, 0.5, "white").beside(
+            [Path("x/c.jpg"), Path("a.png"), Path("c.gif")]
+        )
+        holes = [int((mask(torch.zeros(1), 8)[0, 0, 0] == 0).nonzero()) for mask in masks]
+        assert holes == [2, 0, 2]
+    masks = mask_file(str(folder), 0.5, "white")
+    with pytest.raises(ValueError, match="photos/d.jpg: mask.path has no mask of the name d"):
+        masks.beside([Path("a.png"), Path("photos/d.jpg")])
+    with pytest.raises(ValueError, match=r"mask.path=.*unused.png: cannot be read"):
+        masks.beside([Path("unused.jpg")])[0]
+    with pytest.raises(ValueError, match="give images="):
+        masks(INDEX, 8)
+    Image.new("L", (8, 8)).save(folder / "a.bmp")
+    with pytest.raises(ValueError, match=r"a.bmp and .*a.png are for the same photo"):
+        mask_file(str(folder), 0.5, "white").beside([Path("a.jpg")])
 
 
 def test_file_masks_without_hole_or_known_pixel(tmp_path):

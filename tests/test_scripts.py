@@ -643,8 +643,8 @@ ERRORS = {
     "image unreadable": (["images={tmp}/broken.png"], "broken.png: cannot be read as a picture"),
     "a pipe": (["images={tmp}/pipe"], "images={tmp}/pipe: {tmp}/pipe is no file"),
     "a device": (["images=/dev/zero"], "images=/dev/zero: /dev/zero is no file"),
-    "mask a pipe": (["mask=file", "mask.path={tmp}/pipe"], "mask.path={tmp}/pipe: is no file"),
-    "mask missing": (["mask=file", "mask.path=gone.png"], "mask.path=gone.png: no such file"),
+    "mask a pipe": (["mask=file", "mask.path={tmp}/pipe"], "{tmp}/pipe is no file"),
+    "mask missing": (["mask=file", "mask.path=gone.png"], "mask.path=gone.png: no picture there"),
     "mask all hole": (["mask=file", "mask.path={tmp}/black.png"], "leaves no known pixel"),
     "mask no hole": (["mask=file", "mask.path={tmp}/white.png"], "leaves no hole"),
     "mask unreadable": (["mask=file", "mask.path={tmp}/broken.png"], "cannot be read as a picture"),
@@ -741,6 +741,38 @@ def one_line(done, message):
     assert len(errors) == 1, done.stderr
     assert message in errors[0]
     assert "Traceback" not in done.stderr
+
+
+def test_each_photo_has_its_mask(run, trained, photos, tmp_path):
+    """mask.path names a folder: the hole of each photo is where its own mask says."""
+    (tmp_path / "masks").mkdir()
+    for name, box in (("a", (30, 20, 42, 31)), ("b", (4, 44, 12, 52))):
+        with Image.open(next(photos.glob(f"{name}.*"))) as photo:
+            mask = Image.new("L", photo.size, 255)
+        mask.paste(0, box)
+        mask.save(tmp_path / "masks" / f"{name}.png")
+    run(
+        "inpaint.py",
+        *SMALL[1:],
+        f"ckpt={trained / 'last.ckpt'}",
+        f"images={photos}",
+        "detector=null",
+        "mask=file",
+        f"mask.path={tmp_path / 'masks'}",
+        "solver.iterations=2",
+        "stages=none",
+        f"output={tmp_path / 'out'}",
+    )
+    for number, path in enumerate(sorted(photos.glob("[ab].*"))):
+        with (
+            Image.open(path) as photo,
+            Image.open(tmp_path / "out" / "photos" / f"{number:05d}_{path.stem}.png") as picture,
+            Image.open(tmp_path / "masks" / f"{path.stem}.png") as mask,
+        ):
+            changed = np.asarray(photo.convert("RGB")) != np.asarray(picture.convert("RGB"))
+            hole = np.asarray(mask) == 0
+        assert not changed.any(2)[~hole].any()
+        assert changed.any(2)[hole].mean() > 0.9
 
 
 def test_inpaint_puts_photos_back(run, trained, photos, tmp_path):

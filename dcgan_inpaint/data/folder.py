@@ -1,6 +1,7 @@
 """Picture files of one's own: a folder tree to train on, or a list of files to complete."""
 
 import glob
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -38,24 +39,25 @@ class Folder(PictureFiles):
         return Path(item)
 
 
-def find_pictures(images: str | Sequence[str]) -> list[Path]:
+def find_pictures(images: str | Sequence[str], key: str = "images") -> list[Path]:
     """The files that `images` names: a file, a folder, a glob, or a list of these, in order.
 
-    Raises ValueError when one of them matches nothing, or what is no file, such as a pipe.
+    Errors call it `key`.  Raises ValueError when one of them matches nothing, or what is no file,
+    such as a pipe.
     """
     found: list[Path] = []
     for pattern in [images] if isinstance(images, str) else images:
         path = Path(pattern).expanduser()
-        if path.is_dir():
+        if os.path.isdir(path):  # false as well for what can be no path
             matches = list_images(path)
-        elif path.is_file():
+        elif os.path.isfile(path):
             matches = [path]
         else:
             matches = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
         if not matches:
-            raise ValueError(f"images={pattern}: no picture there (a file, a glob or a folder)")
+            raise ValueError(f"{key}={pattern}: no picture there (a file, a glob or a folder)")
         for match in matches:
             if not match.is_file():  # opening a pipe would wait for ever
-                raise ValueError(f"images={pattern}: {match} is no file")
+                raise ValueError(f"{key}={pattern}: {match} is no file")
         found += matches
     return found

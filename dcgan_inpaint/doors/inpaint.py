@@ -11,7 +11,7 @@ from dcgan_inpaint.doors.opening import door
 from dcgan_inpaint.errors import check_config, one_line_errors, out_of_memory
 from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.models.checkpoint import load_model, source_of
-from dcgan_inpaint.photos.given import open_photo
+from dcgan_inpaint.photos.given import photos_of_files
 from dcgan_inpaint.photos.photos import Photos
 from dcgan_inpaint.photos.regions import region_finder
 from dcgan_inpaint.runs.evaluation import complete, completing_trainer
@@ -66,5 +66,4 @@ def load_photos(cfg: DictConfig, model: Model) -> Photos | None:
         return None
     find = region_finder(model.settings.crop, cfg.crop, cfg.detector, cfg.eyes, cfg.face)
     paths = find_pictures(cfg.images)[: cfg.limit]
-    names, draws = [*map(str, paths)], [instantiate(cfg.mask)] * len(paths)
-    return Photos(names, lambda i: open_photo(paths[i]), draws, find, model.picture_shape)
+    return photos_of_files(paths, instantiate(cfg.mask), find, model.picture_shape)

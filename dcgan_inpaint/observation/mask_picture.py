@@ -1,14 +1,17 @@
-"""The user's own mask: a picture that says by bright and dark what is known."""
+"""The user's own masks: pictures that say by bright and dark what is known."""
 
-import os
-from typing import Literal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from dcgan_inpaint.data.folder import find_pictures
 from dcgan_inpaint.data.images import UnreadableImage, to_rgb_or_gray
 from dcgan_inpaint.errors import Fraction, Text, checked
 
@@ -55,22 +58,54 @@ class MaskPicture:
         return self.levels.resize((width, height), Image.Resampling.BOX)
 
 
-@checked
-def mask_file(path: Text, threshold: Fraction, known: Polarity) -> MaskPicture:
-    """The mask picture of a file.
+class MaskPictures(Sequence[MaskPicture]):
+    """A mask picture for each of several photos, read from its file whenever it is needed."""
 
-    Raises FileNotFoundError, or ValueError for a file that is no picture.
+    def __init__(self, paths: Sequence[Path], threshold: float, known: Polarity):
+        self.paths, self.threshold, self.known = paths, threshold, known
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> MaskPicture:  # type: ignore[override]
+        """Raises UnreadableImage, a ValueError that names the file."""
+        name = f"mask.path={self.paths[i]}"
+        try:
+            with Image.open(self.paths[i]) as picture:
+                return MaskPicture(picture, self.threshold, self.known, name)
+        except Exception as error:  # PIL raises many kinds on broken files
+            raise UnreadableImage(f"{name}: cannot be read as a picture ({error})") from error
+
+    def __call__(self, index: Tensor, size: int) -> Tensor:
+        """What a mask function is asked.  Raises ValueError: whose mask is which is not known."""
+        raise ValueError("mask.path: several masks are for photos of their names: give images=")
+
+    def beside(self, photos: Sequence[Path]) -> "MaskPictures":
+        """The mask of each photo: the file of the same stem.
+
+        Raises ValueError, naming the photo, where there is none.
+        """
+        by_stem: dict[str, Path] = {}
+        for path in self.paths:
+            if (other := by_stem.setdefault(path.stem, path)) != path:
+                raise ValueError(f"mask.path: {other} and {path} are for the same photo")
+        for photo in photos:
+            if photo.stem not in by_stem:
+                raise ValueError(f"{photo}: mask.path has no mask of the name {photo.stem}")
+        return MaskPictures([by_stem[photo.stem] for photo in photos], self.threshold, self.known)
+
+
+@checked
+def mask_file(
+    path: Text | Annotated[list[Text], Field(min_length=1)], threshold: Fraction, known: Polarity
+) -> MaskPicture | MaskPictures:
+    """The mask picture of a file; of a folder, a glob or a list, one for each photo.
+
+    Raises ValueError where there is none, or what is no picture.
     """
-    name = f"mask.path={path}"
-    if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would wait for ever
-        raise ValueError(f"{name}: is no file")
-    try:
-        with Image.open(path) as picture:
-            return MaskPicture(picture, threshold, known, name)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{name}: no such file") from error
-    except Exception as error:  # PIL raises many kinds on broken files
-        raise UnreadableImage(f"{name}: cannot be read as a picture ({error})") from error
+    masks = MaskPictures(find_pictures(path, "mask.path"), threshold, known)
+    one = isinstance(path, str) and masks.paths == [Path(path).expanduser()]
+    return masks[0] if one else masks
 
 
 def _levels(picture: Image.Image) -> Image.Image:

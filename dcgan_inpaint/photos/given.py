@@ -1,5 +1,6 @@
 """Photos and masks as they are given: files, PIL images, NumPy arrays, tensors."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,9 @@ from PIL import Image
 from torch import Tensor
 
 from dcgan_inpaint.data.images import UnreadableImage, to_rgb_or_gray
+from dcgan_inpaint.observation.mask_picture import MaskPictures
+from dcgan_inpaint.photos.photos import Photos
+from dcgan_inpaint.photos.regions import RegionFinder
 
 Given = Image.Image | np.ndarray | Tensor
 
@@ -21,6 +25,21 @@ def open_photo(path: Path) -> Image.Image:
             return upright(picture)
     except Exception as error:  # PIL raises many kinds on broken files
         raise UnreadableImage(f"{path}: cannot be read as a picture ({error})") from error
+
+
+def photos_of_files(
+    paths: Sequence[Path],
+    mask: Callable[[Tensor, int], Tensor] | MaskPictures,
+    find_regions: RegionFinder,
+    picture_shape: tuple[int, int, int],
+) -> Photos:
+    """The photos of files, all under one mask or each under the one of its name.
+
+    Raises what Photos and MaskPictures.beside do.
+    """
+    draws = mask.beside(paths) if isinstance(mask, MaskPictures) else [mask] * len(paths)
+    names = [*map(str, paths)]
+    return Photos(names, lambda i: open_photo(paths[i]), draws, find_regions, picture_shape)
 
 
 def upright(picture: Image.Image) -> Image.Image:
