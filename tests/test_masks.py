@@ -143,6 +143,19 @@ def test_file_mask_in_any_mode_and_size(tmp_path, half_white, kind):
     assert torch.equal(flipped, 1 - mask)
 
 
+def test_file_mask_is_upright(tmp_path, half_white):
+    """Turned as EXIF says, like the photo that it lies on: the file has the hole above."""
+    exif = Image.Exif()
+    exif[0x0112] = 8  # to be turned by 90 degrees to the left
+    turned = Image.fromarray(half_white).transpose(Image.Transpose.ROTATE_270)
+    turned.save(tmp_path / "mask.png", exif=exif)
+    mask = mask_file(str(tmp_path / "mask.png"), 0.5, "white")(INDEX, 16)
+    assert torch.equal(mask, masks.left(INDEX, 16))
+    turned.save(tmp_path / "plain.png")
+    above = mask_file(str(tmp_path / "plain.png"), 0.5, "white")(INDEX, 16)
+    assert torch.equal(above, masks.left(INDEX, 16).transpose(2, 3))
+
+
 def test_file_mask_threshold(tmp_path, half_white):
     path = tmp_path / "mask.png"
     Image.fromarray((half_white // 255) * 100 + 20).save(path)  # 20 and 120 of 255

@@ -5,12 +5,13 @@ import tempfile
 
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 from training import quiet_trainer
 
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.runs import saving
-from dcgan_inpaint.runs.saving import WholeCheckpoints, remove_parts, write_csv
+from dcgan_inpaint.runs.saving import WholeCheckpoints, remove_parts, save_picture, write_csv
 
 
 def saved(value):
@@ -28,6 +29,17 @@ def test_the_one_before_is_kept(tmp_path):
     assert held(path) == 3
     assert held(path.with_name("last-1.ckpt")) == 2
     assert sorted(p.name for p in path.parent.iterdir()) == ["last-1.ckpt", "last.ckpt"]
+
+
+def test_a_damaged_one_does_not_take_the_place_of_the_one_before(tmp_path):
+    path, files = tmp_path / "last.ckpt", WholeCheckpoints()
+    for value in (1, 2):
+        files.save_checkpoint(saved(value), path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    files.save_checkpoint(saved(3), path)
+    assert (held(path), held(tmp_path / "last-1.ckpt")) == (3, 1)
 
 
 def cut(error):
@@ -108,6 +120,24 @@ def test_a_file_is_whole_or_as_it_was(tmp_path):
 
     with pytest.raises(OSError, match="No space left"):
         write_csv(path, broken())
+    assert path.read_bytes() == before
+    assert list(tmp_path.rglob("*.*")) == [path]
+
+
+def test_a_picture_is_whole_or_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "room" / "a.png"
+    save_picture(path, Image.new("L", (9, 9)))
+    before = path.read_bytes()
+    assert before.startswith(b"\x89PNG")
+    broken = Image.new("L", (9, 9), 255)
+
+    def cut_off(file, kind):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(broken, "save", cut_off)
+    with pytest.raises(OSError, match="No space left"):
+        save_picture(path, broken)
     assert path.read_bytes() == before
     assert list(tmp_path.rglob("*.*")) == [path]
 

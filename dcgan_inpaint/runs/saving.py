@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from PIL import Image
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 PART = ".part"  # the end of the name of a file that is not yet whole
@@ -44,6 +45,12 @@ def write_csv(path: Path, rows: Iterable[Sequence]) -> None:
         text.detach()
 
 
+def save_picture(path: Path, picture: Image.Image) -> None:
+    """A PNG file, whole or not at all."""
+    with whole(path) as file:
+        picture.save(file, "PNG")
+
+
 def remove_parts(folder: Path) -> None:
     """Remove what killed runs left below a run's folder of files that they were writing."""
     for part in folder.rglob(f"*{PART}"):
@@ -70,17 +77,24 @@ class WholeCheckpoints(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-            with zipfile.ZipFile(part) as written:
-                broken = written.testzip()  # what the disk gives back
         except BaseException as error:
             part.unlink(missing_ok=True)
             if isinstance(error, RuntimeError):  # what torch makes of a full disk
                 raise OSError(f"{path}: cannot be written ({error})") from error
             raise
-        if broken is not None:
-            raise OSError(f"{path}: the disk does not give back what was written ({broken})")
-        if path.exists():
+        if not _is_whole(part):  # what the disk gives back
+            raise OSError(f"{path}: the disk does not give back what was written")
+        if _is_whole(path):  # if not, the one before it is what can be continued
             before = path.with_name(f"{path.stem}-1{path.suffix}")
             before.unlink(missing_ok=True)
             os.link(path, before)  # so that under its name there is one at every moment
         os.replace(part, path)
+
+
+def _is_whole(archive: Path) -> bool:
+    """Whether what torch saved is there and fits its checksums."""
+    try:
+        with zipfile.ZipFile(archive) as saved:
+            return saved.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False

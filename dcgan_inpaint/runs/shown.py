@@ -16,7 +16,7 @@ from torchvision.transforms.functional import to_pil_image
 from dcgan_inpaint.photos.photos import Photos
 from dcgan_inpaint.pictures import grid, save_gif
 from dcgan_inpaint.runs.records import Kept
-from dcgan_inpaint.runs.saving import whole, write_csv
+from dcgan_inpaint.runs.saving import save_picture, whole, write_csv
 
 LOSSES = ("context", "prior", "total")
 GRIDS = ("before", "masked", "generated", "completed", "mean", "spread")
@@ -79,13 +79,13 @@ def show_all(folder: Path, names: Sequence[str], records: Iterable[Kept]) -> Non
 def _show_grids(folder: Path, first: list[Kept]) -> None:
     for name in GRIDS:
         if name in first[0]:
-            _save(folder / f"{name}.png", grid(torch.stack([kept[name] for kept in first])))
+            save_picture(folder / f"{name}.png", grid(torch.stack([kept[name] for kept in first])))
     rows = [kept[name] for name in ("before", "masked", "completed") for kept in first[:8]]
-    _save(folder / "rows.png", grid(torch.stack(rows), columns=len(first[:8])))
+    save_picture(folder / "rows.png", grid(torch.stack(rows), columns=len(first[:8])))
     if "frames" in first[0]:
         frames = [grid(each) for each in torch.stack([kept["frames"] for kept in first], 1)]
         for t, frame in zip(first[0]["frame_iterations"].tolist(), frames, strict=True):
-            _save(folder / "frames" / f"{t:05d}.png", frame)
+            save_picture(folder / "frames" / f"{t:05d}.png", frame)
         with whole(folder / "search.gif") as file:
             save_gif(frames, file)
 
@@ -96,9 +96,4 @@ def _mend(path: Path, make: Callable[[], Image.Image]) -> None:
         with Image.open(path, formats=["PNG"]) as picture:
             picture.verify()  # each part has a checksum
     except (OSError, SyntaxError):  # what PIL raises on broken files
-        _save(path, make())
-
-
-def _save(path: Path, picture: Image.Image) -> None:
-    with whole(path) as file:
-        picture.save(file, "PNG")
+        save_picture(path, make())

@@ -22,7 +22,7 @@ from dcgan_inpaint.pictures import grid
 from dcgan_inpaint.quality.completions import psnr
 from dcgan_inpaint.runs.faults import Finite
 from dcgan_inpaint.runs.loggers import log_picture
-from dcgan_inpaint.runs.saving import WholeCheckpoints
+from dcgan_inpaint.runs.saving import WholeCheckpoints, save_picture
 
 CALIBRATED = 128  # validation pictures that tell how far a sampler's draws should spread
 
@@ -82,9 +82,7 @@ class Calibration(Callback):
 
 def keep_picture(module: Model, folder: Path, name: str, picture: Image.Image) -> None:
     """Write a picture below `folder`, named by the iteration, and show it in the loggers."""
-    path = folder / name / f"{module.iteration:07d}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    save_picture(folder / name / f"{module.iteration:07d}.png", picture)
     log_picture(module.loggers, name, picture, module.iteration)
 
 
