@@ -20,7 +20,7 @@ import pydantic
 import torch
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -107,6 +107,8 @@ def check_config(cfg: DictConfig, schema: type) -> None:
             value: Any = cfg[name]
             if OmegaConf.is_config(value):
                 value = OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+        except MissingMandatoryValue as error:
+            raise ValueError(f"{error.full_key}: missing: give {error.full_key}=") from error
         except OmegaConfBaseException as error:
             what = str(error).splitlines()[0]
             raise ValueError(f"{error.full_key}: {what[0].lower()}{what[1:]}") from error

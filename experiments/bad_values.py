@@ -113,7 +113,7 @@ def composed(door: str, group: str, choice: str, files: Path) -> DictConfig:
     """The configuration of the choice, in small."""
     own = [argument.format(files=files) for argument in OWN[door].get(choice, [])]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose(door, [f"{group}={choice}"] if group else own)
+        cfg = compose(door, [f"{group}='{choice}'"] if group else own)
     ckpt = "ContextEncoder" if (group, choice) == ("method", "network") else "DCGAN"
     paths = {"ckpt": f"{ckpt}.safetensors", "gan": "DCGAN.safetensors"}
     paths |= {"root": "", "path": "hole.png"}

@@ -3,8 +3,8 @@
 python experiments/gather.py runs/lam --by objective.saturating objective.lam --figure lam.png
 
 Reads every metrics.csv of a completion below the folders (a training run has one in validation/),
-takes the settings named by --by from the run's config.yaml, and prints a Markdown table: means with
-95% bootstrap intervals, and medians.  The plot shows the first metric against the last of --by, one
+takes the settings named by --by from the run's config.yaml, and prints a Markdown table: the runs' names
+(name=), means with 95% bootstrap intervals, and medians.  The plot shows the first metric against the last of --by, one
 line for each value of the others.
 """
 
@@ -21,10 +21,12 @@ from dcgan_inpaint.quality.completions import mean_interval
 
 
 class Run(NamedTuple):
-    """One completion run: its settings (as --by names them) and its columns of metrics.csv."""
+    """One completion run: its settings (as --by names them), its columns of metrics.csv, its
+    name if it has one."""
 
     settings: tuple[Any, ...]
     metrics: dict[str, torch.Tensor]  # (N,) each
+    name: str | None = None
 
 
 def main() -> None:
@@ -56,12 +58,13 @@ def find_runs(folders: list[Path], by: list[str]) -> list[Run]:
         )
         if config is None:
             raise FileNotFoundError(f"{path} has no config.yaml beside or above it")
-        settings = tuple(OmegaConf.select(OmegaConf.load(config), key) for key in by)
+        cfg = OmegaConf.load(config)
+        settings = tuple(OmegaConf.select(cfg, key) for key in by)
         with (path.parent / "metrics.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         names = [name for name in rows[0] if name != "name"]
         columns = {name: torch.tensor([float(row[name]) for row in rows]) for name in names}
-        runs.append(Run(settings, columns))
+        runs.append(Run(settings, columns, OmegaConf.select(cfg, "name")))
     if not runs:
         raise FileNotFoundError(f"no finished run below {', '.join(map(str, folders))}")
     for key, values in zip(by, zip(*(run.settings for run in runs), strict=True), strict=True):
@@ -78,19 +81,28 @@ def order(setting: Any) -> tuple[bool, float, str]:
 
 
 def table(runs: list[Run], by: list[str], means: list[str], medians: list[str]) -> str:
-    """Markdown: settings, number of pictures, means with 95% intervals, medians."""
+    """Markdown: names if there are any, settings, number of pictures, means with 95% intervals,
+    medians."""
     for name in [*means, *medians]:
         if name not in runs[0].metrics:
             raise ValueError(
                 f"{name} is not in metrics.csv: choose of {', '.join(runs[0].metrics)}"
             )
-    header = [*by, "pictures", *means, *(f"median {name}" for name in medians)]
+    named = any(run.name for run in runs)
+    header = [
+        *(["name"] if named else []),
+        *by,
+        "pictures",
+        *means,
+        *(f"median {name}" for name in medians),
+    ]
     lines = [header, ["---"] * len(header)]
     for run in runs:
         count = str(len(run.metrics[means[0]]))
         intervals = [mean_interval(run.metrics[name]) for name in means]
         lines.append(
             [
+                *([run.name or ""] if named else []),
                 *map(short, run.settings),
                 count,
                 *(f"{mean:.4g} [{low:.4g}, {high:.4g}]" for mean, low, high in intervals),

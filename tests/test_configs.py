@@ -38,7 +38,7 @@ def composed(name, *overrides):
 def test_every_group_has_its_test():
     groups = {path.name for path in CONF.iterdir() if path.is_dir()}
     tested = {"data", "model", "mask", "objective", "solver", "method", "blend", "stages"}
-    assert groups == tested | {"trainer", "logger", "experiment"}
+    assert groups == tested | {"trainer", "logger", "experiment", "debug"}
 
 
 @pytest.fixture

@@ -111,6 +111,14 @@ def test_gather_by_hand(runs):
     ]
 
 
+def test_gather_has_names_first(runs):
+    write_run(runs / "c", "{lam: 1, name: mine}", [17, 17, 17])
+    lines = gather.table(gather.find_runs([runs], ["lam"]), ["lam"], ["psnr_hole"], []).splitlines()
+    assert lines[0] == "| name | lam | pictures | psnr_hole |"
+    assert lines[2].startswith("|  | 0.01 | 3 |")
+    assert lines[4].startswith("| mine | 1 | 3 |")
+
+
 def test_gather_sorts_numbers_of_any_type(runs):
     write_run(runs / "c", "{lam: 0}", [17, 17, 17])
     write_run(runs / "d", "{lam: 3}", [22, 22, 22])

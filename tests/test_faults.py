@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 from training import quiet_trainer
 
+from dcgan_inpaint.doors.opening import door
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.runs.faults import Finite, NotFinite, ends_in_one_line
 
@@ -25,6 +26,24 @@ def test_a_signal(number, capsys):
     assert stop.value.code == 128 + number
     assert capsys.readouterr().err == f"{number.name}: resume=here goes on\n"
     assert signal.getsignal(number) == handler
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_run_begins(number, capsys, monkeypatch):
+    """Or after it has ended; what Hydra says of its errors is not about this."""
+
+    @door("sample")
+    def main(cfg):
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+
+    monkeypatch.setattr(sys, "argv", ["sample.py"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 128 + number
+    assert capsys.readouterr().err == (
+        f"{number.name}: nothing was cut off: give the same command again\n"
+    )
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), NotFinite("G is not")])

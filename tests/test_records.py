@@ -112,14 +112,19 @@ def test_what_it_leaves(finished):
 
 
 def test_whatever_is_damaged_is_made_again(evaluate, finished, tmp_path):
-    """Each file in turn: deleted, cut in two, and with one byte changed."""
+    """Each file in turn: deleted, cut in two, with one byte changed, and with more behind it."""
     evaluate(tmp_path)
     for name in finished:
         path = tmp_path / name
         data = path.read_bytes()
         half = len(data) // 2
         changed = bytes([data[half] ^ 1])
-        for damaged in (None, data[:half], data[:half] + changed + data[half + 1 :]):
+        for damaged in (
+            None,
+            data[:half],
+            data[:half] + changed + data[half + 1 :],
+            data + b"more",
+        ):
             path.unlink()
             if damaged is not None:
                 path.write_bytes(damaged)

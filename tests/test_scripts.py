@@ -42,6 +42,7 @@ TRAIN = [
     "validate=3",
     "sample_metrics=8",
 ]
+DEBUGS = ("trainer.log", "sample_every", "preview", "validate", "sample_metrics")  # sets these
 ENCODER = [a for a in TRAIN if "z_dim" not in a] + ["model=context_encoder", "model.code_dim=5"]
 
 
@@ -741,6 +742,20 @@ def one_line(done, message):
     assert len(errors) == 1, done.stderr
     assert message in errors[0]
     assert "Traceback" not in done.stderr
+
+
+def test_a_debug_run_shows_how_far_it_is(run, tmp_path, monkeypatch):
+    """debug=true: 20 iterations and all that follows them; the bars say what and how well."""
+    monkeypatch.chdir(tmp_path)
+    words = [w for w in TRAIN if "progress_bar" not in w and not w.startswith(DEBUGS)]
+    done = run("train.py", *words, "debug=true", "name=first try", "data.train_size=640")
+    (folder,) = (tmp_path / "runs" / "train").iterdir()
+    assert folder.name.endswith("_first try")
+    assert "trained 20 iterations" in done.stdout
+    assert sorted(p.name for p in (folder / "samples").iterdir()) == ["0000010.png", "0000020.png"]
+    assert "train/d_loss=" in done.stdout + done.stderr
+    assert "train/g_loss=" in done.stdout + done.stderr
+    assert "judging samples" in done.stderr
 
 
 def test_each_photo_has_its_mask(run, trained, photos, tmp_path):

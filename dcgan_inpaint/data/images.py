@@ -49,32 +49,35 @@ def to_rgb_or_gray(picture: Image.Image, channels: int) -> Image.Image:
     return picture.convert("RGB" if channels == 3 else "L")
 
 
-def decode(file: IO[bytes] | Path, size: int, channels: int, crop: float) -> np.ndarray:
-    """One picture, uint8 (channels, size, size).  Raises whatever PIL raises on a broken file."""
-    with Image.open(file) as picture:
-        converted = to_rgb_or_gray(picture, channels)
+def levels(picture: Image.Image, size: int, channels: int, crop: float) -> np.ndarray:
+    """The central square of a picture of any mode and size, uint8 (channels, size, size)."""
+    converted = to_rgb_or_gray(picture, channels)
     box = square(converted, crop)
     resized = converted.resize((size, size), Image.Resampling.BICUBIC, box=box)  # antialiased
     return pil_to_tensor(resized).contiguous().numpy()
 
 
-class PictureFiles:
-    """What the sources whose pictures are files below `root` share; `open` opens one of them."""
+def decode(file: IO[bytes] | Path, size: int, channels: int, crop: float) -> np.ndarray:
+    """`levels` of a picture file.  Raises whatever PIL raises on a broken file."""
+    with Image.open(file) as picture:
+        return levels(picture, size, channels, crop)
+
+
+class DecodedPictures:
+    """What the sources share whose pictures are decoded; `picture` opens one of them."""
 
     kind: str  # its name among the sources
 
-    def __init__(self, root: str, image_size: int, channels: int, crop: float):
-        self.root = Path(root).expanduser()
+    def __init__(self, image_size: int, channels: int, crop: float):
         self.image_size, self.channels, self.crop = image_size, channels, crop
 
-    def open(self, item: str) -> IO[bytes] | Path:
+    def picture(self, item: str) -> Image.Image:
         raise NotImplementedError
 
     def settings(self) -> dict:
         """What decides the pixels, for the cache key."""
-        root = str(self.root.resolve())
         facts = {"image_size": self.image_size, "channels": self.channels, "crop": self.crop}
-        return {"source": self.kind, "root": root, **facts}
+        return {"source": self.kind, **facts}
 
     def decode(self, items: Sequence[str]) -> list[np.ndarray | UnreadableImage]:
         """uint8 (channels, image_size, image_size) for each item, or its error."""
@@ -83,9 +86,27 @@ class PictureFiles:
 
     def _decode(self, item: str) -> np.ndarray | UnreadableImage:
         try:
-            return decode(self.open(item), self.image_size, self.channels, self.crop)
+            with self.picture(item) as picture:
+                return levels(picture, self.image_size, self.channels, self.crop)
         except Exception as error:  # PIL raises many kinds on broken files: the caller counts them
             return UnreadableImage(f"{item}: cannot be read as a picture ({error})")
+
+
+class PictureFiles(DecodedPictures):
+    """What the sources whose pictures are files below `root` share; `open` opens one of them."""
+
+    def __init__(self, root: str, image_size: int, channels: int, crop: float):
+        super().__init__(image_size, channels, crop)
+        self.root = Path(root).expanduser()
+
+    def open(self, item: str) -> IO[bytes] | Path:
+        raise NotImplementedError
+
+    def picture(self, item: str) -> Image.Image:
+        return Image.open(self.open(item))
+
+    def settings(self) -> dict:
+        return super().settings() | {"root": str(self.root.resolve())}
 
 
 def list_images(folder: Path) -> list[Path]:

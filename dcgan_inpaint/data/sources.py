@@ -9,18 +9,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from dcgan_inpaint.data.cache import Source
+from dcgan_inpaint.data.cars import Cars
 from dcgan_inpaint.data.celeba import CelebA
 from dcgan_inpaint.data.faces import Faces
 from dcgan_inpaint.data.folder import Folder
+from dcgan_inpaint.data.torchvision_sets import TorchvisionSet
 
-SOURCES: dict[str, type] = {"celeba": CelebA, "faces": Faces, "folder": Folder}
+SOURCES: dict[str, type] = {
+    "celeba": CelebA,
+    "faces": Faces,
+    "folder": Folder,
+    "torchvision": TorchvisionSet,
+    "cars": Cars,
+}
 
 
 def describe(source: Source) -> dict[str, Any]:
-    """{"source": its name} and the values it was made of, all plain; but not `download`."""
+    """{"source": its name} and the values it was made of, all plain, without `download` and None."""
     name = {cls: name for name, cls in SOURCES.items()}[type(source)]
     values = {field: getattr(source, field) for field in _fields(name)}
-    return {"source": name} | {k: str(v) if k == "root" else v for k, v in values.items()}
+    plain = {k: str(v) if k == "root" else v for k, v in values.items() if v is not None}
+    return {"source": name} | plain
 
 
 def check_description(stored: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from dcgan_inpaint.configs import conf_folder
 from dcgan_inpaint.errors import one_line_errors
+from dcgan_inpaint.runs.faults import stops_in_one_line
 from dcgan_inpaint.runs.options import mend_words
 
 Result = TypeVar("Result")
@@ -45,7 +46,8 @@ def door(name: str) -> Callable[[Callable[[DictConfig], Result]], Callable[..., 
                 sys.argv[1:] = mend_words(sys.argv[1:], name)
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us as they are
             try:
-                by_hydra()
+                with stops_in_one_line("nothing was cut off: give the same command again"):
+                    by_hydra()
             except HydraException as error:
                 sys.exit(f"error: {' '.join(str(error).split())}")
             return None  # what main gives went to Hydra's sweeper

@@ -57,7 +57,7 @@ def main(cfg: DictConfig) -> None:
             grid(gan(shown, cfg.ema)).save(folder / "arithmetic.png")
         print(folder / "samples.png")
         if cfg.metrics:
-            quality = judge_samples(gan, real, cfg.metrics_count, cfg.seed, cfg.ema, more)
+            quality = judge_samples(gan, real, cfg.metrics_count, cfg.seed, cfg.ema, more, bar=True)
             write_csv(folder / "quality.csv", [("metric", "value"), *quality.items()])
             values = ", ".join(f"{name} {value:.4g}" for name, value in quality.items())
             print(f"{cfg.metrics_count} samples against {len(real)} {cfg.split} pictures: {values}")

@@ -62,7 +62,7 @@ def main(cfg: DictConfig) -> float | None:
             found = writer.summary()["psnr_hole"][0]
             print(f"{len(writer.names)} validation pictures completed: {writer}")
         if judged is not None:
-            print(judge(model, judged, cfg.sample_metrics, loggers))
+            print(judge(model, judged, cfg.sample_metrics, trainer))
     finish(loggers)
     print(f"trained {model.iteration} iterations\nckpt={folder / 'weights.safetensors'}")
     return found

@@ -155,6 +155,12 @@ class AdversarialModule(Model):
             for network, rate in rates
         ]
 
+    def log_step(self, log: Mapping[str, Tensor]) -> None:
+        """Log what a batch gave, by name; the losses of D and G stand in the bar as well."""
+        for name, value in log.items():
+            self.log(name, value, prog_bar=name in ("train/d_loss", "train/g_loss"))
+        self.log("iteration", float(self.iteration))
+
     def _discriminator_step(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         real_logits = self.discriminator(real).float()  # (B,): losses in fp32 also under bf16
         fake_logits = self.discriminator(fake).float()  # (B,)

@@ -89,7 +89,7 @@ class ContextEncoder(AdversarialModule):
         log |= self._generator_step(images, mask, fake)
         self.update_average(self.ema_generator, self.generator)
         if self.logs_now:
-            self.log_dict(log | {"iteration": float(self.iteration)})
+            self.log_step(log)
 
     def _generator_step(self, images: Tensor, mask: Tensor, fake: Tensor) -> dict[str, Tensor]:
         l2 = hole_loss(fake.float(), images, mask).mean()

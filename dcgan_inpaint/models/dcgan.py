@@ -62,7 +62,7 @@ class DCGAN(LatentGAN):
             log["train/g_loss"] = self._generator_step(fake if k == 0 else self.generator(z), k)
         self.update_average(self.ema_generator, self.generator)
         if self.logs_now:
-            self.log_dict(log | {"iteration": float(self.iteration)})
+            self.log_step(log)
 
     def _generator_step(self, fake: Tensor, k: int) -> Tensor:
         loss = self._adversarial_loss(fake)

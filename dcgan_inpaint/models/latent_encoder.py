@@ -174,7 +174,7 @@ class LatentEncoder(Model):
         loss = loss + s.lam * parts["prior"]
         self._update(0, loss, s.lr * self._decay())
         if self.logs_now:
-            parts |= {"loss": loss}
+            self.log("train/loss", loss.detach(), prog_bar=True)
             self.log_dict({f"train/{name}": part.detach() for name, part in parts.items()})
             self.log("iteration", float(self.iteration))
         return loss.detach()

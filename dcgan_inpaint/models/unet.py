@@ -111,7 +111,7 @@ class UNet(Model):
         mask = self.training_masks(self.rows(len(images)))  # (B, 1, S, S)
         fake = self.network(masked(images, mask), mask).float()  # (B, C, S, S)
         loss = context_loss(fake, images, torch.ones_like(mask)).mean() / images[0].numel()
-        self.log("train/loss", loss)
+        self.log("train/loss", loss, prog_bar=True)
         self.log("iteration", float(self.iteration))
         return loss
 

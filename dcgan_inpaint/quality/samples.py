@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.image.fid import FrechetInceptionDistance
+from tqdm import tqdm
 
 from dcgan_inpaint.errors import import_extra
 from dcgan_inpaint.models.base import LatentGAN
@@ -38,13 +39,14 @@ def judge_samples(
     seed: int = 0,
     ema: bool = True,
     more: Mapping[str, Callable[[Pictures, Pictures], float]] | None = None,
+    bar: bool = False,
 ) -> dict[str, float]:
     """Metrics of the first `count` samples of a seed against the pictures `real`, by name.
 
     swd_16, swd_32, ... and swd, their mean: sliced Wasserstein distance.  ms_ssim and, to compare
     with, ms_ssim_real: mean similarity within the samples and within the pictures.  And `more`,
-    distances of the two sets by name.  Raises ValueError for less than two samples or pictures, and
-    for pictures that are not of the model's size and channels.
+    distances of the two sets by name.  `bar` shows how far it is.  Raises ValueError for less than
+    two samples or pictures, and for pictures that are not of the model's size and channels.
     """
     if min(count, len(real)) < 2:
         raise ValueError(f"{count} samples and {len(real)} pictures: use 2 or more of each")
@@ -52,7 +54,7 @@ def judge_samples(
         raise ValueError(f"the model makes pictures {gan.picture_shape}, not {shape}")
     index = torch.arange(count, device=gan.device)
     fake = torch.cat([to_uint8(gan(gan.latents(i, seed), ema)) for i in index.split(CHUNK)])
-    distances = sliced_wasserstein(fake, real, seed)
+    distances = sliced_wasserstein(fake, real, seed, bar)
     metrics = {f"swd_{side}": distance for side, distance in distances.items()}
     metrics["swd"] = sum(distances.values()) / len(distances)
     metrics["ms_ssim"] = similarity(fake)
@@ -62,7 +64,9 @@ def judge_samples(
     return metrics
 
 
-def sliced_wasserstein(fake: Pictures, real: Pictures, seed: int = 0) -> dict[int, float]:
+def sliced_wasserstein(
+    fake: Pictures, real: Pictures, seed: int = 0, bar: bool = False
+) -> dict[int, float]:
     """Sliced Wasserstein distance x 1000 of 7x7 patches, per level of the Laplacian pyramid.
 
     Karras 2018 (progressive growing, section 5): {16: ..., 32: ..., S: ...}, of low frequencies
@@ -79,12 +83,12 @@ def sliced_wasserstein(fake: Pictures, real: Pictures, seed: int = 0) -> dict[in
     count = PATCHES * len(fake)
     columns = fake.shape[1] * PATCH**2
     distances = {}
-    side = COARSEST
-    while side <= size:  # one level after the other: the patches of one fill 600 MB
+    sides = [COARSEST << k for k in range((size // COARSEST).bit_length())]
+    shown = tqdm(sides, "judging samples", unit="scale", leave=False, disable=not bar)
+    for side in shown:  # one level after the other: the patches of one fill 600 MB
         a, b = (_descriptors(pictures, side, count, seed) for pictures in (fake, real))
         directions = normal(f"directions {side}", seed, torch.arange(DIRECTIONS), columns)
         distances[side] = 1000 * _wasserstein(a, b, F.normalize(directions))
-        side *= 2
     return distances
 
 

@@ -47,10 +47,10 @@ def complete(
     writer.show(trainer.loggers)
 
 
-def judge(model: LatentGAN, real: np.ndarray, count: int, loggers: Iterable[Logger]) -> str:
+def judge(model: LatentGAN, real: np.ndarray, count: int, trainer: Trainer) -> str:
     """Compare `count` samples with pictures, log it as samples/..., and say it in a line."""
-    quality = judge_samples(model, real, count)
-    for logger in loggers:
+    quality = judge_samples(model, real, count, bar=trainer.progress_bar_callback is not None)
+    for logger in trainer.loggers:
         logger.log_metrics({f"samples/{name}": value for name, value in quality.items()})
         logger.save()
     return ", ".join(f"{name} {value:.3f}" for name, value in quality.items())

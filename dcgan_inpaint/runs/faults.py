@@ -26,11 +26,8 @@ class Stopped(BaseException):
 
 
 @contextmanager
-def ends_in_one_line(how_to_go_on: str) -> Iterator[None]:
-    """End the program for a fault that is no bug: exit code 128 + the signal's number, else 1.
-
-    For what a run does once it has begun.
-    """
+def stops_in_one_line(how_to_go_on: str) -> Iterator[None]:
+    """End the program when it is told to: exit code 128 + the signal's number."""
 
     def stop(number: int, _: FrameType | None) -> None:
         raise Stopped(number)
@@ -41,13 +38,22 @@ def ends_in_one_line(how_to_go_on: str) -> Iterator[None]:
     except Stopped as told:
         print(f"{signal.Signals(told.number).name}: {how_to_go_on}", file=sys.stderr)
         sys.exit(128 + told.number)
-    except NotFinite as error:
-        sys.exit(f"error: {error}; {how_to_go_on}")
-    except OSError as error:  # a disk that is full or gone
-        sys.exit(f"error: {error}; {how_to_go_on}")
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def ends_in_one_line(how_to_go_on: str) -> Iterator[None]:
+    """End the program for a fault that is no bug, with exit code 1, and when it is told to.
+
+    For what a run does once it has begun.
+    """
+    try:
+        with stops_in_one_line(how_to_go_on):
+            yield
+    except (NotFinite, OSError) as error:  # the latter of a disk that is full or gone
+        sys.exit(f"error: {error}; {how_to_go_on}")
 
 
 class Finite(Callback):

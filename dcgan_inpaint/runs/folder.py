@@ -28,7 +28,7 @@ FALSE_ALARMS = (  # of Lightning 2.6
 )
 
 # what may change when a completion run is continued: no result depends on it, but on precision
-FREE = {"limit", "batch_size", "cache_dir", "output", "trainer", "logger"}
+FREE = {"limit", "batch_size", "cache_dir", "output", "trainer", "logger", "name", "tags"}
 MARKS = {  # by task, what its runs leave, and how to know it
     "train": ("a training", ("last.ckpt", "weights.safetensors")),
     "inpaint": ("a completion", ("records", "metrics.csv")),
@@ -40,11 +40,14 @@ _LOCKS: list[BaseFileLock] = []  # of the folders that this process writes to
 def name_folder(cfg: DictConfig, task: str) -> Path:
     """The run's folder, to which cfg.output is set; nothing is made yet.
 
-    cfg.output null means runs/<task>/<date_time>, with a number behind it when that is taken.
+    cfg.output null means runs/<task>/<date_time>, with cfg.name behind it if there is one, and a
+    number when that is taken.
     Raises ValueError for a folder that holds what this run would overwrite.
     """
     if cfg.output is None:
-        base = Path("runs") / task / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        name = [str(cfg.name)] if cfg.get("name") else []  # sample.py has none
+        parts = [datetime.now().strftime("%Y-%m-%d_%H-%M-%S"), *name]
+        base = Path("runs") / task / "_".join(parts)
         folder, number = base, 1
         while folder.exists():
             folder, number = base.with_name(f"{base.name}_{number}"), number + 1

@@ -13,6 +13,8 @@ from dcgan_inpaint.errors import STRICT, Count, Natural, Seed, Text, settings
 from dcgan_inpaint.photos.regions import Box, Eyes, Which
 
 Split = Literal["train", "val", "test"]
+# of a run, and so of a folder
+Name = Annotated[str, Field(pattern=r"^[\w .+=-]+$", max_length=100)]
 AtLeastTwo = Annotated[int, Field(ge=2, le=10**7)]
 
 
@@ -75,6 +77,8 @@ class TrainOptions:
     flip: bool
     cache_dir: Text
     output: Text | None
+    name: Name | None
+    tags: list[Text]
     resume: Text | None
     sample_every: Count
     preview: Natural
@@ -129,6 +133,8 @@ class CompleteOptions:
     logger: Parts | None
     cache_dir: Text
     output: Text | None
+    name: Name | None
+    tags: list[Text]
     method: Part = None
     objective: Part = None
     solver: Part = None
@@ -157,21 +163,26 @@ OLD_WORDS = {  # a key, or a choice of a group
 
 
 def mend_words(words: Sequence[str], door: str) -> list[str]:
-    """What is typed behind a door's name, as Hydra reads it: group=null is its ~group.
+    """What is typed behind a door's name, as Hydra reads it: group=null is its ~group, and
+    debug=true the choice of that name.
 
     Raises ValueError, one line, for a word of an earlier version, and for what can be no choice of
     a group.
     """
     mended = list(words)
     old = OLD_WORDS | ({"ckpt": "is now gan="} if door == "train" else {})
+    if door != "inpaint":
+        old |= {"experiment": "is for inpaint.py"}
     for i, argument in enumerate(words):
         key, equals, value = argument.lstrip("+").partition("=")
         for word in (key, *(f"{key}={choice}" for choice in value.split(","))):
             if equals and word in old:
                 raise ValueError(f"{word}{'' if '=' in word else '='} {old[word]}")
         choices = choices_of(key)
-        if choices and value == "null":
+        if choices and (value == "null" or value == "false" and "true" in choices):
             mended[i] = f"~{key}"
+        elif value == "true" and value in choices:
+            mended[i] = f"{key}='true'"  # a name; Hydra would read a bool
         elif choices and re.fullmatch(r"[\w.+-]+", value) and value not in choices:
             raise ValueError(f"{argument}: choose one of {', '.join(choices)}")
     return mended

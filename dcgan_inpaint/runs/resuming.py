@@ -20,7 +20,7 @@ TRAINING = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "epoch",
 # what may be another: where things are, what is watched, how long and on what it is trained
 FREE = {
     *("output", "resume", "cache_dir", "data.root", "data.download", "gan", "model.gan.path"),
-    *("logger", "sample_every", "preview", "validate", "sample_metrics"),
+    *("logger", "name", "tags", "sample_every", "preview", "validate", "sample_metrics"),
     *("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.accelerator"),
     *("trainer.log_every_n_steps", "trainer.enable_progress_bar", "trainer.profiler"),
     *("trainer.enable_model_summary", "trainer.benchmark", "trainer.detect_anomaly"),

@@ -20,6 +20,7 @@ from dcgan_inpaint.runs.saving import save_picture, whole, write_csv
 
 LOSSES = ("context", "prior", "total")
 GRIDS = ("before", "masked", "generated", "completed", "mean", "spread")
+END = b"IEND\xaeB`\x82"  # of a PNG file: its last part, and the checksum of that
 ARRAYS = {"z": "z", "frame_z": "z_frames", "features": "features"}  # what is kept: its file
 
 
@@ -92,8 +93,14 @@ def _show_grids(folder: Path, first: list[Kept]) -> None:
 
 def _mend(path: Path, make: Callable[[], Image.Image]) -> None:
     """Make a picture file, if it is not there and whole."""
+    if not _is_whole(path):
+        save_picture(path, make())
+
+
+def _is_whole(path: Path) -> bool:
     try:
         with Image.open(path, formats=["PNG"]) as picture:
             picture.verify()  # each part has a checksum
+        return path.read_bytes().endswith(END)  # and nothing follows
     except (OSError, SyntaxError):  # what PIL raises on broken files
-        save_picture(path, make())
+        return False

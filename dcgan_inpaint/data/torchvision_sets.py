@@ -1,0 +1,120 @@
+"""Any set of torchvision whose samples begin with a picture, by its name there.
+
+torchvision reads the files, and what it reads may be anybody's.  Of those taken here only CIFAR's
+hold code, pickles, which it opens when their checksums are those of the published files alone.
+LSUN, whose index is a pickle without a checksum, is not taken.
+"""
+
+import inspect
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from dcgan_inpaint.data.images import Channels, Crop, Side
+from dcgan_inpaint.data.parts import Parts, files_below, stamp
+from dcgan_inpaint.errors import Text, checked
+
+UNPICKLE = {"LSUN", "LSUNClass"}  # what is not from their publisher
+
+
+class TorchvisionSet(Parts):
+    """The set `name` of torchvision.datasets, from its files in `root`; labels are not used.
+
+    `train`, `val` and `test` are parts as torchvision names them: a value of the set's split=, or
+    "train" and "test" where it has train=true and false; None of a set that is in one part.
+    `download` lets torchvision fetch it into root.  Raises ValueError for a name that is no such
+    set, FileNotFoundError where root is not there.
+    """
+
+    kind = "torchvision"
+
+    @checked
+    def __init__(
+        self,
+        name: Text,
+        root: Text,
+        image_size: Side = 64,
+        channels: Channels = 3,
+        crop: Crop = 1.0,
+        train: Text | None = None,
+        val: Text | None = None,
+        test: Text | None = None,
+        download: bool = False,
+    ):
+        super().__init__(image_size, channels, crop, {"train": train, "val": val, "test": test})
+        self.name, self.root, self.download = name, Path(root).expanduser(), download
+        self.train, self.val, self.test = train, val, test
+        self.parameters = _parameters(name)
+        if not self.root.is_dir() and not download:
+            raise FileNotFoundError(f"data.root={root} is not a folder: give that of {name}")
+        if download and "download" not in self.parameters:
+            raise ValueError(f"data.download=true: torchvision cannot fetch {name}")
+        # a part may be large, and one is read after the other
+        self._opened = lru_cache(maxsize=1)(self._open)
+
+    def names(self, part: str | None) -> list[str]:
+        count = len(self._opened(part))
+        return [f"{part or self.name}/{i:07d}" for i in range(count)]
+
+    def picture(self, item: str) -> Image.Image:
+        part, _, number = item.rpartition("/")
+        sample = self._opened(part if part in self.parts.values() else None)[int(number)]
+        if not isinstance(sample[0], Image.Image):
+            raise TypeError(f"{self.name} gives a {type(sample[0]).__name__}")
+        return sample[0]
+
+    def settings(self) -> dict:
+        facts = {"name": self.name, "root": str(self.root.resolve())}
+        return super().settings() | facts | {"files": stamp(files_below(self.root))}
+
+    def _open(self, part: str | None) -> Any:
+        from torchvision import datasets  # only here: slow to import
+
+        asked = f"data.name={self.name}"
+        arguments = _selects(asked, self.parameters, part)
+        if "download" in self.parameters:
+            arguments["download"] = self.download  # some fetch without being asked
+        try:
+            return getattr(datasets, self.name)(str(self.root), **arguments)
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"{asked} needs {error.name}: pip install {error.name}"
+            ) from error
+        except Exception as error:  # a file can hold anything, and its readers raise many kinds
+            what = f"{asked}, its part {part}" if part else asked
+            raise ValueError(
+                f"{what}, in data.root={self.root}: {error or type(error).__name__}"
+            ) from error
+
+
+def _selects(asked: str, parameters: set[str], part: str | None) -> dict[str, Any]:
+    """How the constructor is told of the part.  Raises ValueError where it knows no such part."""
+    if "split" in parameters and part is not None:
+        return {"split": part}  # it says itself which there are
+    if "train" in parameters and part in ("train", "test"):
+        return {"train": part == "train"}
+    if part is None and not parameters & {"split", "train"}:
+        return {}
+    mend = "comes in one part: data.train=null data.val=null data.test=null"
+    if "split" in parameters:
+        mend = "comes in parts: give data.train= the name of one"
+    elif "train" in parameters:
+        mend = "has the parts train and test alone"
+    raise ValueError(f"{asked} {mend}")
+
+
+def _parameters(name: str) -> set[str]:
+    """What the constructor of a set takes.  Raises ValueError for what is no set of pictures."""
+    from torchvision import datasets
+
+    taken = {}
+    for each in set(datasets.__all__) - UNPICKLE:
+        parameters = inspect.signature(getattr(datasets, each)).parameters
+        needed = {p.name for p in parameters.values() if p.default is p.empty} - {"kwargs"}
+        if "root" in parameters and needed <= {"root", "split"}:
+            taken[each] = set(parameters)
+    if name not in taken:
+        raise ValueError(f"data.name={name}: choose one of {', '.join(sorted(taken))}")
+    return taken[name]
