@@ -10,6 +10,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
+from small_sets import noise, write_cars, write_fashion_mnist
 
 from dcgan_inpaint.data.folder import Folder
 from dcgan_inpaint.models.checkpoint import save_weights
@@ -91,7 +92,7 @@ def brought(door: str) -> set[str]:
 
 
 def make_files(root: Path) -> None:
-    """What keys point to: pictures as a folder and as CelebA, a mask, checkpoints."""
+    """What keys point to: pictures as a folder and as public sets, a mask, checkpoints."""
     (root / "img_align_celeba").mkdir()
     splits = []
     for i in range(100):
@@ -99,6 +100,9 @@ def make_files(root: Path) -> None:
         Image.new("RGB", (20, 24), (2 * i, 100, 255 - i)).save(root / "img_align_celeba" / name)
         splits.append(f"{name} {min(i // 8, 2)}\n")
     (root / "list_eval_partition.txt").write_text("".join(splits))
+    levels = noise(10, 28, 28)
+    write_fashion_mnist(root, levels[:8], levels[8:])
+    write_cars(root, train=8, test=2)
     assert all(Folder(str(root)).items(split) for split in ("train", "val", "test"))
     mask = Image.new("L", (16, 16), 255)
     mask.paste(0, (4, 4, 12, 12))
@@ -121,6 +125,8 @@ def composed(door: str, group: str, choice: str, files: Path) -> DictConfig:
     cfg.cache_dir = str(files / "cache")
     if cfg.get("data") is not None:
         cfg.data.image_size = 16
+        if "name" in cfg.data:
+            cfg.data.name = "FashionMNIST"
     return cfg
 
 

@@ -9,14 +9,17 @@ from hydra.errors import ConfigCompositionException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
+from small_sets import write_cars
 
 from dcgan_inpaint.completion.build import build, wants_source
 from dcgan_inpaint.completion.inpainting import InpaintingModule
 from dcgan_inpaint.completion.objective import Objective
 from dcgan_inpaint.completion.solvers import Solver
+from dcgan_inpaint.data.cars import Cars
 from dcgan_inpaint.data.celeba import CelebA
 from dcgan_inpaint.data.faces import Faces
 from dcgan_inpaint.data.folder import Folder
+from dcgan_inpaint.data.torchvision_sets import TorchvisionSet
 from dcgan_inpaint.models.context_encoder import ContextEncoder
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
@@ -45,21 +48,40 @@ def test_every_group_has_its_test():
 def roots(tmp_path):
     (tmp_path / "img_align_celeba").mkdir()
     (tmp_path / "list_eval_partition.txt").write_text("000001.jpg 0\n")
+    write_cars(tmp_path, train=2, test=1)
     mask = Image.new("L", (20, 20), 255)
     mask.paste(0, (5, 5, 15, 15))
     mask.save(tmp_path / "hole.png")
     return tmp_path
 
 
+DATA = {  # the class, and what has to be said
+    "celeba": (CelebA, ["data.root={roots}"]),
+    "faces": (Faces, []),
+    "folder": (Folder, ["data.root={roots}"]),
+    "torchvision": (TorchvisionSet, ["data.name=CIFAR10", "data.root={roots}"]),
+    "svhn": (TorchvisionSet, ["data.root={roots}"]),
+    "cars": (Cars, ["data.root={roots}"]),
+}
+
+
 @pytest.mark.parametrize("choice", choices("data"))
 @pytest.mark.parametrize("door", ["train", "inpaint"])
 def test_data(choice, door, roots):
-    root = [] if choice == "faces" else [f"data.root={roots}"]
-    cfg = composed(door, f"data={choice}", "data.image_size=32", *root)
+    kind, said = DATA[choice]
+    said = [word.format(roots=roots) for word in said]
+    cfg = composed(door, f"data={choice}", "data.image_size=32", *said)
     source = instantiate(cfg.data)
-    assert isinstance(source, {"celeba": CelebA, "faces": Faces, "folder": Folder}[choice])
+    assert isinstance(source, kind)
     assert (source.image_size, source.channels) == (32, 3)
     assert source.crop == pytest.approx(108 / 178 if choice == "celeba" else 1.0)
+
+
+def test_svhn_as_in_the_paper(roots):
+    """In colour, 32 px enlarged to 64, the published parts (Yeh 2017, section 4)."""
+    source = instantiate(composed("train", "data=svhn", f"data.root={roots}").data)
+    assert (source.name, source.image_size, source.channels) == ("SVHN", 64, 3)
+    assert source.parts == {"train": "train", "val": None, "test": "test"}
 
 
 MODELS = {  # the class, and the numbers that its choice shares with others

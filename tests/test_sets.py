@@ -1,15 +1,14 @@
 """Sets of others in their own formats, from small files that are written here."""
 
-import gzip
 import hashlib
 import pickle
-import struct
 import sys
 
 import numpy as np
 import pytest
 import scipy.io
 from PIL import Image
+from small_sets import noise, write_cars, write_cifar10, write_fashion_mnist, write_svhn
 from torchvision import datasets
 
 from dcgan_inpaint.data.cache import cache_key, load_split
@@ -18,12 +17,7 @@ from dcgan_inpaint.data.images import UnreadableImage
 from dcgan_inpaint.data.sources import check_description, describe, from_description
 from dcgan_inpaint.data.torchvision_sets import TorchvisionSet
 
-GENERATOR = np.random.default_rng(0)
 PUBLISHED = {"train": "train", "test": "test"}
-
-
-def noise(*shape):
-    return GENERATOR.integers(0, 256, shape, np.uint8)
 
 
 def md5(path):
@@ -32,15 +26,13 @@ def md5(path):
 
 @pytest.fixture
 def svhn(tmp_path, monkeypatch):
-    """60 and 10 pictures of 32 px, and the checksums that torchvision holds them to."""
-    pictures, sums = {}, {}
-    for part, count in (("train", 60), ("test", 10)):
-        pictures[part] = noise(count, 32, 32, 3)
-        path = tmp_path / f"{part}_32x32.mat"
-        labels = np.arange(count, dtype=np.uint8)[:, None] % 10 + 1
-        scipy.io.savemat(path, {"X": pictures[part].transpose(1, 2, 3, 0), "y": labels})
-        sums[part] = ["", path.name, md5(path)]
-    monkeypatch.setattr(datasets.SVHN, "split_list", sums)
+    """60 and 10 pictures, with the checksums that torchvision holds them to."""
+    levels = noise(70, 32, 32, 3)
+    pictures = {"train": levels[:60], "test": levels[60:]}
+    write_svhn(tmp_path, **pictures)
+    files = {part: tmp_path / f"{part}_32x32.mat" for part in pictures}
+    known = {part: ["", path.name, md5(path)] for part, path in files.items()}
+    monkeypatch.setattr(datasets.SVHN, "split_list", known)
     return tmp_path, pictures
 
 
@@ -92,26 +84,16 @@ def test_another_file_is_another_cache(svhn):
     assert cache_key(source, items) != key
 
 
-def write_idx(path, array):
-    """The format of MNIST and its heirs, gzipped on the way there, unpacked as torchvision does."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    head = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
-    path.write_bytes(gzip.decompress(gzip.compress(head + array.tobytes())))
-
-
 def test_fashion_mnist(tmp_path):
     """Grey pictures are grey levels, or three equal channels."""
-    pictures = {"train": noise(40, 28, 28), "t10k": noise(6, 28, 28)}
-    for part, levels in pictures.items():
-        raw = tmp_path / "FashionMNIST" / "raw"
-        write_idx(raw / f"{part}-images-idx3-ubyte", levels)
-        write_idx(raw / f"{part}-labels-idx1-ubyte", np.zeros(len(levels), np.uint8))
+    levels = noise(46, 28, 28)
+    write_fashion_mnist(tmp_path, levels[:40], levels[40:])
     grey = TorchvisionSet("FashionMNIST", str(tmp_path), 28, channels=1, **PUBLISHED)
-    np.testing.assert_array_equal(np.stack(grey.decode(grey.items("test")))[:, 0], pictures["t10k"])
+    np.testing.assert_array_equal(np.stack(grey.decode(grey.items("test")))[:, 0], levels[40:])
     assert len(grey.items("train")) == 38
     colour = TorchvisionSet("FashionMNIST", str(tmp_path), 28, **PUBLISHED)
     (picture,) = colour.decode(["train/0000006"])
-    np.testing.assert_array_equal(picture, pictures["train"][6][None].repeat(3, 0))
+    np.testing.assert_array_equal(picture, levels[6][None].repeat(3, 0))
 
 
 class Harmful:
@@ -125,27 +107,22 @@ def harm():
 
 @pytest.fixture
 def cifar(tmp_path, monkeypatch):
-    """CIFAR10 in pickles, one a part; their checksums are those that torchvision knows."""
-    folder = tmp_path / "cifar-10-batches-py"
-    folder.mkdir()
-    levels = {"data_batch_1": noise(30, 3072), "test_batch": noise(4, 3072)}
-    for name, data in levels.items():
-        batch = {"data": data, "labels": [0] * len(data)}
-        (folder / name).write_bytes(pickle.dumps(batch))
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": ["a"]}))
+    """CIFAR10 of one file a part, whose checksums are those that torchvision knows."""
+    levels = noise(34, 3, 32, 32)
+    folder = write_cifar10(tmp_path, data_batch_1=levels[:30], test_batch=levels[30:])
     known = {path.name: md5(path) for path in folder.iterdir()}
-    for name, part in (("train_list", "data_batch_1"), ("test_list", "test_batch")):
-        monkeypatch.setattr(datasets.CIFAR10, name, [[part, known[part]]])
+    for name, file in (("train_list", "data_batch_1"), ("test_list", "test_batch")):
+        monkeypatch.setattr(datasets.CIFAR10, name, [[file, known[file]]])
     meta = {"filename": "batches.meta", "key": "label_names", "md5": known["batches.meta"]}
     monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
-    return tmp_path, levels
+    return tmp_path, levels[30:]
 
 
 def test_cifar10(cifar):
-    root, levels = cifar
+    root, test_levels = cifar
     source = TorchvisionSet("CIFAR10", str(root), 32, **PUBLISHED)
     test = np.stack(source.decode(source.items("test")))
-    np.testing.assert_array_equal(test, levels["test_batch"].reshape(4, 3, 32, 32))
+    np.testing.assert_array_equal(test, test_levels)
 
 
 @pytest.mark.parametrize("name", ["data_batch_1", "test_batch", "batches.meta"])
@@ -153,7 +130,7 @@ def test_a_pickle_that_is_not_the_published_one_is_not_opened(cifar, name):
     root, _ = cifar
     (root / "cifar-10-batches-py" / name).write_bytes(pickle.dumps(Harmful()))
     source = TorchvisionSet("CIFAR10", str(root), 32, **PUBLISHED)
-    with pytest.raises(ValueError, match=r"data.name=CIFAR10, its part test.*corrupted"):
+    with pytest.raises(ValueError, match=r"data.name=CIFAR10 data.test=test .*corrupted"):
         source.items("test")
 
 
@@ -171,7 +148,9 @@ def test_a_set_in_one_part(tmp_path):
     reds = {s: [int(p[0, 0, 0]) for p in source.decode(source.items(s))] for s in ("val", "test")}
     assert reds == {"val": [6, 26], "test": [16, 36]}
     assert len(source.items("train")) == 36
-    with pytest.raises(ValueError, match="EuroSAT comes in one part: data.train=null"):
+    with pytest.raises(
+        ValueError, match="EuroSAT data.train=train: it is in one part: use data.train=null"
+    ):
         TorchvisionSet("EuroSAT", str(tmp_path), 16, train="train").items("train")
 
 
@@ -182,14 +161,19 @@ def test_a_set_in_one_part(tmp_path):
         ({"name": "os"}, "data.name=os: choose one of"),
         ({"name": "EMNIST", "train": "letters", "download": True}, "cannot fetch EMNIST"),
         ({"root": "gone"}, "data.root=gone is not a folder: give that of SVHN"),
-        ({"train": "dev"}, r"data.name=SVHN, its part dev, .*Valid values are \{'train'"),
-        ({"train": None}, "data.name=SVHN comes in parts: give data.train= the name of one"),
-        ({"name": "CIFAR10", "train": "dev"}, "CIFAR10 has the parts train and test alone"),
-        ({}, "data.name=SVHN, its part train, in data.root=.*not found or corrupted"),
-        ({"name": "Kinetics"}, "data.name=Kinetics, its part train"),
+        ({"train": "dev"}, r"data.train=dev data.root=.*Valid values are \{'train'"),
+        ({"train": None}, "data.name=SVHN data.train=null: it is in parts: give data.train= the"),
+        (
+            {"name": "CIFAR10", "train": "dev"},
+            "data.train=dev: it has the parts train and test alone",
+        ),
+        ({}, "data.name=SVHN data.train=train data.root=.*not found or corrupted"),
+        ({"name": "MovingMNIST"}, "its samples begin with a Tensor, not with a picture"),
     ],
 )
 def test_errors_of_torchvision_sets(tmp_path, settings, message):
+    (tmp_path / "MovingMNIST").mkdir()
+    np.save(tmp_path / "MovingMNIST" / "mnist_test_seq.npy", noise(20, 2, 64, 64))
     values = {"name": "SVHN", "root": str(tmp_path), "train": "train"} | settings
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         TorchvisionSet(**values).items("train")
@@ -198,7 +182,9 @@ def test_errors_of_torchvision_sets(tmp_path, settings, message):
 def test_without_scipy(svhn, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.io", None)
     monkeypatch.setitem(sys.modules, "scipy", None)
-    with pytest.raises(ModuleNotFoundError, match="data.name=SVHN needs scipy: pip install scipy"):
+    with pytest.raises(
+        ModuleNotFoundError, match="data.name=SVHN .* needs scipy: pip install scipy"
+    ):
         TorchvisionSet("SVHN", str(svhn[0]), **PUBLISHED).items("train")
     with pytest.raises(ModuleNotFoundError, match=r"data=cars needs SciPy: pip install -e .*mat"):
         Cars(str(tmp_path))
@@ -209,20 +195,7 @@ def test_without_scipy(svhn, tmp_path, monkeypatch):
 
 @pytest.fixture
 def cars(tmp_path):
-    """Pictures of 60 x 40 px; inside its box each is brown left and beige right."""
-    (tmp_path / "devkit").mkdir()
-    kinds = [(side, "u1") for side in ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")]
-    for part, count in (("train", 21), ("test", 2)):
-        (tmp_path / f"cars_{part}").mkdir()
-        rows = np.zeros((1, count), [*kinds, ("fname", object)])
-        for i in range(count):
-            picture = Image.new("RGB", (60, 40), "green")
-            picture.paste((100, 50, 0), (10, 5, 30, 15))
-            picture.paste((200, 150, i), (30, 5, 50, 15))
-            name = f"{i + 1:05d}.png"  # a lossless one
-            picture.save(tmp_path / f"cars_{part}" / name)
-            rows[0, i] = (11, 6, 50, 15, name)  # counted from 1, the last inside
-        scipy.io.savemat(tmp_path / "devkit" / f"cars_{part}_annos.mat", {"annotations": rows})
+    write_cars(tmp_path, train=21, test=2)
     return tmp_path
 
 
@@ -233,8 +206,8 @@ def test_cars_are_cut_to_their_boxes(cars):
     assert len(source.items("train")) == 20
     (picture,) = source.decode(["cars_train/00007.png"])
     assert picture.shape == (3, 16, 16)
-    np.testing.assert_array_equal(picture[:, :, :7].max((1, 2)), [100, 50, 0])
-    np.testing.assert_array_equal(picture[:, :, 9:].min((1, 2)), [200, 150, 6])
+    np.testing.assert_array_equal(picture[:, :, :5].max((1, 2)), [100, 50, 0])
+    np.testing.assert_array_equal(picture[:, :, 11:].min((1, 2)), [200, 150, 6])
     assert Cars(str(cars), channels=1).decode(source.items("test"))[0].shape == (1, 64, 64)
 
 

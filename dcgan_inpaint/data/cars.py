@@ -35,7 +35,7 @@ class Cars(Parts):
                 f"devkit/{file.name} there"
             )
         try:  # arrays alone: nothing in such a file is run
-            rows = io.loadmat(file, squeeze_me=True)["annotations"]
+            rows = io.loadmat(file, squeeze_me=True)["annotations"].reshape(-1)  # of one, too
             boxes = {
                 str(row["fname"]): tuple(
                     int(row[f"bbox_{side}"]) for side in ("x1", "y1", "x2", "y2")
@@ -59,9 +59,11 @@ class Cars(Parts):
 
     def picture(self, item: str) -> Image.Image:
         with Image.open(self.root / item) as whole:
-            car = to_rgb_or_gray(whole, self.channels)
-        size = (self.image_size, self.image_size)
-        return car.resize(size, Image.Resampling.BICUBIC, box=self.boxes[item])  # antialiased
+            _, _, right, bottom = box = self.boxes[item]
+            if right > whole.width or bottom > whole.height:
+                raise ValueError(f"its box {box} reaches outside")
+            car = to_rgb_or_gray(whole, self.channels).crop(box)
+        return car.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
 
     def settings(self) -> dict:
         files = (self.root / "devkit").glob("cars_*_annos.mat")

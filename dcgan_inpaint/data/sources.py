@@ -25,7 +25,7 @@ SOURCES: dict[str, type] = {
 
 
 def describe(source: Source) -> dict[str, Any]:
-    """{"source": its name} and the values it was made of, all plain, without `download` and None."""
+    """{"source": its name} and the values it was made of: plain ones, but not `download`."""
     name = {cls: name for name, cls in SOURCES.items()}[type(source)]
     values = {field: getattr(source, field) for field in _fields(name)}
     plain = {k: str(v) if k == "root" else v for k, v in values.items() if v is not None}

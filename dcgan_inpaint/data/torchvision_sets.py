@@ -14,9 +14,9 @@ from PIL import Image
 
 from dcgan_inpaint.data.images import Channels, Crop, Side
 from dcgan_inpaint.data.parts import Parts, files_below, stamp
-from dcgan_inpaint.errors import Text, checked
+from dcgan_inpaint.errors import Text, checked, show
 
-UNPICKLE = {"LSUN", "LSUNClass"}  # what is not from their publisher
+NOT_TAKEN = {"LSUN", "LSUNClass", "VisionDataset"}  # the last is what they are built on
 
 
 class TorchvisionSet(Parts):
@@ -60,10 +60,7 @@ class TorchvisionSet(Parts):
 
     def picture(self, item: str) -> Image.Image:
         part, _, number = item.rpartition("/")
-        sample = self._opened(part if part in self.parts.values() else None)[int(number)]
-        if not isinstance(sample[0], Image.Image):
-            raise TypeError(f"{self.name} gives a {type(sample[0]).__name__}")
-        return sample[0]
+        return self._opened(part if part in self.parts.values() else None)[int(number)][0]
 
     def settings(self) -> dict:
         facts = {"name": self.name, "root": str(self.root.resolve())}
@@ -72,21 +69,24 @@ class TorchvisionSet(Parts):
     def _open(self, part: str | None) -> Any:
         from torchvision import datasets  # only here: slow to import
 
-        asked = f"data.name={self.name}"
+        key = next(split for split, its in self.parts.items() if its == part)
+        asked = f"data.name={self.name} data.{key}={show(part)}"
         arguments = _selects(asked, self.parameters, part)
         if "download" in self.parameters:
             arguments["download"] = self.download  # some fetch without being asked
         try:
-            return getattr(datasets, self.name)(str(self.root), **arguments)
+            opened = getattr(datasets, self.name)(str(self.root), **arguments)
+            first = opened[0][0] if len(opened) else None
         except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                f"{asked} needs {error.name}: pip install {error.name}"
-            ) from error
+            library = str(error.name).partition(".")[0]
+            raise ModuleNotFoundError(f"{asked} needs {library}: pip install {library}") from error
         except Exception as error:  # a file can hold anything, and its readers raise many kinds
-            what = f"{asked}, its part {part}" if part else asked
-            raise ValueError(
-                f"{what}, in data.root={self.root}: {error or type(error).__name__}"
-            ) from error
+            why = error or type(error).__name__
+            raise ValueError(f"{asked} data.root={self.root}: {why}") from error
+        if first is not None and not isinstance(first, Image.Image):
+            what = type(first).__name__
+            raise ValueError(f"{asked}: its samples begin with a {what}, not with a picture")
+        return opened
 
 
 def _selects(asked: str, parameters: set[str], part: str | None) -> dict[str, Any]:
@@ -97,12 +97,12 @@ def _selects(asked: str, parameters: set[str], part: str | None) -> dict[str, An
         return {"train": part == "train"}
     if part is None and not parameters & {"split", "train"}:
         return {}
-    mend = "comes in one part: data.train=null data.val=null data.test=null"
+    mend = "it is in one part: use data.train=null data.val=null data.test=null"
     if "split" in parameters:
-        mend = "comes in parts: give data.train= the name of one"
+        mend = "it is in parts: give data.train= the name of one"
     elif "train" in parameters:
-        mend = "has the parts train and test alone"
-    raise ValueError(f"{asked} {mend}")
+        mend = "it has the parts train and test alone"
+    raise ValueError(f"{asked}: {mend}")
 
 
 def _parameters(name: str) -> set[str]:
@@ -110,7 +110,7 @@ def _parameters(name: str) -> set[str]:
     from torchvision import datasets
 
     taken = {}
-    for each in set(datasets.__all__) - UNPICKLE:
+    for each in set(datasets.__all__) - NOT_TAKEN:
         parameters = inspect.signature(getattr(datasets, each)).parameters
         needed = {p.name for p in parameters.values() if p.default is p.empty} - {"kwargs"}
         if "root" in parameters and needed <= {"root", "split"}:
