@@ -16,7 +16,7 @@ import pytest
 PROJECT = Path(__file__).parents[1]
 PACKAGE = "dcgan_inpaint"
 FLOORS = (  # from the ground up: what a module may import lies on its own floor or below
-    {"configs", "pictures", "randomness", "losses", "poisson", "errors"},
+    {"configs", "pictures", "randomness", "losses", "poisson", "errors", "checksums"},
     {"data", "observation", "models"},
     {"completion", "photos", "quality", "tf_import"},
     {"runs"},

@@ -1,6 +1,7 @@
 """The scripts as a user runs them, in small; every error is one line."""
 
 import csv
+import json
 import os
 import shutil
 import subprocess
@@ -164,16 +165,23 @@ def test_a_resume_with_another_value_is_refused(run, trained, case):
 
 
 def test_a_checkpoint_alone_knows_its_model(run, trained, tmp_path):
-    """Without the config.yaml beside it the settings have to be given again."""
+    """Without the config.yaml beside it the settings have to be given again, and it knows them."""
     shutil.copy(trained / "last.ckpt", tmp_path)
     given = [*TRAIN, f"resume={tmp_path / 'last.ckpt'}", f"output={tmp_path / 'out'}"]
     for argument, message in (
         ("model.lr=0.1", "model.lr=0.0002, not 0.1"),
         ("data.seed=1", "data.seed=0, not 1"),
+        ("seed=1", "mask_seed=0, not 1"),  # which follows it
+        ("flip=false", "flip=true, not false"),
+        ("+trainer.limit_train_batches=1", "trainer.limit_train_batches=null, not 1"),
     ):
         done = run("train.py", *given, argument, fails=True)
         one_line(done, f"last.ckpt was begun with {message}")
     assert not (tmp_path / "out").exists()
+    config = (trained / "config.yaml").read_text()  # and whatever one that is damaged says
+    (tmp_path / "config.yaml").write_text(config.replace("flip: true", "flip: false"))
+    done = run("train.py", f"resume={tmp_path / 'last.ckpt'}", fails=True)
+    one_line(done, "last.ckpt was begun with flip=true, not false")
 
 
 TAKEN = {
@@ -470,12 +478,25 @@ def test_another_command_does_not_go_on(run, trained, tmp_path):
     one_line(done, "was begun with trainer.precision=32-true, not bf16-mixed")
     weights = load_file(tmp_path / "weights.safetensors")
     with safe_open(tmp_path / "weights.safetensors", "pt") as file:
-        header = file.metadata()
+        about = json.loads(file.metadata()["dcgan_inpaint"])
+    del about["checksum"]
+    header = {"dcgan_inpaint": json.dumps(about)}
     next(iter(weights.values())).add_(1)
     save_file(weights, tmp_path / "weights.safetensors", header)
     done = run("inpaint.py", *small, f"output={tmp_path / 'a'}", fails=True)
     one_line(done, "was begun with other weights than are now in ckpt=")
     assert (tmp_path / "a" / "metrics.csv").read_text() == before
+
+
+def test_another_mask_picture_does_not_go_on(run, trained, tmp_path):
+    words = [*SMALL[1:], f"ckpt={trained / 'weights.safetensors'}", "method=mean", "limit=1"]
+    words += ["mask=file", f"mask.path={tmp_path / 'mask.png'}", f"output={tmp_path / 'a'}"]
+    mask = Image.new("L", (16, 16), 255)
+    for column in (2, 9):
+        mask.paste(0, (column, 2, column + 4, 6))
+        mask.save(tmp_path / "mask.png")
+        done = run("inpaint.py", *words, fails=column == 9)
+    one_line(done, f"or another picture than is now in mask.path={tmp_path / 'mask.png'}: use")
 
 
 def test_inpaint_logs_what_a_sweep_asks_for(run, trained, tmp_path):

@@ -20,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from dcgan_inpaint.checksums import CHECKSUM, check_archive, checksum
 from dcgan_inpaint.data.cache import Source
 from dcgan_inpaint.data.sources import check_description, from_description, missing_of
 from dcgan_inpaint.errors import Natural, Text, make, settings
@@ -29,7 +30,7 @@ from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
 from dcgan_inpaint.models.unet import UNet
 
-MODELS: tuple[type[Model], ...] = (DCGAN, LatentEncoder, ContextEncoder, UNet)
+BUILT_IN: tuple[type[Model], ...] = (DCGAN, LatentEncoder, ContextEncoder, UNet)
 SHIPPED = {path.stem: path for path in (Path(__file__).parents[1] / "checkpoints").glob("*.s*")}
 HEADER = "dcgan_inpaint"  # its key in the metadata of a safetensors file
 
@@ -46,7 +47,7 @@ class Header:
 
 
 def load_model(path: str | Path, *classes: type[Model], key: str = "ckpt") -> Model:
-    """A trained model of one of `classes`, or of any, on the CPU, from a checkpoint of either form.
+    """A trained model below one of `classes`, or any, on the CPU, from a checkpoint of either form.
 
     `path` may be the name of one of SHIPPED.  `key` is the option that named it, for errors.
     Raises FileNotFoundError for a missing file, ValueError for one that is truncated, not ours, of
@@ -58,8 +59,8 @@ def load_model(path: str | Path, *classes: type[Model], key: str = "ckpt") -> Mo
             f"{key}={path}: no such file; train.py writes weights.safetensors, and there are "
             f"{', '.join(SHIPPED)}"
         )
-    kinds = {model.kind: model for model in classes or MODELS}
-    wanted = " or ".join(", ".join(kinds).rsplit(", ", 1))
+    taken = [model.kind for model in BUILT_IN if issubclass(model, classes or Model)]
+    wanted = " or ".join(", ".join(taken).rsplit(", ", 1))
     try:
         header, tensors = _read(file)
     except Exception as error:  # a file can hold anything, and its readers raise many kinds
@@ -67,12 +68,13 @@ def load_model(path: str | Path, *classes: type[Model], key: str = "ckpt") -> Mo
         raise ValueError(
             f"{key}={path}: truncated, or not a {wanted} checkpoint of this project ({reason})"
         ) from error
-    if header.kind not in kinds:
-        kind = _one_line(header.kind)
-        raise ValueError(f"{key}={path} holds a {kind}: use a checkpoint of a {wanted}")
+    kind = Model.of_kind(header.kind)
+    if kind is None or not issubclass(kind, classes or Model):
+        held = _one_line(header.kind)
+        raise ValueError(f"{key}={path} holds a {held}: use a checkpoint of a {wanted}")
     try:
         with torch.device("meta"):  # sizes are only claims so far
-            planned = kinds[header.kind].rebuild(header.settings)
+            planned = kind.rebuild(header.settings)
         wanted_tensors = planned.state_dict()
         if header.averaged:
             tensors = _raw_as_average(planned, tensors)
@@ -82,7 +84,7 @@ def load_model(path: str | Path, *classes: type[Model], key: str = "ckpt") -> Mo
         data = None if header.data is None else check_description(header.data)
     except ValueError as error:
         raise ValueError(f"{key}={path}: {_one_line(error)}") from error
-    model = kinds[header.kind].rebuild(header.settings)
+    model = kind.rebuild(header.settings)
     model.load_state_dict(tensors, strict=not header.averaged)
     model.data, model.trained, model.averaged = data, header.iteration, header.averaged
     if model.gan is not None:
@@ -100,7 +102,7 @@ def load_gan(path: str | Path, key: str = "ckpt") -> LatentGAN:
 
     Raises as `load_model`.
     """
-    gan = load_model(path, *LatentGAN.kinds.values(), LatentEncoder, key=key).gan
+    gan = load_model(path, LatentGAN, LatentEncoder, key=key).gan
     assert gan is not None
     return gan
 
@@ -160,7 +162,9 @@ def save_weights(model: Model, path: str | Path, averaged: bool = False) -> None
         header = replace(header, data=data or None)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     part = Path(path).with_suffix(".part")
-    part.write_bytes(save(tensors, {HEADER: json.dumps(asdict(header))}))
+    about = asdict(header)
+    about[CHECKSUM] = checksum(tensors, {HEADER: json.dumps(about)})
+    part.write_bytes(save(tensors, {HEADER: json.dumps(about)}))  # of two words the order varies
     os.replace(part, path)  # at once: a killed run leaves no half of a file under this name
 
 
@@ -173,20 +177,21 @@ def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
         start = file.read(9)
     if start[8:] == b"{":  # 8 bytes of length, then JSON
         with safe_open(path, "pt") as stored:
-            header = make(Header, json.loads((stored.metadata() or {}).get(HEADER, "{}")))
-            names = list(stored.keys())
-            return header, {name: stored.get_tensor(name) for name in names}
+            about = json.loads((stored.metadata() or {}).get(HEADER, "{}"))
+            tensors = {name: stored.get_tensor(name) for name in list(stored.keys())}
+        said = about.pop(CHECKSUM, None)  # not by earlier versions
+        if said is not None and said != checksum(tensors, {HEADER: json.dumps(about)}):
+            raise ValueError("damaged: it has another checksum")
+        return make(Header, about), tensors
     if not zipfile.is_zipfile(path):
         raise ValueError("neither safetensors nor what torch saves")
-    with zipfile.ZipFile(path) as archive:
-        if any(item.compress_type for item in archive.infolist()):  # torch stores them as they are
-            raise ValueError("compressed")
+    check_archive(path)
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:  # its own text says how to run what is in there
         raise ValueError("more than tensors and plain values in it") from error
-    said = {name: saved[name] for name in ("kind", "data", "iteration") if name in saved}
-    header = make(Header, said | {"settings": saved.get("hyper_parameters")})
+    about = {name: saved[name] for name in ("kind", "data", "iteration") if name in saved}
+    header = make(Header, about | {"settings": saved.get("hyper_parameters")})
     return header, dict(saved["state_dict"])
 
 

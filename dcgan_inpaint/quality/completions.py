@@ -1,12 +1,15 @@
 """Quality of a completion against the true picture, per image, over the hole and the whole."""
 
 import pickle
+import zipfile
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.functional.image.lpips import _NoTrainLpips
+
+from dcgan_inpaint.checksums import check_archive
 
 
 def psnr(pictures: Tensor, truth: Tensor, where: Tensor | None = None) -> Tensor:
@@ -93,8 +96,10 @@ def load_weights(option: str, path: str | Path, source: str) -> dict[str, Tensor
     if not Path(path).is_file():
         raise FileNotFoundError(f"{option}={path}: no such file; use {source}")
     try:
+        if zipfile.is_zipfile(path):  # not what torch saved long ago
+            check_archive(Path(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{option}={path}: truncated, or no weights; use {source}") from error
     if not isinstance(state, dict):
         raise ValueError(f"{option}={path}: no weights by name; use {source}")

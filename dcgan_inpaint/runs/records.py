@@ -3,7 +3,6 @@
 What a run shows is made of its records (shown.py) and can be made again; they alone are trusted.
 """
 
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from dcgan_inpaint.checksums import CHECKSUM, checksum
 from dcgan_inpaint.completion.result import Completion, SearchedCompletion
 from dcgan_inpaint.pictures import to_uint8
 from dcgan_inpaint.runs.saving import whole
@@ -61,7 +61,7 @@ def kept_of(done: Completion, fakes: bool) -> list[Kept]:
 
 def write_record(path: Path, kept: Kept, about: Mapping[str, str]) -> None:
     """Put a record on the disk, whole or not at all; `about` says whose it is."""
-    data = save(kept, {**about, "checksum": _checksum(kept, about)})
+    data = save(kept, {**about, CHECKSUM: checksum(kept, about)})
     with whole(path, lasting=True) as file:
         file.write(data)
 
@@ -74,8 +74,8 @@ def read_record(path: Path) -> tuple[Kept, dict[str, str]] | None:
             kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError):
         return None
-    checksum = about.pop("checksum", None)
-    return (kept, about) if checksum == _checksum(kept, about) else None
+    said = about.pop(CHECKSUM, None)
+    return (kept, about) if said == checksum(kept, about) else None
 
 
 def begun_with(folder: Path) -> str | None:
@@ -84,12 +84,3 @@ def begun_with(folder: Path) -> str | None:
         if found := read_record(path):
             return found[1].get("settings")
     return None
-
-
-def _checksum(kept: Kept, about: Mapping[str, str]) -> str:
-    value = zlib.crc32(repr(sorted(about.items())).encode())
-    for name, tensor in sorted(kept.items()):
-        head = f"{name} {tensor.dtype} {tuple(tensor.shape)}"
-        value = zlib.crc32(head.encode(), value)
-        value = zlib.crc32(tensor.numpy().tobytes(), value)
-    return f"{value:08x}"

@@ -3,7 +3,6 @@
 import csv
 import io
 import os
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any, BinaryIO
 import torch
 from PIL import Image
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from dcgan_inpaint.checksums import check_archive
 
 PART = ".part"  # the end of the name of a file that is not yet whole
 
@@ -94,7 +95,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 def _is_whole(archive: Path) -> bool:
     """Whether what torch saved is there and fits its checksums."""
     try:
-        with zipfile.ZipFile(archive) as saved:
-            return saved.testzip() is None
-    except (OSError, zipfile.BadZipFile):
+        check_archive(archive)
+    except (OSError, ValueError):
         return False
+    return True
