@@ -20,7 +20,7 @@ from dcgan_inpaint.runs.faults import Finite, NotFinite, ends_in_one_line
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal(number, capsys):
     handler = signal.getsignal(number)
-    with pytest.raises(SystemExit) as stop, ends_in_one_line("resume=here goes on"):
+    with pytest.raises(SystemExit) as stop, ends_in_one_line(lambda: "resume=here goes on"):
         os.kill(os.getpid(), number)
         time.sleep(5)
     assert stop.value.code == 128 + number
@@ -48,13 +48,13 @@ def test_a_signal_before_the_run_begins(number, capsys, monkeypatch):
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), NotFinite("G is not")])
 def test_a_fault(error):
-    with pytest.raises(SystemExit, match="go on") as stop, ends_in_one_line("go on"):
+    with pytest.raises(SystemExit, match="go on") as stop, ends_in_one_line(lambda: "go on"):
         raise error
     assert str(stop.value.code).startswith("error: ")
 
 
 def test_a_bug_keeps_its_traceback():
-    with pytest.raises(ZeroDivisionError), ends_in_one_line("go on"):
+    with pytest.raises(ZeroDivisionError), ends_in_one_line(lambda: "go on"):
         1 / 0  # noqa: B018
 
 

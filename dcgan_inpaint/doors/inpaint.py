@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 from dcgan_inpaint.completion.build import build, wants_source
 from dcgan_inpaint.data.folder import find_pictures
 from dcgan_inpaint.data.loader import ImageData
-from dcgan_inpaint.data.sources import describe
+from dcgan_inpaint.data.sources import describe, open_source
 from dcgan_inpaint.doors.opening import door
 from dcgan_inpaint.errors import check_config, one_line_errors, out_of_memory
 from dcgan_inpaint.models.base import Model
@@ -32,7 +32,7 @@ def main(cfg: DictConfig) -> float | None:
         model = load_model(cfg.ckpt)
         source = None
         if cfg.images is None or wants_source(cfg):
-            source = source_of(model, instantiate(cfg.data), cfg.ckpt)
+            source = source_of(model, open_source(cfg.data), cfg.ckpt)
             cfg.data = describe(source)  # and so it stands in config.yaml
         photos = load_photos(cfg, model)
         mask = photos.mask if photos else instantiate(cfg.mask)
@@ -49,7 +49,7 @@ def main(cfg: DictConfig) -> float | None:
         start_run(cfg, "inpaint", loggers)
 
     less = f"lower batch_size={cfg.batch_size} or candidates="
-    with out_of_memory(less), ends_in_one_line(f"the same with output={folder} goes on"):
+    with out_of_memory(less), ends_in_one_line(lambda: f"the same with output={folder} goes on"):
         complete(trainer, writer, completing, cfg.batch_size)
     finish(loggers)
     line = ": ".join(filter(None, (f"{len(writer.rows)} pictures completed", str(writer))))

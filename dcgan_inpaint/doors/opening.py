@@ -45,8 +45,9 @@ def door(name: str) -> Callable[[Callable[[DictConfig], Result]], Callable[..., 
             with one_line_errors():
                 sys.argv[1:] = mend_words(sys.argv[1:], name)
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us as they are
+            again = "nothing was cut off: give the same command again"
             try:
-                with stops_in_one_line("nothing was cut off: give the same command again"):
+                with stops_in_one_line(lambda: again):
                     by_hydra()
             except HydraException as error:
                 sys.exit(f"error: {' '.join(str(error).split())}")

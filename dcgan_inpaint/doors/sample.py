@@ -1,11 +1,10 @@
 """Samples, interpolation and vector arithmetic of a trained GAN.  Usage: see sample.py."""
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from dcgan_inpaint.data.loader import ImageData
-from dcgan_inpaint.data.sources import describe
+from dcgan_inpaint.data.sources import describe, open_source
 from dcgan_inpaint.doors.opening import door
 from dcgan_inpaint.errors import check_config, one_line_errors, show
 from dcgan_inpaint.models.checkpoint import load_gan, source_of
@@ -16,7 +15,7 @@ from dcgan_inpaint.runs.faults import ends_in_one_line
 from dcgan_inpaint.runs.folder import start_run
 from dcgan_inpaint.runs.latent_space import arithmetic, check_rows, load_z, walks
 from dcgan_inpaint.runs.options import SampleOptions
-from dcgan_inpaint.runs.saving import write_csv
+from dcgan_inpaint.runs.saving import save_picture, whole, write_csv
 
 
 @door("sample")
@@ -37,24 +36,25 @@ def main(cfg: DictConfig) -> None:
                 )
         if cfg.metrics:
             more = load_distances(cfg.fid, cfg.features, gan.picture_shape[1])
-            source = source_of(gan, instantiate(cfg.data), cfg.ckpt)
+            source = source_of(gan, open_source(cfg.data), cfg.ckpt)
             cfg.data = describe(source)  # and so it stands in config.yaml
             data = ImageData(source, cfg.cache_dir)
             real = data.split(cfg.split, least=2).pictures  # (N, C, S, S) uint8
         folder = start_run(cfg, "sample")
 
-    with ends_in_one_line("the same command makes all again"):
-        grid(gan(z, cfg.ema)).save(folder / "samples.png")
+    with ends_in_one_line(lambda: f"the same with output={folder} makes all again"):
+        save_picture(folder / "samples.png", grid(gan(z, cfg.ema)))
         if len(z) > 1:
             lines = walks(z, cfg.steps)  # (W, steps, z_dim)
             pictures = gan(lines.flatten(0, 1), cfg.ema).unflatten(0, lines.shape[:2])
-            grid(pictures.flatten(0, 1), columns=cfg.steps).save(folder / "interpolation.png")
+            save_picture(folder / "interpolation.png", grid(pictures.flatten(0, 1), cfg.steps))
             there = [grid(pictures[:, step], columns=4) for step in range(cfg.steps)]
-            save_gif([*there, *there[-2:0:-1]], folder / "interpolation.gif")
+            with whole(folder / "interpolation.gif") as file:
+                save_gif([*there, *there[-2:0:-1]], file)
         if adds:
             chosen = [z[list(numbers)] for numbers in rows.values()]
             shown = arithmetic(chosen, gan.settings.prior, cfg.seed)  # (8, z_dim)
-            grid(gan(shown, cfg.ema)).save(folder / "arithmetic.png")
+            save_picture(folder / "arithmetic.png", grid(gan(shown, cfg.ema)))
         print(folder / "samples.png")
         if cfg.metrics:
             quality = judge_samples(gan, real, cfg.metrics_count, cfg.seed, cfg.ema, more, bar=True)

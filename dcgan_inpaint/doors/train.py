@@ -8,7 +8,7 @@ from pytorch_lightning import seed_everything
 
 from dcgan_inpaint.completion.build import preview_of
 from dcgan_inpaint.data.loader import ImageData
-from dcgan_inpaint.data.sources import describe
+from dcgan_inpaint.data.sources import describe, open_source
 from dcgan_inpaint.doors.opening import door
 from dcgan_inpaint.errors import check_config, one_line_errors
 from dcgan_inpaint.models.checkpoint import save_weights
@@ -16,8 +16,8 @@ from dcgan_inpaint.runs.evaluation import complete, completing_trainer, judge
 from dcgan_inpaint.runs.faults import ends_in_one_line
 from dcgan_inpaint.runs.folder import name_folder, start_run
 from dcgan_inpaint.runs.loggers import finish, open_loggers
-from dcgan_inpaint.runs.options import TrainOptions
-from dcgan_inpaint.runs.resuming import check_resume, resumed
+from dcgan_inpaint.runs.options import TrainOptions, check_pictures
+from dcgan_inpaint.runs.resuming import check_resume, how_to_continue, resumed
 from dcgan_inpaint.runs.watchers import training_trainer, watchers
 from dcgan_inpaint.runs.writer import CompletionWriter
 
@@ -30,25 +30,26 @@ def main(cfg: DictConfig) -> float | None:
         folder = name_folder(cfg, "train")  # where the loggers write, which the check looks at
         check_config(cfg, TrainOptions)
         seed_everything(cfg.seed, verbose=False)  # the init; z, order and flips follow from seed
-        source = instantiate(cfg.data)
+        source = open_source(cfg.data)
         shape = {name: getattr(source, name) for name in ("image_size", "channels", "crop")}
         model = instantiate(cfg.model, **shape)
         model.check()
         model.data = describe(source)
         if cfg.resume is not None:
-            check_resume(cfg.resume, model)
+            check_resume(cfg, model)
         data = ImageData(source, cfg.cache_dir, cfg.batch_size, cfg.flip, cfg.seed)
+        judge_by = cfg.sample_metrics and model.gan is model
+        check_pictures(cfg, source, judge_by)
         data.prepare_data()
         validation = data.split("val") if cfg.validate or cfg.preview else None
-        judge_by = cfg.sample_metrics and model.gan is model
         judged = data.split("test", least=2).pictures if judge_by else None
         callbacks = watchers(model, folder, validation, cfg.sample_every, cfg.preview)
         loggers = open_loggers(cfg)
-        trainer = training_trainer(cfg.trainer, loggers, callbacks, cfg.validate)
+        trainer = training_trainer(cfg, loggers, callbacks)
         start_run(cfg, "train", loggers)
 
     found = None
-    with ends_in_one_line(f"resume={folder / 'last.ckpt'} goes on"):
+    with ends_in_one_line(lambda: how_to_continue(folder)):
         trainer.fit(model, data, ckpt_path=cfg.resume, weights_only=True)
         # last.ckpt can be resumed; this is what to keep and complete with
         if trainer.is_global_zero:

@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -26,8 +26,11 @@ class Stopped(BaseException):
 
 
 @contextmanager
-def stops_in_one_line(how_to_go_on: str) -> Iterator[None]:
-    """End the program when it is told to: exit code 128 + the signal's number."""
+def stops_in_one_line(how_to_go_on: Callable[[], str]) -> Iterator[None]:
+    """End the program when it is told to: exit code 128 + the signal's number.
+
+    `how_to_go_on` says so by what is there at the end.
+    """
 
     def stop(number: int, _: FrameType | None) -> None:
         raise Stopped(number)
@@ -36,7 +39,7 @@ def stops_in_one_line(how_to_go_on: str) -> Iterator[None]:
     try:
         yield
     except Stopped as told:
-        print(f"{signal.Signals(told.number).name}: {how_to_go_on}", file=sys.stderr)
+        print(f"{signal.Signals(told.number).name}: {how_to_go_on()}", file=sys.stderr)
         sys.exit(128 + told.number)
     finally:
         for number, handler in before.items():
@@ -44,7 +47,7 @@ def stops_in_one_line(how_to_go_on: str) -> Iterator[None]:
 
 
 @contextmanager
-def ends_in_one_line(how_to_go_on: str) -> Iterator[None]:
+def ends_in_one_line(how_to_go_on: Callable[[], str]) -> Iterator[None]:
     """End the program for a fault that is no bug, with exit code 1, and when it is told to.
 
     For what a run does once it has begun.
@@ -53,7 +56,7 @@ def ends_in_one_line(how_to_go_on: str) -> Iterator[None]:
         with stops_in_one_line(how_to_go_on):
             yield
     except (NotFinite, OSError) as error:  # the latter of a disk that is full or gone
-        sys.exit(f"error: {error}; {how_to_go_on}")
+        sys.exit(f"error: {error}; {how_to_go_on()}")
 
 
 class Finite(Callback):

@@ -103,7 +103,8 @@ def _be_alone(folder: Path) -> None:
 
 
 def check_same(cfg: DictConfig) -> str:
-    """A word for all that the results of a completion depend on: its settings and its weights.
+    """A word for all that the results of a completion depend on: its settings, its weights and its
+    mask picture; of photos the records say themselves what is known of each.
 
     Raises ValueError if cfg.output holds a run that others began.  Its records say so themselves;
     config.yaml, which may be damaged or deleted, only helps to say which setting it is.
@@ -111,8 +112,12 @@ def check_same(cfg: DictConfig) -> str:
     new = flat(OmegaConf.to_container(cfg, resolve=True))
     kept = {key: value for key, value in new.items() if not _is_free(key)}
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode())
-    with file_of(cfg.ckpt).open("rb") as file:
-        digest.update(hashlib.file_digest(file, "sha256").digest())
+    held = {"weights than are": ("ckpt", file_of(cfg.ckpt))}
+    if cfg.images is None and "path" in cfg.mask:
+        held["picture than is"] = "mask.path", Path(cfg.mask.path).expanduser()
+    for _, path in held.values():
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     settings = digest.hexdigest()[:16]
     begun = begun_with(Path(str(cfg.output)))
     # before there were records, there was a table
@@ -126,10 +131,8 @@ def check_same(cfg: DictConfig) -> str:
                 "use another output, or the same settings to continue it"
             )
     if begun:
-        raise ValueError(
-            f"output={cfg.output} was begun with other weights than are now in ckpt={cfg.ckpt}: "
-            "use another output"
-        )
+        now = " or another ".join(f"{what} now in {key}={p}" for what, (key, p) in held.items())
+        raise ValueError(f"output={cfg.output} was begun with other {now}: use another output")
     return settings
 
 

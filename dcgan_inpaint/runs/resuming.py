@@ -7,6 +7,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import Callback, Trainer
 
 from dcgan_inpaint.configs import choices_of
 from dcgan_inpaint.errors import show
@@ -83,9 +84,28 @@ def _is_free(key: str) -> bool:
     return any(f"{key}.".startswith(f"{free}.") for free in FREE)
 
 
-def check_resume(path: str, model: Model) -> None:
-    """Raise ValueError (FileNotFoundError) if `path` is no last.ckpt of a model such as this, with
-    its settings and its pictures."""
+def how_to_continue(folder: Path) -> str:
+    """What to type after a training that was stopped, by what is in its folder."""
+    last = folder / "last.ckpt"
+    return f"resume={last} goes on" if last.exists() else f"output={folder} begins again"
+
+
+class BegunWith(Callback):
+    """Writes the settings of a training into its checkpoints: plain values, to compare with."""
+
+    def __init__(self, cfg: DictConfig):
+        self.settings = flat(OmegaConf.to_container(cfg, resolve=True))
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, module: Model, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["settings"] = self.settings
+
+
+def check_resume(cfg: DictConfig, model: Model) -> None:
+    """Raise ValueError (FileNotFoundError) if cfg.resume is no last.ckpt of such a training: of its
+    model and with its settings, whatever config.yaml beside it says."""
+    path = cfg.resume
     saved = load_weights("resume", path, "a last.ckpt of train.py")
     missing = TRAINING - saved.keys()
     if missing:
@@ -93,18 +113,7 @@ def check_resume(path: str, model: Model) -> None:
     kind = saved.get("kind", "DCGAN")  # before there were others, it was not said
     if kind != model.kind:
         raise ValueError(f"resume={path} holds a {kind}, model= is a {model.kind}")
-    parts: tuple[tuple[str, dict, Any], ...] = (
-        ("model", dict(model.hparams), saved.get("hyper_parameters")),
-        ("data", model.data or {}, saved.get("data")),
-    )
-    for part, ours, stored in parts:
-        theirs = stored if isinstance(stored, dict) else {}
-        for name in sorted(ours.keys() & theirs.keys()):
-            if not _is_free(f"{part}.{name}") and ours[name] != theirs[name]:
-                raise ValueError(
-                    f"resume={path} was begun with {part}.{name}={show(theirs[name])}, not "
-                    f"{show(ours[name])}"
-                )
+    _check_settings(cfg, model, saved)
     shapes, held = (
         {name: getattr(value, "shape", None) for name, value in dict(state).items()}
         for state in (model.state_dict(), saved["state_dict"])
@@ -113,4 +122,25 @@ def check_resume(path: str, model: Model) -> None:
         if shapes.get(name) != held.get(name):
             raise ValueError(
                 f"resume={path}: {name} does not fit: use the model= and data= that it began with"
+            )
+
+
+def _check_settings(cfg: DictConfig, model: Model, saved: dict[str, Any]) -> None:
+    ours = flat(OmegaConf.to_container(cfg, resolve=True))
+    theirs = saved.get("settings")
+    if not isinstance(theirs, dict):  # of earlier versions: it says its model and its data
+        parts = {
+            "model": (dict(model.hparams), saved.get("hyper_parameters")),
+            "data": (model.data or {}, saved.get("data")),
+        }
+        ours, theirs = {}, {}
+        for part, (own, stored) in parts.items():
+            known = stored if isinstance(stored, dict) else {}
+            for name in own.keys() & known.keys():
+                ours[f"{part}.{name}"], theirs[f"{part}.{name}"] = own[name], known[name]
+    for key in sorted(ours.keys() | theirs.keys()):
+        if not _is_free(key) and ours.get(key) != theirs.get(key):
+            raise ValueError(
+                f"resume={cfg.resume} was begun with {key}={show(theirs.get(key))}, not "
+                f"{show(ours.get(key))}"
             )

@@ -2,11 +2,11 @@
 
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from PIL import Image
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -22,6 +22,7 @@ from dcgan_inpaint.pictures import grid
 from dcgan_inpaint.quality.completions import psnr
 from dcgan_inpaint.runs.faults import Finite
 from dcgan_inpaint.runs.loggers import log_picture
+from dcgan_inpaint.runs.resuming import BegunWith
 from dcgan_inpaint.runs.saving import WholeCheckpoints, save_picture
 
 CALIBRATED = 128  # validation pictures that tell how far a sampler's draws should spread
@@ -49,20 +50,17 @@ def watchers(
 
 
 def training_trainer(
-    options: Mapping[str, Any],
-    loggers: Iterable[Logger],
-    callbacks: list[Callback],
-    validate: int,
+    cfg: DictConfig, loggers: Iterable[Logger], callbacks: list[Callback]
 ) -> Trainer:
-    """What trains by `options` (conf/trainer).
+    """What trains by conf/train.yaml; its checkpoints say with which settings.
 
     Raises ValueError for several devices that are to `validate` at the end, which all would write.
     """
-    plugins = WholeCheckpoints()
-    trainer = Trainer(**options, logger=loggers, callbacks=callbacks, plugins=plugins)
-    if trainer.world_size > 1 and validate:
+    own, plugins = [*callbacks, BegunWith(cfg)], WholeCheckpoints()
+    trainer = Trainer(**cfg.trainer, logger=loggers, callbacks=own, plugins=plugins)
+    if trainer.world_size > 1 and cfg.validate:
         raise ValueError(
-            f"trainer.devices={options['devices']}: with more than one use output=... and "
+            f"trainer.devices={cfg.trainer.devices}: with more than one use output=... and "
             "validate=0"
         )
     return trainer
