@@ -1,18 +1,26 @@
+import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
 from torch.utils.data import DataLoader
 from training import quiet_trainer, small_dcgan
 
+from dcgan_inpaint.completion.build import build
 from dcgan_inpaint.completion.inpainting import InpaintingModule
 from dcgan_inpaint.completion.objective import Objective
 from dcgan_inpaint.completion.search import SearchSettings, Stage
 from dcgan_inpaint.completion.solvers import Adam
+from dcgan_inpaint.configs import compose_config
+from dcgan_inpaint.data.faces import Faces
 from dcgan_inpaint.errors import make
+from dcgan_inpaint.models.checkpoint import load_model
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.networks import frozen
 from dcgan_inpaint.observation import masks
 from dcgan_inpaint.observation.measurements import Lowres
+from dcgan_inpaint.pictures import to_float
 from dcgan_inpaint.poisson import paste, poisson
+from dcgan_inpaint.quality.completions import psnr
 from dcgan_inpaint.randomness import normal
 
 
@@ -96,6 +104,36 @@ def test_results_do_not_depend_on_the_batch(dcgan, objective):
         torch.testing.assert_close(alone.z[0], together.z[i], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(alone.completion[0], together.completion[i], rtol=0, atol=1e-3)
         assert torch.equal(alone.mask[0], together.mask[i])
+
+
+def test_the_default_search_of_64_pictures_hardly_depends_on_the_batch_size():
+    """What rounding does to the shipped sampler and its search in the maps; search.md has more."""
+    cfg = compose_config("inpaint", ["ckpt=celeba64"])
+    search = build(cfg, load_model(cfg.ckpt), instantiate(cfg.mask))
+    faces = Faces(image_size=64)
+    drawn = np.stack(faces.decode(faces.items("test")[:64]))  # (64, 3, 64, 64) uint8
+    pictures = to_float(drawn)  # in [-1, 1]
+    quality = {}
+    for size in (64, 5):
+        done = [
+            search.predict_step({"image": pictures[i], "index": i})
+            for i in torch.arange(64).split(size)
+        ]
+        quality[size] = torch.cat([psnr(d.completion, d.images, 1 - d.mask) for d in done])  # (64,)
+    change = (quality[64] - quality[5]).abs()
+    assert 0 < change.max() < 0.2
+    assert change.mean() < 0.02
+
+
+def test_neighbours_change_nothing(dcgan):
+    """To the bit, in a batch of the same size, from a random z."""
+    search, data = module(dcgan), batch(8)
+    found = []
+    for rows in ([0, 1, 2, 3, 4, 5], [6, 1, 7, 3, 6, 7]):
+        done = search.predict_step({name: value[rows] for name, value in data.items()})
+        found.append((done.z[[1, 3]], done.fake[[1, 3]]))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
 
 
 def test_start_follows_seed_and_index(dcgan):

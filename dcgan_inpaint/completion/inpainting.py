@@ -44,9 +44,10 @@ class InpaintingModule(LightningModule):
     starts from its z, and its offset is added to G's 4x4 map; the second from those for the
     mirrored picture.  After z the search continues in the feature maps of the `stages`, in order.
 
-    The start of picture i follows from (seed, i) alone, and pictures do not share a loss, so
-    neither batch size nor batch neighbors change a result.  Raises ValueError for stages, a solver
-    or an encoder that do not fit the GAN or the measurement.
+    The start of picture i follows from (seed, i) alone, and pictures do not share a loss, so batch
+    neighbours do not change a result.  Batches of another size round otherwise, and a search makes
+    that larger: little from an encoder's start, much from a random one (experiments/search.md).
+    Raises ValueError for stages, a solver or an encoder that do not fit the GAN or the measurement.
     """
 
     def __init__(
