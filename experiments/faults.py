@@ -125,8 +125,8 @@ class Running:
             time.sleep(0.0003)
 
     def end(self) -> Done:
-        self.until(lambda: False)
-        assert self.status is not None
+        if self.status is None:
+            self.status = os.waitpid(self.pid, 0)[1]
         code = os.waitstatus_to_exitcode(self.status)
         # what a device or a name holds may be no text
         out, err = (path.read_bytes().decode(errors="replace") for path in (self.out, self.err))
@@ -889,7 +889,9 @@ def stopped(trial: Trial) -> None:
     done = running.end()
     took = time.perf_counter() - since
     if done.code:
-        done.line(f"{number.name}: ", "goes on", code=128 + number)
+        done.line(f"{number.name}: ", code=128 + number)
+        ways = ("goes on", "begins again", "give the same command again")
+        done.check(any(way in done.err for way in ways), "it does not say how to continue")
         done.check(took < SOON, f"it took {took:.0f} s to end")
     else:
         done.succeeds()
@@ -1046,7 +1048,7 @@ def not_finite_weights(trial: Trial) -> None:
     value = rng.choice([math.nan, math.inf, -math.inf])
     if name.endswith("running_var"):
         value = rng.choice([value, -1.0])
-    state[name].view(-1)[rng.randrange(state[name].numel())] = value
+    state[name][tuple(rng.randrange(size) for size in state[name].shape)] = value
     path = trial.given / rng.choice(["weights.safetensors", "weights.ckpt"])
     if path.suffix == ".ckpt":
         torch.save(hostile.lightning(gan), path)
