@@ -166,6 +166,7 @@ COMMANDS = [  # the script, what is typed, and what the line says; all of them w
     ("inpaint.py", "stages.first.leash=inf", "stages.first.leash=inf: should be a finite number"),
     ("inpaint.py", "data=folder", "data.root: missing"),
     ("inpaint.py", "candidates=2000", "candidates=2000: should be less than or equal to 1024"),
+    ("inpaint.py", "solver=[adam,null]", "solver=[adam,null]: choose one of adam, hmc, lbfgs"),
     ("inpaint.py", "solver=5", "solver=5: choose one of adam, hmc, lbfgs, momentum"),
     ("inpaint.py", "objective._target_=text", "objective._target_=text: there is no such"),
     ("inpaint.py", "mask._partial_=false", "mask._partial_=false: should be true"),

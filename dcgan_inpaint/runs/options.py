@@ -183,6 +183,6 @@ def mend_words(words: Sequence[str], door: str) -> list[str]:
             mended[i] = f"~{key}"
         elif value == "true" and value in choices:
             mended[i] = f"{key}='true'"  # a name; Hydra would read a bool
-        elif choices and re.fullmatch(r"[\w.+-]+", value) and value not in choices:
+        elif choices and re.fullmatch(r"[\w.+-]+|\[.*", value) and value not in choices:
             raise ValueError(f"{argument}: choose one of {', '.join(choices)}")
     return mended
