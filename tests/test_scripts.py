@@ -225,8 +225,43 @@ def test_splits_of_few(run, tmp_path):
     done = run("train.py", *few, "sample_metrics=0", f"output={tmp_path / 'run'}")
     assert "1 validation pictures completed: psnr_hole" in done.stdout
     done = run("train.py", *few, "data.test_size=1", f"output={tmp_path / 'no'}", fails=True)
-    one_line(done, "1 picture in the test split, where 2 are needed")
+    one_line(done, "too few pictures (64 of train, 1 of val, 1 of test): use sample_metrics=0")
     assert not (tmp_path / "no").exists()
+
+
+@pytest.fixture
+def few(tmp_path):
+    """110 pictures of one's own, and 20."""
+    generator = np.random.default_rng(0)
+    for count in (110, 20):
+        (tmp_path / f"{count}").mkdir()
+        for i in range(count):
+            levels = generator.integers(0, 256, (20, 24, 3), np.uint8)
+            Image.fromarray(levels).save(tmp_path / f"{count}" / f"{i}.png")
+    return tmp_path
+
+
+def test_110_pictures_train_with_all_defaults(run, few, tmp_path):
+    """All but the sizes, which only make it faster: one batch an epoch."""
+    sizes = ["data.image_size=16", "model.gf_dim=1", "model.df_dim=1", "trainer.max_epochs=2"]
+    folder = [f"data.root={few / '110'}", f"output={tmp_path / 'run'}"]
+    done = run("train.py", "data=folder", *folder, *sizes, "trainer.accelerator=cpu")
+    assert "5 validation pictures completed: psnr_hole" in done.stdout
+    assert "swd_16 " in done.stdout
+    assert "trained 2 iterations" in done.stdout
+    assert (tmp_path / "run" / "completions" / "0000002.png").is_file()
+
+
+def test_20_pictures_say_what_to_lower(run, few, tmp_path):
+    """And train with that."""
+    words = ["data=folder", f"data.root={few / '20'}", "data.image_size=16", "model.gf_dim=1"]
+    words += [*SMALL[1:], "model.df_dim=1", "trainer.max_epochs=1", f"output={tmp_path / 'run'}"]
+    done = run("train.py", *words, fails=True)
+    one_line(done, "error: data: too few pictures (")
+    assert not (tmp_path / "run").exists()
+    lower = done.stderr.rpartition(": use ")[2].replace(" or less", "").replace(",", "").split()
+    assert {word.partition("=")[0] for word in lower} > {"batch_size"}
+    assert "trained 1 iterations" in run("train.py", *words, *lower).stdout
 
 
 def test_inpaint_a_split(run, trained, tmp_path):
@@ -682,7 +717,7 @@ ERRORS = {
         ["method=mean", "mask=lowres"],
         "measure=lowres: dcgan_inpaint.completion.fills.mean needs known",
     ),
-    "devices": (["trainer.devices=2"], "trainer.devices=2: completion runs on one"),
+    "shard": (["shard=4/3"], "shard=4/3: use 1/16 to 16/16"),
     "method option": (["method=tv", "method.iterations=0"], "method.iterations=0"),
 }
 
@@ -710,7 +745,8 @@ TRAIN_ERRORS = {
     "resume weights": (["resume={tmp}/weights.ckpt"], "it has no epoch"),
     "resume kind": (["resume={tmp}/kind.ckpt"], "holds a context encoder, model= is a DCGAN"),
     "resume shape": (["resume={tmp}/shape.ckpt"], "does not fit: use the model= and data= that"),
-    "devices": (["trainer.devices=2"], "trainer.devices=2: with more than one use output=... and"),
+    "devices": (["trainer.devices=2"], "trainer.devices=2: several need trainer=ddp"),
+    "shares": (["trainer=ddp_cpu", "batch_size=40"], "use batch_size=32 or less"),
     "no devices": (["trainer.devices=0"], "trainer.devices=0: use 1 or more"),
     "accelerator": (["trainer.accelerator=null"], "trainer.accelerator=null: should be 'auto'"),
     "precision": (["trainer.precision=8"], "trainer.precision=8: should be '32-true'"),

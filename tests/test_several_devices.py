@@ -1,44 +1,165 @@
-"""Training on several devices, here two processes on the CPU."""
+"""Several processes, here on the CPU: they train one model, and share the pictures to complete."""
 
-import json
+import csv
+import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
-SCRIPT = """
-import json
-
+import pytest
 import torch
-from pytorch_lightning import Trainer
-from torch.utils.data import DataLoader
+from safetensors.torch import load_file
 
-from dcgan_inpaint.models.dcgan import DCGAN
+from dcgan_inpaint.data.loader import EpochOrder, Pictures
 
-torch.manual_seed(0)
-model = DCGAN(image_size=16, gf_dim=2, df_dim=2)
-pictures = [{"image": x, "index": torch.tensor(i)} for i, x in enumerate(torch.rand(32, 3, 16, 16))]
-trainer = Trainer(
-    accelerator="cpu",
-    devices=2,
-    strategy="ddp_find_unused_parameters_true",
-    max_epochs=1,
-    logger=False,
-    enable_checkpointing=False,
-    enable_progress_bar=False,
-    enable_model_summary=False,
+PROJECT = Path(__file__).parents[1]
+SMALL = [
+    *("data.image_size=16", "data.train_size=64", "data.val_size=8", "data.test_size=20"),
+    "trainer.enable_progress_bar=false",
+]
+TRAIN = [
+    *(*SMALL, "batch_size=8", "trainer.max_epochs=2", "trainer.log_every_n_steps=2"),
+    *("model.df_dim=2", "sample_every=4", "preview=2", "validate=3", "sample_metrics=8"),
+]
+GAN = [*TRAIN, "model.gf_dim=2", "model.z_dim=5"]
+
+
+def start(tmp_path, *words, **environment):
+    """The door as a process, in a folder of its own."""
+    script, *arguments = map(str, words)
+    variables = {"DCGAN_INPAINT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, PROJECT / script, *arguments],
+        cwd=tmp_path,
+        env=os.environ | variables | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def done(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    return out + err
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("several")
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    """A GAN that two processes trained, without output=: the run's folder, and what was said."""
+    said = done(start(folder, "train.py", *GAN, "trainer=ddp_cpu"))
+    (run,) = (folder / "runs" / "train").iterdir()
+    return run, said
+
+
+def test_two_processes_train_one_gan(trained):
+    """Half of the batches each; the first judges alone, in the one folder of the run."""
+    run, said = trained
+    assert "2 processes: 16 pictures an iteration" in said
+    assert said.count("trained 8 iterations") == 1  # 64 pictures, twice
+    assert "3 validation pictures completed" in said
+    assert (run / "validation" / "index.html").is_file()
+    with (run / "logs" / "version_0" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["iteration"]) for row in rows if row["train/d_loss"]] == [2, 4, 6, 8]
+    last = torch.load(run / "last.ckpt", weights_only=True)
+    weights = load_file(run / "weights.safetensors")
+    assert all(torch.equal(value, last["state_dict"][name]) for name, value in weights.items())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["model=latent_encoder", "model.code_dim=4", "model.noise_dim=3", "gan={gan}"],
+        ["model=context_encoder", "model.code_dim=4", "model.gf_dim=2"],
+    ],
+    ids=["latent encoder", "context encoder"],
 )
-trainer.fit(model, DataLoader(pictures, batch_size=4))
-weights = [p.double().sum().item() for p in model.ema_generator.parameters()]
-with open(f"{trainer.global_rank}.json", "w") as f:
-    json.dump([model.iteration, weights], f)
-"""
+def test_two_processes_train_the_others(trained, folder, words):
+    gan = trained[0] / "weights.safetensors"
+    own = [word.format(gan=gan) for word in words]
+    run = folder / own[0].removeprefix("model=")
+    said = done(start(folder, "train.py", *TRAIN, *own, "trainer=ddp_cpu", f"output={run}"))
+    assert "trained 8 iterations" in said
+    assert all(value.isfinite().all() for value in load_file(run / "weights.safetensors").values())
 
 
-def test_the_processes_share_their_updates(tmp_path):
-    """Each saw other pictures and drew other z, and both end with the same weights."""
-    (tmp_path / "script.py").write_text(SCRIPT)
-    command = [sys.executable, "script.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
-    assert first[0] == 4
-    assert first == second
+def test_the_processes_share_an_epoch():
+    """Together they see each picture once; alone it is the order that it always was."""
+    pictures = Pictures(torch.zeros(11, 3, 4, 4).byte().numpy(), [f"{i}" for i in range(11)])
+    alone = list(EpochOrder(pictures, seed=3))
+    parts = [list(EpochOrder(pictures, 3, rank, 2)) for rank in range(2)]
+    assert sorted(alone) == list(range(11))
+    assert parts == [alone[0:10:2], alone[1:10:2]]
+    assert all(len(part) == len(EpochOrder(pictures, 3, 0, 2)) == 5 for part in parts)
+
+
+COMPLETE = [
+    *("trainer.enable_progress_bar=false", "limit=20", "batch_size=3", "candidates=2"),
+    *("solver.iterations=3", "stages=none"),
+]
+
+
+def complete(folder, trained, output, *words):
+    ckpt = f"ckpt={trained[0] / 'weights.safetensors'}"
+    return start(folder, "inpaint.py", ckpt, *COMPLETE, f"output={output}", *words)
+
+
+def kept(output):
+    """What the records hold, but for the seconds; and what the table says, likewise."""
+    records = {path.name: load_file(path) for path in (output / "records").glob("*.safetensors")}
+    for record in records.values():
+        record["measured"] = record["measured"][:-1].nan_to_num()
+    with (output / "summary.csv").open() as file:
+        table = [row for row in csv.reader(file) if row[0] != "seconds"]
+    return records, table
+
+
+def assert_same(one, other):
+    records, others = kept(one)[0], kept(other)[0]
+    assert len(records) == 20
+    assert records.keys() == others.keys()
+    for name, record in records.items():
+        assert record.keys() == others[name].keys()
+        assert all(torch.equal(value, others[name][key]) for key, value in record.items())
+    assert kept(one)[1] == kept(other)[1]
+
+
+@pytest.fixture(scope="module")
+def alone(folder, trained):
+    output = folder / "alone"
+    done(complete(folder, trained, output, "trainer=cpu"))
+    return output
+
+
+def test_processes_share_the_pictures_to_complete(folder, trained, alone):
+    """Three of them leave the records and the table that one leaves."""
+    output = folder / "three"
+    said = done(complete(folder, trained, output, "trainer=ddp_cpu", "trainer.devices=3"))
+    assert said.count("20 pictures completed") == 1
+    assert_same(alone, output)
+
+
+def test_shards_side_by_side(folder, trained, alone):
+    """Processes that know nothing of each other; one of three is killed, and started again."""
+    output = folder / "shards"
+    shards = {
+        part: complete(folder, trained, output, "trainer=cpu", f"shard={part}/3") for part in "123"
+    }
+    while shards["2"].poll() is None and not (output / "records" / "00003.safetensors").exists():
+        time.sleep(0.005)
+    shards["2"].send_signal(signal.SIGKILL)
+    shards["2"].communicate()
+    for part in "13":
+        assert f"{part}/3 completed: the same without shard= shows all" in done(shards[part])
+    assert not (output / "summary.csv").exists()
+    said = done(complete(folder, trained, output, "trainer=cpu"))
+    assert "20 pictures completed" in said
+    assert_same(alone, output)

@@ -51,22 +51,25 @@ class Pictures(Dataset):
 class EpochOrder(Sampler[int]):
     """A shuffled order that follows from (seed, epoch): a resumed run is as if never stopped.
 
-    Lightning calls `set_epoch`.  The flips of the pictures follow the same epoch.
+    Lightning calls `set_epoch`.  The flips of the pictures follow the same epoch.  Each of `shares`
+    processes has its own part of the order, all as long: its `rank`-th picture and every
+    shares-th from there.
     """
 
-    def __init__(self, pictures: Pictures, seed: int):
-        self.pictures, self.seed = pictures, seed
+    def __init__(self, pictures: Pictures, seed: int, rank: int = 0, shares: int = 1):
+        self.pictures, self.seed, self.rank, self.shares = pictures, seed, rank, shares
 
     def set_epoch(self, epoch: int) -> None:
         self.pictures.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.pictures) // self.shares
 
     def __iter__(self) -> Iterator[int]:
         n = len(self.pictures)
         key = uniform(f"order {self.pictures.epoch}", self.seed, torch.arange(n), 2)  # (N, 2)
-        return iter(torch.argsort(key[:, 0].double() + key[:, 1].double() * 2**-24).tolist())
+        order = torch.argsort(key[:, 0].double() + key[:, 1].double() * 2**-24).tolist()
+        return iter(order[self.rank :: self.shares][: len(self)])
 
 
 class ImageData(LightningDataModule):
@@ -102,7 +105,7 @@ class ImageData(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Decode the training split.  Raises ValueError when it does not fill one batch."""
-        n = len(self.split("train"))
+        n = len(self.split("train")) // self._place[1]
         if n < self.batch_size:
             raise ValueError(
                 f"{n} training pictures do not fill one batch: use batch_size={n} or less"
@@ -110,8 +113,13 @@ class ImageData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         pictures = self.split("train", flip=self.flip)
-        order = EpochOrder(pictures, self.seed)
+        order = EpochOrder(pictures, self.seed, *self._place)
         return batches(pictures, self.batch_size, sampler=order, drop_last=True)
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        """The rank of this process, and how many train together."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
 
 def _short(name: str) -> str:

@@ -50,8 +50,12 @@ def main(cfg: DictConfig) -> float | None:
 
     less = f"lower batch_size={cfg.batch_size} or candidates="
     with out_of_memory(less), ends_in_one_line(lambda: f"the same with output={folder} goes on"):
-        complete(trainer, writer, completing, cfg.batch_size)
+        shown = complete(trainer, writer, completing, cfg.batch_size, cfg.shard)
     finish(loggers)
+    if not shown:  # by one of several processes
+        if cfg.shard:
+            print(f"{cfg.shard} completed: the same without shard= shows all")
+        return None
     line = ": ".join(filter(None, (f"{len(writer.rows)} pictures completed", str(writer))))
     print(line, folder / ("photos" if photos else "completed.png"), sep="\n")
     return writer.summary().get("psnr_hole", (None,))[0]

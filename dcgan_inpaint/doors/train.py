@@ -12,7 +12,7 @@ from dcgan_inpaint.data.sources import describe, open_source
 from dcgan_inpaint.doors.opening import door
 from dcgan_inpaint.errors import check_config, one_line_errors
 from dcgan_inpaint.models.checkpoint import save_weights
-from dcgan_inpaint.runs.evaluation import complete, completing_trainer, judge
+from dcgan_inpaint.runs.evaluation import alone, complete, completing_trainer, judge
 from dcgan_inpaint.runs.faults import ends_in_one_line
 from dcgan_inpaint.runs.folder import name_folder, start_run
 from dcgan_inpaint.runs.loggers import finish, open_loggers
@@ -39,26 +39,30 @@ def main(cfg: DictConfig) -> float | None:
             check_resume(cfg, model)
         data = ImageData(source, cfg.cache_dir, cfg.batch_size, cfg.flip, cfg.seed)
         judge_by = cfg.sample_metrics and model.gan is model
-        check_pictures(cfg, source, judge_by)
+        loggers = open_loggers(cfg)
+        trainer = training_trainer(cfg, folder, loggers)
+        check_pictures(cfg, source, judge_by, trainer.world_size)
         data.prepare_data()
         validation = data.split("val") if cfg.validate or cfg.preview else None
         judged = data.split("test", least=2).pictures if judge_by else None
-        callbacks = watchers(model, folder, validation, cfg.sample_every, cfg.preview)
-        loggers = open_loggers(cfg)
-        trainer = training_trainer(cfg, loggers, callbacks)
+        # before the checkpoints, which hold what these did
+        trainer.callbacks[:0] = watchers(  # type: ignore[attr-defined]
+            model, folder, validation, cfg.sample_every, cfg.preview
+        )
         start_run(cfg, "train", loggers)
 
     found = None
     with ends_in_one_line(lambda: how_to_continue(folder)):
         trainer.fit(model, data, ckpt_path=cfg.resume, weights_only=True)
+        if not trainer.is_global_zero:
+            return None  # the first process judges alone
         # last.ckpt can be resumed; this is what to keep and complete with
-        if trainer.is_global_zero:
-            save_weights(model, folder / "weights.safetensors")
+        save_weights(model, folder / "weights.safetensors")
         if validation is not None and cfg.validate:
             # the true job, and what a sweep can rank models by: completion/psnr_hole
             shutil.rmtree(folder / "validation", ignore_errors=True)  # of the model resumed from
             writer = CompletionWriter(folder / "validation", validation, cfg.validate)
-            completer = completing_trainer(cfg.trainer, loggers, writer)
+            completer = completing_trainer(alone(cfg.trainer), loggers, writer)
             complete(completer, writer, preview_of(model, 100), cfg.batch_size)
             found = writer.summary()["psnr_hole"][0]
             print(f"{len(writer.names)} validation pictures completed: {writer}")

@@ -81,11 +81,10 @@ def sliced_wasserstein(
     if fake.shape[-2] != size or size < COARSEST or size & (size - 1):
         raise ValueError(f"pictures {tuple(fake.shape[1:])}: use a power of two from {COARSEST} px")
     count = PATCHES * len(fake)
-    columns = fake.shape[1] * PATCH**2
-    distances = {}
+    columns, distances = fake.shape[1] * PATCH**2, {}
     sides = [COARSEST << k for k in range((size // COARSEST).bit_length())]
-    shown = tqdm(sides, "judging samples", unit="scale", leave=False, disable=not bar)
-    for side in shown:  # one level after the other: the patches of one fill 600 MB
+    # one level after the other: the patches of one fill 600 MB
+    for side in tqdm(sides, "judging samples", unit="scale", leave=False, disable=not bar):
         a, b = (_descriptors(pictures, side, count, seed) for pictures in (fake, real))
         directions = normal(f"directions {side}", seed, torch.arange(DIRECTIONS), columns)
         distances[side] = 1000 * _wasserstein(a, b, F.normalize(directions))

@@ -19,32 +19,50 @@ from dcgan_inpaint.runs.writer import CompletionWriter
 def completing_trainer(
     options: Mapping[str, Any], loggers: Iterable[Logger], writer: CompletionWriter
 ) -> Trainer:
-    """What completes by `options` (conf/trainer) and hands each batch to `writer`.
+    """What completes by `options` (conf/trainer) and hands each batch to `writer`."""
+    # a search takes gradients; which process completes what is said below
+    settings: dict[str, Any] = {"inference_mode": False, "use_distributed_sampler": False}
+    return Trainer(**options, logger=loggers, callbacks=[writer], **settings)
 
-    Raises ValueError for several devices, which would all write.
-    """
-    # a search takes gradients
-    trainer = Trainer(**options, logger=loggers, callbacks=[writer], inference_mode=False)
-    if trainer.world_size > 1:
-        raise ValueError(f"trainer.devices={options['devices']}: completion runs on one")
-    return trainer
+
+def alone(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The same options (conf/trainer) for one process on one device."""
+    return {**options, "devices": 1, "num_nodes": 1, "strategy": "auto"}
 
 
 def complete(
-    trainer: Trainer, writer: CompletionWriter, module: LightningModule, batch_size: int
-) -> None:
-    """Complete, by `module`, what the writer has no record of, and show all.
+    trainer: Trainer,
+    writer: CompletionWriter,
+    module: LightningModule,
+    batch_size: int,
+    shard: str | None = None,
+) -> bool:
+    """Complete, by `module`, what the writer has no record of, and show all; whether that was done.
 
     `trainer` is the writer's `completing_trainer`.  A batch is of the same pictures in every
-    sitting: one that was cut off is completed as if it had not been, to the bit.
+    sitting and however many processes share them: every n-th batch is for each of the trainer's n,
+    and the first shows all.  shard="3/16" completes the third of sixteen shares alone, and shows
+    all if that leaves nothing to complete.
     """
     count = len(writer.names)
     blocks = [range(i, min(i + batch_size, count)) for i in range(0, count, batch_size)]
-    todo = [i for block in blocks if any(i not in writer.rows for i in block) for i in block]
-    if todo:
-        unfinished = batches(Subset(writer.pictures, todo), batch_size)
+    rank, shares = trainer.global_rank, trainer.world_size
+    if shard is not None:
+        part, shares = map(int, shard.split("/"))
+        rank = part - 1
+    open_blocks = [any(i not in writer.rows for i in block) for block in blocks]
+    mine = [
+        i for k, block in enumerate(blocks) if open_blocks[k] and k % shares == rank for i in block
+    ]
+    # those that were started by the first process have to join in whatever is left
+    if mine or trainer.world_size > 1 and (any(open_blocks) or trainer.global_rank):
+        unfinished = batches(Subset(writer.pictures, mine), batch_size)
         trainer.predict(module, unfinished, return_predictions=False)
+        trainer.strategy.barrier()
+    if not trainer.is_global_zero or not writer.reread():
+        return False
     writer.show(trainer.loggers)
+    return True
 
 
 def judge(model: LatentGAN, real: np.ndarray, count: int, trainer: Trainer) -> str:

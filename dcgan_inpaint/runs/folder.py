@@ -3,6 +3,7 @@ fit for a run to be continued."""
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Iterable
 from datetime import datetime
@@ -28,12 +29,14 @@ FALSE_ALARMS = (  # of Lightning 2.6
 )
 
 # what may change when a completion run is continued: no result depends on it, but on precision
-FREE = {"limit", "batch_size", "cache_dir", "output", "trainer", "logger", "name", "tags"}
+FREE = {"shard", "limit", "batch_size", "cache_dir", "output", "trainer", "logger", "name", "tags"}
 MARKS = {  # by task, what its runs leave, and how to know it
     "train": ("a training", ("last.ckpt", "weights.safetensors")),
     "inpaint": ("a completion", ("records", "metrics.csv")),
     "sample": ("samples", ("samples.png",)),
 }
+CHOSEN = "DCGAN_INPAINT_OUTPUT"  # the folder, for the processes that this one starts
+LITTLE = 5  # seconds, in which other shards see that nobody has the folder
 _LOCKS: list[BaseFileLock] = []  # of the folders that this process writes to
 
 
@@ -41,9 +44,13 @@ def name_folder(cfg: DictConfig, task: str) -> Path:
     """The run's folder, to which cfg.output is set; nothing is made yet.
 
     cfg.output null means runs/<task>/<date_time>, with cfg.name behind it if there is one, and a
-    number when that is taken.
+    number when that is taken; of several processes, what the one that started the others chose.
     Raises ValueError for a folder that holds what this run would overwrite.
     """
+    if cfg.output is None and rank_zero_only.rank:  # type: ignore[attr-defined]
+        if CHOSEN not in os.environ:  # which Lightning hands to those that it starts
+            raise ValueError("output=null: give one, for processes that are started apart")
+        cfg.output = os.environ[CHOSEN]
     if cfg.output is None:
         name = [str(cfg.name)] if cfg.get("name") else []  # sample.py has none
         parts = [datetime.now().strftime("%Y-%m-%d_%H-%M-%S"), *name]
@@ -51,7 +58,7 @@ def name_folder(cfg: DictConfig, task: str) -> Path:
         folder, number = base, 1
         while folder.exists():
             folder, number = base.with_name(f"{base.name}_{number}"), number + 1
-        cfg.output = str(folder)
+        cfg.output = os.environ[CHOSEN] = str(folder)
     folder = Path(str(cfg.output))
     for its_task, (what, marks) in MARKS.items():
         if any((folder / mark).exists() for mark in marks) and not _continues(cfg, task, its_task):
@@ -80,26 +87,36 @@ def start_run(cfg: DictConfig, task: str, loggers: Iterable[Logger] = ()) -> Pat
     return folder
 
 
-@rank_zero_only  # of the processes of one training
+@rank_zero_only  # of the processes of one run
 def _begin(cfg: DictConfig, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _be_alone(folder)
-        remove_parts(folder)
+        shard = cfg.get("shard")
+        _be_alone(folder, shard and str(shard).replace("/", "-"))
+        if not shard:
+            remove_parts(folder)
         with whole(folder / "config.yaml", lasting=True) as file:
             file.write(OmegaConf.to_yaml(cfg, resolve=True).encode())
     except OSError as error:
         raise ValueError(f"output={folder}: cannot be written ({error.strerror})") from error
 
 
-def _be_alone(folder: Path) -> None:
-    """Raise ValueError if another process is at work in the folder; keep others out from now on."""
-    lock = FileLock(folder / ".lock", is_singleton=True)  # this process may come again
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ValueError(f"output={folder}: another run is at work there") from error
-    _LOCKS.append(lock)  # the system opens it when the process ends, however it does
+def _be_alone(folder: Path, shard: str | None) -> None:
+    """Raise ValueError if another process is at work in the folder; keep others out from now on.
+
+    Shards work side by side, each in its own name.
+    """
+    names = [f".lock-{shard}"] if shard else [path.name for path in folder.glob(".lock-*")]
+    for name in [".lock", *names]:
+        lock = FileLock(folder / name, is_singleton=True)  # this process may come again
+        try:
+            lock.acquire(timeout=LITTLE if shard else 0)
+        except Timeout as error:
+            raise ValueError(f"output={folder}: another run is at work there") from error
+        if shard and name == ".lock":
+            lock.release()  # nobody has all of it
+        else:
+            _LOCKS.append(lock)  # the system opens it when the process ends, however it does
 
 
 def check_same(cfg: DictConfig) -> str:

@@ -1,14 +1,16 @@
-"""What the doors' own keys may be, and the words that they no longer take."""
+"""What the doors' own keys may be, of the words and of the pictures at hand."""
 
 import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
+from omegaconf import DictConfig
 from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
 from dcgan_inpaint.completion.search import HowMany
 from dcgan_inpaint.configs import choices_of
+from dcgan_inpaint.data.cache import Source
 from dcgan_inpaint.errors import STRICT, Count, Natural, Seed, Text, settings
 from dcgan_inpaint.photos.regions import Box, Eyes, Which
 
@@ -30,12 +32,20 @@ def _devices(value: Any) -> Any:
     return value
 
 
+def _shard(value: str) -> str:
+    part, of = map(int, value.split("/"))
+    if not 1 <= part <= of:
+        raise ValueError("use 1/16 to 16/16")
+    return value
+
+
 def _none_or_two(value: int) -> int:
     if value == 1:
         raise ValueError("use 2 or more, or 0 for none")
     return value
 
 
+Shard = Annotated[str, Field(pattern=r"^\d{1,9}/\d{1,9}$"), AfterValidator(_shard)]
 Part = Annotated[Any, AfterValidator(_built)]
 Parts = dict[str, Part]  # several, by name
 
@@ -48,6 +58,7 @@ class TrainerOptions(TypedDict, total=False):
 
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"]
     devices: Annotated[Any, AfterValidator(_devices)]
+    num_nodes: Count
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
     max_epochs: Count
     log_every_n_steps: Count
@@ -123,6 +134,7 @@ class CompleteOptions:
     eyes: Eyes
     split: Split
     limit: Count | None
+    shard: Shard | None
     batch_size: Count
     mask: Part
     measure: Part
@@ -145,6 +157,21 @@ class CompleteOptions:
     start: Literal["encoder", "random"] | None = None
     seed: Seed = 0
     out_interval: Natural = 0
+
+
+def check_pictures(cfg: DictConfig, source: Source, judged: bool, processes: int) -> None:
+    """Raise ValueError, one line with what to lower, where a source has fewer pictures than a
+    training by `cfg` (conf/train.yaml) in so many processes, its samples `judged` or not, needs;
+    none is decoded."""
+    needed = {"train": cfg.batch_size * processes, "val": int(bool(cfg.validate or cfg.preview))}
+    needed |= {"test": 2 if judged else 0}
+    counts = {split: len(source.items(split)) for split, count in needed.items() if count}
+    mends = {"val": "validate=0 preview=0", "test": "sample_metrics=0"}
+    mends |= {"train": f"batch_size={counts['train'] // processes} or less"}
+    lower = [mends[split] for split in counts if counts[split] < needed[split]]
+    if counts["train"] >= processes and lower:
+        have = ", ".join(f"{count} of {split}" for split, count in counts.items())
+        raise ValueError(f"data: too few pictures ({have}): use {', '.join(lower)}")
 
 
 REMOVED = "was removed: see experiments/"
@@ -170,6 +197,10 @@ def mend_words(words: Sequence[str], door: str) -> list[str]:
     a group.
     """
     mended = list(words)
+    for group in ("data", "model"):  # a class of one's own, by its name alone
+        if any(word.startswith(f"{group}._target_=") for word in words):
+            chosen = any(word.startswith(f"{group}=") for word in words)
+            mended += [] if chosen else [f"{group}=own"]
     old = OLD_WORDS | ({"ckpt": "is now gan="} if door == "train" else {})
     if door != "inpaint":
         old |= {"experiment": "is for inpaint.py"}

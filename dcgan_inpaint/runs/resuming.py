@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer
 
 from dcgan_inpaint.configs import choices_of
+from dcgan_inpaint.data.sources import PLACES
 from dcgan_inpaint.errors import show
 from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.quality.completions import load_weights
@@ -20,7 +21,8 @@ TRAINING = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "epoch",
 
 # what may be another: where things are, what is watched, how long and on what it is trained
 FREE = {
-    *("output", "resume", "cache_dir", "data.root", "data.download", "gan", "model.gan.path"),
+    *("output", "resume", "cache_dir", "data.download", "gan", "model.gan.path"),
+    *(f"data.{place}" for place in PLACES),
     *("logger", "name", "tags", "sample_every", "preview", "validate", "sample_metrics"),
     *("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.accelerator"),
     *("trainer.log_every_n_steps", "trainer.enable_progress_bar", "trainer.profiler"),

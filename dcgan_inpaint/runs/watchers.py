@@ -11,6 +11,7 @@ from PIL import Image
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from dcgan_inpaint.completion.build import preview_of
@@ -25,19 +26,17 @@ from dcgan_inpaint.runs.loggers import log_picture
 from dcgan_inpaint.runs.resuming import BegunWith
 from dcgan_inpaint.runs.saving import WholeCheckpoints, save_picture
 
+# for several processes: a step of D leaves G unused, and the other way round
+UNUSED = "ddp_find_unused_parameters_true"
 CALIBRATED = 128  # validation pictures that tell how far a sampler's draws should spread
 
 
 def watchers(
     model: Model, folder: Path, validation: Pictures | None, sample_every: int, preview: int
 ) -> list[Callback]:
-    """What a training writes to `folder`, warns of and logs: last.ckpt, samples of a GAN every so
-    many iterations, the first `preview` pictures of `validation` completed at each epoch's end."""
-    callbacks: list[Callback] = [
-        Speed(),
-        Finite(),
-        ModelCheckpoint(folder, "last", enable_version_counter=False),
-    ]
+    """What a training writes to `folder`, warns of and logs: samples of a GAN every so many
+    iterations, the first `preview` pictures of `validation` completed at each epoch's end."""
+    callbacks: list[Callback] = [Speed(), Finite()]
     if model.gan is model:  # it has a z to sample from, and learns from samples
         callbacks += [CollapseWarning(), SampleGrid(folder, sample_every)]
     if validation is not None and preview:
@@ -49,19 +48,28 @@ def watchers(
     return callbacks
 
 
-def training_trainer(
-    cfg: DictConfig, loggers: Iterable[Logger], callbacks: list[Callback]
-) -> Trainer:
-    """What trains by conf/train.yaml; its checkpoints say with which settings.
+def training_trainer(cfg: DictConfig, folder: Path, loggers: Iterable[Logger]) -> Trainer:
+    """What trains by conf/train.yaml; it writes last.ckpt to `folder`, which says with which
+    settings.
 
-    Raises ValueError for several devices that are to `validate` at the end, which all would write.
+    Of several processes the first says what their batches come to.  Raises ValueError for several
+    without a strategy that fits, and Lightning's MisconfigurationException for devices that are not
+    there.
     """
-    own, plugins = [*callbacks, BegunWith(cfg)], WholeCheckpoints()
-    trainer = Trainer(**cfg.trainer, logger=loggers, callbacks=own, plugins=plugins)
-    if trainer.world_size > 1 and cfg.validate:
-        raise ValueError(
-            f"trainer.devices={cfg.trainer.devices}: with more than one use output=... and "
-            "validate=0"
+    checkpoints = ModelCheckpoint(folder, "last", enable_version_counter=False)
+    trainer = Trainer(
+        **cfg.trainer,
+        logger=loggers,
+        callbacks=[BegunWith(cfg), checkpoints],
+        plugins=WholeCheckpoints(),
+        use_distributed_sampler=False,  # data/loader.py has its own, which also turns pictures
+    )
+    if (many := trainer.world_size) > 1:
+        if cfg.trainer.get("strategy") != UNUSED:
+            raise ValueError(f"trainer.devices={cfg.trainer.devices}: several need trainer=ddp")
+        rank_zero_info(
+            f"{many} processes: {many * cfg.batch_size} pictures an iteration; lr as for one; "
+            "BatchNorm by the pictures of each process, moving statistics of the first"
         )
     return trainer
 

@@ -89,9 +89,15 @@ class CompletionWriter(BasePredictionWriter):
                 "lpips=, features=: nothing to compare with: the hole is your photo's own"
             )
         self.rows: dict[int, list[float]] = {}  # index -> COLUMNS
+        self.reread()
+
+    def reread(self) -> bool:
+        """Look for the records that are not known yet, which other processes may have written;
+        whether each picture has one now."""
         for i in range(len(self.names)):
-            if (kept := self._read(i)) is not None:
+            if i not in self.rows and (kept := self._read(i)) is not None:
                 self.rows[i] = kept["measured"].tolist()
+        return len(self.rows) == len(self.names)
 
     def on_predict_batch_start(self, *_: object) -> None:
         self.since = time.perf_counter()
