@@ -864,16 +864,6 @@ def read_only(trial: Trial) -> None:
 # continued it ends as if nothing had happened.  Kills: the same but for the line ---
 
 
-def listens(running: Running) -> bool:
-    """Whether a process handles SIGTERM by now, and so has begun."""
-    try:
-        status = Path(f"/proc/{running.pid}/status").read_text()
-    except FileNotFoundError:
-        return False
-    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
-    return bool(caught >> (signal.SIGTERM - 1) & 1)
-
-
 def stopped(trial: Trial) -> None:
     shared, folder, rng = Shared(trial.shared), trial.here / "run", trial.rng
     kind = ["inpaint", "train"][trial.number % 2]
@@ -882,7 +872,7 @@ def stopped(trial: Trial) -> None:
     trial.says(f"{kind}, {number.name} {moment:.2f} s after its begin")
     words = shared.complete(folder) if kind == "inpaint" else shared.train(folder)
     running = trial.start(*words)
-    running.until(lambda: listens(running))
+    running.until((folder / "config.yaml").exists)
     time.sleep(moment)
     since = time.perf_counter()
     running.tell(number)
