@@ -154,7 +154,7 @@ def _types(target: Any, key: str) -> dict[str, Any]:
         found = pkgutil.resolve_name(target)  # as Hydra finds it, without a word in the log
         parameters = inspect.signature(found).parameters.values()
     except Exception as error:
-        raise ValueError(f"{key}={show(target)}: there is no such function or class") from error
+        raise ValueError(f"{key}={show(target)}: there is no such class ({error})") from error
     hints = _hints(found.__init__ if inspect.isclass(found) else found)
     names = {p.name: hints.get(p.name, Any) for p in parameters if p.kind is not p.VAR_KEYWORD}
     if hasattr(found, "Settings"):  # these are what its **settings may be

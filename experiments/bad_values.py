@@ -4,13 +4,14 @@ Keys and choices are read from conf/, so a new one is covered as it comes; sizes
 """
 
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
-from small_sets import noise, write_cars, write_fashion_mnist
+from small_sets import noise, png, write_cars, write_fashion_mnist, write_parquet, write_tar
 
 from dcgan_inpaint.data.folder import Folder
 from dcgan_inpaint.models.checkpoint import save_weights
@@ -103,6 +104,9 @@ def make_files(root: Path) -> None:
     levels = noise(10, 28, 28)
     write_fashion_mnist(root, levels[:8], levels[8:])
     write_cars(root, train=8, test=2)
+    write_tar(root / "few.tar", {f"{i}.png": png(noise(20, 24, 3)) for i in range(40)})
+    if find_spec("datasets"):  # of the extra [huggingface]
+        write_parquet(root / "parquet" / "train.parquet", [png(noise(20, 24, 3))] * 40)
     assert all(Folder(str(root)).items(split) for split in ("train", "val", "test"))
     mask = Image.new("L", (16, 16), 255)
     mask.paste(0, (4, 4, 12, 12))
@@ -120,13 +124,17 @@ def composed(door: str, group: str, choice: str, files: Path) -> DictConfig:
         cfg = compose(door, [f"{group}='{choice}'"] if group else own)
     ckpt = "ContextEncoder" if (group, choice) == ("method", "network") else "DCGAN"
     paths = {"ckpt": f"{ckpt}.safetensors", "gan": "DCGAN.safetensors"}
-    paths |= {"root": "", "path": "hole.png"}
+    paths |= {"root": "", "path": "hole.png", "urls": "few.tar"}
     shrink(cfg, SMALL | {name: str(files / path) for name, path in paths.items()})
     cfg.cache_dir = str(files / "cache")
     if cfg.get("data") is not None:
         cfg.data.image_size = 16
-        if "name" in cfg.data:
+        if "name" in cfg.data.keys():  # noqa: SIM118  # also where it is to be given
             cfg.data.name = "FashionMNIST"
+        if "path" in cfg.data.keys():  # noqa: SIM118
+            cfg.data.path = str(files / "parquet")
+    if choice == "own":
+        cfg[group]._target_ = {"data": "small_sets.Few", "model": "small_sets.Little"}[group]
     return cfg
 
 

@@ -1,12 +1,36 @@
-"""Public sets of pictures in small, each in its own format: what tests and campaigns read."""
+"""Public sets of pictures in small, each in its own format, and a source and a model of one's own:
+what tests and campaigns read."""
 
+import io
 import pickle
 import struct
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import scipy.io
 from PIL import Image
+
+from dcgan_inpaint.data.faces import Faces
+from dcgan_inpaint.data.images import Channels, Side
+from dcgan_inpaint.errors import checked
+from dcgan_inpaint.models.dcgan import DCGAN
+
+
+class Few(Faces):
+    """Eight pictures of a class that is not one of this project's sources."""
+
+    @checked
+    def __init__(self, image_size: Side = 64, channels: Channels = 3):
+        super().__init__(image_size, channels, train_size=4, val_size=2, test_size=2)
+
+
+class Little(DCGAN):
+    """A model of a class of one's own."""
+
+    def __init__(self, image_size: int, channels: int, crop: float):
+        shape = {"image_size": image_size, "channels": channels, "crop": crop}
+        super().__init__(**shape, z_dim=5, gf_dim=1, df_dim=1)
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -50,6 +74,34 @@ def write_cifar10(root: Path, **batches: np.ndarray) -> Path:
         (folder / name).write_bytes(pickle.dumps(batch))
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": ["a"]}))
     return folder
+
+
+def write_tar(tar: Path, members: dict[str, bytes]) -> None:
+    """A tar as WebDataset writes it: plain files by name, in this order."""
+    with tarfile.open(tar, "w") as archive:
+        for name, content in members.items():
+            about = tarfile.TarInfo(name)
+            about.size = len(content)
+            archive.addfile(about, io.BytesIO(content))
+
+
+def write_parquet(file: Path, pictures: list[bytes], column: str = "image") -> None:
+    """As the hub has them: the bytes of picture files, and labels beside."""
+    import pyarrow  # of the extra [huggingface]
+    from pyarrow import parquet
+
+    stored = [{"bytes": each, "path": f"{i}.png"} for i, each in enumerate(pictures)]
+    kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    columns = {column: pyarrow.array(stored, kind), "label": list(range(len(pictures)))}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pyarrow.table(columns), file)
+
+
+def png(levels: np.ndarray) -> bytes:
+    """The file of a picture (H, W) or (H, W, 3)."""
+    file = io.BytesIO()
+    Image.fromarray(levels).save(file, "PNG")
+    return file.getvalue()
 
 
 def write_cars(root: Path, **parts: int) -> None:

@@ -9,7 +9,7 @@ from hydra.errors import ConfigCompositionException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
-from small_sets import write_cars
+from small_sets import Few, Little, write_cars, write_tar
 
 from dcgan_inpaint.completion.build import build, wants_source
 from dcgan_inpaint.completion.inpainting import InpaintingModule
@@ -19,6 +19,8 @@ from dcgan_inpaint.data.cars import Cars
 from dcgan_inpaint.data.celeba import CelebA
 from dcgan_inpaint.data.faces import Faces
 from dcgan_inpaint.data.folder import Folder
+from dcgan_inpaint.data.hub import HuggingFace
+from dcgan_inpaint.data.tars import Tars
 from dcgan_inpaint.data.torchvision_sets import TorchvisionSet
 from dcgan_inpaint.models.context_encoder import ContextEncoder
 from dcgan_inpaint.models.dcgan import DCGAN
@@ -49,6 +51,7 @@ def roots(tmp_path):
     (tmp_path / "img_align_celeba").mkdir()
     (tmp_path / "list_eval_partition.txt").write_text("000001.jpg 0\n")
     write_cars(tmp_path, train=2, test=1)
+    write_tar(tmp_path / "a.tar", {})
     mask = Image.new("L", (20, 20), 255)
     mask.paste(0, (5, 5, 15, 15))
     mask.save(tmp_path / "hole.png")
@@ -62,12 +65,17 @@ DATA = {  # the class, and what has to be said
     "torchvision": (TorchvisionSet, ["data.name=CIFAR10", "data.root={roots}"]),
     "svhn": (TorchvisionSet, ["data.root={roots}"]),
     "cars": (Cars, ["data.root={roots}"]),
+    "webdataset": (Tars, ["data.urls={roots}/*.tar"]),
+    "huggingface": (HuggingFace, ["data.path={roots}"]),
+    "own": (Few, ["data._target_=small_sets.Few"]),
 }
 
 
 @pytest.mark.parametrize("choice", choices("data"))
 @pytest.mark.parametrize("door", ["train", "inpaint"])
 def test_data(choice, door, roots):
+    if choice == "huggingface":
+        pytest.importorskip("datasets")
     kind, said = DATA[choice]
     said = [word.format(roots=roots) for word in said]
     cfg = composed(door, f"data={choice}", "data.image_size=32", *said)
@@ -89,6 +97,7 @@ MODELS = {  # the class, and the numbers that its choice shares with others
     "context_encoder": (ContextEncoder, ["model.gf_dim=4"], "mask.seed"),
     "unet": (UNet, ["model.gf_dim=2"], "mask.seed"),
     "latent_encoder": (LatentEncoder, ["model.df_dim=2"], "mask.seed"),  # for the shipped DCGAN
+    "own": (Little, ["model._target_=small_sets.Little"], None),
 }
 
 
@@ -100,7 +109,7 @@ def test_model(choice):
     assert isinstance(model, kind)
     assert model.hparams["image_size"] == 64
     assert model.hparams["crop"] == 0.5
-    assert OmegaConf.select(cfg.model, seed) == 3
+    assert seed is None or OmegaConf.select(cfg.model, seed) == 3
 
 
 @pytest.mark.parametrize("mask", ["center", "random80", "file"])

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 from training import quiet_trainer, small_dcgan
 
 from dcgan_inpaint.data.changes import changed
-from dcgan_inpaint.models.base import LatentGAN
+from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.models.checkpoint import load_gan, load_model, save_weights
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.latent_encoder import LatentEncoder, depths
@@ -123,7 +123,7 @@ def test_errors(dcgan, settings, message):
 
 def test_it_learns_from_a_gan_of_another_kind(tmp_path, monkeypatch):
     """A new GAN needs no word here: its checkpoint is rebuilt by the kind that it says."""
-    monkeypatch.setattr(LatentGAN, "kinds", dict(LatentGAN.kinds))
+    monkeypatch.setattr(Model, "kinds", dict(Model.kinds))
 
     class Another(DCGAN):
         kind = "another GAN"

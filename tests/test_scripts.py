@@ -746,6 +746,10 @@ TRAIN_ERRORS = {
     "resume kind": (["resume={tmp}/kind.ckpt"], "holds a context encoder, model= is a DCGAN"),
     "resume shape": (["resume={tmp}/shape.ckpt"], "does not fit: use the model= and data= that"),
     "devices": (["trainer.devices=2"], "trainer.devices=2: several need trainer=ddp"),
+    "multirun": (
+        ["trainer=ddp_cpu", "hydra.sweep.dir={tmp}/sweep", "-m"],
+        "2 processes: one run a command, without -m",
+    ),
     "shares": (["trainer=ddp_cpu", "batch_size=40"], "use batch_size=32 or less"),
     "no devices": (["trainer.devices=0"], "trainer.devices=0: use 1 or more"),
     "accelerator": (["trainer.accelerator=null"], "trainer.accelerator=null: should be 'auto'"),

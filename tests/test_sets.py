@@ -1,21 +1,37 @@
 """Sets of others in their own formats, from small files that are written here."""
 
+import gzip
 import hashlib
 import pickle
+import re
+import shlex
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
 from PIL import Image
-from small_sets import noise, write_cars, write_cifar10, write_fashion_mnist, write_svhn
+from small_sets import (
+    noise,
+    png,
+    write_cars,
+    write_cifar10,
+    write_fashion_mnist,
+    write_parquet,
+    write_svhn,
+    write_tar,
+)
 from torchvision import datasets
 
 from dcgan_inpaint.data.cache import cache_key, load_split
 from dcgan_inpaint.data.cars import Cars
+from dcgan_inpaint.data.hub import HuggingFace
 from dcgan_inpaint.data.images import UnreadableImage
 from dcgan_inpaint.data.sources import check_description, describe, from_description
+from dcgan_inpaint.data.tars import Tars
 from dcgan_inpaint.data.torchvision_sets import TorchvisionSet
+from dcgan_inpaint.models.checkpoint import load_model
 
 PUBLISHED = {"train": "train", "test": "test"}
 
@@ -236,10 +252,166 @@ def test_cars_that_are_not_there(cars):
         Cars(str(cars))
 
 
-def test_descriptions(svhn, cars):
+# tars, as WebDataset writes them
+
+
+@pytest.fixture
+def tars(tmp_path):
+    """Three of 20 pictures, each with a label and a pickle beside it; gives the pictures."""
+    levels = noise(60, 8, 8, 3)
+    for shard in range(3):
+        members = {}
+        for i in range(20 * shard, 20 * shard + 20):
+            members[f"{i:04d}.png"] = png(levels[i])
+            members[f"{i:04d}.cls"] = b"3"
+            members[f"{i:04d}.pyd"] = pickle.dumps(Harmful())
+        write_tar(tmp_path / f"shards-{shard + 8:03d}.tar", members)
+    return tmp_path, levels.transpose(0, 3, 1, 2)
+
+
+def test_tars(tars, tmp_path):
+    """Every picture, in the order of the shards; nothing else in them is opened."""
+    root, levels = tars
+    source = Tars(f"{root}/shards-{{008..010}}.tar", 8)
+    train, val, test = (source.items(split) for split in ("train", "val", "test"))
+    assert (len(train), len(val), len(test)) == (54, 3, 3)
+    assert val[1] == f"{root}/shards-009.tar/0026.png"
+    np.testing.assert_array_equal(np.stack(source.decode(val)), levels[[6, 26, 46]])
+    np.testing.assert_array_equal(np.stack(source.decode(test)), levels[[16, 36, 56]])
+    mapped, names = load_split(source, "train", str(tmp_path / "cache"))
+    assert names == train
+    kept = [i for i in range(60) if i % 20 not in (6, 16)]
+    np.testing.assert_array_equal(mapped, levels[kept])
+    assert Tars(f"{root}/shards-0*.tar", 8).items("train") == train
+    parts = Tars(f"{root}/shards-{{008..009}}.tar", 8, test_urls=f"{root}/shards-010.tar")
+    assert [len(parts.items(split)) for split in ("train", "val", "test")] == [38, 2, 20]
+
+
+def test_a_tar_that_changed_is_another_cache(tars):
+    root, levels = tars
+    source = Tars(f"{root}/shards-008.tar", 8)
+    key = cache_key(source, source.items("val"))
+    write_tar(root / "shards-008.tar", {f"{i:04d}.png": png(levels[0, 0]) for i in range(20)})
+    again = Tars(f"{root}/shards-008.tar", 8)
+    assert again.items("val") == source.items("val")
+    assert cache_key(again, again.items("val")) != key
+
+
+@pytest.mark.parametrize(
+    ("urls", "error", "message"),
+    [
+        ("pipe:touch {root}/run", ValueError, "data.urls=pipe:.*should be a path"),
+        ("https://a.example/b.tar", ValueError, "data.urls=https:.*should be a path"),
+        ("{root}/shards-{{008..011}}.tar", FileNotFoundError, "there is no .*shards-011.tar"),
+        ("{root}/shards-{{000..999999999}}.tar", FileNotFoundError, "there is no .*-000000000.tar"),
+        ("{root}/*.tgz", FileNotFoundError, r"data.urls=.*there is no .*\*.tgz"),
+    ],
+)
+def test_urls_that_are_no_tars(tars, urls, error, message):
+    root, _ = tars
+    with pytest.raises(error, match=message):
+        Tars(urls.format(root=root), 8)
+    assert not (root / "run").exists()
+
+
+def test_a_compressed_tar_is_refused(tars):
+    root, _ = tars
+    whole = (root / "shards-008.tar").read_bytes()
+    for content in (gzip.compress(whole), b"text" * 300):
+        (root / "shards-008.tar").write_bytes(content)
+        with pytest.raises(ValueError, match="shards-008.tar: no tar, or a compressed one"):
+            Tars(f"{root}/shards-008.tar", 8).items("train")
+
+
+def test_a_tar_that_is_cut(tars):
+    """What lies behind the end is no picture, and counted as such."""
+    root, levels = tars
+    source = Tars(f"{root}/shards-008.tar", 8)
+    items = source.items("train")
+    file = root / "shards-008.tar"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    decoded = source.decode(items)
+    np.testing.assert_array_equal(decoded[0], levels[0])
+    assert isinstance(decoded[-1], UnreadableImage)
+
+
+# parquet, as Hugging Face has it
+
+
+@pytest.fixture
+def parquet(tmp_path, monkeypatch):
+    """A folder of the hub's layout: 40 pictures to train and 4 to test."""
+    pytest.importorskip("datasets", reason="needs the extra [huggingface]")
+    levels = noise(44, 8, 8, 3)
+    files = [png(each) for each in levels]
+    folder = tmp_path / "set" / "data"
+    write_parquet(folder / "train-00000-of-00002.parquet", files[:20])
+    write_parquet(folder / "train-00001-of-00002.parquet", files[20:40])
+    write_parquet(folder / "test-00000-of-00001.parquet", files[40:])
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "hf"))
+    return tmp_path / "set", levels.transpose(0, 3, 1, 2)
+
+
+def test_hugging_face(parquet, tmp_path):
+    root, levels = parquet
+    source = HuggingFace(str(root), 8, test="test")
+    assert source.items("val") == ["train/0000006", "train/0000026"]
+    assert len(source.items("train")) == 38
+    mapped, names = load_split(source, "test", str(tmp_path / "cache"))
+    assert names == [f"test/{i:07d}" for i in range(4)]
+    np.testing.assert_array_equal(mapped, levels[40:])
+    np.testing.assert_array_equal(np.stack(source.decode(["train/0000026"])), levels[26:27])
+    again = from_description(describe(source))
+    assert again.settings() == source.settings()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"split": "dev"}, 'data.path=.* data.split=dev: Unknown split "dev"'),
+        ({"column": "picture"}, "data.column=picture: .* has the columns image, label"),
+        ({"column": "label"}, "data.column=label: .* has Value"),
+    ],
+)
+def test_errors_of_hugging_face(parquet, settings, message):
+    with pytest.raises(ValueError, match=message):
+        HuggingFace(**{"path": str(parquet[0]), "image_size": 8} | settings).items("train")
+
+
+def test_a_set_of_paths_leads_to_no_other_pictures(parquet, tmp_path):
+    root, _ = parquet
+    Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
+    import pyarrow
+    from pyarrow import parquet as files
+
+    stored = [{"bytes": None, "path": str(tmp_path / "secret.png")}] * 30
+    kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    table = pyarrow.table({"image": pyarrow.array(stored, kind)})
+    files.write_table(table, root / "data" / "test-00000-of-00001.parquet")
+    (found,) = HuggingFace(str(root), 8, test="test").decode(["test/0000000"])
+    assert isinstance(found, UnreadableImage)
+    assert "the set holds its path alone: use data=folder" in str(found)
+
+
+def test_nothing_is_fetched_from_the_hub_unasked(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(
+        FileNotFoundError, match="data.path=a/b is not a folder; data.download=true"
+    ):
+        HuggingFace("a/b")
+    with pytest.raises(
+        ModuleNotFoundError, match=r"data=huggingface needs datasets: pip install -e"
+    ):
+        HuggingFace(str(tmp_path))
+    with pytest.raises(ValueError, match="huggingface pictures have no 'download'"):
+        check_description({"source": "huggingface", "path": "a/b", "download": True})
+
+
+def test_descriptions(svhn, cars, tars):
     sources = [
         TorchvisionSet("SVHN", str(svhn[0]), 32, channels=1, **PUBLISHED),
         Cars(str(cars), image_size=16),
+        Tars(f"{tars[0]}/shards-*.tar", 16, test_urls=f"{tars[0]}/shards-010.tar"),
     ]
     for source in sources:
         again = from_description(describe(source))
@@ -250,3 +422,46 @@ def test_descriptions(svhn, cars):
     assert "val" not in described  # cut from train
     with pytest.raises(ValueError, match="torchvision pictures have no 'download'"):
         check_description(described | {"download": True})
+
+
+# what dcgan_inpaint/README.md says, as typed
+
+README = (Path(__file__).parents[1] / "dcgan_inpaint" / "README.md").read_text()
+LINES = [
+    line for line in README.splitlines() if re.match(r"python train.py data=\w+ .*path/to", line)
+]
+FAST = [
+    *("data.image_size=16", "model.gf_dim=1", "model.df_dim=1", "trainer.max_epochs=1"),
+    *("batch_size=4", "preview=0", "validate=0", "sample_metrics=0", "trainer.accelerator=cpu"),
+    "trainer.enable_progress_bar=false",
+]
+
+
+def test_every_source_of_files_has_its_line():
+    said = {re.search(r"data=(\w+)", line)[1] for line in LINES}
+    assert said == {"folder", "torchvision", "svhn", "cars", "huggingface", "webdataset"}
+
+
+@pytest.mark.parametrize("line", LINES, ids=lambda line: line.split()[2])
+def test_a_line_of_the_readme(run, svhn, tmp_path, monkeypatch, line):
+    """It trains, made small by words behind it, and the checkpoint leads to the pictures again."""
+    if "huggingface" in line:
+        pytest.importorskip("datasets", reason="needs the extra [huggingface]")
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "hf"))
+        write_parquet(tmp_path / "path/to/parquet/train.parquet", [png(noise(20, 24, 3))] * 40)
+    (tmp_path / "path/to/pictures").mkdir(parents=True)
+    for i in range(40):
+        Image.new("RGB", (20, 24), (i, 0, 0)).save(tmp_path / f"path/to/pictures/{i}.png")
+    write_fashion_mnist(tmp_path / "path/to/set", *np.split(noise(50, 28, 28), [40]))
+    (tmp_path / "path/to/svhn").symlink_to(svhn[0])
+    (tmp_path / "path/to/cars").mkdir()
+    write_cars(tmp_path / "path/to/cars", train=20, test=2)
+    write_tar(
+        tmp_path / "path/to/shards-000.tar", {f"{i}.png": png(noise(9, 9)) for i in range(40)}
+    )
+    monkeypatch.chdir(tmp_path)
+    run("train.py", *shlex.split(line)[2:], *FAST, "output=run")
+    model = load_model("run/weights.safetensors")
+    assert model.trained > 0
+    source = from_description(model.data)
+    assert source.decode(source.items("val"))[0].shape == (source.channels, 16, 16)

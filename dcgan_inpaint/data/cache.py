@@ -166,7 +166,16 @@ def _remove_unfinished(folder: Path) -> None:
             pass  # its builder is at work
 
 
+def _bytes(name: str, picture: Any, shape: tuple[int, int, int]) -> bytes:
+    """Raises ValueError for what is no picture of that shape, of a source of somebody's own."""
+    found = getattr(picture, "shape", None), getattr(picture, "dtype", type(picture).__name__)
+    if found != (shape, np.uint8):
+        raise ValueError(f"{name}: {found[0]} of {found[1]}, where {shape} of uint8 is wanted")
+    return picture.tobytes()
+
+
 def _build(source: Source, split: str, items: list[str], folder: Path) -> None:
+    shape = (source.channels, source.image_size, source.image_size)
     if folder.exists():
         print(f"{folder}: damaged; it is decoded again", file=sys.stderr)
     building = Path(tempfile.mkdtemp(prefix=f".{folder.name}{BUILDING}", dir=folder.parent))
@@ -187,7 +196,7 @@ def _build(source: Source, split: str, items: list[str], folder: Path) -> None:
                         continue
                     if len(names) % CHUNK == 0:
                         chunks.append(0)
-                    chunks[-1] = zlib.crc32(levels := picture.tobytes(), chunks[-1])
+                    chunks[-1] = zlib.crc32(levels := _bytes(name, picture, shape), chunks[-1])
                     file.write(levels)
                     names.append(name)
                 progress.update(len(chunk))

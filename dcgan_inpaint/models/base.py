@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from importlib.metadata import entry_points
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
@@ -16,6 +17,7 @@ from dcgan_inpaint.errors import WHOLE, make, settings
 from dcgan_inpaint.losses import discriminator_losses, generator_loss
 from dcgan_inpaint.randomness import latents
 
+MODELS = "dcgan_inpaint.models"  # the entry points by which a package brings models of its own
 Width = Annotated[int, Field(ge=1, le=4096)]  # of a layer, a code or z
 
 
@@ -36,10 +38,11 @@ class Model(LightningModule):
 
     Pictures are (B, channels, image_size, image_size) in [-1, 1].  A subclass takes the values of
     its `Settings` by name; they are its hyperparameters, plain scalars.  `gan` is the GAN whose z a
-    search can move, or None.
+    search can move, or None.  A class that says a `kind` is known by it from then on.
     """
 
     kind: str
+    kinds: ClassVar[dict[str, type["Model"]]] = {}  # all that are known so far
     Settings: type
     averages: ClassVar[Mapping[str, str]] = {}  # networks in training, and their averages
     training_only: ClassVar[Sequence[str]] = ()  # networks and numbers that completion never uses
@@ -47,6 +50,26 @@ class Model(LightningModule):
     calibrates = False  # whether it has a `calibrate` to call at each epoch's end
     gan: "LatentGAN | None"
     mask: Callable[[Tensor, int], Tensor] | None  # of those that learn with masks
+
+    def __init_subclass__(cls) -> None:
+        kind = vars(cls).get("kind")
+        known = Model.kinds.setdefault(kind, cls) if kind else cls
+        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise TypeError(f"kind = {kind!r}: {known.__module__}.{known.__qualname__} is of it")
+        if kind:
+            Model.kinds[kind] = cls  # anew, where a notebook's cell is run again
+
+    @classmethod
+    def of_kind(cls, kind: str) -> type[Self] | None:
+        """The model of a kind, if there is one below this class.
+
+        One of another package is imported by its entry point, which bears the kind's name.
+        """
+        if kind not in Model.kinds:
+            for point in entry_points(group=MODELS, name=kind):
+                point.load()
+        found = Model.kinds.get(kind)
+        return found if found and issubclass(found, cls) else None
 
     def __init__(self, settings: Any, **kept: Any) -> None:
         """`settings` are checked ones, `kept` what is to stand with them in the checkpoint."""
@@ -203,10 +226,6 @@ class LatentGAN(AdversarialModule):
 
     generator: Any
     ema_generator: Any
-    kinds: ClassVar[dict[str, type["LatentGAN"]]] = {}  # all there are, by kind
-
-    def __init_subclass__(cls) -> None:
-        LatentGAN.kinds.setdefault(cls.kind, cls)
 
     @property
     def gan(self) -> "LatentGAN":

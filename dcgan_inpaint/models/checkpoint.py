@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dcgan_inpaint.checksums import CHECKSUM, check_archive, checksum
 from dcgan_inpaint.data.cache import Source
-from dcgan_inpaint.data.sources import check_description, from_description, missing_of
+from dcgan_inpaint.data.sources import PLACES, check_description, from_description, missing_of
 from dcgan_inpaint.errors import Natural, Text, make, settings
 from dcgan_inpaint.models.base import LatentGAN, Model
 from dcgan_inpaint.models.context_encoder import ContextEncoder
@@ -121,8 +121,9 @@ def source_of(model: Model, chosen: Source | None, ckpt: str) -> Source:
     if chosen is None:
         if model.data is None:
             raise ValueError(f"ckpt={ckpt} does not say what it was trained on: give data=...")
-        if "root" in model.data:
-            print(f"pictures of {model.data['root']!r}, where ckpt={ckpt} was trained")
+        for place in PLACES:
+            if place in model.data:
+                print(f"pictures of {model.data[place]!r}, where ckpt={ckpt} was trained")
         if missing := missing_of(model.data):
             name = model.data["source"]
             raise ValueError(
@@ -158,7 +159,7 @@ def save_weights(model: Model, path: str | Path, averaged: bool = False) -> None
         kept = {name: value for name, value in tensors.items() if not dropped.match(name)}
         # biases and statistics are few, and some need the range
         tensors = {n: value.half() if value.ndim > 1 else value for n, value in kept.items()}
-        data = {name: value for name, value in (model.data or {}).items() if name != "root"}
+        data = {name: value for name, value in (model.data or {}).items() if name not in PLACES}
         header = replace(header, data=data or None)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     part = Path(path).with_suffix(".part")

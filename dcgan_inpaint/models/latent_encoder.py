@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -106,12 +106,13 @@ class LatentEncoder(Model):
     def rebuild(cls, hyperparameters: Mapping[str, Any]) -> Self:
         own = dict(hyperparameters)
         kind, sizes = own.pop("gan_kind", None), own.pop("gan_settings", None)
-        if not isinstance(kind, str) or kind not in LatentGAN.kinds:
-            raise ValueError(f"gan_kind={kind}: choose one of {', '.join(LatentGAN.kinds)}")
+        known = LatentGAN.of_kind(kind) if isinstance(kind, str) else None
+        if known is None:
+            gans = (name for name, model in Model.kinds.items() if issubclass(model, LatentGAN))
+            raise ValueError(f"gan_kind={kind}: choose one of {', '.join(gans)}")
         if not isinstance(sizes, Mapping):
             raise ValueError("gan_settings: no settings of a GAN")
-        gan = LatentGAN.kinds[kind].rebuild(sizes)
-        return cls(cast(LatentGAN, gan), **asdict(make(LatentEncoderSettings, own)))
+        return cls(known.rebuild(sizes), **asdict(make(LatentEncoderSettings, own)))
 
     def latent_encoder(self) -> nn.Module:
         return frozen(self.ema_encoder)

@@ -1,0 +1,191 @@
+"""A source and a model of one's own: CONTRIBUTING.md's code and commands, as they stand."""
+
+import importlib
+import re
+import shlex
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from dcgan_inpaint.api import Completer
+from dcgan_inpaint.data.cache import load_split
+from dcgan_inpaint.data.sources import check_description, from_description
+from dcgan_inpaint.models.base import Model
+from dcgan_inpaint.models.checkpoint import load_model
+
+TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+BLOCKS = dict(re.findall(r"```\w+\n# (\S+)\n(.*?)```", TEXT, re.DOTALL))  # by the file's name
+COMMANDS = [line for line in TEXT.splitlines() if "_target_=my" in line or "ckpt=<run>" in line]
+SMALL = ["data.image_size=16", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false"]
+FAST = [
+    *SMALL,
+    "trainer.max_epochs=1",
+    "batch_size=8",
+    "preview=0",
+    "validate=2",
+    "sample_metrics=0",
+]
+FACES = ["data.train_size=16", "data.val_size=2", "data.test_size=2"]
+GAN = ["model.gf_dim=1", "model.df_dim=1", "model.z_dim=5"]
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A folder of one's own files, from which Python imports."""
+    for name in ("mydata.py", "mymodel.py"):
+        (tmp_path / name).write_text(BLOCKS[name])
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(Model, "kinds", dict(Model.kinds))
+    yield tmp_path
+    forget()
+
+
+def forget():
+    """As in a process that has imported nothing of it."""
+    for name in ("mydata", "mymodel"):
+        sys.modules.pop(name, None)
+    Model.kinds.pop("shallow", None)
+    importlib.invalidate_caches()
+
+
+def install(folder):
+    """What pip leaves of mymodel's pyproject.toml where Python looks for packages."""
+    project = tomllib.loads(BLOCKS["pyproject.toml"])["project"]
+    about = folder / f"{project['name']}-{project['version']}.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Name: {project['name']}\nVersion: {project['version']}\n")
+    lines = []
+    for group, points in project["entry-points"].items():
+        lines += [f"[{group}]", *(f"{name} = {where}" for name, where in points.items())]
+    (about / "entry_points.txt").write_text("\n".join(lines))
+    importlib.invalidate_caches()
+
+
+def typed(command, **said):
+    """The words behind the script of a command of the document, where `said` replaces its own."""
+    words = shlex.split(command.replace("<run>", str(said.pop("run", ""))))[2:]
+    return [next((f"{k}={v}" for k, v in said.items() if w.startswith(f"{k}=")), w) for w in words]
+
+
+def test_the_commands_are_found():
+    assert [command.split()[1] for command in COMMANDS] == ["train.py", "inpaint.py"] * 2
+    assert set(BLOCKS) == {"mydata.py", "mymodel.py", "pyproject.toml"}
+
+
+def test_own_pictures(run, mine, tmp_path):
+    train, complete = COMMANDS[:2]
+    train = [word.replace("=4000", "=40") for word in typed(train)]
+    run("train.py", *train, *FAST, *GAN, f"output={tmp_path / 'run'}")
+    weights = tmp_path / "run" / "weights.safetensors"
+    assert load_model(weights).data["target"] == "mydata.Discs"
+    small = [*SMALL, "limit=2", "stages=none", "solver.iterations=2"]
+    output = f"output={tmp_path / 'out'}"
+    words = [word.replace("=4000", "=40") for word in typed(complete, run=tmp_path / "run")]
+    for _ in range(2):  # the second continues the first
+        done = run("inpaint.py", *words, *small, output)
+        assert "2 pictures completed: psnr_hole" in done.stdout
+    done = run("inpaint.py", *words, *small[1:], "data.image_size=32", output, fails=True)
+    assert "data.image_size=16" in done.stderr
+    # named by the checkpoint alone it is not even imported
+    forget()
+    done = run("inpaint.py", f"ckpt={weights}", *small[1:], f"output={tmp_path / 'no'}", fails=True)
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "a class of its owner's, 'mydata.Discs', and nothing that a checkpoint names" in line
+    assert "mydata" not in sys.modules
+    assert not (tmp_path / "no").exists()
+
+
+def test_own_pictures_by_the_name_alone(run, mine, tmp_path):
+    words = ["data._target_=mydata.Discs", "+data.count=40", *FAST, *GAN]
+    run("train.py", *words, f"output={tmp_path / 'run'}")
+    words = ["data._target_=mydata.Discs", "+data.count=40", *SMALL, "limit=2", "method=mean"]
+    ckpt = f"ckpt={tmp_path / 'run' / 'weights.safetensors'}"
+    done = run("inpaint.py", ckpt, *words, f"output={tmp_path / 'out'}")
+    assert "2 pictures completed" in done.stdout
+
+
+def test_an_own_model(run, mine, tmp_path):
+    train, complete = COMMANDS[2:]
+    run("train.py", *typed(train), *FAST, *FACES, f"output={tmp_path / 'run'}")
+    words = [*typed(complete, run=tmp_path / "run"), *SMALL[1:], f"output={tmp_path / 'out'}"]
+    forget()
+    done = run("inpaint.py", *words, fails=True)  # it is not installed
+    assert "holds a shallow: use a checkpoint of a DCGAN, " in done.stderr
+    assert "mymodel" not in sys.modules
+    install(mine)
+    done = run("inpaint.py", *words)
+    assert "2 pictures completed: psnr_hole" in done.stdout
+    completer = Completer.load(tmp_path / "run" / "weights.safetensors", "method=network")
+    assert completer.model.settings.width == 32
+
+
+def test_a_checkpoint_does_not_choose_what_is_imported(run, mine, tmp_path):
+    """A kind is a name among entry points; as that of a module it is nothing."""
+    for kind in ("mymodel", "mymodel:Shallow", "mydata.Discs"):
+        assert Model.of_kind(kind) is None
+    assert not {"mymodel", "mydata"} & set(sys.modules)
+    for target in ("os.system", "mydata.Discs"):
+        description = {"source": "own", "target": target, "image_size": 16, "channels": 3}
+        assert check_description(description) == description
+        with pytest.raises(ValueError, match="nothing that a checkpoint names is run"):
+            from_description(description)
+    with pytest.raises(ValueError, match="own pictures have no 'count'"):
+        check_description(description | {"count": 3})
+    assert "mydata" not in sys.modules
+
+
+def test_two_models_of_one_kind(mine):
+    importlib.import_module("mymodel")
+    first = Model.kinds["shallow"]
+    sys.modules.pop("mymodel")
+    importlib.import_module("mymodel")  # again, as a notebook does
+    assert Model.kinds["shallow"] is not first
+    with pytest.raises(TypeError, match="kind = 'DCGAN': dcgan_inpaint.models.dcgan.DCGAN is of"):
+        type("Other", (Model,), {"kind": "DCGAN"})
+
+
+FAULTS = {
+    "no such module": ("nothere.Discs", "", "there is no such class (No module named 'nothere')"),
+    "no such class": ("mydata.Disks", "", "there is no such class (module 'mydata' has no"),
+    "broken": ("broken.Discs", "def", "there is no such class (invalid syntax"),
+    "no source": ("broken.Discs", "class Discs:\n    def __init__(self, **_): pass",
+                  "should have channels, crop, decode, image_size, items, settings (CONTRIBUTING"),
+    "other shape": ("broken.Discs",
+                    "from mydata import Discs as D\nclass Discs(D):\n"
+                    "    def decode(self, items): return [p[0] for p in super().decode(items)]",
+                    "train_0: (16, 16) of uint8, where (3, 16, 16) of uint8 is wanted"),
+    "other type": ("broken.Discs",
+                   "from mydata import Discs as D\nclass Discs(D):\n"
+                   "    def decode(self, items): return [p / 255 for p in super().decode(items)]",
+                   "train_0: (3, 16, 16) of float64, where"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_faults_of_an_own_source_are_one_line(run, mine, tmp_path, case):
+    target, code, message = FAULTS[case]
+    (mine / "broken.py").write_text(code)
+    sys.modules.pop("broken", None)
+    importlib.invalidate_caches()
+    words = ["data=own", f"data._target_={target}", *FAST, *GAN, f"output={tmp_path / 'run'}"]
+    done = run("train.py", *words, fails=True)
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert message in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_cache_knows_other_settings(mine, tmp_path):
+    discs = importlib.import_module("mydata").Discs
+    small = load_split(discs(40, 16), "val", str(tmp_path))[0]
+    assert load_split(discs(40, 8), "val", str(tmp_path))[0].shape == (4, 3, 8, 8)
+    assert small.shape == (4, 3, 16, 16)
+
+
+def test_safetensors_says_which_kind(mine, run, tmp_path):
+    train = typed(COMMANDS[2])
+    run("train.py", *train, *FAST, *FACES, f"output={tmp_path / 'run'}")
+    with safe_open(tmp_path / "run" / "weights.safetensors", "pt") as stored:
+        assert '"kind": "shallow"' in stored.metadata()["dcgan_inpaint"]
