@@ -5,6 +5,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.loggers import Logger
 from torch.utils.data import Subset
@@ -19,10 +21,22 @@ from dcgan_inpaint.runs.writer import CompletionWriter
 def completing_trainer(
     options: Mapping[str, Any], loggers: Iterable[Logger], writer: CompletionWriter
 ) -> Trainer:
-    """What completes by `options` (conf/trainer) and hands each batch to `writer`."""
+    """What completes by `options` (conf/trainer) and hands each batch to `writer`.
+
+    Raises what `check_processes` does.
+    """
     # a search takes gradients; which process completes what is said below
     settings: dict[str, Any] = {"inference_mode": False, "use_distributed_sampler": False}
-    return Trainer(**options, logger=loggers, callbacks=[writer], **settings)
+    trainer = Trainer(**options, logger=loggers, callbacks=[writer], **settings)
+    check_processes(trainer)
+    return trainer
+
+
+def check_processes(trainer: Trainer) -> None:
+    """Raise ValueError for several processes in a multirun: Lightning starts them once."""
+    many = trainer.world_size > 1 and HydraConfig.initialized()
+    if many and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise ValueError(f"{trainer.world_size} processes: one run a command, without -m")
 
 
 def alone(options: Mapping[str, Any]) -> dict[str, Any]:
