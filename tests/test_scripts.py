@@ -585,7 +585,9 @@ def test_inpaint_own_pictures(run, trained, photos, tmp_path, form):
         f"output={output}",
     )
     assert "searching z" not in done.stderr  # trainer.enable_progress_bar=false
-    assert done.stdout.splitlines()[-2:] == [f"{count} pictures completed", str(output / "photos")]
+    one = "00000_a.png" if form == "glob" else "00000_b.png"
+    where = output / "photos" / ("" if count > 1 else one)
+    assert done.stdout.splitlines()[-2:] == [f"{count} pictures completed", str(where)]
     assert {row["metric"] for row in table(output / "summary.csv")} == {
         *("context", "prior", "total", "seconds")  # nobody knows what was in the holes
     }
@@ -642,7 +644,11 @@ def test_sample(run, trained, tmp_path):
     """From the prior, and from the z of completed pictures."""
     ckpt = f"ckpt={trained / 'last.ckpt'}"
     arithmetic = ["plus=[0,1]", "minus=[2]", "base=[3]"]
-    run("sample.py", ckpt, "count=7", "steps=5", *arithmetic, f"output={tmp_path / 'a'}")
+    elsewhere = f"hydra.run.dir={tmp_path / 'hydra'}"  # where nothing of ours goes
+    words = ["count=7", "steps=5", *arithmetic, elsewhere, f"output={tmp_path / 'a'}"]
+    done = run("sample.py", ckpt, *words)
+    assert done.stdout.splitlines() == [str(tmp_path / "a" / "arithmetic.png")]
+    assert not list((tmp_path / "hydra").iterdir())
     with Image.open(tmp_path / "a" / "samples.png") as picture:
         assert picture.size == (7 * 18 + 2, 18 + 2)
     with Image.open(tmp_path / "a" / "interpolation.png") as picture:

@@ -57,7 +57,7 @@ def main(cfg: DictConfig) -> float | None:
             print(f"{cfg.shard} completed: the same without shard= shows all")
         return None
     line = ": ".join(filter(None, (f"{len(writer.rows)} pictures completed", str(writer))))
-    print(line, folder / ("photos" if photos else "completed.png"), sep="\n")
+    print(line, writer.place, sep="\n")
     return writer.summary().get("psnr_hole", (None,))[0]
 
 

@@ -55,7 +55,7 @@ def main(cfg: DictConfig) -> None:
             chosen = [z[list(numbers)] for numbers in rows.values()]
             shown = arithmetic(chosen, gan.settings.prior, cfg.seed)  # (8, z_dim)
             save_picture(folder / "arithmetic.png", grid(gan(shown, cfg.ema)))
-        print(folder / "samples.png")
+        print(folder / ("arithmetic.png" if adds else "samples.png"))
         if cfg.metrics:
             quality = judge_samples(gan, real, cfg.metrics_count, cfg.seed, cfg.ema, more, bar=True)
             write_csv(folder / "quality.csv", [("metric", "value"), *quality.items()])

@@ -99,6 +99,14 @@ class CompletionWriter(BasePredictionWriter):
                 self.rows[i] = kept["measured"].tolist()
         return len(self.rows) == len(self.names)
 
+    @property
+    def place(self) -> Path:
+        """Where to look first: the grid, or the completed photos; the one, if there is but one."""
+        if self.photos is None:
+            return self.folder / "completed.png"
+        one = [f"{self.names[-1]}.png"] if len(set(self.photos.of)) == 1 else []
+        return self.folder.joinpath("photos", *one)
+
     def on_predict_batch_start(self, *_: object) -> None:
         self.since = time.perf_counter()
 
