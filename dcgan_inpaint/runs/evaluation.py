@@ -9,6 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.data import Subset
 
 from dcgan_inpaint.data.loader import batches
@@ -18,25 +19,33 @@ from dcgan_inpaint.quality.samples import frechet_inception_distance, judge_samp
 from dcgan_inpaint.runs.writer import CompletionWriter
 
 
+def make_trainer(options: Mapping[str, Any], **more: Any) -> Trainer:
+    """A Trainer by `options` (conf/trainer), whose processes share the pictures as is said here and
+    in data/loader.py.
+
+    Raises ValueError for devices that are not there, and for several processes in a multirun, which
+    Lightning starts but once.
+    """
+    try:
+        trainer = Trainer(**options, **more, use_distributed_sampler=False)
+    except MisconfigurationException as error:
+        asked = (f"trainer.{key}={options.get(key)}" for key in ("accelerator", "devices"))
+        raise ValueError(f"{' '.join(asked)}: {error}") from error
+    many = trainer.world_size > 1 and HydraConfig.initialized()
+    if many and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise ValueError(f"{trainer.world_size} processes: one run a command, without -m")
+    return trainer
+
+
 def completing_trainer(
     options: Mapping[str, Any], loggers: Iterable[Logger], writer: CompletionWriter
 ) -> Trainer:
     """What completes by `options` (conf/trainer) and hands each batch to `writer`.
 
-    Raises what `check_processes` does.
+    Raises what `make_trainer` does.
     """
-    # a search takes gradients; which process completes what is said below
-    settings: dict[str, Any] = {"inference_mode": False, "use_distributed_sampler": False}
-    trainer = Trainer(**options, logger=loggers, callbacks=[writer], **settings)
-    check_processes(trainer)
-    return trainer
-
-
-def check_processes(trainer: Trainer) -> None:
-    """Raise ValueError for several processes in a multirun: Lightning starts them once."""
-    many = trainer.world_size > 1 and HydraConfig.initialized()
-    if many and HydraConfig.get().mode == RunMode.MULTIRUN:
-        raise ValueError(f"{trainer.world_size} processes: one run a command, without -m")
+    # a search takes gradients
+    return make_trainer(options, logger=loggers, callbacks=[writer], inference_mode=False)
 
 
 def alone(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from dcgan_inpaint.models.base import LatentGAN, Model
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
 from dcgan_inpaint.pictures import grid
 from dcgan_inpaint.quality.completions import psnr
-from dcgan_inpaint.runs.evaluation import check_processes
+from dcgan_inpaint.runs.evaluation import make_trainer
 from dcgan_inpaint.runs.faults import Finite
 from dcgan_inpaint.runs.loggers import log_picture
 from dcgan_inpaint.runs.resuming import BegunWith
@@ -54,19 +54,12 @@ def training_trainer(cfg: DictConfig, folder: Path, loggers: Iterable[Logger]) -
     settings.
 
     Of several processes the first says what their batches come to.  Raises ValueError for several
-    without a strategy that fits or in a multirun, and Lightning's MisconfigurationException for
-    devices that are not there.
+    without a strategy that fits, and what `make_trainer` does.
     """
     checkpoints = ModelCheckpoint(folder, "last", enable_version_counter=False)
-    trainer = Trainer(
-        **cfg.trainer,
-        logger=loggers,
-        callbacks=[BegunWith(cfg), checkpoints],
-        plugins=WholeCheckpoints(),
-        use_distributed_sampler=False,  # data/loader.py has its own, which also turns pictures
-    )
+    own, plugins = [BegunWith(cfg), checkpoints], WholeCheckpoints()
+    trainer = make_trainer(cfg.trainer, logger=loggers, callbacks=own, plugins=plugins)
     if (many := trainer.world_size) > 1:
-        check_processes(trainer)
         if cfg.trainer.get("strategy") != UNUSED:
             raise ValueError(f"trainer.devices={cfg.trainer.devices}: several need trainer=ddp")
         rank_zero_info(
