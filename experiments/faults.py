@@ -192,6 +192,8 @@ def _become(
     except BaseException:
         traceback.print_exc()
     finally:
+        for number in (signal.SIGINT, signal.SIGTERM):  # the script has ended: too late for it
+            signal.signal(number, signal.SIG_IGN)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -1291,18 +1293,21 @@ def report(campaign: Campaign, cases: list[tuple[str, int]], keep: bool, since: 
     if prepared.how != "held":
         sys.exit(f"error: nothing can be tried: {prepared.why}")
     ended = []
-    for each in campaign.run(cases, keep):
-        ended.append(each)
-        if each.how == "failed":
-            alone = f"python experiments/faults.py --case '{each.family}/{each.number}'"
-            print(f"{alone} --seed {campaign.seed}\n  {each.why}", flush=True)
+    try:
+        for each in campaign.run(cases, keep):
+            ended.append(each)
+            if each.how == "failed":
+                alone = f"python experiments/faults.py --case '{each.family}/{each.number}'"
+                print(f"{alone} --seed {campaign.seed}\n  {each.why}", flush=True)
+    except KeyboardInterrupt:
+        print(f"interrupted after {len(ended)} of {len(cases)} cases")
     print(table(ended))
     for why in {each.why for each in ended if each.how == "skipped"}:
         print(f"skipped: {why}")
     print(f"{time.perf_counter() - since:.0f} seconds, {campaign.at_once} at once")
     if keep:
         print(campaign.root)
-    return int(any(each.how == "failed" for each in ended))
+    return int(len(ended) < len(cases) or any(each.how == "failed" for each in ended))
 
 
 if __name__ == "__main__":
