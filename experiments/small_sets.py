@@ -28,7 +28,7 @@ class Few(Faces):
 class Little(DCGAN):
     """A model of a class of one's own."""
 
-    def __init__(self, image_size: int, channels: int, crop: float):
+    def __init__(self, image_size: int = 64, channels: int = 3, crop: float = 1.0):
         shape = {"image_size": image_size, "channels": channels, "crop": crop}
         super().__init__(**shape, z_dim=5, gf_dim=1, df_dim=1)
 

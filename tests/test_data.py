@@ -6,6 +6,7 @@ import warnings
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -391,6 +392,21 @@ def test_a_cache_that_cannot_be_written(tree, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"cannot be written \(No space left on device\)"):
         load_split(Folder(str(tree), 8), "train", str(tmp_path / "cache"))
     assert not caches(tmp_path / "cache")
+
+
+def test_a_disk_without_room_is_said_before_decoding(tree, tmp_path, monkeypatch):
+    """3 x 8 x 8 bytes a picture: what is just enough is taken."""
+    source = Counting(str(tree), 8)
+    count = len(source.items("train"))
+    for free in (count * 192 - 1, count * 192):
+        usage = SimpleNamespace(free=free)
+        monkeypatch.setattr(cache.shutil, "disk_usage", lambda _, usage=usage: usage)
+        if free < count * 192:
+            said = rf"cache_dir=.*: the {count} pictures of the train split are 0.02 GB decoded"
+            with pytest.raises(ValueError, match=said.replace("0.02", "0.00")):
+                load_split(source, "train", str(tmp_path / "cache"))
+            assert source.decoded == 0
+    assert len(load_split(source, "train", str(tmp_path / "cache"))[0]) == count
 
 
 def test_bad_pictures_are_named_skipped_and_counted(tree, tmp_path):

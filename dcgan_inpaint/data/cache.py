@@ -65,7 +65,8 @@ def load_split(source: Source, split: str, cache_dir: str) -> Opened:
 
     Built with a progress bar on first use, by one process at a time, and again when it is damaged.
     Unreadable pictures are named in a warning and left out.  Raises ValueError for an unknown or
-    empty split, when more than 1% cannot be read, and when the cache cannot be written.
+    empty split, when more than 1% cannot be read, when the cache cannot be written and, before any
+    is decoded, when the disk has no room for them all.
     """
     if split not in ("train", "val", "test"):
         raise ValueError(f"split={split!r}: choose train, val or test")
@@ -82,6 +83,7 @@ def load_split(source: Source, split: str, cache_dir: str) -> Opened:
         with _alone(folder):
             if (opened := _open(folder, shape)) is None:  # nobody has built it meanwhile
                 _remove_unfinished(folder)
+                _check_room(folder.parent, split, len(items), math.prod(shape))
                 _build(source, split, items, folder)
                 opened = _open(folder, shape)
     except OSError as error:
@@ -164,6 +166,17 @@ def _remove_unfinished(folder: Path) -> None:
                 shutil.rmtree(left)
         except Timeout:
             pass  # its builder is at work
+
+
+def _check_room(cache_dir: Path, split: str, count: int, size: int) -> None:
+    """Raise ValueError where so many pictures of so many bytes are more than the disk has left."""
+    free = shutil.disk_usage(cache_dir).free
+    if count * size > free:
+        raise ValueError(
+            f"cache_dir={cache_dir}: the {count} pictures of the {split} split are "
+            f"{count * size / 1e9:.2f} GB decoded, and {free / 1e9:.2f} GB are free there: use "
+            "another cache_dir= or a smaller data.image_size="
+        )
 
 
 def _bytes(name: str, picture: Any, shape: tuple[int, int, int]) -> bytes:

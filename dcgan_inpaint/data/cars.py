@@ -4,29 +4,43 @@ from pathlib import Path
 
 from PIL import Image
 
-from dcgan_inpaint.data.images import Channels, Side, to_rgb_or_gray
+from dcgan_inpaint.data.images import Channels, Side, list_images, to_rgb_or_gray
 from dcgan_inpaint.data.parts import Parts, stamp
 from dcgan_inpaint.errors import Text, checked, import_extra
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom, in px
 
 
 class Cars(Parts):
     """The cars of the published training and test parts, cut to the boxes that come with them.
 
     `root` holds cars_train/, cars_test/ and devkit/ with cars_train_annos.mat and
-    cars_test_annos.mat.  A box is made a square by the resize, as the paper does.  Raises
-    FileNotFoundError that says what is missing, ModuleNotFoundError without SciPy.
+    cars_test_annos.mat; or, with `cut`, pictures that are their boxes already, without a devkit/
+    and perhaps without cars_test/.  A box is made a square by the resize, as the paper does.
+    Raises FileNotFoundError that says what is missing, ModuleNotFoundError without SciPy.
     """
 
     kind = "cars"
 
     @checked
-    def __init__(self, root: Text, image_size: Side = 64, channels: Channels = 3):
-        super().__init__(image_size, channels, 1.0, {"train": "train", "val": None, "test": "test"})
-        self.root = Path(root).expanduser()
-        self.boxes = self._boxes("train") | self._boxes("test")
+    def __init__(
+        self, root: Text, image_size: Side = 64, channels: Channels = 3, cut: bool = False
+    ):
+        self.root, self.cut = Path(root).expanduser(), cut
+        test = None if cut and not (self.root / "cars_test").is_dir() else "test"
+        super().__init__(image_size, channels, 1.0, {"train": "train", "val": None, "test": test})
+        boxes = self._whole if cut else self._boxes
+        self.boxes = boxes("train") | (boxes("test") if test else {})
 
-    def _boxes(self, part: str) -> dict[str, tuple[int, int, int, int]]:
-        """Left, top, right, bottom of each picture of a part, by its name below root."""
+    def _whole(self, part: str) -> dict[str, Box | None]:
+        """The pictures of a part, by name below root, that are their boxes."""
+        folder = self.root / f"cars_{part}"
+        if not folder.is_dir():
+            raise FileNotFoundError(f"Stanford Cars not found: put {folder.name}/ in {self.root}")
+        return {f"{folder.name}/{path.name}": None for path in list_images(folder)}
+
+    def _boxes(self, part: str) -> dict[str, Box | None]:
+        """The box of each picture of a part, by its name below root."""
         io = import_extra("scipy.io", "data=cars", "SciPy", "mat")
         file = self.root / "devkit" / f"cars_{part}_annos.mat"
         if not file.is_file() or not (self.root / f"cars_{part}").is_dir():
@@ -59,7 +73,8 @@ class Cars(Parts):
 
     def picture(self, item: str) -> Image.Image:
         with Image.open(self.root / item) as whole:
-            _, _, right, bottom = box = self.boxes[item]
+            box = self.boxes[item] or (0, 0, *whole.size)
+            _, _, right, bottom = box
             if right > whole.width or bottom > whole.height:
                 raise ValueError(f"its box {box} reaches outside")
             car = to_rgb_or_gray(whole, self.channels).crop(box)
@@ -67,4 +82,5 @@ class Cars(Parts):
 
     def settings(self) -> dict:
         files = (self.root / "devkit").glob("cars_*_annos.mat")
-        return super().settings() | {"root": str(self.root.resolve()), "files": stamp(files)}
+        facts = {"root": str(self.root.resolve()), "cut": self.cut, "files": stamp(files)}
+        return super().settings() | facts

@@ -84,6 +84,6 @@ class HuggingFace(Parts):
         try:  # as the bytes that they are: decoded here, as all are
             undecoded = self.library.Image(decode=False)
             return opened.select_columns(self.column).cast_column(self.column, undecoded)
-        except (ValueError, TypeError) as error:
+        except Exception as error:  # as above
             what = opened.features[self.column]
             raise ValueError(f"data.column={self.column}: {asked} has {what} there") from error

@@ -6,7 +6,7 @@ LSUN, whose index is a pickle without a checksum, is not taken.
 """
 
 import inspect
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,12 @@ class TorchvisionSet(Parts):
 
     def settings(self) -> dict:
         facts = {"name": self.name, "root": str(self.root.resolve())}
-        return super().settings() | facts | {"files": stamp(files_below(self.root))}
+        return super().settings() | facts | {"files": self._files}
+
+    @cached_property
+    def _files(self) -> str:
+        """Of the first look: what a run writes below root meanwhile makes no other cache."""
+        return stamp(files_below(self.root))
 
     def _open(self, part: str | None) -> Any:
         from torchvision import datasets  # only here: slow to import

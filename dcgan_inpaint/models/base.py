@@ -52,6 +52,7 @@ class Model(LightningModule):
     mask: Callable[[Tensor, int], Tensor] | None  # of those that learn with masks
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         kind = vars(cls).get("kind")
         known = Model.kinds.setdefault(kind, cls) if kind else cls
         if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
