@@ -28,7 +28,7 @@ def make_trainer(options: Mapping[str, Any], **more: Any) -> Trainer:
     """
     try:
         trainer = Trainer(**options, **more, use_distributed_sampler=False)
-    except MisconfigurationException as error:
+    except (MisconfigurationException, ModuleNotFoundError) as error:
         asked = (f"trainer.{key}={options.get(key)}" for key in ("accelerator", "devices"))
         raise ValueError(f"{' '.join(asked)}: {error}") from error
     many = trainer.world_size > 1 and HydraConfig.initialized()
