@@ -184,6 +184,18 @@ def test_the_cache_knows_other_settings(mine, tmp_path):
     assert small.shape == (4, 3, 16, 16)
 
 
+def test_settings_need_not_say_more_than_they_are(mine, tmp_path):
+    discs = importlib.import_module("mydata").Discs
+
+    class Plain(discs):
+        def settings(self):
+            return {"where": Path("here")}
+
+    assert len(load_split(Plain(40, 8), "val", str(tmp_path))[0]) == 4
+    (folder,) = (path for path in tmp_path.iterdir() if path.name.startswith("Plain8_"))
+    assert (folder / "images.bin").stat().st_size == 4 * 3 * 8 * 8
+
+
 def test_safetensors_says_which_kind(mine, run, tmp_path):
     train = typed(COMMANDS[2])
     run("train.py", *train, *FAST, *FACES, f"output={tmp_path / 'run'}")

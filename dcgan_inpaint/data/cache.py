@@ -48,7 +48,7 @@ class Source(Protocol):
 def cache_key(source: Source, items: list[str]) -> str:
     """Names the cache of these items; sizes and times make an edited file a new one."""
     settings = source.settings()
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     root = Path(settings.get("root", ""))
     for item in items:
         digest.update(os.fsencode(item))
@@ -57,7 +57,8 @@ def cache_key(source: Source, items: list[str]) -> str:
             stat = path.stat()
             digest.update(f" {stat.st_size} {stat.st_mtime_ns}".encode())
         digest.update(b"\n")
-    return f"{settings['source']}{source.image_size}_{digest.hexdigest()[:16]}"
+    kind = settings.get("source", type(source).__name__)  # one's own may not say it
+    return f"{kind}{source.image_size}_{digest.hexdigest()[:16]}"
 
 
 def load_split(source: Source, split: str, cache_dir: str) -> Opened:

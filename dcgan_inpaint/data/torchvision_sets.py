@@ -6,13 +6,15 @@ LSUN, whose index is a pickle without a checksum, is not taken.
 """
 
 import inspect
-from functools import cached_property, lru_cache
+from collections.abc import Sequence
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
-from dcgan_inpaint.data.images import Channels, Crop, Side
+from dcgan_inpaint.data.images import Channels, Crop, Side, UnreadableImage
 from dcgan_inpaint.data.parts import Parts, files_below, stamp
 from dcgan_inpaint.errors import Text, checked, show
 
@@ -51,16 +53,24 @@ class TorchvisionSet(Parts):
             raise FileNotFoundError(f"data.root={root} is not a folder: give that of {name}")
         if download and "download" not in self.parameters:
             raise ValueError(f"data.download=true: torchvision cannot fetch {name}")
-        # a part may be large, and one is read after the other
+        # a part may be large, and is read at once; they are decoded one after the other
         self._opened = lru_cache(maxsize=1)(self._open)
+        self._count = cache(lambda part: len(self._opened(part)))
 
     def names(self, part: str | None) -> list[str]:
-        count = len(self._opened(part))
-        return [f"{part or self.name}/{i:07d}" for i in range(count)]
+        return [f"{part or self.name}/{i:07d}" for i in range(self._count(part))]
+
+    def decode(self, items: Sequence[str]) -> list[np.ndarray | UnreadableImage]:
+        for part in {self._part(item) for item in items}:
+            self._opened(part)  # once, before several threads ask for it
+        return super().decode(items)
 
     def picture(self, item: str) -> Image.Image:
-        part, _, number = item.rpartition("/")
-        return self._opened(part if part in self.parts.values() else None)[int(number)][0]
+        return self._opened(self._part(item))[int(item.rpartition("/")[2])][0]
+
+    def _part(self, item: str) -> str | None:
+        part = item.rpartition("/")[0]
+        return part if part in self.parts.values() else None
 
     def settings(self) -> dict:
         facts = {"name": self.name, "root": str(self.root.resolve())}
