@@ -91,9 +91,9 @@ def test_validation_is_cut_from_training(svhn):
     assert own.items("val") == own.items("test") == [f"test/{i:07d}" for i in range(10)]
 
 
-def test_a_part_is_read_once(svhn, tmp_path, monkeypatch):
+def test_a_part_is_read_once(svhn, tmp_path_factory, monkeypatch):
     """To be counted, and once more if it has to be decoded; not for each picture or thread."""
-    opened = []
+    opened, folder = [], str(tmp_path_factory.mktemp("cache"))  # not below the set's own root
     open_part = TorchvisionSet._open
     monkeypatch.setattr(
         TorchvisionSet, "_open", lambda self, part: opened.append(part) or open_part(self, part)
@@ -103,7 +103,7 @@ def test_a_part_is_read_once(svhn, tmp_path, monkeypatch):
         for split in ("train", "val", "test"):
             source.items(split)
         for split in ("train", "val"):
-            load_split(source, split, str(tmp_path / "cache"))
+            load_split(source, split, folder)
         assert opened == expected
         opened.clear()
 
