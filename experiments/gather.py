@@ -3,9 +3,9 @@
 python experiments/gather.py runs/lam --by objective.saturating objective.lam --figure lam.png
 
 Reads every metrics.csv of a completion below the folders (a training run has one in validation/),
-takes the settings named by --by from the run's config.yaml, and prints a Markdown table: the runs' names
-(name=), means with 95% bootstrap intervals, and medians.  The plot shows the first metric against the last of --by, one
-line for each value of the others.
+takes the settings named by --by from the run's config.yaml, and prints a Markdown table: the runs'
+names (name=), means with 95% bootstrap intervals, and medians.  The plot shows the first metric
+against the last of --by, one line for each value of the others.
 """
 
 import argparse

@@ -1,5 +1,7 @@
 """Complete pictures: check, search or fill, and write what came out.  Usage: see inpaint.py."""
 
+from typing import Any
+
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -30,7 +32,7 @@ def main(cfg: DictConfig) -> float | None:
         check_config(cfg, CompleteOptions)
         cfg.ckpt = cfg.ckpt or ("faces64" if cfg.images is None else "celeba64")
         model = load_model(cfg.ckpt)
-        source = None
+        source: Any = None
         if cfg.images is None or wants_source(cfg):
             source = source_of(model, open_source(cfg.data), cfg.ckpt)
             cfg.data = describe(source)  # and so it stands in config.yaml
@@ -39,10 +41,7 @@ def main(cfg: DictConfig) -> float | None:
         completing = build(cfg, model, mask, source)
         completing.check()
         networks = load_networks(cfg.lpips, cfg.features, model.picture_shape[1])
-        if photos:
-            pictures = photos.pictures
-        elif source:
-            pictures = ImageData(source, cfg.cache_dir).split(cfg.split)
+        pictures = photos.pictures if photos else ImageData(source, cfg.cache_dir).split(cfg.split)
         writer = CompletionWriter(folder, pictures, cfg.limit, photos, networks, check_same(cfg))
         loggers = open_loggers(cfg)
         trainer = completing_trainer(cfg.trainer, loggers, writer)
@@ -52,9 +51,7 @@ def main(cfg: DictConfig) -> float | None:
     with out_of_memory(less), ends_in_one_line(lambda: f"the same with output={folder} goes on"):
         shown = complete(trainer, writer, completing, cfg.batch_size, cfg.shard)
     finish(loggers)
-    if not shown:  # by one of several processes
-        if cfg.shard:
-            print(f"{cfg.shard} completed: the same without shard= shows all")
+    if not shown:  # it is one of several processes
         return None
     line = ": ".join(filter(None, (f"{len(writer.rows)} pictures completed", str(writer))))
     print(line, writer.place, sep="\n")

@@ -35,8 +35,7 @@ def main(cfg: DictConfig) -> float | None:
         model = instantiate(cfg.model, **shape)
         model.check()
         model.data = describe(source)
-        if cfg.resume is not None:
-            check_resume(cfg, model)
+        check_resume(cfg, model)
         data = ImageData(source, cfg.cache_dir, cfg.batch_size, cfg.flip, cfg.seed)
         judge_by = cfg.sample_metrics and model.gan is model
         loggers = open_loggers(cfg)
@@ -46,9 +45,8 @@ def main(cfg: DictConfig) -> float | None:
         validation = data.split("val") if cfg.validate or cfg.preview else None
         judged = data.split("test", least=2).pictures if judge_by else None
         # before the checkpoints, which hold what these did
-        trainer.callbacks[:0] = watchers(  # type: ignore[attr-defined]
-            model, folder, validation, cfg.sample_every, cfg.preview
-        )
+        watched = watchers(model, folder, validation, cfg.sample_every, cfg.preview)
+        trainer.callbacks[:0] = watched  # type: ignore[attr-defined]
         start_run(cfg, "train", loggers)
 
     found = None

@@ -83,6 +83,8 @@ def complete(
         trainer.predict(module, unfinished, return_predictions=False)
         trainer.strategy.barrier()
     if not trainer.is_global_zero or not writer.reread():
+        if shard is not None:
+            print(f"{shard} completed: the same without shard= shows all")
         return False
     writer.show(trainer.loggers)
     return True

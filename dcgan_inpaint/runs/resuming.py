@@ -105,9 +105,10 @@ class BegunWith(Callback):
 
 
 def check_resume(cfg: DictConfig, model: Model) -> None:
-    """Raise ValueError (FileNotFoundError) if cfg.resume is no last.ckpt of such a training: of its
-    model and with its settings, whatever config.yaml beside it says."""
-    path = cfg.resume
+    """Raise ValueError (FileNotFoundError) if cfg.resume, where there is one, is no last.ckpt of
+    such a training: of its model and with its settings, whatever config.yaml beside it says."""
+    if (path := cfg.resume) is None:
+        return
     saved = load_weights("resume", path, "a last.ckpt of train.py")
     missing = TRAINING - saved.keys()
     if missing:
