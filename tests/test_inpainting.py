@@ -107,7 +107,7 @@ def test_results_do_not_depend_on_the_batch(dcgan, objective):
 
 
 def test_the_default_search_of_64_pictures_hardly_depends_on_the_batch_size():
-    """What rounding does to the shipped sampler and its search in the maps; search.md has more."""
+    """What rounding does to the search of the shipped model from a random z; search.md has more."""
     cfg = compose_config("inpaint", ["ckpt=celeba64"])
     search = build(cfg, load_model(cfg.ckpt), instantiate(cfg.mask))
     faces = Faces(image_size=64)
@@ -121,8 +121,9 @@ def test_the_default_search_of_64_pictures_hardly_depends_on_the_batch_size():
         ]
         quality[size] = torch.cat([psnr(d.completion, d.images, 1 - d.mask) for d in done])  # (64,)
     change = (quality[64] - quality[5]).abs()
-    assert 0 < change.max() < 0.2
-    assert change.mean() < 0.02
+    assert 0 < change.max() < 1
+    assert change.mean() < 0.2
+    assert abs(quality[64].mean() - quality[5].mean()) < 0.05
 
 
 def test_neighbours_change_nothing(dcgan):

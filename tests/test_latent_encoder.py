@@ -45,7 +45,7 @@ def test_the_loss_by_hand(dcgan):
     model, images = encoder(dcgan, whole=2.0, context=3.0, lam=0.5), pictures(dcgan, 4)
     model.encoder.offset.bias.data.fill_(0.5)
     model.trainer = quiet_trainer()
-    model.log_dict = model.log = model._update = lambda *_: None
+    model.log_dict = model.log = model._update = lambda *_, **__: None
     model.on_fit_start()
     mask = masks.center(torch.arange(4), 16, 0.25)
     with torch.no_grad():
@@ -165,7 +165,7 @@ def test_the_samplers_losses_by_hand(dcgan):
     model, images = sampler(dcgan, whole=2.0, context=3.0, lam=0.5), pictures(dcgan, 4)
     model.trainer = quiet_trainer()
     said = {}
-    model.log, model.log_dict = (lambda *_: None), said.update
+    model.log, model.log_dict = (lambda *_, **__: None), said.update
     model._update = lambda which, loss, lr: said.update({which: loss})
     model.on_fit_start()
     model.reward[2] = 1.5  # of a center hole
@@ -270,7 +270,7 @@ def test_changed_pictures_are_known_and_wanted_changed(dcgan):
     losses = []
     for module, given in ((model, images), (plain, wanted)):
         module.trainer = quiet_trainer()
-        module.log = module.log_dict = module._update = lambda *_: None
+        module.log = module.log_dict = module._update = lambda *_, **__: None
         module.on_fit_start()
         losses.append(module.training_step({"image": given}, 0))
     assert torch.equal(*losses)

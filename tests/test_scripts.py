@@ -622,10 +622,13 @@ def test_a_sweeper_is_told_how_good_it_was(trained, photos, tmp_path, monkeypatc
 def test_photos_are_completed_by_the_shipped_sampler(run, photos, tmp_path):
     """Without ckpt=; a photo of noise has no face, so its center is taken."""
     words = ["solver.iterations=0", "stages=none", "trainer.accelerator=cpu"]
-    run("inpaint.py", f"images={photos / 'b.png'}", *words, f"output={tmp_path / 'out'}")
-    kept = OmegaConf.load(tmp_path / "out" / "config.yaml")
-    assert (kept.ckpt, kept.answer) == ("celeba64", "sample")
-    assert (tmp_path / "out" / "photos" / "00000_b.png").is_file()
+    for count, answer in ((1, "best"), (2, "sample")):  # of one a search, of several draws
+        output = tmp_path / f"{count}"
+        words = [f"images={photos / 'b.png'}", f"candidates={count}", *words, f"output={output}"]
+        run("inpaint.py", *words)
+        kept = OmegaConf.load(output / "config.yaml")
+        assert (kept.ckpt, kept.answer) == ("celeba64", answer)
+        assert (output / "photos" / "00000_b.png").is_file()
 
 
 def test_shipped_checkpoint_completes_faces(run, tmp_path):

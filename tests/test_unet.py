@@ -65,7 +65,7 @@ def test_the_loss_by_hand_and_the_step_falls_to_nothing():
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
 
     model = small()
-    model.log = lambda *_: None
+    model.log = lambda *_, **__: None
     model.trainer = quiet_trainer()
     mask = MASK(torch.arange(8), 16)
     wanted = (small().network(images * mask, mask) - images).abs().mean()
