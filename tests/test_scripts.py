@@ -624,8 +624,8 @@ def test_photos_are_completed_by_the_shipped_sampler(run, photos, tmp_path):
     words = ["solver.iterations=0", "stages=none", "trainer.accelerator=cpu"]
     for count, answer in ((1, "best"), (2, "sample")):  # of one a search, of several draws
         output = tmp_path / f"{count}"
-        words = [f"images={photos / 'b.png'}", f"candidates={count}", *words, f"output={output}"]
-        run("inpaint.py", *words)
+        own = [f"images={photos / 'b.png'}", f"candidates={count}", f"output={output}"]
+        run("inpaint.py", *words, *own)
         kept = OmegaConf.load(output / "config.yaml")
         assert (kept.ckpt, kept.answer) == ("celeba64", answer)
         assert (output / "photos" / "00000_b.png").is_file()
