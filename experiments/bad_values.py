@@ -69,13 +69,16 @@ OWN: dict[str, dict[str, list[str]]] = {  # the ways to use a door by its own ke
 }
 
 
+SEVERAL = {"ddp", "ddp_cpu", "slurm"}  # choices that start the program again
+
+
 def ways() -> Iterator[tuple[str, str, str]]:
     """(door, group, choice) of all that can be chosen; group "" for a door's own keys."""
     for door, own in OWN.items():
         yield from ((door, "", way) for way in own)
         for group in sorted(GROUPS):
             for path in sorted((CONF / group).glob("*.yaml")):
-                if group in brought(door):
+                if group in brought(door) and path.stem not in SEVERAL:
                     yield door, group, path.stem
 
 

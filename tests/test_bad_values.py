@@ -42,9 +42,9 @@ class FiniteWriter(inpaint.CompletionWriter):
         super().write_on_batch_end(trainer, module, prediction, *rest)
 
 
-def finite_grid(pictures, **settings):
+def finite_grid(pictures, *columns, **settings):
     finite(pictures)
-    return GRID(pictures, **settings)
+    return GRID(pictures, *columns, **settings)
 
 
 GRID = sample.grid

@@ -28,7 +28,10 @@ class Parts(DecodedPictures):
         raise NotImplementedError
 
     def items(self, split: str) -> list[str]:
-        """The names of a split's pictures, in the order of the set."""
+        """The names of a split's pictures, in the order of the set.
+
+        Raises ValueError where so few are trained on that none is held out for it.
+        """
         own = self.parts[split]
         if split != "train" and own is not None:
             return list(self.names(own))
@@ -36,7 +39,11 @@ class Parts(DecodedPictures):
         names = self.names(self.parts["train"])
         if split == "train":
             return [name for i, name in enumerate(names) if i % SHARE not in held_out]
-        return list(names[FIRST[split] :: SHARE])
+        if not (held := list(names[FIRST[split] :: SHARE])):
+            raise ValueError(
+                f"data.{split}=null: one of {SHARE} of {len(names)} pictures is none: name a part"
+            )
+        return held
 
     def settings(self) -> dict:
         return super().settings() | {"parts": dict(self.parts)}

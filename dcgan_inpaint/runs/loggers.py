@@ -20,12 +20,15 @@ WITHOUT = "logger.wandb.offline=true keeps the run here"
 
 
 def open_loggers(cfg: DictConfig) -> list[Logger]:
-    """The loggers of cfg.logger; nothing is written yet.
+    """The loggers of cfg.logger, W&B's with cfg.tags; nothing is written yet.
 
     Raises ValueError when W&B is to be sent to and there is no key or no answer.
     """
     parts = cfg.logger or {}
-    loggers = list(instantiate(parts).values())
+    loggers = [
+        instantiate(part, **({"tags": list(cfg.tags)} if name == "wandb" else {}))
+        for name, part in parts.items()
+    ]
     for logger, part in zip(loggers, parts.values(), strict=True):
         mode = os.environ.get("WANDB_MODE", "online")
         if isinstance(logger, WandbLogger) and not part.get("offline") and mode == "online":
