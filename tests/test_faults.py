@@ -17,6 +17,18 @@ from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.runs.faults import Finite, NotFinite, ends_in_one_line
 
 
+def test_a_signal_that_a_library_makes_an_error_of(capsys):
+    """As pydantic does while it builds a schema."""
+    with pytest.raises(SystemExit) as stop, ends_in_one_line(lambda: "resume=here goes on"):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except BaseException as error:
+            raise RuntimeError("no schema") from error
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "SIGINT: resume=here goes on\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal(number, capsys):
     handler = signal.getsignal(number)

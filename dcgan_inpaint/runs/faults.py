@@ -20,10 +20,6 @@ class NotFinite(Exception):
 class Stopped(BaseException):
     """The process was told to end.  Like KeyboardInterrupt nothing catches it on its way."""
 
-    def __init__(self, number: int):
-        super().__init__(number)
-        self.number = number
-
 
 @contextmanager
 def stops_in_one_line(how_to_go_on: Callable[[], str]) -> Iterator[None]:
@@ -32,15 +28,21 @@ def stops_in_one_line(how_to_go_on: Callable[[], str]) -> Iterator[None]:
     `how_to_go_on` says so by what is there at the end.
     """
 
+    told: list[int] = []
+
     def stop(number: int, _: FrameType | None) -> None:
-        raise Stopped(number)
+        told.append(number)
+        raise Stopped
 
     before = {number: signal.signal(number, stop) for number in SIGNALS}
     try:
         yield
-    except Stopped as told:
-        print(f"{signal.Signals(told.number).name}: {how_to_go_on()}", file=sys.stderr)
-        sys.exit(128 + told.number)
+    except BaseException:
+        if not told:
+            raise
+        # Stopped, or what a library made of it on its way, as pydantic does
+        print(f"{signal.Signals(told[0]).name}: {how_to_go_on()}", file=sys.stderr)
+        sys.exit(128 + told[0])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
