@@ -48,6 +48,7 @@ from safetensors.torch import load_file
 
 from dcgan_inpaint.models.checkpoint import load_gan, save_weights
 from dcgan_inpaint.runs.folder import flat
+from dcgan_inpaint.runs.options import mend_words
 from dcgan_inpaint.runs.records import read_record
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -385,7 +386,7 @@ def bad_value(trial: Trial) -> None:
     own = [w.format(files=shared.files) for w in bad_values.OWN[door].get(choice, [])]
     own = [f"{group}={choice}"] if group else own
     with initialize_config_dir(str(bad_values.CONF), version_base="1.3"):
-        plain = compose(door, own)
+        plain = compose(door, mend_words(own, door))
     small = bad_values.composed(door, group, choice, shared.files)
     key = rng.choice(bad_values.keys(small, group, choice))
     hydras = key.split(".")[-1].startswith("_")
