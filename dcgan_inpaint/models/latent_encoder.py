@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from dcgan_inpaint.data.changes import changed
 from dcgan_inpaint.errors import make
 from dcgan_inpaint.losses import (
+    R1_EVERY,
     context_loss,
     discriminator_losses,
     generator_loss,
@@ -33,7 +34,6 @@ DRAWS = 2  # of each picture in training
 D_LR = 2e-4  # Adam's step of a sampler's D, as of DCGAN's
 DEPTHS = 4  # of holes, each with a reward of its own for spread
 MOST = math.sqrt(3)  # of a reward: beyond it two draws of a Gaussian gain by any distance
-R1_EVERY = 8  # iterations from one gradient penalty to the next, which is as many times as strong
 
 
 def depths(mask: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ class LatentEncoder(Model):
         self.mask = mask
         self.calibrates = s.noise_dim > 0
         if s.noise_dim:
-            self.discriminator = Discriminator(s.image_size, s.channels + 1, s.df_dim)
+            self.discriminator = Discriminator(s.image_size, s.channels + 1, s.df_dim, s.layers)
             self.register_buffer("reward", torch.ones(DEPTHS))  # weight of the spread
 
     @classmethod
