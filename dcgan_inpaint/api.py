@@ -153,8 +153,8 @@ class Completer:
         return self._finder(cfg)(photo_of(picture, "picture"), "picture")[0]
 
     def _finder(self, cfg: DictConfig) -> RegionFinder:
-        share = self.model.settings.crop
-        return region_finder(share, cfg.crop, cfg.detector, cfg.eyes, cfg.face)
+        share, data = self.model.settings.crop, self.model.data
+        return region_finder(share, cfg.crop, cfg.detector, cfg.eyes, cfg.face, data)
 
     def _photos(self, cfg: DictConfig, pictures: list[Given], draws: list[Mask]) -> Photos:
         names = _names("picture", len(pictures))

@@ -21,6 +21,7 @@ from dcgan_inpaint.photos.regions import (
     Region,
     box,
     central,
+    eyes_of,
     region_finder,
     region_from_eyes,
 )
@@ -107,7 +108,6 @@ def test_box_errors(given, message):
         ({"eyes": [0.3, math.nan, 0.5]}, "eyes.*=nan: should be a finite number"),
         ({"eyes": [0.3, 1.5, 0.5]}, "eyes.*=1.5: should be less than or equal to 1"),
         ({"eyes": [0.3, 0.6]}, r"eyes=\[0.3, 0.6\]: value should have at least 3 items"),
-        ({"eyes": None}, "eyes=null: "),
     ],
 )
 def test_options_of_a_region(options, message):
@@ -128,6 +128,17 @@ def test_eyes_of_an_aligned_picture_give_the_papers_crop():
     assert region.side == pytest.approx(108, abs=0.2)
     aligned = Image.new("RGB", (178, 218))
     assert region.origin == pytest.approx(central(aligned, 108 / 178).origin, abs=0.1)
+
+
+def test_eyes_of_a_model_of_wider_crops():
+    """A found face fills as much of the square as in the pictures that the model was trained on."""
+    celeba = {"source": "celeba"}
+    assert eyes_of(celeba, 108 / 178) == pytest.approx(EYES)
+    for share in (0.8, 1.0):
+        region = region_from_eyes(69.65 + 112.65j, 108.35 + 112.65j, eyes_of(celeba, share))
+        assert region.side == pytest.approx(178 * share, abs=0.3)
+        assert region.origin + region.side * (0.5 + 0.5j) == pytest.approx(89 + 109j, abs=0.2)
+    assert eyes_of({"source": "folder"}, 1.0) == eyes_of(None, 1.0) == EYES
 
 
 @pytest.mark.parametrize("roll", [0, 30, -30, 170])

@@ -65,6 +65,7 @@ def load_photos(cfg: DictConfig, model: Model) -> Photos | None:
             if cfg[key] != default:
                 raise ValueError(f"{key}={cfg[key] or 'null'}: is for photos: give images=")
         return None
-    find = region_finder(model.settings.crop, cfg.crop, cfg.detector, cfg.eyes, cfg.face)
+    share, data = model.settings.crop, model.data
+    find = region_finder(share, cfg.crop, cfg.detector, cfg.eyes, cfg.face, data)
     paths = find_pictures(cfg.images)[: cfg.limit]
     return photos_of_files(paths, instantiate(cfg.mask), find, model.picture_shape)

@@ -1,6 +1,6 @@
 """Where the face is in a photo: a square region, given, found from two eyes, or the center."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -26,7 +26,8 @@ Which = Literal["all"] | Count  # of the faces found, the largest first
 Eyes = Annotated[Sequence[Fraction], Field(min_length=3, max_length=3), PLAIN]  # as EYES
 # (u left, u right, v) of the eyes that are found in the papers' crop of CelebA's aligned pictures,
 # 108 px at (35, 55): the mean over 200 validation pictures (experiments/detector.md)
-EYES = (0.321, 0.679, 0.534)
+EYES: Eyes = (0.321, 0.679, 0.534)
+PAPERS = 108 / 178  # that crop, of the short side
 AUTO = "auto"  # of detector=: the one that needs no file
 
 
@@ -90,6 +91,15 @@ def central(photo: Image.Image, share: float) -> Region:
     return Region(complex(left, top), complex(right - left))
 
 
+def eyes_of(data: Mapping[str, Any] | None, share: float) -> Eyes:
+    """Where the eyes are in the pictures that a model was trained on, by its `data` and the `share`
+    it was cropped to: CelebA's, around the same center.  Of others it is not known: EYES.
+    """
+    if not data or data.get("source") != "celeba":
+        return EYES
+    return [0.5 + (place - 0.5) * PAPERS / share for place in EYES]
+
+
 def region_from_eyes(left: complex, right: complex, eyes: Eyes) -> Region:
     """The region that has the photo's points `left` and `right` at its eyes (u left, u right, v).
 
@@ -108,14 +118,16 @@ def region_finder(
     share: Crop,
     crop: Box | None = None,
     detector: Text | None = None,
-    eyes: Eyes = EYES,
+    eyes: Eyes | None = None,
     face: Which = 1,
+    data: Mapping[str, Any] | None = None,
 ) -> RegionFinder:
     """Gives the regions of a photo: the box `crop`, else faces of the detector, else the center.
 
     `detector`: "auto" is ours, which leaves a photo without a face to the center and says so; a
     file is YuNet's; None is the center.  face=1 is the largest of those found, 2 the next; "all"
-    are several regions.  Errors and that line call the photo by the name that is given with it.
+    are several regions.  Their eyes go to `eyes`, or where they are in the model's `data`, cropped
+    to `share`.  Errors and that line call the photo by the name that is given with it.
     Raises ValueError for a `face` where none is looked for, and what `yunet` raises; the finder
     ValueError for a photo without a region.
     """
@@ -137,6 +149,7 @@ def region_finder(
         if not chosen:
             what = f"face={face}: only {len(faces)}" if faces else "no face"
             raise ValueError(f"{what} found: give its square by crop=[x,y,w,h]")
-        return [region_from_eyes(each.left, each.right, eyes) for each in chosen]
+        places = eyes or eyes_of(data, share)
+        return [region_from_eyes(each.left, each.right, places) for each in chosen]
 
     return found

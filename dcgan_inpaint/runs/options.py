@@ -131,7 +131,7 @@ class CompleteOptions:
     crop: Box | None
     detector: Text | None
     face: Which
-    eyes: Eyes
+    eyes: Eyes | None
     split: Split
     limit: Count | None
     shard: Shard | None
