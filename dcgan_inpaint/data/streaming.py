@@ -1,8 +1,8 @@
 """Training pictures that are more than data.cache_limit: decoded in each epoch, shard by shard.
 
 The order of an epoch is made of two draws: in which order pieces of the shards are read, and which
-picture leaves a buffer of those that were read.  Both follow from (seed, epoch), so a training that
-is resumed reads as if it had never stopped.
+picture leaves a buffer of those that were read.  Both follow from (seed, epoch), so a training goes
+on as it does with a memory map: exactly, from the end of an epoch, which is when it is saved.
 """
 
 import warnings
@@ -24,9 +24,7 @@ from dcgan_inpaint.pictures import to_float
 from dcgan_inpaint.randomness import permutation, uniform
 
 BUFFER = 2**28  # bytes of decoded pictures that are drawn from: at 64 px in colour 21,845 of them
-PIECE = (
-    256  # pictures of a shard that are read in a row: a larger shard would fill the buffer alone
-)
+PIECE = 256  # pictures of a shard read in a row: of a large one more would fill the buffer alone
 Item = TypeVar("Item")
 
 
