@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+R1_EVERY = 8  # iterations from one gradient penalty to the next, which is as many times as strong
+
 
 def discriminator_losses(real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, Tensor]:
     """CE(D(x), 1) and CE(D(G(z)), 0), batch means; d_loss is their sum.  Logits (B,)."""

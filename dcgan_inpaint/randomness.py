@@ -27,6 +27,15 @@ def _shift_right(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)  # torch shifts in the sign; a hash wants zeros
 
 
+def _mixed(value: int) -> int:
+    """`_mix` of one number, which no device has to be asked for."""
+    word = (1 << 64) - 1
+    value = (value + _GOLDEN) & word
+    value = ((value ^ value >> 30) * _MIX1) & word
+    value = ((value ^ value >> 27) * _MIX2) & word
+    return value ^ value >> 31
+
+
 def _mix(x: Tensor) -> Tensor:
     x = x + _GOLDEN
     x = (x ^ _shift_right(x, 30)) * _MIX1
@@ -40,8 +49,7 @@ def uniform(stream: str, seed: int, index: Tensor, n: int) -> Tensor:
     `stream` names the use ("z", "mask", ...), so that uses never share numbers.
     `index` (B,) int64.  Returns (B, n) float32 on the device of `index`.
     """
-    key = torch.tensor(zlib.crc32(stream.encode()), dtype=torch.int64, device=index.device)
-    key = _mix(_mix(key) ^ _signed(seed))
+    key = _signed(_mixed(_mixed(zlib.crc32(stream.encode())) ^ seed))
     rows = _mix(key ^ index.to(torch.int64))  # (B,)
     columns = torch.arange(n, device=index.device)  # (n,)
     bits = _mix(rows[:, None] ^ _mix(columns))  # (B, n)

@@ -29,6 +29,13 @@ def test_a_picture_and_its_number_decide():
     assert not torch.equal(changed(images, INDEX, 1, 1.0), made)
 
 
+def test_places_are_as_exact_in_bf16():
+    images = pictures()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        made = changed(images, INDEX, 0, 1.0)
+    assert torch.equal(made, changed(images, INDEX, 0, 1.0))
+
+
 def test_light_and_place_are_changed_within_bounds():
     """Of a flat picture only the light; a disc's center stays within the shift."""
     flat = torch.full((len(INDEX), 1, 16, 16), 0.4)

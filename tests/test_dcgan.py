@@ -5,7 +5,8 @@ import torch
 from torch.utils.data import DataLoader
 from training import moved_since, quiet_trainer
 
-from dcgan_inpaint.losses import discriminator_losses, generator_loss
+from dcgan_inpaint.losses import discriminator_losses, generator_loss, gradient_penalty
+from dcgan_inpaint.models import dcgan
 from dcgan_inpaint.models.checkpoint import load_gan
 from dcgan_inpaint.models.dcgan import DCGAN
 
@@ -103,6 +104,57 @@ def test_training_is_the_plain_schedule():
         if not name.startswith("deconvs.0.bias"):  # a bias before BatchNorm: gradient is rounding
             other = plain.generator.get_parameter(name)
             torch.testing.assert_close(value, other, rtol=1e-3, atol=2e-4)
+
+
+def test_what_d_sees_is_changed_and_g_learns_through_it(monkeypatch):
+    """A share of true and made pictures, drawn for each by itself; none of it by default."""
+    seen = []
+    real_changed = dcgan.changed
+
+    def keep(images, index, seed, share, stream):
+        seen.append((stream, share, index.tolist(), images.requires_grad))
+        return real_changed(images, index, seed, share, stream)
+
+    monkeypatch.setattr(dcgan, "changed", keep)
+    train(small(), iterations=1)
+    assert not seen
+    model = small(augment=0.5)
+    before = copy.deepcopy(model.state_dict())
+    train(model, iterations=2)
+    streams = [("real", False), ("made", False), ("made 0", True), ("made 1", True)]
+    rows = [list(range(8)), list(range(8, 16))]
+    assert seen == [(s, 0.5, index, grad) for index in rows for s, grad in streams]
+    assert {"generator", "discriminator"} <= moved_since(before, model)
+
+
+def test_the_gradient_penalty_on_true_pictures():
+    """Weighs in at every 8th iteration, 8 times; after it D is flatter where true pictures lie."""
+
+    def slope(**settings):
+        model = small(lr=0.01, **settings)
+        for parameter in model.discriminator.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+        train(model, data=batches(1) * 16)
+        return gradient_penalty(model.discriminator.eval(), batches(1)[0]["image"]).item()
+
+    assert slope(r1=3.0) < 0.5 * slope()
+    data, model = batches(2), small(r1=2.0)
+    losses = []
+    model._update = lambda which, loss, count: losses.append((which, loss.item()))
+    plain = small()
+    train(plain, data=data[:1])
+    trainer = train(model, data=data[:1])
+    penalty = gradient_penalty(small().discriminator, data[0]["image"]).item()
+    expected = trainer.callback_metrics["train/d_loss"].item() + 8 * 2.0 * penalty
+    assert losses[0] == (0, pytest.approx(expected, rel=1e-4))
+
+
+def test_more_layers_of_d_end_in_smaller_maps():
+    model = DCGAN(**SMALL | {"image_size": 64, "layers": 6})
+    assert [conv.out_channels for conv in model.discriminator.convs] == [2, 4, 8, 16, 16, 16]
+    assert model.discriminator.features(torch.zeros(3, 3, 64, 64)).shape == (3, 16)
+    with pytest.raises(ValueError, match="layers=5: 16 px cannot be halved so often"):
+        DCGAN(**SMALL | {"layers": 5})
 
 
 def test_ema_follows_the_generator_with_warm_up():

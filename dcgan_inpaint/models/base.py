@@ -136,12 +136,13 @@ class Model(LightningModule):
         """Follow a network with a decay that warms up, so that its random init leaves no trace."""
         t = self.iteration
         decay = min(self.settings.ema_decay, (1 + t) / (10 + t))
-        weights = network.state_dict()
-        for name, value in average.state_dict().items():
-            if value.is_floating_point():
-                value.lerp_(weights[name], 1 - decay)
-            else:
-                value.copy_(weights[name])
+        numbers, weights = average.state_dict(), network.state_dict()
+        moved = [name for name, value in numbers.items() if value.is_floating_point()]
+        torch._foreach_lerp_(
+            [numbers.pop(name) for name in moved], [weights[name] for name in moved], 1 - decay
+        )
+        for name, count in numbers.items():
+            count.copy_(weights[name])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint |= {"kind": self.kind, "iteration": self.iteration, "data": self.data}
@@ -185,13 +186,16 @@ class AdversarialModule(Model):
             self.log(name, value, prog_bar=name in ("train/d_loss", "train/g_loss"))
         self.log("iteration", float(self.iteration))
 
-    def _discriminator_step(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    def _discriminator_step(
+        self, real: Tensor, fake: Tensor, penalty: Tensor | None = None
+    ) -> dict[str, Tensor]:
         real_logits = self.discriminator(real).float()  # (B,): losses in fp32 also under bf16
         fake_logits = self.discriminator(fake).float()  # (B,)
         loss_real, loss_fake = discriminator_losses(real_logits, fake_logits)
-        self._update(0, loss_real + loss_fake, count=self.iteration + 1)
+        loss = loss_real + loss_fake
+        self._update(0, loss if penalty is None else loss + penalty, count=self.iteration + 1)
         return {
-            "train/d_loss": (loss_real + loss_fake).detach(),
+            "train/d_loss": loss.detach(),
             "train/d_loss_real": loss_real.detach(),
             "train/d_loss_fake": loss_fake.detach(),
             "train/D(x)": torch.sigmoid(real_logits.detach()).mean(),

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from dcgan_inpaint.data.changes import changed
 from dcgan_inpaint.errors import make
 from dcgan_inpaint.losses import (
+    R1_EVERY,
     context_loss,
     discriminator_losses,
     generator_loss,
@@ -33,7 +34,6 @@ DRAWS = 2  # of each picture in training
 D_LR = 2e-4  # Adam's step of a sampler's D, as of DCGAN's
 DEPTHS = 4  # of holes, each with a reward of its own for spread
 MOST = math.sqrt(3)  # of a reward: beyond it two draws of a Gaussian gain by any distance
-R1_EVERY = 8  # iterations from one gradient penalty to the next, which is as many times as strong
 
 
 def depths(mask: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ class LatentEncoder(Model):
         self.mask = mask
         self.calibrates = s.noise_dim > 0
         if s.noise_dim:
-            self.discriminator = Discriminator(s.image_size, s.channels + 1, s.df_dim)
+            self.discriminator = Discriminator(s.image_size, s.channels + 1, s.df_dim, s.layers)
             self.register_buffer("reward", torch.ones(DEPTHS))  # weight of the spread
 
     @classmethod
@@ -228,9 +228,11 @@ class LatentEncoder(Model):
         mask = self.training_masks(-1 - index)  # (B, 1, S, S)
         noise = self._noise("calibrate w", index, count)
         fakes = self.draws(frozen(self.ema_encoder), masked(images, mask), mask, noise)
-        completed = torch.stack([poisson(fake, images, mask) for fake in fakes.unbind(1)])
-        error = (completed.mean(0) - images).square().sum((1, 2, 3))  # (B,): known pixels have none
-        spread = completed.var(0).sum((1, 2, 3)) * (1 + 1 / count)  # (B,)
+        again = (pictures.repeat_interleave(count, 0) for pictures in (images, mask))
+        completed = poisson(fakes.flatten(0, 1), *again).unflatten(0, (-1, count))
+        # (B,): known pixels have none
+        error = (completed.mean(1) - images).square().sum((1, 2, 3))
+        spread = completed.var(1).sum((1, 2, 3)) * (1 + 1 / count)  # (B,)
         depth = depths(mask)
         found: dict[str, float] = {}
         for d in range(DEPTHS):

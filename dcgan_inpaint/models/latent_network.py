@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from dcgan_inpaint.errors import Fraction, NonNegative, Positive, Seed, settings
 from dcgan_inpaint.models.base import ModelSettings, Width
-from dcgan_inpaint.models.networks import Encoder
+from dcgan_inpaint.models.networks import Encoder, Layers
 
 
 @settings
@@ -16,6 +16,7 @@ class LatentEncoderSettings(ModelSettings):
     code_dim: Width = 512
     noise_dim: Annotated[int, Field(ge=0, le=4096)] = 0  # of w; 0: one answer for each picture
     df_dim: Width = 64
+    layers: Layers = 4  # of E and of a sampler's D
     whole: NonNegative = 1.0
     context: NonNegative = 1.0
     lam: NonNegative = 0.001
@@ -37,7 +38,7 @@ class LatentNetwork(nn.Module):
     def __init__(self, s: LatentEncoderSettings, z_dim: int, map_dim: int, prior: str):
         super().__init__()
         self.noise_dim = s.noise_dim
-        self.encoder = Encoder(s.image_size, s.channels, s.code_dim, s.df_dim)
+        self.encoder = Encoder(s.image_size, s.channels, s.code_dim, s.df_dim, s.layers)
         self.head = nn.Linear(s.code_dim, z_dim)
         self.bound: nn.Module = nn.Tanh() if prior == "uniform" else nn.Identity()
         self.offset = nn.Linear(s.code_dim, map_dim)

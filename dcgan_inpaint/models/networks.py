@@ -14,14 +14,17 @@ these reshapes are free.
 """
 
 import copy
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import fusion
 
 from dcgan_inpaint.models.fast_layers import OnBlocks, Winograd
+
+Layers = Annotated[int, Field(ge=4, le=6)]  # of a discriminator or an encoder
 
 
 def generator_widths(image_size: int, gf_dim: int, widths: str = "blog") -> list[int]:
@@ -114,20 +117,22 @@ class Generator(nn.Module):
 
 
 class _Trunk(nn.Module):
-    """Four stride-2 convolutions, which a discriminator and an encoder share.
+    """Stride-2 convolutions, which a discriminator and an encoder share.
 
-    image_size is a multiple of 16.
+    Raises ValueError for more `layers` than halve image_size.
     """
 
-    def __init__(self, image_size: int, channels: int, df_dim: int):
+    def __init__(self, image_size: int, channels: int, df_dim: int, layers: int):
         super().__init__()
-        widths = [df_dim, 2 * df_dim, 4 * df_dim, 8 * df_dim]
+        if image_size % (1 << layers):
+            raise ValueError(f"layers={layers}: {image_size} px cannot be halved so often")
+        widths = [df_dim * min(1 << i, 8) for i in range(layers)]
         self.convs = nn.ModuleList(
             nn.Conv2d(c_in, c_out, 5, stride=2, padding=2)
             for c_in, c_out in zip([channels, *widths], widths, strict=False)
         )
         self.norms = nn.ModuleList([nn.Identity(), *(nn.BatchNorm2d(c) for c in widths[1:])])
-        self.features_dim = widths[-1] * (image_size // 16) ** 2
+        self.features_dim = widths[-1] * (image_size >> layers) ** 2
 
     def initialise(self, linear: nn.Linear) -> None:
         """Initial weights of the trunk and of the linear layer on its features."""
@@ -139,7 +144,7 @@ class _Trunk(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def features(self, images: Tensor) -> Tensor:
-        """Pictures (B, channels, S, S) -> (B, (S/16)²·8·df)."""
+        """Pictures (B, channels, S, S) -> (B, (S/16)²·8·df), of 4 layers."""
         h = images.flip(2, 3)  # mirrored picture
         for conv, norm in zip(self.convs, self.norms, strict=True):
             h = F.leaky_relu(norm(conv(h)), 0.2)  # (B, df, S/2, S/2), ... (B, 8·df, S/16, S/16)
@@ -157,11 +162,11 @@ class _Trunk(nn.Module):
 class Discriminator(_Trunk):
     """Pictures (B, channels, image_size, image_size) in [-1, 1] -> logits (B,).
 
-    Always four stride-2 convolutions, so image_size is a multiple of 16.
+    The original has four layers at every image_size.
     """
 
-    def __init__(self, image_size: int = 64, channels: int = 3, df_dim: int = 64):
-        super().__init__(image_size, channels, df_dim)
+    def __init__(self, image_size: int = 64, channels: int = 3, df_dim: int = 64, layers: int = 4):
+        super().__init__(image_size, channels, df_dim, layers)
         self.classify = nn.Linear(self.features_dim, 1)
         self.initialise(self.classify)
 
@@ -178,11 +183,10 @@ class Encoder(_Trunk):
     """The known pixels and the mask of pictures -> codes (B, code_dim).
 
     The discriminator's convolutions and, as in Pathak's code, BatchNorm and LeakyReLU on the code.
-    image_size is a multiple of 16.
     """
 
-    def __init__(self, image_size: int, channels: int, code_dim: int, df_dim: int):
-        super().__init__(image_size, channels + 1, df_dim)
+    def __init__(self, image_size: int, channels: int, code_dim: int, df_dim: int, layers: int = 4):
+        super().__init__(image_size, channels + 1, df_dim, layers)
         self.code = nn.Linear(self.features_dim, code_dim)
         self.code_norm: Any = nn.BatchNorm1d(code_dim)
         self.initialise(self.code)
