@@ -56,6 +56,12 @@ def uniform(stream: str, seed: int, index: Tensor, n: int) -> Tensor:
     return _shift_right(bits, 40).to(torch.float32) * 2.0**-24
 
 
+def permutation(stream: str, seed: int, n: int) -> Tensor:
+    """0 ... n - 1, (n,) int64, in an order that follows from (stream, seed)."""
+    key = uniform(stream, seed, torch.arange(n), 2)  # (n, 2)
+    return torch.argsort(key[:, 0].double() + key[:, 1].double() * 2**-24)
+
+
 def normal(stream: str, seed: int, index: Tensor, n: int) -> Tensor:
     """N(0, 1) numbers, one row per index (Box-Muller); arguments and shape as `uniform`."""
     u = uniform(stream, seed, index, 2 * n)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_sets import noise, png, write_tar
 
 from dcgan_inpaint.data.loader import EpochOrder, Pictures
 
@@ -88,6 +89,21 @@ def test_two_processes_train_the_others(trained, folder, words):
     run = folder / own[0].removeprefix("model=")
     said = done(start(folder, "train.py", *TRAIN, *own, "trainer=ddp_cpu", f"output={run}"))
     assert "trained 8 iterations" in said
+    assert all(value.isfinite().all() for value in load_file(run / "weights.safetensors").values())
+
+
+def test_two_processes_read_shards(folder):
+    """Half of the pictures each, of which there is no memory map."""
+    for i in range(4):
+        members = {f"{i}_{j:02d}.png": png(noise(16, 16, 3)) for j in range(20)}
+        write_tar(folder / f"{i}.tar", members)
+    run, own = folder / "streamed", [word for word in GAN if "data." not in word]
+    words = [*own, "data=webdataset", f"data.urls={folder}/*.tar", "data.cache_limit=1e-5"]
+    words += ["data.image_size=16", "trainer=ddp_cpu", f"output={run}"]
+    said = done(start(folder, "train.py", *words, f"cache_dir={folder / 'maps'}"))
+    assert "trained 8 iterations" in said  # 72 pictures, of each process's 36 the 32 that fill one
+    maps = [(each / "images.bin").stat().st_size for each in (folder / "maps").glob("*/")]
+    assert maps == [4 * 768] * 2  # for validation and tests
     assert all(value.isfinite().all() for value in load_file(run / "weights.safetensors").values())
 
 

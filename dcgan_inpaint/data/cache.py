@@ -188,6 +188,16 @@ def _bytes(name: str, picture: Any, shape: tuple[int, int, int]) -> bytes:
     return picture.tobytes()
 
 
+def too_many_unreadable(bad: int, count: int, split: str) -> str | None:
+    """What is said against a split of which so many cannot be read, if it is more than 1%."""
+    if bad <= 0.01 * count:
+        return None
+    return (
+        f"{bad} of {count} pictures in the {split} split cannot be read (named above); more than "
+        "1% is no accident: mend or remove them"
+    )
+
+
 def _build(source: Source, split: str, items: list[str], folder: Path) -> None:
     shape = (source.channels, source.image_size, source.image_size)
     if folder.exists():
@@ -214,11 +224,8 @@ def _build(source: Source, split: str, items: list[str], folder: Path) -> None:
                     file.write(levels)
                     names.append(name)
                 progress.update(len(chunk))
-        if bad > 0.01 * len(items):
-            raise ValueError(
-                f"{bad} of {len(items)} pictures in the {split} split cannot be read (named above);"
-                " more than 1% is no accident: mend or remove them"
-            )
+        if refusal := too_many_unreadable(bad, len(items), split):
+            raise ValueError(refusal)
         if bad:
             warnings.warn(f"{bad} of {len(items)} {split} pictures skipped", stacklevel=2)
         (building / "names.json").write_text(json.dumps(names))

@@ -1,5 +1,6 @@
-"""What sets a photo of one's own apart from an aligned training picture: its light, and a face that
-lies a little aside, turned, nearer or farther in the square.  A GAN's D may be shown the same."""
+"""How pictures are changed while they are trained on: mirrored, and by what sets a photo of one's
+own apart: its light, and a face that lies a little aside, turned, nearer or farther in the square.
+A GAN's D may be shown the latter, too."""
 
 import math
 
@@ -13,6 +14,13 @@ TURN = math.radians(10)  # to either side
 SHIFT = 0.08  # of the picture's side, each way
 SCALE = 0.1  # of 1, either way
 LIGHT = 0.25  # brightness, of the range [-1, 1]; contrast, of 1; either way
+
+
+def mirrored(images: Tensor, index: Tensor, seed: int, epoch: int) -> Tensor:
+    """Pictures (B, C, S, S), each mirrored left to right in half of the epochs, as (seed, epoch,
+    index[b]) says."""
+    heads = uniform(f"flip {epoch}", seed, index, 1) < 0.5  # (B, 1)
+    return torch.where(heads[:, :, None, None], images.flip(3), images)
 
 
 def changed(

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dcgan_inpaint.data.images import Channels, Crop, Side
 from dcgan_inpaint.data.parts import Parts, files_below, stamp
-from dcgan_inpaint.errors import Text, checked, import_extra, show
+from dcgan_inpaint.errors import Positive, Text, checked, import_extra, show
 
 
 class HuggingFace(Parts):
@@ -18,8 +18,8 @@ class HuggingFace(Parts):
 
     `path` is a folder of parquet files or, with `download`, a name on the hub; `split` is the part
     that is trained on, `val` and `test` those of these splits.  The library keeps its own copy, in
-    HF_HOME.  Raises FileNotFoundError for a path that is not there, ModuleNotFoundError without the
-    library.
+    HF_HOME.  `cache_limit` is in GB (streaming.py).  Raises FileNotFoundError for a path that is
+    not there, ModuleNotFoundError without the library.
     """
 
     kind = "huggingface"
@@ -36,10 +36,11 @@ class HuggingFace(Parts):
         val: Text | None = None,
         test: Text | None = None,
         download: bool = False,
+        cache_limit: Positive | None = None,
     ):
         super().__init__(image_size, channels, crop, {"train": split, "val": val, "test": test})
         self.path, self.split, self.column = path, split, column
-        self.val, self.test = val, test
+        self.val, self.test, self.cache_limit = val, test, cache_limit
         self.local = Path(path).expanduser().is_dir()
         if not self.local and not download:
             raise FileNotFoundError(

@@ -1,4 +1,5 @@
-"""One LightningDataModule for every source: memory-mapped splits read by index."""
+"""One LightningDataModule for every source: memory-mapped splits read by index, and what is larger
+than its limit read in a stream (data/streaming.py)."""
 
 import os
 from collections.abc import Iterator
@@ -12,9 +13,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from dcgan_inpaint.data.cache import Source, load_split
+from dcgan_inpaint.data.changes import mirrored
+from dcgan_inpaint.data.parts import Parts
+from dcgan_inpaint.data.streaming import Streamed, check_limit, is_over_limit
 from dcgan_inpaint.errors import Count, Seed, Text, checked
 from dcgan_inpaint.pictures import to_float
-from dcgan_inpaint.randomness import uniform
+from dcgan_inpaint.randomness import permutation
 
 
 class Pictures(Dataset):
@@ -40,8 +44,7 @@ class Pictures(Dataset):
         index = torch.tensor(indices)
         images = to_float(self.pictures[indices])  # (B, C, S, S)
         if self.flip:
-            heads = uniform(f"flip {self.epoch}", self.seed, index, 1) < 0.5  # (B, 1)
-            images = torch.where(heads[:, :, None, None], images.flip(3), images)
+            images = mirrored(images, index, self.seed, self.epoch)
         return {"image": images.contiguous(memory_format=torch.channels_last), "index": index}
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
@@ -66,9 +69,8 @@ class EpochOrder(Sampler[int]):
         return len(self.pictures) // self.shares
 
     def __iter__(self) -> Iterator[int]:
-        n = len(self.pictures)
-        key = uniform(f"order {self.pictures.epoch}", self.seed, torch.arange(n), 2)  # (N, 2)
-        order = torch.argsort(key[:, 0].double() + key[:, 1].double() * 2**-24).tolist()
+        stream = f"order {self.pictures.epoch}"
+        order = permutation(stream, self.seed, len(self.pictures)).tolist()
         return iter(order[self.rank :: self.shares][: len(self)])
 
 
@@ -94,8 +96,10 @@ class ImageData(LightningDataModule):
     def split(self, name: str, flip: bool = False, least: int = 1) -> Pictures:
         """The pictures of "train", "val" or "test", decoded on first use (data/cache.py).
 
-        Raises what `load_split` does, and ValueError for fewer than `least`.
+        Raises what `load_split` does, and ValueError for fewer than `least`, or more than the
+        source's cache_limit.
         """
+        check_limit(self.source, name)
         pictures, names = load_split(self.source, name, self.cache_dir)
         if len(pictures) < least:
             raise ValueError(
@@ -104,17 +108,29 @@ class ImageData(LightningDataModule):
         return Pictures(pictures, names, flip, self.seed)
 
     def prepare_data(self) -> None:
-        """Decode the training split.  Raises ValueError when it does not fill one batch."""
+        """Decode the training split, but for one that is streamed.
+
+        Raises ValueError when it does not fill one batch.
+        """
+        if is_over_limit(self.source, "train"):
+            self._streamed()
+            return
         n = len(self.split("train")) // self._place[1]
         if n < self.batch_size:
             raise ValueError(
                 f"{n} training pictures do not fill one batch: use batch_size={n} or less"
             )
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader | Streamed:
+        if is_over_limit(self.source, "train"):
+            return self._streamed()
         pictures = self.split("train", flip=self.flip)
         order = EpochOrder(pictures, self.seed, *self._place)
         return batches(pictures, self.batch_size, sampler=order, drop_last=True)
+
+    def _streamed(self) -> Streamed:
+        assert isinstance(self.source, Parts)  # others have no limit
+        return Streamed(self.source, self.batch_size, self.flip, self.seed, *self._place)
 
     @property
     def _place(self) -> tuple[int, int]:

@@ -17,6 +17,8 @@ class Parts(DecodedPictures):
     the training part, in order, and not trained on.
     """
 
+    cache_limit: float | None = None  # GB, over which the training split is streamed: streaming.py
+
     def __init__(
         self, image_size: int, channels: int, crop: float, parts: Mapping[str, str | None]
     ):
@@ -26,6 +28,10 @@ class Parts(DecodedPictures):
     def names(self, part: str | None) -> Sequence[str]:
         """The names of a part's pictures, which no other part has."""
         raise NotImplementedError
+
+    def shard(self, item: str) -> str:
+        """Where a picture lies; those of one shard are read fastest one after another."""
+        return self.kind
 
     def items(self, split: str) -> list[str]:
         """The names of a split's pictures, in the order of the set.

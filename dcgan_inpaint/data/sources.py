@@ -32,6 +32,7 @@ SOURCES: dict[str, type] = {
     "huggingface": HuggingFace,
     "webdataset": Tars,
 }
+HOW = ("download", "cache_limit")  # what says how pictures come, and not which
 PLACES = ("root", "path", "urls", "val_urls", "test_urls")  # what says where pictures lie
 OWN = "own"  # of classes that are not among them
 OWN_FIELDS = ["target", "image_size", "channels", "crop", "settings"]
@@ -52,7 +53,7 @@ def open_source(cfg: DictConfig | None) -> Any:
 
 
 def describe(source: Source) -> dict[str, Any]:
-    """{"source": its name} and the values it was made of: plain ones, but not `download`.
+    """{"source": its name} and the values it was made of: plain ones, but not how they come.
 
     Of a class of one's own it is its name, its sizes and a word for what its settings are.
     """
@@ -122,7 +123,7 @@ def missing_of(description: Mapping[str, Any]) -> str | None:
 
 
 def _fields(name: str) -> list[str]:
-    """The names of a constructor's arguments that a checkpoint may say: a download is not one."""
+    """The names of a constructor's arguments that a checkpoint may say: not how pictures come."""
     if name == OWN:
         return OWN_FIELDS
-    return [field for field in inspect.signature(SOURCES[name]).parameters if field != "download"]
+    return [field for field in inspect.signature(SOURCES[name]).parameters if field not in HOW]

@@ -1,8 +1,8 @@
 """Tar files of pictures, as WebDataset writes them, read where they lie.
 
 By Python's tarfile, not by the package webdataset: that runs what its urls say ("pipe:..."), and
-its decoders unpickle members by their extension, where a tar may be anybody's; and it streams,
-where a picture is decoded here once, by its place in the file.
+its decoders unpickle members by their extension, where a tar may be anybody's.  Here a picture is
+decoded by its place in the file: once, or, of a set over its cache_limit, once in each epoch.
 """
 
 import glob
@@ -18,7 +18,7 @@ from PIL import Image
 
 from dcgan_inpaint.data.images import EXTENSIONS, Channels, Crop, Side
 from dcgan_inpaint.data.parts import Parts, stamp
-from dcgan_inpaint.errors import Text, checked
+from dcgan_inpaint.errors import Positive, Text, checked
 
 SPAN = re.compile(r"\{(\d+)\.\.(\d+)\}")  # {000..099}
 
@@ -35,8 +35,9 @@ class Tars(Parts):
     """Every picture in tars, in their order; members that are none, such as labels, are passed by.
 
     `urls` names the tars that are trained on, `val_urls` and `test_urls` those of these splits:
-    paths, with {000..099} for a span and *, ? for a glob.  Raises FileNotFoundError for one that is
-    not there, ValueError for what is no plain tar of pictures.
+    paths, with {000..099} for a span and *, ? for a glob.  `cache_limit` is in GB
+    (streaming.py).  Raises FileNotFoundError for one that is not there, ValueError for what is no
+    plain tar of pictures.
     """
 
     kind = "webdataset"
@@ -50,10 +51,12 @@ class Tars(Parts):
         crop: Crop = 1.0,
         val_urls: Text | None = None,
         test_urls: Text | None = None,
+        cache_limit: Positive | None = None,
     ):
         parts = {"train": urls, "val": val_urls, "test": test_urls}
         super().__init__(image_size, channels, crop, parts)
         self.urls, self.val_urls, self.test_urls = urls, val_urls, test_urls
+        self.cache_limit = cache_limit
         keys = {"train": "data.urls", "val": "data.val_urls", "test": "data.test_urls"}
         named = {part: keys[split] for split, part in parts.items() if part is not None}
         self.tars = {part: find_tars(part, key) for part, key in named.items()}
@@ -67,10 +70,16 @@ class Tars(Parts):
         return list(self.places[part or ""])
 
     def picture(self, item: str) -> Image.Image:
-        place = next(names[item] for names in self.places.values() if item in names)
+        place = self._place(item)
         with place.tar.open("rb") as file:
             file.seek(place.offset)
             return Image.open(io.BytesIO(file.read(place.size)))
+
+    def shard(self, item: str) -> str:
+        return str(self._place(item).tar)
+
+    def _place(self, item: str) -> Place:
+        return next(names[item] for names in self.places.values() if item in names)
 
     def settings(self) -> dict:
         files = {tar.resolve() for tars in self.tars.values() for tar in tars}

@@ -1,0 +1,266 @@
+"""Training pictures over data.cache_limit: read shard by shard, from small tars made here."""
+
+import warnings
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_sets import noise, png, write_parquet, write_tar
+
+from dcgan_inpaint.data import streaming
+from dcgan_inpaint.data.cache import load_split
+from dcgan_inpaint.data.hub import HuggingFace
+from dcgan_inpaint.data.loader import ImageData, Pictures
+from dcgan_inpaint.data.sources import describe, from_description
+from dcgan_inpaint.data.streaming import Streamed, mixed
+from dcgan_inpaint.data.tars import Tars
+
+SHARDS, EACH, SIDE = 8, 40, 8
+TRAIN = SHARDS * EACH * 18 // 20  # two of 20 are held out
+BUFFER = 16  # pictures
+LIMIT = BUFFER * 3 * SIDE**2 / 1e9  # GB
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """Tars of pictures of noise."""
+    root = tmp_path_factory.mktemp("shards")
+    levels = noise(SHARDS * EACH, SIDE, SIDE, 3)
+    for shard in range(SHARDS):
+        own = range(shard * EACH, (shard + 1) * EACH)
+        write_tar(root / f"{shard}.tar", {f"{i:04d}.png": png(levels[i]) for i in own})
+    return root
+
+
+def source_of(root, limit=LIMIT):
+    return Tars(f"{root}/*.tar", SIDE, cache_limit=limit)
+
+
+def order(streamed, epoch=0):
+    streamed.set_epoch(epoch)
+    return torch.cat([batch["index"] for batch in streamed]).tolist()
+
+
+def test_an_epoch_is_every_picture_as_the_memory_map_has_it(shards, tmp_path):
+    """To the bit, mirrored or not, in batches of the same form."""
+    mapped = Pictures(*load_split(source_of(shards), "train", str(tmp_path)), flip=True, seed=3)
+    streamed = Streamed(source_of(shards), 8, flip=True, seed=3)
+    for epoch in (0, 1):
+        mapped.epoch = epoch
+        streamed.set_epoch(epoch)
+        batches = list(streamed)
+        assert len(batches) == len(streamed) == TRAIN // 8
+        for batch in batches:
+            expected = mapped.__getitems__(batch["index"].tolist())
+            assert torch.equal(batch["image"], expected["image"])
+            assert torch.equal(batch["index"], expected["index"])
+            assert batch["image"].stride() == expected["image"].stride()
+        assert sorted(torch.cat([b["index"] for b in batches]).tolist()) == list(range(TRAIN))
+
+
+def test_the_order_follows_seed_and_epoch(shards):
+    """And nothing else: not the batches, nor what was read before."""
+    orders = {
+        (seed, epoch): tuple(order(Streamed(source_of(shards), 8, seed=seed), epoch))
+        for seed in (0, 1)
+        for epoch in (0, 1)
+    }
+    assert len(set(orders.values())) == 4
+    one = Streamed(source_of(shards), 12)
+    assert [tuple(order(one, epoch)) for epoch in (0, 1, 0)] == [
+        orders[0, epoch] for epoch in (0, 1, 0)
+    ]
+    assert next(iter(one))["index"].tolist() == list(orders[0, 0][:12])  # an epoch that is cut off
+    assert tuple(order(one)) == orders[0, 0]
+
+
+def test_shards_come_in_any_order_and_their_pictures_mixed(shards):
+    """Farther than the buffer reaches; a shard's pictures near each other, but in no row."""
+    found = np.array(order(Streamed(source_of(shards), 8)))
+    ahead = found - np.arange(TRAIN)
+    assert ahead.max() > 100  # where a buffer of 16 alone gives 16
+    first = found[: TRAIN // SHARDS] // (TRAIN // SHARDS)
+    assert 2 <= len(set(first)) <= 3
+    assert (np.diff(found) == 1).mean() < 0.2
+    assert abs(np.corrcoef(found, np.arange(TRAIN))[0, 1]) < 0.9
+
+
+def test_a_large_shard_is_read_in_pieces(shards, monkeypatch):
+    monkeypatch.setattr(streaming, "PIECE", 10)
+    streamed = Streamed(source_of(shards), 8)
+    assert max(map(len, streamed.pieces)) == 10
+    assert sorted(order(streamed)) == list(range(TRAIN))
+
+
+@pytest.mark.parametrize("size", [1, 2, 16, 2000])
+def test_the_buffer(size):
+    """Each item once, none more than `size` places early, some as late; another seed, another."""
+    found = list(mixed(iter(range(1000)), size, "a", 0))
+    assert sorted(found) == list(range(1000))
+    assert max(item - place for place, item in enumerate(found)) <= size
+    assert found == list(mixed(iter(range(1000)), size, "a", 0))
+    if size > 1:
+        assert found != list(mixed(iter(range(1000)), size, "a", 1))
+        late = np.array([place - item for place, item in enumerate(found)])
+        assert late.max() > min(size, 1000) / 2
+
+
+@pytest.mark.parametrize("shares", [2, 3, 5])
+def test_processes_read_parts_of_their_own(shards, shares):
+    """All as many batches; no picture twice; each epoch other parts."""
+    ranks = [Streamed(source_of(shards), 8, rank=rank, shares=shares) for rank in range(shares)]
+    parts = [[order(rank, epoch) for rank in ranks] for epoch in (0, 1)]
+    assert {len(rank) for rank in ranks} == {TRAIN // shares // 8}
+    for epoch in parts:
+        assert {len(part) for part in epoch} == {len(ranks[0]) * 8}
+        assert max(Counter(sum(epoch, start=[])).values()) == 1
+    assert set(parts[0][0]) != set(parts[1][0])
+
+
+def break_pictures(root, count):
+    """Make the first pictures of the first tar unreadable."""
+    levels = noise(EACH, SIDE, SIDE, 3)
+    members = {f"{i:04d}.png": png(levels[i]) for i in range(EACH)}
+    members |= {f"{i:04d}.png": b"no picture" for i in range(count)}
+    write_tar(root / "0.tar", members)
+
+
+@pytest.fixture
+def damaged(shards, tmp_path):
+    for tar in shards.glob("*.tar"):
+        (tmp_path / tar.name).write_bytes(tar.read_bytes())
+    return tmp_path
+
+
+def test_a_picture_that_cannot_be_read(damaged):
+    """It is named; another comes twice, so that there are as many batches."""
+    break_pictures(damaged, 1)
+    for shares in (1, 2):
+        ranks = [Streamed(source_of(damaged), 8, rank=r, shares=shares) for r in range(shares)]
+        with pytest.warns(UserWarning, match="skipped .*0.tar/0000.png: cannot be read"):
+            found = Counter(sum((order(rank) for rank in ranks), start=[]))
+        assert sum(found.values()) == TRAIN
+        assert 0 not in found
+        assert sorted(found.values()) == [1] * (TRAIN - 2) + [2]
+
+
+def test_too_many_that_cannot_be_read(damaged):
+    """3 of 288 are more than 1%."""
+    break_pictures(damaged, 3)
+    with warnings.catch_warnings(), pytest.raises(OSError, match="3 of 288 pictures in the train"):
+        warnings.simplefilter("ignore")
+        order(Streamed(source_of(damaged), 8))
+
+
+def test_the_limit_decides(shards, tmp_path):
+    """What is just small enough is mapped; one byte less and it is streamed."""
+    whole = TRAIN * 3 * SIDE**2
+    for size, kind in ((whole, torch.utils.data.DataLoader), (whole - 1, Streamed)):
+        data = ImageData(source_of(shards, size / 1e9), str(tmp_path / kind.__name__), 8)
+        data.prepare_data()
+        assert type(data.train_dataloader()) is kind
+    assert not (tmp_path / "Streamed").exists()
+    assert len(data.split("val")) == 16
+    with pytest.raises(ValueError, match="288 pictures of the train split are 5.53e-05 GB decoded"):
+        data.split("train")
+
+
+@pytest.mark.parametrize(
+    ("limit", "batch_size", "message"),
+    [
+        (LIMIT, BUFFER + 1, "cache_limit=3.072e-06: not one batch of 17 pictures"),
+        (0.0, 8, "cache_limit=0.0: should be greater than 0"),
+        (-1.0, 8, "cache_limit=-1.0: should be greater than 0"),
+        (float("nan"), 8, "cache_limit=nan: should be a finite number"),
+    ],
+)
+def test_limits_that_are_none(shards, tmp_path, limit, batch_size, message):
+    with pytest.raises(ValueError, match=message):
+        ImageData(source_of(shards, limit), str(tmp_path), batch_size).prepare_data()
+
+
+def test_a_held_out_split_over_the_limit(shards, tmp_path):
+    """16 pictures; before any of them is decoded."""
+    data = ImageData(source_of(shards, 15 * 192 / 1e9), str(tmp_path / "cache"), 8)
+    data.prepare_data()
+    with pytest.raises(ValueError, match="cache_limit=2.88e-06: the 16 pictures of the val split"):
+        data.split("val")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_checkpoint_does_not_say_the_limit(shards):
+    description = describe(source_of(shards))
+    assert description == describe(source_of(shards, None))
+    assert from_description(description).cache_limit is None
+
+
+def test_hugging_face(tmp_path, monkeypatch):
+    pytest.importorskip("datasets", reason="needs the extra [huggingface]")
+    levels = noise(80, SIDE, SIDE, 3)
+    write_parquet(tmp_path / "set" / "train.parquet", [png(each) for each in levels])
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "hf"))
+    source = HuggingFace(str(tmp_path / "set"), SIDE, cache_limit=LIMIT)
+    mapped = Pictures(*load_split(source, "train", str(tmp_path / "cache")))
+    batches = list(Streamed(source, 8))
+    assert sorted(torch.cat([b["index"] for b in batches]).tolist()) == list(range(72))
+    for batch in batches:
+        expected = mapped.__getitems__(batch["index"].tolist())["image"]
+        assert torch.equal(batch["image"], expected)
+
+
+# through the door
+
+WORDS = [
+    *("data=webdataset", "data.image_size=16", "trainer.accelerator=cpu", "batch_size=8"),
+    *("trainer.enable_progress_bar=false", "model.gf_dim=2", "model.df_dim=2", "model.z_dim=5"),
+    *("sample_every=4", "preview=2", "validate=3", "sample_metrics=8", "logger=null"),
+]
+
+
+def test_a_training_is_streamed(run, shards, tmp_path):
+    """No memory map of what is trained on; two epochs and one more are three at once."""
+    cache = tmp_path / "cache"
+    words = [*WORDS, f"data.urls={shards}/*.tar", "data.cache_limit=2e-5", f"cache_dir={cache}"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run("train.py", *words, "trainer.max_epochs=3", f"output={whole}")
+    maps = [len((each / "images.bin").read_bytes()) // 768 for each in cache.glob("*/")]
+    assert sorted(maps) == [16, 16]  # for validation and tests
+    run("train.py", *words, "trainer.max_epochs=2", f"output={parts}")
+    run("train.py", "trainer.max_epochs=3", f"resume={parts / 'last.ckpt'}")
+    weights, others = (load_file(each / "weights.safetensors") for each in (whole, parts))
+    assert all(value.isfinite().all() for value in weights.values())
+    assert all(torch.equal(value, others[name]) for name, value in weights.items())
+    other = ["data=webdataset", "data.cache_limit=null", f"resume={parts / 'last.ckpt'}"]
+    said = run("train.py", *other, fails=True).stderr
+    assert "was begun with data.cache_limit=2e-05, not null: leave it out to continue" in said
+
+
+def test_a_training_with_too_many_unreadable_pictures(run, damaged):
+    """One line at the end, that says how to go on."""
+    break_pictures(damaged, 5)
+    words = [*WORDS, f"data.urls={damaged}/*.tar", "data.cache_limit=2e-5", "preview=0"]
+    words += ["validate=0", "sample_metrics=0", f"output={damaged / 'run'}"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        said = run("train.py", *words, fails=True).stderr
+    last = said.splitlines()[-1]
+    assert last.startswith("error: 3 of 288 pictures in the train split cannot be read")
+    assert f"output={damaged / 'run'} begins again" in last
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        ("0", "data.cache_limit=0: should be greater than 0"),
+        ("1e-9", "data.cache_limit=1e-09: not one batch of 8 pictures, which is 6.14e-06 GB"),
+        ("7e-6", "data.cache_limit=7e-06: the 16 pictures of the val split are 1.23e-05 GB"),
+    ],
+)
+def test_one_line_before_any_work(run, shards, tmp_path, limit, message):
+    words = [f"data.urls={shards}/*.tar", f"data.cache_limit={limit}", f"output={tmp_path / 'a'}"]
+    words += [f"cache_dir={tmp_path / 'cache'}"]
+    said = run("train.py", *WORDS, *words, fails=True).stderr
+    assert said.startswith(f"error: {message}")
+    assert not list(tmp_path.iterdir())
