@@ -164,6 +164,15 @@ def test_the_shipped_sampler():
         source_of(model, None, "celeba64")
 
 
+def test_the_shipped_gan_of_photos():
+    """Of CelebA at 128 px: averaged networks, in half precision, that name no folder."""
+    gan = load_gan(file_of("celeba128"))
+    assert gan.picture_shape == (3, 128, 128) and gan.settings.crop == 0.8
+    assert (gan.averaged, gan.trained, gan.settings.layers) == (True, 8582, 5)
+    assert gan.data == {**gan.data, "source": "celeba"} and "root" not in gan.data
+    assert file_of("celeba128").stat().st_size < 20e6
+
+
 def test_what_a_search_asks_of_a_model():
     gan, context, encoder = models()
     known, mask = torch.zeros(2, 3, 16, 16), torch.ones(2, 1, 16, 16)

@@ -619,15 +619,15 @@ def test_a_sweeper_is_told_how_good_it_was(trained, photos, tmp_path, monkeypatc
     assert [float(row["mean"]) for row in rows if row["metric"] == "psnr_hole"] == [found]
 
 
-def test_photos_are_completed_by_the_shipped_sampler(run, photos, tmp_path):
-    """Without ckpt=; a photo of noise has no face, so its center is taken."""
+def test_photos_are_completed_by_shipped_models(run, photos, tmp_path):
+    """celeba128 without ckpt=; a photo of noise has no face, so its center is taken."""
     words = ["solver.iterations=0", "stages=none", "trainer.accelerator=cpu"]
-    for count, answer in ((1, "best"), (2, "sample")):  # of one a search, of several draws
-        output = tmp_path / f"{count}"
-        own = [f"images={photos / 'b.png'}", f"candidates={count}", f"output={output}"]
-        run("inpaint.py", *words, *own)
+    sampler = ["ckpt=celeba64", "candidates=2"]  # whose several answers are draws
+    for ckpt, answer, more in (("celeba128", "best", []), ("celeba64", "sample", sampler)):
+        output = tmp_path / ckpt
+        run("inpaint.py", *words, *more, f"images={photos / 'b.png'}", f"output={output}")
         kept = OmegaConf.load(output / "config.yaml")
-        assert (kept.ckpt, kept.answer) == ("celeba64", answer)
+        assert (kept.ckpt, kept.answer) == (ckpt, answer)
         assert (output / "photos" / "00000_b.png").is_file()
 
 

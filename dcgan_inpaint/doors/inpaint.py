@@ -30,7 +30,7 @@ def main(cfg: DictConfig) -> float | None:
     with one_line_errors():
         folder = name_folder(cfg, "inpaint")  # where the loggers write, which the check looks at
         check_config(cfg, CompleteOptions)
-        cfg.ckpt = cfg.ckpt or ("faces64" if cfg.images is None else "celeba64")
+        cfg.ckpt = cfg.ckpt or ("faces64" if cfg.images is None else "celeba128")
         model = load_model(cfg.ckpt)
         source: Any = None
         if cfg.images is None or wants_source(cfg):
