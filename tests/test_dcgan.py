@@ -6,7 +6,6 @@ from torch.utils.data import DataLoader
 from training import moved_since, quiet_trainer
 
 from dcgan_inpaint.losses import discriminator_losses, generator_loss, gradient_penalty
-from dcgan_inpaint.models import dcgan
 from dcgan_inpaint.models.checkpoint import load_gan
 from dcgan_inpaint.models.dcgan import DCGAN
 
@@ -104,27 +103,6 @@ def test_training_is_the_plain_schedule():
         if not name.startswith("deconvs.0.bias"):  # a bias before BatchNorm: gradient is rounding
             other = plain.generator.get_parameter(name)
             torch.testing.assert_close(value, other, rtol=1e-3, atol=2e-4)
-
-
-def test_what_d_sees_is_changed_and_g_learns_through_it(monkeypatch):
-    """A share of true and made pictures, drawn for each by itself; none of it by default."""
-    seen = []
-    real_changed = dcgan.changed
-
-    def keep(images, index, seed, share, stream):
-        seen.append((stream, share, index.tolist(), images.requires_grad))
-        return real_changed(images, index, seed, share, stream)
-
-    monkeypatch.setattr(dcgan, "changed", keep)
-    train(small(), iterations=1)
-    assert not seen
-    model = small(augment=0.5)
-    before = copy.deepcopy(model.state_dict())
-    train(model, iterations=2)
-    streams = [("real", False), ("made", False), ("made 0", True), ("made 1", True)]
-    rows = [list(range(8)), list(range(8, 16))]
-    assert seen == [(s, 0.5, index, grad) for index in rows for s, grad in streams]
-    assert {"generator", "discriminator"} <= moved_since(before, model)
 
 
 def test_the_gradient_penalty_on_true_pictures():

@@ -1,6 +1,5 @@
 """How pictures are changed while they are trained on: mirrored, and by what sets a photo of one's
-own apart: its light, and a face that lies a little aside, turned, nearer or farther in the square.
-A GAN's D may be shown the latter, too."""
+own apart, its light, and a face that lies a little aside, turned, nearer or farther."""
 
 import math
 
@@ -23,17 +22,16 @@ def mirrored(images: Tensor, index: Tensor, seed: int, epoch: int) -> Tensor:
     return torch.where(heads[:, :, None, None], images.flip(3), images)
 
 
-def changed(
-    images: Tensor, index: Tensor, seed: int, share: float, stream: str = "changes"
-) -> Tensor:
+@torch.no_grad()
+def changed(images: Tensor, index: Tensor, seed: int, share: float) -> Tensor:
     """Pictures (B, C, S, S) in [-1, 1], a `share` of them changed; which and how follows from
-    (stream, seed, index[b]).  What comes in at the border is the picture's own mirror image."""
+    (seed, index[b]).  What comes in at the border is the picture's own mirror image."""
     with torch.autocast(images.device.type, enabled=False):  # in bf16 places are 0.2 px off
-        return _changed(images.float(), index, seed, share, stream)
+        return _changed(images.float(), index, seed, share)
 
 
-def _changed(images: Tensor, index: Tensor, seed: int, share: float, stream: str) -> Tensor:
-    u = 2 * uniform(stream, seed, index, 7) - 1  # (B, 7) in [-1, 1)
+def _changed(images: Tensor, index: Tensor, seed: int, share: float) -> Tensor:
+    u = 2 * uniform("changes", seed, index, 7) - 1  # (B, 7) in [-1, 1)
     angle, scale = TURN * u[:, 1], 1 + SCALE * u[:, 2]
     light, contrast = (LIGHT * u[:, 3:5]).T[:, :, None, None, None]  # (B, 1, 1, 1) each
     cos, sin = scale * angle.cos(), scale * angle.sin()
