@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-R1_EVERY = 8  # iterations from one gradient penalty to the next, which is as many times as strong
+R1_EVERY = 8  # iterations from one gradient penalty to the next
 
 
 def discriminator_losses(real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,6 +49,20 @@ def gradient_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor) ->
     real = real.detach().requires_grad_()
     (slope,) = torch.autograd.grad(discriminator(real).sum(), real, create_graph=True)
     return slope.square().sum((1, 2, 3)).mean() / 2
+
+
+def lazy_penalty(
+    discriminator: Callable[[Tensor], Tensor], real: Tensor, weight: float, iteration: int
+) -> Tensor | None:
+    """`weight` times `gradient_penalty` as it is added to D's loss: 8 times as strong at every 8th
+    iteration, and None at the others (Karras 2020, "lazy regularization").
+
+    `discriminator` gives logits (B,) of true pictures `real` (B, C, H, W).
+    """
+    if not weight or iteration % R1_EVERY:
+        return None
+    with torch.autocast(real.device.type, enabled=False):  # second derivatives in float32
+        return R1_EVERY * weight * gradient_penalty(discriminator, real)
 
 
 def hole_loss(fake: Tensor, images: Tensor, mask: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from dcgan_inpaint.data.images import Channels, Crop
 from dcgan_inpaint.errors import WHOLE, make, settings
@@ -138,9 +139,8 @@ class Model(LightningModule):
         decay = min(self.settings.ema_decay, (1 + t) / (10 + t))
         numbers, weights = average.state_dict(), network.state_dict()
         moved = [name for name, value in numbers.items() if value.is_floating_point()]
-        torch._foreach_lerp_(
-            [numbers.pop(name) for name in moved], [weights[name] for name in moved], 1 - decay
-        )
+        follow = get_ema_multi_avg_fn(decay)  # all at once
+        follow([numbers.pop(name) for name in moved], [weights[name] for name in moved], None)
         for name, count in numbers.items():
             count.copy_(weights[name])
 

@@ -5,12 +5,11 @@ Radford 2016 in the schedule of Kim's and Amos's TensorFlow code (dcgan_inpaint/
 
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from dcgan_inpaint.errors import NonNegative, Positive, Seed, make, settings
-from dcgan_inpaint.losses import R1_EVERY, gradient_penalty
+from dcgan_inpaint.losses import lazy_penalty
 from dcgan_inpaint.models.base import LatentGAN, ModelSettings, Width
 from dcgan_inpaint.models.networks import Discriminator, Generator, Layers
 
@@ -62,18 +61,13 @@ class DCGAN(LatentGAN):
         self.generator.set_decay(0.9**2)
         fake = self.generator(z)  # (B, C, S, S)
         self.generator.set_decay(0.9)
-        log = self._discriminator_step(images, fake.detach(), self._penalty(images))
+        penalty = lazy_penalty(self.discriminator, images, self.settings.r1, self.iteration)
+        log = self._discriminator_step(images, fake.detach(), penalty)
         for k in range(self.settings.g_steps):
             log["train/g_loss"] = self._generator_step(fake if k == 0 else self.generator(z), k)
         self.update_average(self.ema_generator, self.generator)
         if self.logs_now:
             self.log_step(log)
-
-    def _penalty(self, real: Tensor) -> Tensor | None:
-        if not self.settings.r1 or self.iteration % R1_EVERY:
-            return None
-        with torch.autocast(self.device.type, enabled=False):  # second derivatives in float32
-            return R1_EVERY * self.settings.r1 * gradient_penalty(self.discriminator, real)
 
     def _generator_step(self, fake: Tensor, k: int) -> Tensor:
         loss = self._adversarial_loss(fake)

@@ -15,11 +15,10 @@ from torch.nn import functional as F
 from dcgan_inpaint.data.changes import changed
 from dcgan_inpaint.errors import make
 from dcgan_inpaint.losses import (
-    R1_EVERY,
     context_loss,
     discriminator_losses,
     generator_loss,
-    gradient_penalty,
+    lazy_penalty,
     prior_loss,
     spread_l1,
 )
@@ -187,15 +186,12 @@ class LatentEncoder(Model):
     def _judge_step(self, images: Tensor, completed: Tensor, mask: Tensor) -> dict[str, Tensor]:
         real, fake = self._logits(images, mask), self._logits(completed, mask)
         loss_real, loss_fake = discriminator_losses(real, fake)
-        loss = loss_real + loss_fake
-        if self.settings.r1 and self.iteration % R1_EVERY == 0:
-            with torch.autocast(self.device.type, enabled=False):  # second derivatives in float32
-                penalty = gradient_penalty(partial(self._logits, mask=mask), images)
-            loss = loss + R1_EVERY * self.settings.r1 * penalty
-        self._update(1, loss, D_LR)
+        loss, judge = loss_real + loss_fake, partial(self._logits, mask=mask)
+        penalty = lazy_penalty(judge, images, self.settings.r1, self.iteration)
+        self._update(1, loss if penalty is None else loss + penalty, D_LR)
         logits = {"D(y)": real, "D(x)": fake}
         means = {name: torch.sigmoid(logit.detach()).mean() for name, logit in logits.items()}
-        return {"d_loss": loss_real + loss_fake} | means
+        return {"d_loss": loss} | means
 
     def _decay(self) -> float:
         """The share of lr for this iteration."""
