@@ -125,14 +125,16 @@ def freeform(
     step = torch.stack([angle.cos(), angle.sin()], -1) * length[..., None]
     ends = start + step.cumsum(2)  # (B, strokes, corners, 2)
     begins = torch.cat([start, ends[:, :, :-1]], 2)
-    axis = (torch.arange(size, device=index.device) + 0.5) / size
-    pixels = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)  # (S, S, 2)
+    axis = (torch.arange(size, device=index.device) + 0.5) / size  # (S,)
     hole = torch.zeros(len(index), size, size, dtype=torch.bool, device=index.device)
     for a, d in zip(begins.flatten(1, 2).unbind(1), step.flatten(1, 2).unbind(1), strict=True):
-        to_pixel = pixels - a[:, None, None]  # (B, S, S, 2): distance to one segment per image
-        along = (to_pixel * d[:, None, None]).sum(-1) / d.square().sum(-1)[:, None, None]
-        nearest = along.clamp(0, 1)[..., None] * d[:, None, None]
-        hole |= (to_pixel - nearest).norm(dim=-1) < width / 2
+        x, y = (axis - a[:, :, None]).unbind(1)  # (B, S): from the begin of a segment per image
+        dx, dy = d[:, :, None].unbind(1)  # (B, 1)
+        x_part, y_part = (v * s / (dx.square() + dy.square()) for v, s in ((x, dx), (y, dy)))
+        along = (x_part[:, None] + y_part[:, :, None]).clamp(0, 1)  # (B, S, S): to the nearest
+        across = torch.addcmul(x[:, None], along, dx[..., None], value=-1).square_()
+        across += torch.addcmul(y[:, :, None], along, dy[..., None], value=-1).square_()
+        hole |= across < (width / 2) ** 2
     return 1 - hole.float()[:, None]
 
 
