@@ -1,12 +1,12 @@
-"""Does the spread of the candidates say how wrong their mean is?
+"""Is the mean of the candidates as wrong as it is said to be?
 
 python -m experiments.calibration candidates=8 limit=64 mask=center --figure runs/calibration.png
 
 Takes what inpaint.py takes (ckpt=..., data=..., start=...), completes the pictures, and sorts the
-pixels of the holes by the standard deviation over each picture's candidates, the predicted spread.
-For each tenth of them it prints the predicted spread beside the true error of the candidates' mean:
-root mean squares, of intensities from 0 to 1; and the error that the spread predicts by the true
-one, which is 1 where the true picture might be one more candidate.
+pixels of the holes by the error that is predicted for the mean of each picture's candidates: the
+expected error of a sampler's draws (models/doubt.py), or, of other candidates and with --alone,
+what their standard deviation says if the truth were one more of them.  For each tenth of the pixels
+it prints the predicted error beside the true one: root mean squares, of intensities from 0 to 1.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from torch import Tensor
 from dcgan_inpaint.completion.build import build
 from dcgan_inpaint.data.loader import ImageData, batches
 from dcgan_inpaint.models.checkpoint import load_model, source_of
+from dcgan_inpaint.models.doubt import own_doubt
 
 PROJECT = Path(__file__).parents[1]
 
@@ -28,6 +29,7 @@ PROJECT = Path(__file__).parents[1]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("overrides", nargs="*", help="as for inpaint.py")
+    parser.add_argument("--alone", action="store_true", help="by the candidates alone")
     parser.add_argument("--figure", type=Path, required=True, help="where to write the plot")
     arguments = parser.parse_args()
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
@@ -37,47 +39,48 @@ def main() -> None:
     data = ImageData(source_of(model, instantiate(cfg.data), cfg.ckpt), cfg.cache_dir)
     pictures = data.split(cfg.split)
     first = torch.utils.data.Subset(pictures, range(min(cfg.limit, len(pictures))))
-    numbers = [hole_numbers(module.predict_step(batch)) for batch in batches(first, cfg.batch_size)]
-    spread, error = (torch.cat(column) for column in zip(*numbers, strict=True))
-    predicted, true = by_tenths(spread, error)
-    # the mean of K candidates is wrong by its own chance as well
-    chance = (1 + 1 / cfg.candidates) ** 0.5
-    ratios = chance * predicted / true
-    print("| tenth | predicted spread | error of the mean | predicted / true |")
+    completed = (module.predict_step(batch) for batch in batches(first, cfg.batch_size))
+    numbers = [hole_numbers(done, arguments.alone) for done in completed]
+    predicted, true = (torch.cat(column) for column in zip(*numbers, strict=True))
+    tenths = by_tenths(predicted, true)
+    print("| tenth | predicted error | error of the mean | predicted / true |")
     print("| --- | --- | --- | --- |")
-    for i, (p, t, ratio) in enumerate(zip(predicted, true, ratios, strict=True), start=1):
-        print(f"| {i} | {p:.3f} | {t:.3f} | {ratio:.2f} |")
-    (all_spread, all_error) = (x.square().mean().sqrt() for x in (spread, error))
-    print(f"| all | {all_spread:.3f} | {all_error:.3f} | {chance * all_spread / all_error:.2f} |")
-    plot(predicted, true, cfg.candidates, arguments.figure)
+    for i, (p, t) in enumerate(zip(*tenths, strict=True), start=1):
+        print(f"| {i} | {p:.3f} | {t:.3f} | {p / t:.2f} |")
+    p, t = (x.square().mean().sqrt() for x in (predicted, true))
+    print(f"| all | {p:.3f} | {t:.3f} | {p / t:.2f} |")
+    plot(*tenths, arguments.figure)
 
 
-def hole_numbers(done: Any) -> tuple[Tensor, Tensor]:
-    """The spread over a batch's candidates and the error of their mean, (N,) each, in the holes."""
-    candidates, images = (done.candidates + 1) / 2, (done.images + 1) / 2
-    spread, error = candidates.std(1), candidates.mean(1) - images  # (B, C, S, S)
-    hole = (done.mask == 0).expand_as(images)
-    return spread[hole], error[hole]
+def hole_numbers(done: Any, alone: bool) -> tuple[Tensor, Tensor]:
+    """The predicted and the true error of the mean of a batch's candidates, (N,) each, in the
+    holes: root mean squares over channels.  `alone`: as the candidates say, and no measurement."""
+    predicted = done.expected_error
+    if predicted is None or alone:
+        predicted = own_doubt(done.candidates)  # (B, 1, S, S)
+    error = (done.candidates.mean(1) - done.images).square().mean(1, keepdim=True).sqrt()
+    hole = done.mask == 0
+    return predicted[hole] / 2, error[hole] / 2
 
 
-def by_tenths(spread: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
-    """Root mean squares (10,) of both, in tenths of the numbers sorted by spread."""
-    tenths = spread.argsort().tensor_split(10)
-    rms = [[x[tenth].square().mean().sqrt() for tenth in tenths] for x in (spread, error)]
+def by_tenths(predicted: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
+    """Root mean squares (10,) of both, in tenths of the numbers sorted by what is predicted."""
+    tenths = predicted.argsort().tensor_split(10)
+    rms = [[x[tenth].square().mean().sqrt() for tenth in tenths] for x in (predicted, true)]
     return torch.tensor(rms[0]), torch.tensor(rms[1])
 
 
-def plot(predicted: Tensor, true: Tensor, candidates: int, path: Path) -> None:
+def plot(predicted: Tensor, true: Tensor, path: Path) -> None:
     import matplotlib.pyplot as plt  # an optional extra: tables do without it
 
     figure, axes = plt.subplots(figsize=(4.5, 4.5), layout="constrained")
     axes.plot(predicted, true, "o-", label="tenths of the hole's pixels")
     end = max(predicted.max(), true.max()).item() * 1.05
-    axes.plot([0, end], [0, end * (1 + 1 / candidates) ** 0.5], "k:", label="calibrated")
+    axes.plot([0, end], [0, end], "k:", label="calibrated")
     axes.set(xlim=(0, end), ylim=(0, end))
-    axes.set_xlabel(f"standard deviation over {candidates} candidates, intensity")
-    axes.set_ylabel("root mean square error of their mean, intensity")
-    axes.set_title("Predicted spread against true error")
+    axes.set_xlabel("predicted error of the candidates' mean, intensity")
+    axes.set_ylabel("true error, root mean square, intensity")
+    axes.set_title("Predicted against true error")
     axes.legend()
     axes.grid(alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)

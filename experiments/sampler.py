@@ -5,10 +5,10 @@ python experiments/sampler.py ckpt=<run>/weights.safetensors data=celeba data.ro
 
 Takes what inpaint.py takes, and completes each picture once under each mask, with 8 candidates.  A
 row a mask: PSNR over the hole of the first draw and of the mean of all, with 95% bootstrap
-intervals; the error that the spread predicts by the true one, over all and, behind it, the lowest
-and the highest of the middle eight tenths (calibration.py); Fréchet and feature distance of both,
-and the diversity of the draws (quality/features.py).  `--without 64` adds PSNR without the first
-64 pictures.
+intervals; the error of that mean that the draws alone predict, and the one that is expected by
+measurement (models/doubt.py), by the true one, over all and, behind it, the lowest and the highest
+of the middle eight tenths (calibration.py); Fréchet and feature distance of both, and the diversity
+of the draws (quality/features.py).  `--without 64` adds PSNR without the first 64 pictures.
 """
 
 import argparse
@@ -32,7 +32,8 @@ HEADER = (
     "mask",
     "one draw, dB",
     "mean, dB",
-    "predicted / true",
+    "by the draws / true",
+    "expected / true",
     "FD-EffLite0, draw and mean",
     "feature distance, draw and mean",
     "diversity",
@@ -69,20 +70,24 @@ def rows(mask: str, overrides: list[str], without: int) -> list[list[str]]:
         numbers: list[Tensor] = []
         for answer in answers:
             numbers += [psnr(answer, done.images, hole), *compare(answer, done.images, network)]
-        seen.append([*numbers, diversity(done.candidates, network), *hole_numbers(done)])
+        seen.append(
+            [
+                *numbers,
+                diversity(done.candidates, network),
+                *hole_numbers(done, True),
+                *hole_numbers(done, False),
+            ]
+        )
     columns = [torch.cat(column) for column in zip(*seen, strict=True)]
-    draw, draw_far, draw_pooled, mean, mean_far, mean_pooled, diverse, spread, error = columns
-    chance = (1 + 1 / cfg.candidates) ** 0.5  # the mean is wrong by its own chance as well
-    predicted, true = by_tenths(spread, error)
-    middle = (chance * predicted / true)[1:-1]
-    over_all = chance * (spread.square().mean() / error.square().mean()).sqrt()
+    draw, draw_far, draw_pooled, mean, mean_far, mean_pooled, diverse, *errors = columns
     fd = [frechet_distance(*pooled.unbind(1)) for pooled in (draw_pooled, mean_pooled)]
     found = [
         [
             mask,
             interval(draw),
             interval(mean),
-            f"{over_all:.2f}; {middle.min():.2f} to {middle.max():.2f}",
+            ratios(*errors[:2]),
+            ratios(*errors[2:]),
             f"{fd[0]:.1f}, {fd[1]:.1f}",
             f"{draw_far.mean():.2f}, {mean_far.mean():.2f}",
             f"{diverse.mean():.2f}",
@@ -92,6 +97,14 @@ def rows(mask: str, overrides: list[str], without: int) -> list[list[str]]:
         rest = [interval(draw[without:]), interval(mean[without:])]
         found.append([f"{mask}, without the first {without}", *rest, *[""] * (len(HEADER) - 3)])
     return found
+
+
+def ratios(predicted: Tensor, true: Tensor) -> str:
+    """Predicted by true error, over all; the lowest and the highest of the middle eight tenths."""
+    over_all = (predicted.square().mean() / true.square().mean()).sqrt()
+    said, found = by_tenths(predicted, true)
+    middle = (said / found)[1:-1]
+    return f"{over_all:.2f}; {middle.min():.2f} to {middle.max():.2f}"
 
 
 def interval(values: Tensor) -> str:

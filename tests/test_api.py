@@ -150,6 +150,13 @@ def test_draws_of_an_encoder_that_samples(dcgan):
     two = completer(photo(), ~HOLE, CROP, candidates=2, answer="sample")
     assert all(same(*pair) for pair in zip(two.candidates, result.candidates, strict=False))
     assert len({each.tobytes() for each in result.candidates}) == 4
+    assert result.expected_error.shape == (16, 16)  # not trained: as the draws themselves say
+    torch.testing.assert_close(
+        result.expected_error, result.spread * (1 + 1 / 4) ** 0.5, rtol=0, atol=1e-6
+    )
+    assert completer(photo(), ~HOLE, CROP, candidates=1).expected_error is None
+    searched = Completer.load(encoder, *SHORT, "start=random")
+    assert searched(photo(), ~HOLE, CROP, candidates=2).expected_error is None
 
 
 def test_metrics_by_hand(completer):

@@ -220,7 +220,7 @@ def test_benchmark(monkeypatch, capsys):
 
 
 def test_calibration_of_numbers_that_are(tmp_path):
-    """Errors drawn with the predicted spread are found to have it; doubled ones are not."""
+    """Errors of the predicted size are found to have it; doubled ones are not."""
     spread = torch.linspace(0.01, 1, 20_000)
     error = spread * torch.randn(20_000, generator=torch.Generator().manual_seed(0))
     predicted, true = calibration.by_tenths(spread, error)
@@ -240,8 +240,8 @@ def test_calibration_is_a_command(tmp_path, monkeypatch, capsys):
     calibration.main()
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()]
     assert len(rows) == 13
-    _, spread, error, ratio = map(float, [0, *rows[-1][1:]])
-    assert ratio == pytest.approx((1 + 1 / 3) ** 0.5 * spread / error, rel=0.05)
+    predicted, error, ratio = map(float, rows[-1][1:])
+    assert ratio == pytest.approx(predicted / error, rel=0.05)
     assert figure.stat().st_size > 5000
 
 
@@ -263,7 +263,8 @@ def test_sampler_is_a_command(tmp_path, monkeypatch, capsys):
     alone = re.findall(r"[\d.]+", rows[3][1])
     assert alone[0] == alone[1] == alone[2] and alone[0] in (low, high)  # of one picture
     assert float(low) < float(draw) < float(high)
-    assert float(rows[2][6]) > 0 and rows[3][6] == ""
+    assert float(rows[2][7]) > 0 and rows[3][7] == ""
+    assert rows[2][3] == rows[2][4]  # of several searches nothing else was measured
 
 
 def test_web_is_a_command(tmp_path, monkeypatch, capsys):

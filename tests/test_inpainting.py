@@ -15,6 +15,7 @@ from dcgan_inpaint.data.faces import Faces
 from dcgan_inpaint.errors import make
 from dcgan_inpaint.models.checkpoint import load_model
 from dcgan_inpaint.models.dcgan import DCGAN
+from dcgan_inpaint.models.doubt import DEPTHS
 from dcgan_inpaint.models.networks import frozen
 from dcgan_inpaint.observation import masks
 from dcgan_inpaint.observation.measurements import Lowres
@@ -449,6 +450,7 @@ class Sampling(torch.nn.Module):
     def __init__(self, map_dim):
         super().__init__()
         self.map_dim, self.shown = map_dim, 0
+        self.doubt = torch.tensor([[2.0, 0.1]] * DEPTHS)
 
     def forward(self, known, mask, noise):
         self.shown += len(known)
@@ -474,6 +476,9 @@ def test_a_sampling_encoder_draws_every_candidate(dcgan):
         torch.testing.assert_close(several.fake, dcgan(noise), rtol=1e-4, atol=1e-5)
     other, _ = sampled(dcgan, batch(3), candidates=4, answer="sample", seed=1)
     assert not torch.allclose(several.z, other.z)
+    error = (2 * several.spread * (1 + 1 / 4) ** 0.5 + 0.1) * (1 - several.mask)
+    torch.testing.assert_close(several.expected_error, error)
+    assert alone.expected_error is None
 
 
 def test_answers_of_a_sampling_encoder(dcgan):

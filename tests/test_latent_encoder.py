@@ -11,7 +11,7 @@ from dcgan_inpaint.data.changes import changed
 from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.models.checkpoint import load_gan, load_model, save_weights
 from dcgan_inpaint.models.dcgan import DCGAN
-from dcgan_inpaint.models.latent_encoder import LatentEncoder, depths
+from dcgan_inpaint.models.latent_encoder import LatentEncoder
 from dcgan_inpaint.models.networks import frozen
 from dcgan_inpaint.observation import masks
 from dcgan_inpaint.randomness import normal
@@ -213,21 +213,9 @@ def test_the_reward_grows_while_draws_spread_too_little(dcgan):
     assert model.reward.tolist() == pytest.approx([1, 1, most, 1])
     assert found["reward_2"] == pytest.approx(most)
     assert model.calibrate(images)["reward_2"] == pytest.approx(math.sqrt(3))  # and in all
-
-
-def test_how_deep_holes_are():
-    index = torch.arange(8)
-    drawn = {
-        0: masks.random(index, 64, seed=0, missing=0.8),
-        1: masks.pattern(index, 64, seed=0, missing=0.25),
-        2: masks.center(index, 64, scale=0.25),
-        3: masks.half(index, 64, seed=0),
-    }
-    for depth, mask in drawn.items():
-        assert depths(mask).tolist() == [depth] * 8
-    assert depths(masks.full(index, 64)).tolist() == [0] * 8  # no hole at all
-    one = masks.center(torch.arange(1), 16, scale=0.25)  # 8x8: the inner 6x6 are far, 56%
-    assert depths(one).tolist() == [round(3 * 36 / 64)]
+    assert model.doubt[[0, 1, 3]].tolist() == [[1, 0]] * 3
+    scale, floor = model.doubt[2].tolist()
+    assert (scale, floor > 0.01) == (0, True)  # no spread, so that all error is in the floor
 
 
 def test_a_sampler_resumes_exactly(dcgan, tmp_path):
@@ -254,7 +242,7 @@ def test_a_sampler_resumes_exactly(dcgan, tmp_path):
 
 def test_a_samplers_checkpoint_stands_alone(dcgan, tmp_path):
     model = sampler(dcgan)
-    model.reward[1] = 1.25
+    model.reward[1], model.doubt[1, 1] = 1.25, 0.04
     save_weights(model, tmp_path / "weights.safetensors")
     loaded = load_model(tmp_path / "weights.safetensors", LatentEncoder)
     assert loaded.settings.noise_dim == 5

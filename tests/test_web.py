@@ -21,10 +21,11 @@ from training import small_dcgan
 
 from dcgan_inpaint import Completer
 from dcgan_inpaint.configs import choices_of
+from dcgan_inpaint.models.latent_encoder import LatentEncoder
 from dcgan_inpaint.photos.regions import Region
 from dcgan_inpaint.web import __main__ as command
 from dcgan_inpaint.web import completing
-from dcgan_inpaint.web.completing import heat
+from dcgan_inpaint.web.completing import Completed, heat
 from dcgan_inpaint.web.queue import Stopped
 from dcgan_inpaint.web.server import Server
 from dcgan_inpaint.web.uploads import Limits
@@ -132,6 +133,14 @@ def test_a_photo_is_completed(client, completer, monkeypatch):
     assert np.array_equal(picture_of(client.get(f"/completed/{done['name']}/mask")) == 0, HOLE)
     assert done["widest"] == pytest.approx(expected.spread.max().item() * 127.5)
     assert np.array_equal(picture_of(done["spread"]), np.asarray(heat(expected.spread)))
+    assert "error" not in done  # of several searches it was not measured
+
+
+def test_how_wrong_the_mean_of_draws_may_be(dcgan):
+    encoder = LatentEncoder(dcgan, image_size=16, noise_dim=4, code_dim=8, df_dim=4)
+    encoder.doubt[:] = torch.tensor([0.0, 0.1])
+    result = Completer.load(encoder, *WORDS)(photo(), ~HOLE, SQUARE, candidates=2)
+    assert Completed(result).shown()["error"] == pytest.approx(0.1 * 127.5)
 
 
 def test_of_one_candidate_there_is_no_spread(client):

@@ -28,6 +28,7 @@ from dcgan_inpaint.completion.search import (
 )
 from dcgan_inpaint.completion.solvers import Losses, Solver
 from dcgan_inpaint.models.base import LatentGAN
+from dcgan_inpaint.models.doubt import expected_error
 from dcgan_inpaint.models.networks import frozen
 from dcgan_inpaint.observation.measurements import Holes, Measurement
 from dcgan_inpaint.pictures import masked
@@ -181,7 +182,15 @@ class InpaintingModule(LightningModule):
             frames=shown,
             frame_z=torch.stack(frames.z)[:, best],
             frame_iterations=frames.iterations,
+            expected_error=self._expected_error(everything, mask),
         )
+
+    def _expected_error(self, candidates: Tensor, mask: Tensor) -> Tensor | None:
+        """(B, 1, S, S) of the mean of draws (B, K, C, S, S); of others it was not measured."""
+        sampled = self.encoder is not None and self.encoder.noise_dim > 0
+        if not sampled or candidates.shape[1] < 2:
+            return None
+        return expected_error(candidates, mask, self.encoder.doubt)
 
     def _observed(self, images: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         """What is known, to look at: (B, C, S, S)."""

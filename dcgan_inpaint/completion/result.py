@@ -32,6 +32,8 @@ class SearchedCompletion(Completion):
     frames: Tensor  # (F, B, C, S, S) the completion as the search went
     frame_z: Tensor  # (F, B, z_dim) the z of each frame
     frame_iterations: list[int]  # (F,) the iteration of each frame
+    # (B, 1, S, S) how far the mean of K >= 2 draws may be off, as measured; see models/doubt.py
+    expected_error: Tensor | None = None
 
     @property
     def spread(self) -> Tensor:

@@ -10,7 +10,6 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dcgan_inpaint.data.changes import changed
 from dcgan_inpaint.errors import make
@@ -23,6 +22,7 @@ from dcgan_inpaint.losses import (
     spread_l1,
 )
 from dcgan_inpaint.models.base import LatentGAN, Model
+from dcgan_inpaint.models.doubt import DEPTHS, depths, measured
 from dcgan_inpaint.models.latent_network import LatentEncoderSettings, LatentNetwork
 from dcgan_inpaint.models.networks import Discriminator, frozen
 from dcgan_inpaint.pictures import masked
@@ -31,18 +31,7 @@ from dcgan_inpaint.randomness import normal
 
 DRAWS = 2  # of each picture in training
 D_LR = 2e-4  # Adam's step of a sampler's D, as of DCGAN's
-DEPTHS = 4  # of holes, each with a reward of its own for spread
 MOST = math.sqrt(3)  # of a reward: beyond it two draws of a Gaussian gain by any distance
-
-
-def depths(mask: Tensor) -> Tensor:
-    """How deep the hole of each mask (B, 1, S, S), 1 = known, is: (B,) from 0 to DEPTHS - 1, by the
-    share of it that lies farther than S/32 px from any known pixel.  0 are scattered pixels, 3 a
-    half of the picture."""
-    away = mask.shape[-1] // 32 or 1
-    far = 1 - F.max_pool2d(mask, 2 * away + 1, 1, away)  # (B, 1, S, S)
-    share = far.sum((1, 2, 3)) / (1 - mask).sum((1, 2, 3)).clamp(min=1)  # (B,)
-    return ((DEPTHS - 1) * share).round().long()
 
 
 class LatentEncoder(Model):
@@ -59,7 +48,8 @@ class LatentEncoder(Model):
     With a noise_dim it samples: x is the mean of two draws, their spread is rewarded, and D is one
     of its own that learns to tell completed pictures, beside their mask, from true ones, under an
     R1 penalty (Bendel 2023; Mescheder 2018).  `calibrate` adapts the reward to each depth of hole,
-    so that completions of pictures not trained on spread as far as their mean is wrong.
+    so that completions of pictures not trained on spread as far as their mean is wrong, and
+    measures how far it is wrong.
 
     The checkpoint holds the GAN as well, since z means nothing without it; gan_kind and
     gan_settings of its hyperparameters rebuild it there.  `mask` is for training only.  Takes
@@ -75,6 +65,7 @@ class LatentEncoder(Model):
     ema_encoder: LatentNetwork
     discriminator: Discriminator
     reward: Tensor
+    doubt: Tensor
 
     def __init__(
         self,
@@ -100,6 +91,7 @@ class LatentEncoder(Model):
         if s.noise_dim:
             self.discriminator = Discriminator(s.image_size, s.channels + 1, s.df_dim, s.layers)
             self.register_buffer("reward", torch.ones(DEPTHS))  # weight of the spread
+            self.register_buffer("doubt", torch.tensor([[1.0, 0.0]] * DEPTHS))  # as draws say
 
     @classmethod
     def rebuild(cls, hyperparameters: Mapping[str, Any]) -> Self:
@@ -114,7 +106,10 @@ class LatentEncoder(Model):
         return cls(known.rebuild(sizes), **asdict(make(LatentEncoderSettings, own)))
 
     def latent_encoder(self) -> nn.Module:
-        return frozen(self.ema_encoder)
+        network = frozen(self.ema_encoder)
+        if self.settings.noise_dim:
+            network.register_buffer("doubt", self.doubt)
+        return network
 
     @property
     def iteration(self) -> int:
@@ -214,7 +209,8 @@ class LatentEncoder(Model):
 
     @torch.no_grad()
     def calibrate(self, images: Tensor, count: int = 8) -> dict[str, float]:
-        """Adapt the rewards by `count` completions of pictures not trained on (B, C, S, S).
+        """Adapt the rewards by `count` completions of pictures not trained on (B, C, S, S), and
+        measure the doubt (doubt.py).
 
         Returns for each depth of hole that was drawn spread / error over the holes (root mean
         squares: the error that the spread predicts for the mean, beside the true one), and its
@@ -237,6 +233,7 @@ class LatentEncoder(Model):
                 self.reward[d] *= math.exp(min(0.5, max(-0.5, 1 - ratio)))
                 self.reward[d].clamp_(max=MOST)
                 found |= {f"spread_ratio_{d}": ratio, f"reward_{d}": float(self.reward[d])}
+        self.doubt.copy_(measured(completed, images, mask, self.doubt))
         return found
 
     def on_train_batch_end(self, *_: object) -> None:

@@ -62,6 +62,15 @@ class Result:
         return None
 
     @property
+    def expected_error(self) -> Tensor | None:
+        """(S, S) how far the candidates' mean may be from the truth, a root mean square over
+        channels, 0 where pixels are known; white - black is 2.  As measured on pictures that a
+        sampler was not trained on (models/doubt.py); None of candidates that are not its draws."""
+        if isinstance(self.done, SearchedCompletion) and self.done.expected_error is not None:
+            return self.done.expected_error[self.row, 0].cpu()
+        return None
+
+    @property
     def trace(self) -> Tensor | None:
         """(T + 1, 3) context, prior, total of the best candidate at T iterations and at the end.
 

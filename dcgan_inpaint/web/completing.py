@@ -21,6 +21,7 @@ from dcgan_inpaint.pictures import to_pil
 from dcgan_inpaint.web.queue import Say, Stopped
 from dcgan_inpaint.web.uploads import decoded
 
+LEVELS = 127.5  # of 255 in 1, where white - black is 2
 PAUSE = 0.1  # seconds between two frames: an eye wants no more, and each costs a blend
 
 
@@ -66,7 +67,10 @@ class Completed:
         if (spread := self.result.spread) is not None:  # (S, S); white - black is 2
             shown["mean"] = data_url(to_pil(candidates.mean(0)))
             shown["spread"] = data_url(heat(spread))
-            shown["widest"] = spread.max().item() * 127.5  # of 255 levels
+            shown["widest"] = spread.max().item() * LEVELS
+        if (error := self.result.expected_error) is not None:
+            hole = self.done.mask[self.row, 0].cpu() == 0
+            shown["error"] = error[hole].square().mean().sqrt().item() * LEVELS
         return shown
 
 

@@ -415,7 +415,7 @@ $("stop").onclick = () => search?.abort();
 
 // ---- what came out
 
-function showChoice({ candidates, mean, spread, widest }) {
+function showChoice({ candidates, mean, spread, widest, error }) {
   const shown = candidates.map((each, k) => [each, `Candidate ${k + 1}`, k]);
   if (mean) shown.push([mean, "Their mean", "mean"]);
   $("candidates").replaceChildren();
@@ -429,7 +429,8 @@ function showChoice({ candidates, mean, spread, widest }) {
   if (spread) {
     $("spread").firstElementChild.src = spread;
     $("spread").lastElementChild.textContent =
-      `Where they differ: white is a standard deviation of ${widest.toFixed(0)} of 255`;
+      `Where they differ: white is a standard deviation of ${widest.toFixed(0)} of 255` +
+      (error ? `. Their mean is wrong by about ${error.toFixed(0)}, as it was on other faces` : "");
   }
   $("choice").hidden = false;
 }
