@@ -1,5 +1,6 @@
 """Completer: inpaint.py's completion of photos, from Python."""
 
+import copy
 import re
 import subprocess
 import sys
@@ -157,6 +158,16 @@ def test_draws_of_an_encoder_that_samples(dcgan):
     assert completer(photo(), ~HOLE, CROP, candidates=1).expected_error is None
     searched = Completer.load(encoder, *SHORT, "start=random")
     assert searched(photo(), ~HOLE, CROP, candidates=2).expected_error is None
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_one_answer_is_a_draw_where_a_tuned_g_has_nothing_else(dcgan, tuned):
+    torch.manual_seed(1)
+    sizes = {"image_size": 16, "noise_dim": 4, "code_dim": 8, "df_dim": 4}
+    encoder = LatentEncoder(copy.deepcopy(dcgan), tuned=tuned, **sizes)
+    completer = Completer.load(encoder, SHORT[-1])
+    first = completer(photo(), ~HOLE, CROP, candidates=2, answer="sample")
+    assert same(completer(photo(), ~HOLE, CROP, candidates=1).picture, first.picture) == tuned
 
 
 def test_metrics_by_hand(completer):
