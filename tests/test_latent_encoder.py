@@ -212,9 +212,9 @@ def test_a_tuned_g_learns_with_e(dcgan, tmp_path):
     for raw, average in zip(*generators(model), strict=True):
         assert torch.equal(raw, average)
     start = drawn(model, images).mean(1)
-    fit(model, images, epochs=60)
+    fit(model, images, epochs=150)
     draws = drawn(model, images)
-    assert (draws.mean(1) - images).abs().mean() < 0.8 * (start - images).abs().mean()
+    assert (draws.mean(1) - images).abs().mean() < 0.6 * (start - images).abs().mean()
     for raw, average, before in zip(
         *generators(model), dcgan.ema_generator.parameters(), strict=True
     ):
