@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from dcgan_inpaint.configs import compose_config
 from dcgan_inpaint.doors.inpaint import main as inpaint_main
 from dcgan_inpaint.doors.train import main as train_main
-from dcgan_inpaint.models.checkpoint import load_gan
+from dcgan_inpaint.models.checkpoint import load_gan, load_model
+from dcgan_inpaint.models.latent_encoder import LatentEncoder
 from dcgan_inpaint.pictures import grid
 from dcgan_inpaint.runs.resuming import TRAINING
 
@@ -399,6 +400,18 @@ def test_errors_with_a_context_encoder_are_one_line(run, encoder, case):
 def test_a_context_encoder_has_no_samples(run, encoder):
     done = run("sample.py", f"ckpt={encoder / 'last.ckpt'}", fails=True)
     one_line(done, "last.ckpt holds a context encoder: use a checkpoint of a DCGAN")
+
+
+def test_a_sampler_is_calibrated_whatever_else_is_watched(run, trained, tmp_path):
+    sampler = [a for a in TRAIN if not a.startswith(("model", "sample", "validate", "preview"))]
+    sampler += ["model=latent_encoder", "model.df_dim=2", "model.code_dim=8", "model.noise_dim=3"]
+    sampler += ["model.tuned=true", "validate=0", "preview=0", "trainer.max_epochs=1"]
+    run("train.py", *sampler, f"gan={trained / 'last.ckpt'}", f"output={tmp_path}")
+    model = load_model(tmp_path / "weights.safetensors", LatentEncoder)
+    assert (model.reward != 1).any()
+    assert (model.doubt[:, 1] > 0).any()
+    rows = table(tmp_path / "logs" / "version_0" / "metrics.csv")
+    assert any(name.startswith("calibration/spread_ratio") for name in rows[0])
 
 
 def test_an_encoder_starts_the_search(run, trained, tmp_path):

@@ -159,14 +159,18 @@ class CompleteOptions:
     out_interval: Natural = 0
 
 
-def check_pictures(cfg: DictConfig, source: Source, judged: bool, processes: int) -> None:
+def check_pictures(
+    cfg: DictConfig, source: Source, judged: bool, calibrated: bool, processes: int
+) -> None:
     """Raise ValueError, one line with what to lower, where a source has fewer pictures than a
-    training by `cfg` (conf/train.yaml) in so many processes, its samples `judged` or not, needs;
-    none is decoded."""
-    needed = {"train": cfg.batch_size * processes, "val": int(bool(cfg.validate or cfg.preview))}
+    training by `cfg` (conf/train.yaml) in so many processes, its samples `judged` or not, its model
+    `calibrated` on validation pictures or not, needs; none is decoded."""
+    watched = bool(cfg.validate or cfg.preview or calibrated)
+    needed = {"train": cfg.batch_size * processes, "val": int(watched)}
     needed |= {"test": 2 if judged else 0}
     counts = {split: len(source.items(split)) for split, count in needed.items() if count}
-    mends = {"val": "validate=0 preview=0", "test": "sample_metrics=0"}
+    unwatched = "validate=0 preview=0" + " model.noise_dim=0" * calibrated
+    mends = {"val": unwatched, "test": "sample_metrics=0"}
     mends |= {"train": f"batch_size={counts['train'] // processes} or less"}
     lower = [mends[split] for split in counts if counts[split] < needed[split]]
     if counts["train"] >= processes and lower:
