@@ -42,8 +42,7 @@ def main(cfg: DictConfig) -> float | None:
         trainer = training_trainer(cfg, folder, loggers)
         check_pictures(cfg, source, judge_by, model.calibrates, trainer.world_size)
         data.prepare_data()
-        watches = cfg.validate or cfg.preview or model.calibrates
-        validation = data.split("val") if watches else None
+        validation = data.split("val") if cfg.validate or cfg.preview or model.calibrates else None
         judged = data.split("test", least=2).pictures if judge_by else None
         # before the checkpoints, which hold what these did
         watched = watchers(model, folder, validation, cfg.sample_every, cfg.preview)
