@@ -1,4 +1,3 @@
-import copy
 import math
 from functools import partial
 
@@ -148,8 +147,7 @@ def drawn(model, images, seed=0, count=6):
     model.on_fit_start()
     noise = normal("test", seed, torch.arange(len(images)), count * 5).unflatten(1, (count, 5))
     with torch.no_grad():
-        networks = frozen(model.ema_encoder), frozen(model.gan.ema_generator)
-        return model.draws(*networks, images * mask, mask, noise)
+        return model.draws(frozen(model.ema_encoder), images * mask, mask, noise)
 
 
 def test_draws_follow_their_noise_alone(dcgan):
@@ -175,8 +173,7 @@ def test_the_samplers_losses_by_hand(dcgan):
     loss = model.training_step({"image": images}, 0)
     noise = normal("train w", 0, torch.arange(4), 10).unflatten(1, (2, 5))
     with torch.no_grad():
-        networks = model.encoder, frozen(model.gan.ema_generator)
-        first, second = model.draws(*networks, images * mask, mask, noise).unbind(1)
+        first, second = model.draws(model.encoder, images * mask, mask, noise).unbind(1)
     distance = ((first + second) / 2 - images).abs()
     l1 = 2 * distance.mean() + 3 * (distance * mask).mean()
     spread = math.sqrt(math.pi / 4) * (first - second).abs().mean()  # 2 · |d / 2|
@@ -201,34 +198,6 @@ def test_a_sampler_learns_and_its_draws_stay_apart(dcgan):
     for name, value in dcgan.state_dict().items():
         assert torch.equal(value, before[name]), name
     assert model.iteration == 90
-
-
-def test_a_tuned_g_learns_with_e(dcgan, tmp_path):
-    """From the averaged G on, into the file that completion needs; the GAN's D does not move."""
-    images, gan = pictures(dcgan, 16), copy.deepcopy(dcgan)
-    for weight in gan.generator.parameters():
-        weight.data.zero_()  # not from these
-    model = sampler(gan, tuned=True, lr=1e-3)
-    for raw, average in zip(*generators(model), strict=True):
-        assert torch.equal(raw, average)
-    start = drawn(model, images).mean(1)
-    fit(model, images, epochs=150)
-    draws = drawn(model, images)
-    assert (draws.mean(1) - images).abs().mean() < 0.6 * (start - images).abs().mean()
-    for raw, average, before in zip(
-        *generators(model), dcgan.ema_generator.parameters(), strict=True
-    ):
-        assert torch.equal(raw, average)  # of ema_decay 0
-        assert not torch.equal(average, before)
-    for name, value in dcgan.discriminator.state_dict().items():
-        assert torch.equal(value, model.gan.discriminator.state_dict()[name]), name
-    save_weights(model, tmp_path / "small.safetensors", averaged=True)
-    loaded = load_model(tmp_path / "small.safetensors", LatentEncoder)
-    torch.testing.assert_close(drawn(loaded, images), drawn(model, images), rtol=0, atol=0.02)
-
-
-def generators(model):
-    return model.gan.generator.parameters(), model.gan.ema_generator.parameters()
 
 
 def test_the_reward_grows_while_draws_spread_too_little(dcgan):

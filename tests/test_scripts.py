@@ -405,7 +405,7 @@ def test_a_context_encoder_has_no_samples(run, encoder):
 def test_a_sampler_is_calibrated_whatever_else_is_watched(run, trained, tmp_path):
     sampler = [a for a in TRAIN if not a.startswith(("model", "sample", "validate", "preview"))]
     sampler += ["model=latent_encoder", "model.df_dim=2", "model.code_dim=8", "model.noise_dim=3"]
-    sampler += ["model.tuned=true", "validate=0", "preview=0", "trainer.max_epochs=1"]
+    sampler += ["validate=0", "preview=0", "trainer.max_epochs=1"]
     run("train.py", *sampler, f"gan={trained / 'last.ckpt'}", f"output={tmp_path}")
     model = load_model(tmp_path / "weights.safetensors", LatentEncoder)
     assert (model.reward != 1).any()

@@ -93,7 +93,7 @@ def _encoder(cfg: DictConfig, model: Model, of_pixels: bool) -> Any:
     """The frozen encoder to start from, if cfg.start and the measurement let it.
 
     For one answer a search from a random z is better than a draw, and for several too much alike
-    (experiments/sampling.md); a tuned G has draws alone.
+    (experiments/sampling.md).
     """
     encoder: Any = None if cfg.start == "random" else model.latent_encoder()
     if cfg.start == "encoder" and encoder is None:
@@ -101,7 +101,7 @@ def _encoder(cfg: DictConfig, model: Model, of_pixels: bool) -> Any:
             f"start=encoder: ckpt={cfg.ckpt} holds none: python train.py model=latent_encoder "
             f"gan={cfg.ckpt} trains one"
         )
-    if cfg.start is None and encoder is not None and encoder.noise_dim and not encoder.tuned:
+    if cfg.start is None and encoder is not None and encoder.noise_dim:
         encoder = encoder if (cfg.candidates or 1) > 1 else None
     return encoder if of_pixels or cfg.start == "encoder" else None
 

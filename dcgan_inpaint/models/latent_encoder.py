@@ -43,8 +43,7 @@ class LatentEncoder(Model):
 
         loss = (whole · sum |x - y| + context · sum M |x - y|) / n + lam · CE(D(x), 1)
 
-    The hole counts by `whole` alone, which no search can know.  D is the GAN's own.  A `tuned` G
-    learns with E (as in GPEN: Yang 2021): it draws what E asks for, and no longer faces of any z.
+    The hole counts by `whole` alone, which no search can know.  D is the GAN's own.
 
     With a noise_dim it samples: x is the mean of two draws, their spread is rewarded, and D is one
     of its own that learns to tell completed pictures, beside their mask, from true ones, under an
@@ -84,9 +83,6 @@ class LatentEncoder(Model):
         super().__init__(s, gan_kind=gan.kind, gan_settings=dict(gan.hparams))
         self.automatic_optimization = False
         self.gan = gan.eval().requires_grad_(False)
-        if s.tuned:
-            gan.generator.load_state_dict(gan.ema_generator.state_dict())
-            gan.generator.train().requires_grad_(True)
         map_dim = gan.ema_generator.project.out_features
         self.encoder = LatentNetwork(s, g.z_dim, map_dim, g.prior)
         self.ema_encoder = copy.deepcopy(self.encoder).eval().requires_grad_(False)
@@ -120,10 +116,10 @@ class LatentEncoder(Model):
         """Batches trained on; a sampling encoder takes two optimizer steps for each."""
         return self.global_step // (2 if self.settings.noise_dim else 1)
 
-    def configure_optimizers(self) -> list[torch.optim.Adam]:
-        both = [*self.encoder.parameters(), *self.gan.generator.parameters()]
-        learning = [weight for weight in both if weight.requires_grad]
-        optimizers = [torch.optim.Adam(learning, self.settings.lr, fused=True)]
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Adam(self.encoder.parameters(), self.settings.lr, fused=True)
+        ]
         if self.settings.noise_dim:
             judge = self.discriminator.parameters()
             optimizers.append(torch.optim.Adam(judge, D_LR, (0.5, 0.999), fused=True))
@@ -133,12 +129,10 @@ class LatentEncoder(Model):
         """Freeze G and D into their fast form, which is neither trained nor saved."""
         self.teachers = frozen(self.gan.ema_generator), frozen(self.gan.discriminator)
 
-    def draws(
-        self, encoder: nn.Module, generator: nn.Module, known: Tensor, mask: Tensor, noise: Tensor
-    ) -> Tensor:
+    def draws(self, encoder: nn.Module, known: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
         """What G makes of noise (B, K, noise_dim): (B, K, C, S, S), float32."""
         z, offset = encoder(known, mask, noise.flatten(0, 1) if self.settings.noise_dim else None)
-        fake = generator(z, offset=offset).float()  # (B·K, C, S, S)
+        fake = self.teachers[0](z, offset=offset).float()  # (B·K, C, S, S)
         return fake.unflatten(0, noise.shape[:2])
 
     def _noise(self, stream: str, index: Tensor, count: int) -> Tensor:
@@ -153,8 +147,7 @@ class LatentEncoder(Model):
             images = changed(images, rows, s.seed, s.changed)  # (B, C, S, S)
         mask = self.training_masks(rows)  # (B, 1, S, S)
         noise = self._noise("train w", rows, DRAWS if s.noise_dim else 1)
-        networks = self.encoder, self.gan.generator if s.tuned else self.teachers[0]
-        fakes = self.draws(*networks, masked(images, mask), mask, noise)  # (B, P, C, S, S)
+        fakes = self.draws(self.encoder, masked(images, mask), mask, noise)  # (B, P, C, S, S)
         mean, size = fakes.mean(1), images[0].numel()
         whole = context_loss(mean, images, torch.ones_like(mask)).mean() / size
         context = context_loss(mean, images, mask).mean() / size
@@ -226,8 +219,7 @@ class LatentEncoder(Model):
         index = torch.arange(len(images), device=self.device)
         mask = self.training_masks(-1 - index)  # (B, 1, S, S)
         noise = self._noise("calibrate w", index, count)
-        networks = frozen(self.ema_encoder), frozen(self.gan.ema_generator)
-        fakes = self.draws(*networks, masked(images, mask), mask, noise)
+        fakes = self.draws(frozen(self.ema_encoder), masked(images, mask), mask, noise)
         again = (pictures.repeat_interleave(count, 0) for pictures in (images, mask))
         completed = poisson(fakes.flatten(0, 1), *again).unflatten(0, (-1, count))
         # (B,): known pixels have none
@@ -246,5 +238,3 @@ class LatentEncoder(Model):
 
     def on_train_batch_end(self, *_: object) -> None:
         self.update_average(self.ema_encoder, self.encoder)
-        if self.settings.tuned:
-            self.update_average(self.gan.ema_generator, self.gan.generator)

@@ -22,7 +22,6 @@ class LatentEncoderSettings(ModelSettings):
     lam: NonNegative = 0.001
     r1: NonNegative = 1.0
     changed: Fraction = 0.0  # share of training pictures, see data/changes.py
-    tuned: bool = False  # G learns with E
     lr: Positive = 1e-3
     schedule: Literal["constant", "cosine"] = "constant"
     seed: Seed = 0
@@ -38,7 +37,7 @@ class LatentNetwork(nn.Module):
 
     def __init__(self, s: LatentEncoderSettings, z_dim: int, map_dim: int, prior: str):
         super().__init__()
-        self.noise_dim, self.tuned = s.noise_dim, s.tuned
+        self.noise_dim = s.noise_dim
         self.encoder = Encoder(s.image_size, s.channels, s.code_dim, s.df_dim, s.layers)
         self.head = nn.Linear(s.code_dim, z_dim)
         self.bound: nn.Module = nn.Tanh() if prior == "uniform" else nn.Identity()
