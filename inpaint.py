@@ -1,4 +1,4 @@
-"""Complete pictures with a trained DCGAN, or with what one would use instead.
+"""Complete images with a trained DCGAN, or with what one would use instead.
 
 python inpaint.py                                       procedural faces, the shipped checkpoint
 python inpaint.py ckpt=runs/train/<run>/weights.safetensors data=celeba data.root=path mask=random
@@ -6,7 +6,7 @@ python inpaint.py ckpt=... images=photo.jpg mask=file mask.path=hole.png 'crop=[
 python inpaint.py method=tv                             no search; ckpt says the size and the data
 """
 
-from dcgan_inpaint.doors.inpaint import main
+from dcgan_inpaint.cli.inpaint import main
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""Completion from Python: what inpaint.py does with images=, for pictures that are in memory."""
+"""Completion from Python: what inpaint.py does with images=, for images that are in memory."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -10,29 +10,29 @@ from hydra.utils import instantiate
 from lightning_fabric import Fabric
 from omegaconf import DictConfig
 
-from dcgan_inpaint.completion.build import Completing, Mask, build, wants_source
-from dcgan_inpaint.completion.inpainting import InpaintingModule
-from dcgan_inpaint.completion.result import Completion, Progress
 from dcgan_inpaint.configs import choices_of, compose_config
-from dcgan_inpaint.data.loader import Pictures, batches
+from dcgan_inpaint.data.loader import Images, batches
 from dcgan_inpaint.errors import check_config, unwrapped
+from dcgan_inpaint.inpainting.build import Completing, Mask, build, wants_source
+from dcgan_inpaint.inpainting.module import InpaintingModule
+from dcgan_inpaint.inpainting.result import Completion, Progress
+from dcgan_inpaint.masks.mask_image import MaskImage
 from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.models.checkpoint import load_model, source_of
-from dcgan_inpaint.observation.mask_picture import MaskPicture
-from dcgan_inpaint.photos.completed import Result
-from dcgan_inpaint.photos.given import Given, mask_of, photo_of
+from dcgan_inpaint.photos.crops import Region, RegionFinder, region_finder
 from dcgan_inpaint.photos.photos import Photos
-from dcgan_inpaint.photos.regions import Region, RegionFinder, region_finder
+from dcgan_inpaint.photos.reading import Given, mask_of, photo_of
+from dcgan_inpaint.photos.result import Result
 from dcgan_inpaint.runs.options import CompleteOptions, mend_words
 
 # the keys of conf/inpaint.yaml that say which files inpaint.py reads and writes
 OF_THE_DOOR = {"ckpt", "images", "split", "limit", "lpips", "features", "logger", "output"}
-GIVEN = ("mask=file", "mask.path=mask")  # a mask that is a picture: its path is but a name
+GIVEN = ("mask=file", "mask.path=mask")  # a mask that is an image: its path is but a name
 Watch = Callable[[Progress], None]
 
 
 class Completer:
-    """Completes pictures of any size with one model, by conf/inpaint.yaml.
+    """Completes images of any size with one model, by conf/inpaint.yaml.
 
     With a GAN that is the search for z (Amos 2016; Yeh 2017) as experiments/search.md has it.
     `overrides` change it, as words that one would type behind inpaint.py: "method=tv",
@@ -62,11 +62,11 @@ class Completer:
     @overload
     def __call__(
         self,
-        picture: Given,
+        image: Given,
         mask: str | Given | None = None,
         crop: Sequence[int] | None = None,
         candidates: int | None = None,
-        answer: str | None = None,
+        select: str | None = None,
         face: int | Literal["all"] | None = None,
         watch: Watch | None = None,
     ) -> Result: ...
@@ -74,56 +74,56 @@ class Completer:
     @overload
     def __call__(
         self,
-        picture: Sequence[Given],
+        image: Sequence[Given],
         mask: str | Given | Sequence[Given] | None = None,
         crop: Sequence[int] | None = None,
         candidates: int | None = None,
-        answer: str | None = None,
+        select: str | None = None,
         face: int | Literal["all"] | None = None,
         watch: Watch | None = None,
     ) -> list[Result]: ...
 
     def __call__(
         self,
-        picture: Any,
+        image: Any,
         mask: Any = None,
         crop: Sequence[int] | None = None,
         candidates: int | None = None,
-        answer: str | None = None,
+        select: str | None = None,
         face: int | Literal["all"] | None = None,
         watch: Watch | None = None,
     ) -> Result | list[Result]:
-        """Complete a picture, or each of a list; what is None is as in conf/inpaint.yaml.
+        """Complete an image, or each of a list; what is None is as in conf/inpaint.yaml.
 
-        `picture`: a PIL image; an array (H, W) or (H, W, 1, 3 or 4) or a tensor (H, W) or (1, 3 or
+        `image`: a PIL image; an array (H, W) or (H, W, 1, 3 or 4) or a tensor (H, W) or (1, 3 or
         4, H, W) of uint8 or of floats in [0, 1].  `mask`: the name of one of conf/mask ("center");
-        or a picture like these of one channel, where white, 1 or True is known, that lies on the
-        whole picture if it has its shape, and on the square if not; or a list of such.  `crop`: the
+        or an image like these of one channel, where white, 1 or True is known, that lies on the
+        whole image if it has its shape, and on the square if not; or a list of such.  `crop`: the
         square [x, y, w, h] to complete, in px; None: around the face that is found, the largest or,
-        by `face`, the 2nd, ..., and the center of a picture without one; face="all": each hole by
-        the face that it is on.  `candidates`, `answer` ("best", "mean", "sample"): see
+        by `face`, the 2nd, ..., and the center of an image without one; face="all": each hole by
+        the face that it is on.  `candidates`, `select` ("best", "mean", "sample"): see
         SearchSettings.  `watch` is called with a Progress after each evaluation; what it raises
-        ends the search and comes out of here.  Gives a Result, or a list of them.  Picture i of a
+        ends the search and comes out of here.  Gives a Result, or a list of them.  Image i of a
         list (crop i, of several faces) has the start and the mask of index i.
 
         Raises ValueError, one line, before the search, for what does not fit.
         """
-        many = isinstance(picture, (list, tuple))
-        pictures = list(picture) if many else [picture]
+        many = isinstance(image, (list, tuple))
+        images = list(image) if many else [image]
         named = mask is None or isinstance(mask, str)
         words = () if mask is None else (f"mask={mask}",) if named else GIVEN
         if isinstance(mask, str) and mask not in (choices := choices_of("mask")):
-            raise ValueError(f"mask={mask}: give a picture, or one of {', '.join(choices)}")
-        cfg = self._configured(words, crop=crop, face=face, candidates=candidates, answer=answer)
-        if not pictures:
+            raise ValueError(f"mask={mask}: give an image, or one of {', '.join(choices)}")
+        cfg = self._configured(words, crop=crop, face=face, candidates=candidates, select=select)
+        if not images:
             return []
         with unwrapped():
-            count = len(pictures)
+            count = len(images)
             draws = [instantiate(cfg.mask)] * count if named else _drawn(mask, count, cfg.mask)
-            photos = self._photos(cfg, pictures, draws)
+            photos = self._photos(cfg, images, draws)
             completing = self._completing(cfg, photos.mask, watch)
-        results: dict[int, Result] = {}  # by picture; of several faces the last
-        for done in _complete(cfg.trainer, completing, photos.pictures, cfg.batch_size):
+        results: dict[int, Result] = {}  # by image; of several faces the last
+        for done in _complete(cfg.trainer, completing, photos.images, cfg.batch_size):
             for row, i in enumerate(done.index.tolist()):
                 before = results.get(photos.of[i])
                 results[photos.of[i]] = Result(photos, done, row, before)
@@ -144,23 +144,23 @@ class Completer:
         check_config(cfg, CompleteOptions)
         return cfg
 
-    def region(self, picture: Given) -> Region:
-        """The square of a picture that is completed when no crop is given.
+    def region(self, image: Given) -> Region:
+        """The square of an image that is completed when no crop is given.
 
-        Raises ValueError for what is no picture, or for one without a square.
+        Raises ValueError for what is no image, or for one without a square.
         """
         cfg = self._configured(())
-        return self._finder(cfg)(photo_of(picture, "picture"), "picture")[0]
+        return self._finder(cfg)(photo_of(image, "image"), "image")[0]
 
     def _finder(self, cfg: DictConfig) -> RegionFinder:
         share, data = self.model.settings.crop, self.model.data
         return region_finder(share, cfg.crop, cfg.detector, cfg.eyes, cfg.face, data)
 
-    def _photos(self, cfg: DictConfig, pictures: list[Given], draws: list[Mask]) -> Photos:
-        names = _names("picture", len(pictures))
-        photos = [photo_of(*each) for each in zip(pictures, names, strict=True)]
+    def _photos(self, cfg: DictConfig, images: list[Given], draws: list[Mask]) -> Photos:
+        names = _names("image", len(images))
+        photos = [photo_of(*each) for each in zip(images, names, strict=True)]
         find = self._finder(cfg)
-        return Photos(names, photos.__getitem__, draws, find, self.model.picture_shape)
+        return Photos(names, photos.__getitem__, draws, find, self.model.image_shape)
 
     def _completing(self, cfg: DictConfig, mask: Mask, watch: Watch | None) -> Completing:
         data = instantiate(cfg.data)
@@ -186,20 +186,20 @@ def _names(what: str, count: int) -> list[str]:
 
 
 def _drawn(mask: Any, count: int, settings: DictConfig) -> list[Mask]:
-    """The mask of each of `count` pictures, from one that is given for all, or a list of them."""
+    """The mask of each of `count` images, from one that is given for all, or a list of them."""
     if not isinstance(mask, (list, tuple)):
         given = mask_of(mask)
-        return [MaskPicture(given, settings.threshold, settings.known, "mask")] * count
+        return [MaskImage(given, settings.threshold, settings.known, "mask")] * count
     if len(mask) != count:
-        raise ValueError(f"mask is a list of {len(mask)}, and there are {count} pictures")
+        raise ValueError(f"mask is a list of {len(mask)}, and there are {count} images")
     return [
-        MaskPicture(mask_of(each, name), settings.threshold, settings.known, name)
+        MaskImage(mask_of(each, name), settings.threshold, settings.known, name)
         for each, name in zip(mask, _names("mask", count), strict=True)
     ]
 
 
 def _complete(
-    options: DictConfig, completing: Completing, pictures: Pictures, batch_size: int
+    options: DictConfig, completing: Completing, images: Images, batch_size: int
 ) -> Iterator[Completion]:
     """Each batch, on the device and in the precision of `options` (conf/trainer)."""
     used = {name: options[name] for name in ("accelerator", "devices", "precision")}
@@ -210,7 +210,7 @@ def _complete(
     if fabric.world_size > 1:
         raise ValueError(f"trainer.devices={options.devices}: completion runs on one")
     completing.to(fabric.device)
-    for batch in batches(pictures, batch_size):
+    for batch in batches(images, batch_size):
         with fabric.autocast():
             done = completing.predict_step(fabric.to_device(batch))
         yield done

@@ -36,7 +36,7 @@ def context_loss(fake: Tensor, images: Tensor, weights: Tensor, norm: str = "l1"
 
 
 def spread_l1(fakes: Tensor) -> Tensor:
-    """How far P draws of each picture (B, P, C, H, W) lie apart, (B,): the standard deviation that
+    """How far P draws of each image (B, P, C, H, W) lie apart, (B,): the standard deviation that
     mean absolute differences to their mean estimate (Bendel 2023), averaged over pixels."""
     draws = fakes.shape[1]
     distance = (fakes - fakes.mean(1, keepdim=True)).abs().sum(1)  # (B, C, H, W)
@@ -44,7 +44,7 @@ def spread_l1(fakes: Tensor) -> Tensor:
 
 
 def gradient_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
-    """R1: the squared gradient of the logit at real pictures (B, C, H, W), half its batch mean
+    """R1: the squared gradient of the logit at real images (B, C, H, W), half its batch mean
     (Mescheder 2018, eq. 9)."""
     real = real.detach().requires_grad_()
     (slope,) = torch.autograd.grad(discriminator(real).sum(), real, create_graph=True)
@@ -57,7 +57,7 @@ def lazy_penalty(
     """`weight` times `gradient_penalty` as it is added to D's loss: 8 times as strong at every 8th
     iteration, and None at the others (Karras 2020, "lazy regularization").
 
-    `discriminator` gives logits (B,) of true pictures `real` (B, C, H, W).
+    `discriminator` gives logits (B,) of true images `real` (B, C, H, W).
     """
     if not weight or iteration % R1_EVERY:
         return None
@@ -84,7 +84,7 @@ def yeh_weights(mask: Tensor, window: int = 7, floor: float = 0.0) -> Tensor:
     """W of Yeh 2017, eq. 2: a known pixel weighs as much as its neighbourhood is missing.
 
     W_i = mean over the window around i of (1 - M), on known pixels; 0 in the hole.  At the border
-    the mean is over the part of the window inside the picture.  With a `floor` (0 in the paper)
+    the mean is over the part of the window inside the image.  With a `floor` (0 in the paper)
     known pixels far from the hole still weigh that much.  mask, W (B, 1, H, W).
     """
     missing = F.avg_pool2d(1 - mask, window, stride=1, padding=window // 2, count_include_pad=False)

@@ -2,7 +2,7 @@
 
 python experiments/benchmark.py                       gf_dim = df_dim = 64, batches of 64
 python experiments/benchmark.py --width 16 --repeats 3
-python experiments/benchmark.py --ckpt runs/train/celeba/weights.ckpt --pictures 16
+python experiments/benchmark.py --ckpt runs/train/celeba/weights.ckpt --images 16
 
 First both are checked to compute the same, in float32.  Then:
 - one iteration of each in turn, of the search and of training: medians, and their ratio, beside the
@@ -34,19 +34,19 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from dcgan_inpaint.completion.inpainting import InpaintingModule
-from dcgan_inpaint.completion.objective import Objective
-from dcgan_inpaint.completion.search import Stage
-from dcgan_inpaint.completion.solvers import Adam, gradient
-from dcgan_inpaint.data.faces import draw_factors
-from dcgan_inpaint.data.loader import EpochOrder, ImageData, Pictures, batches
-from dcgan_inpaint.data.portrait import render
+from dcgan_inpaint.blending import paste
+from dcgan_inpaint.data.faces.painter import render
+from dcgan_inpaint.data.faces.source import draw_factors
+from dcgan_inpaint.data.loader import EpochOrder, ImageData, Images, batches
+from dcgan_inpaint.images import to_float
+from dcgan_inpaint.inpainting.module import InpaintingModule
+from dcgan_inpaint.inpainting.objective import Objective
+from dcgan_inpaint.inpainting.search import Stage
+from dcgan_inpaint.inpainting.solvers import Adam, gradient
+from dcgan_inpaint.masks.masks import center
 from dcgan_inpaint.models.checkpoint import load_model, source_of
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.networks import frozen
-from dcgan_inpaint.observation.masks import center
-from dcgan_inpaint.pictures import to_float
-from dcgan_inpaint.poisson import paste
 
 PROJECT = Path(__file__).parents[1]
 MASK = partial(center, scale=0.25)
@@ -201,17 +201,17 @@ def compare_loading(batch: int, repeats: int) -> list[tuple[float, float]]:
             Image.fromarray(pixels).save(file, quality=95)
 
         def decode() -> Tensor:
-            pictures = [
+            images = [
                 np.asarray(Image.open(file).crop((35, 55, 143, 163)).resize((64, 64)))
                 for file in files
             ]
-            return to_float(np.stack(pictures)).permute(0, 3, 1, 2)  # (B, 3, 64, 64)
+            return to_float(np.stack(images)).permute(0, 3, 1, 2)  # (B, 3, 64, 64)
 
         cached = np.lib.format.open_memmap(
-            f"{folder}/pictures.npy", "w+", np.uint8, (100 * batch, 3, 64, 64)
+            f"{folder}/images.npy", "w+", np.uint8, (100 * batch, 3, 64, 64)
         )
-        pictures = Pictures(cached, [""] * len(cached), flip=True)
-        loader = iter(batches(pictures, batch, sampler=EpochOrder(pictures, 0), drop_last=True))
+        images = Images(cached, [""] * len(cached), flip=True)
+        loader = iter(batches(images, batch, sampler=EpochOrder(images, 0), drop_last=True))
         return [(timed(decode), timed(lambda: next(loader))) for _ in range(1 + repeats)]
 
 
@@ -243,23 +243,23 @@ def searches(encoder: nn.Module | None) -> dict[str, Callable[[int], dict[str, A
 def compare_search(ckpt: str, count: int, device: str, bf16: bool) -> None:
     """Time to the objective that the port, with Amos's settings, ends at.
 
-    Ours is judged by the pictures that it ends with, in float32.
+    Ours is judged by the images that it ends with, in float32.
     """
     model = load_model(ckpt).to(device)
     gan, encoder = model.gan, model.latent_encoder()
     assert gan is not None, f"{ckpt} has no z to search"
     data = ImageData(source_of(model, None, ckpt), "~/.cache/dcgan_inpaint").split("test")
     batch = {k: v.to(device) for k, v in data.__getitems__(list(range(count))).items()}
-    mask = MASK(batch["index"], data.pictures.shape[-1])
-    port = Port(gan.ema_generator, gan.discriminator, data.pictures.shape[-1])
+    mask = MASK(batch["index"], data.images.shape[-1])
+    port = Port(gan.ema_generator, gan.discriminator, data.images.shape[-1])
     port.g.eval(), port.d.eval()
     objective, judge = Objective(), frozen(gan.discriminator)
     start, since = gan.latents(batch["index"], seed=0), now()
     goal = port.complete(start, batch["image"], mask, AMOS_ITERATIONS).median()
     taken = now() - since
     print(
-        f"\n{count} pictures completed with {ckpt}\n\n"
-        "| search | evaluations | median objective | s a picture | times less |\n"
+        f"\n{count} images completed with {ckpt}\n\n"
+        "| search | evaluations | median objective | s an image | times less |\n"
         "| --- | --- | --- | --- | --- |\n"
         f"| port | {AMOS_ITERATIONS} | {goal:.1f} | {taken / count:.3f} | 1 |"
     )
@@ -289,7 +289,7 @@ def main() -> None:
     parser.add_argument("--precision", default="32-true", help="of ours: 32-true or bf16-mixed")
     shipped = PROJECT / "dcgan_inpaint" / "checkpoints" / "faces64.safetensors"
     parser.add_argument("--ckpt", default=str(shipped), help="the model to complete with")
-    parser.add_argument("--pictures", type=int, default=32, help="to complete")
+    parser.add_argument("--images", type=int, default=32, help="to complete")
     arguments = parser.parse_args()
     device, repeats = arguments.device, arguments.repeats
     shape = (arguments.width, arguments.batch, device, arguments.precision)
@@ -322,7 +322,7 @@ def main() -> None:
     # twice, G's weights twice.  D and G have the same multiply-adds, half of macs each
     report("training", clock.pairs, floor(macs * (2 + 4 + 4 + 2 + 4)))
     report("data", compare_loading(arguments.batch, repeats), "")
-    compare_search(arguments.ckpt, arguments.pictures, device, it.bf16)
+    compare_search(arguments.ckpt, arguments.images, device, it.bf16)
 
 
 if __name__ == "__main__":

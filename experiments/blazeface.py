@@ -62,7 +62,7 @@ def converted(name: str, array: np.ndarray) -> Tensor:
 
 
 def compare(path: str, count: int = 32) -> None:
-    """The network as it is shipped against LiteRT's interpreter, on `count` pictures of noise."""
+    """The network as it is shipped against LiteRT's interpreter, on `count` images of noise."""
     interpreter = import_module("ai_edge_litert.interpreter").Interpreter(path)
     interpreter.allocate_tensors()
     (given,), outputs = interpreter.get_input_details(), interpreter.get_output_details()
@@ -71,11 +71,11 @@ def compare(path: str, count: int = 32) -> None:
     apart, largest = torch.zeros(2), torch.zeros(2)
     for i in range(count):
         coarse = torch.rand(1, 3, 2 + i, 2 + i, generator=generator) * 2 - 1  # blobs of all sizes
-        picture = torch.nn.functional.interpolate(coarse, (SIDE, SIDE), mode="bilinear")
-        interpreter.set_tensor(given["index"], picture.permute(0, 2, 3, 1).numpy())
+        image = torch.nn.functional.interpolate(coarse, (SIDE, SIDE), mode="bilinear")
+        interpreter.set_tensor(given["index"], image.permute(0, 2, 3, 1).numpy())
         interpreter.invoke()
         theirs = {o["shape"][-1]: interpreter.get_tensor(o["index"])[0] for o in outputs}
-        logits, values = network(picture)
+        logits, values = network(image)
         values = (values - network.middles) * SIDE  # theirs are seen from the places, in px
         pairs = (logits[0, :, None], theirs[1]), (values[0].flatten(1), theirs[VALUES])
         for j, (own, other) in enumerate(pairs):

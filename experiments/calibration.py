@@ -2,8 +2,8 @@
 
 python -m experiments.calibration candidates=8 limit=64 mask=center --figure runs/calibration.png
 
-Takes what inpaint.py takes (ckpt=..., data=..., start=...), completes the pictures, and sorts the
-pixels of the holes by the error that is predicted for the mean of each picture's candidates: the
+Takes what inpaint.py takes (ckpt=..., data=..., start=...), completes the images, and sorts the
+pixels of the holes by the error that is predicted for the mean of each image's candidates: the
 expected error of a sampler's draws (models/doubt.py), or, of other candidates and with --alone,
 what their standard deviation says if the truth were one more of them.  For each tenth of the pixels
 it prints the predicted error beside the true one: root mean squares, of intensities from 0 to 1.
@@ -18,10 +18,10 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor
 
-from dcgan_inpaint.completion.build import build
 from dcgan_inpaint.data.loader import ImageData, batches
+from dcgan_inpaint.inpainting.build import build
 from dcgan_inpaint.models.checkpoint import load_model, source_of
-from dcgan_inpaint.models.doubt import own_doubt
+from dcgan_inpaint.models.uncertainty import own_doubt
 
 PROJECT = Path(__file__).parents[1]
 
@@ -37,8 +37,8 @@ def main() -> None:
     model = load_model(cfg.ckpt)
     module = build(cfg, model, instantiate(cfg.mask))
     data = ImageData(source_of(model, instantiate(cfg.data), cfg.ckpt), cfg.cache_dir)
-    pictures = data.split(cfg.split)
-    first = torch.utils.data.Subset(pictures, range(min(cfg.limit, len(pictures))))
+    images = data.split(cfg.split)
+    first = torch.utils.data.Subset(images, range(min(cfg.limit, len(images))))
     completed = (module.predict_step(batch) for batch in batches(first, cfg.batch_size))
     numbers = [hole_numbers(done, arguments.alone) for done in completed]
     predicted, true = (torch.cat(column) for column in zip(*numbers, strict=True))
@@ -55,7 +55,7 @@ def main() -> None:
 def hole_numbers(done: Any, alone: bool) -> tuple[Tensor, Tensor]:
     """The predicted and the true error of the mean of a batch's candidates, (N,) each, in the
     holes: root mean squares over channels.  `alone`: as the candidates say, and no measurement."""
-    predicted = done.expected_error
+    predicted = done.predicted_error
     if predicted is None or alone:
         predicted = own_doubt(done.candidates)  # (B, 1, S, S)
     error = (done.candidates.mean(1) - done.images).square().mean(1, keepdim=True).sqrt()

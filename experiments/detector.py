@@ -2,7 +2,7 @@
 
 python experiments/detector.py path/to/celeba --count 200
 
-Each of `count` pictures (178 x 218 px, aligned by the eyes) is rolled by up to --roll degrees,
+Each of `count` images (178 x 218 px, aligned by the eyes) is rolled by up to --roll degrees,
 scaled so that its eyes are 20 to 140 px apart, and pasted anywhere on one of the photos without a
 face that come with scikit-image, 1,200 x 900 px.  The eye error is the mean over both eyes, in
 parts of their distance; the square is that of `eyes=`, held against the papers' crop.
@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from dcgan_inpaint.photos.crops import EYES, region_from_eyes
 from dcgan_inpaint.photos.detector import Face, find_faces
-from dcgan_inpaint.photos.regions import EYES, region_from_eyes
 
 WIDTH, HEIGHT = 1200, 900
 BACKGROUNDS = ("coffee.png", "chelsea.png", "rocket.jpg", "motorcycle_left.png")
-LEFT, RIGHT = 69.5 + 111j, 108.5 + 111j  # the eyes of an aligned picture
+LEFT, RIGHT = 69.5 + 111j, 108.5 + 111j  # the eyes of an aligned image
 CROP, SIDE = 35 + 55j, 108  # and the papers' crop of it
 CENTER = 89 + 109j
 APART = (20, 140)  # px from eye to eye
@@ -37,20 +37,20 @@ def backgrounds() -> list[Image.Image]:
     folder = Path(skimage.data.__file__).parent
     found = []
     for name in BACKGROUNDS:
-        with Image.open(folder / name) as picture:
-            times = max(WIDTH / picture.width, HEIGHT / picture.height)
-            size = math.ceil(picture.width * times), math.ceil(picture.height * times)
-            photo = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+        with Image.open(folder / name) as image:
+            times = max(WIDTH / image.width, HEIGHT / image.height)
+            size = math.ceil(image.width * times), math.ceil(image.height * times)
+            photo = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
             found.append(photo.crop((0, 0, WIDTH, HEIGHT)))
     return found
 
 
-def paste(photo: Image.Image, picture: Image.Image, center: complex, turn: complex) -> Image.Image:
-    """The picture's point p is at center + turn·(p - CENTER) of the photo."""
+def paste(photo: Image.Image, image: Image.Image, center: complex, turn: complex) -> Image.Image:
+    """The image's point p is at center + turn·(p - CENTER) of the photo."""
     times = abs(turn)
-    size = round(picture.width * times), round(picture.height * times)
-    scaled = picture.resize(size, Image.Resampling.LANCZOS).convert("RGBA")
-    # from pixels of the photo to those of the scaled picture
+    size = round(image.width * times), round(image.height * times)
+    scaled = image.resize(size, Image.Resampling.LANCZOS).convert("RGBA")
+    # from pixels of the photo to those of the scaled image
     back = times / turn
     start = CENTER * times - back * center
     rows = (back.real, -back.imag, start.real, back.imag, back.real, start.imag)
@@ -60,7 +60,7 @@ def paste(photo: Image.Image, picture: Image.Image, center: complex, turn: compl
 
 
 def measure(found: list[Face], to_photo: complex, center: complex) -> dict[str, float]:
-    """Of the faces found, the largest first, where the picture was pasted as in `paste`."""
+    """Of the faces found, the largest first, where the image was pasted as in `paste`."""
     left, right, origin = (center + to_photo * (p - CENTER) for p in (LEFT, RIGHT, CROP))
     between, side = right - left, SIDE * to_photo
     there = [abs((f.left + f.right - left - right) / 2) < abs(between) / 2 for f in found]
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--roll", type=float, default=30, help="degrees, at most")
     parser.add_argument("--split", choices=("val", "test"), default="test")
-    parser.add_argument("--out", type=Path, help="a row for each picture, as CSV")
+    parser.add_argument("--out", type=Path, help="a row for each image, as CSV")
     args = parser.parse_args()
     torch.set_num_threads(1)
     number = {"val": "1", "test": "2"}[args.split]
@@ -117,8 +117,8 @@ def main() -> None:
         turn = apart / abs(RIGHT - LEFT) * np.exp(1j * math.radians(roll))
         room = min(abs(turn) * abs(CENTER), HEIGHT / 2)  # so that all of it is in the photo
         center = complex(*(generator.uniform(room, side - room) for side in (WIDTH, HEIGHT)))
-        with Image.open(folder / name) as picture:
-            photo = paste(photos[i % len(photos)], picture.convert("RGB"), center, turn)
+        with Image.open(folder / name) as image:
+            photo = paste(photos[i % len(photos)], image.convert("RGB"), center, turn)
         since = time.perf_counter()
         found = find_faces(photo, 1)
         row = {"apart": apart, "roll": roll, "ms": (time.perf_counter() - since) * 1000}

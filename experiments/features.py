@@ -2,10 +2,10 @@
 
 python experiments/features.py data=celeba data.root=path/to/celeba --grids runs/train/*/samples/*
 
-Takes what sample.py takes (data=..., split=val by default).  The first `--count` pictures are
+Takes what sample.py takes (data=..., split=val by default).  The first `--count` images are
 shifted, blurred, made noisy and compressed, each more and more: for each strength it prints PSNR,
-feature distance to the untouched picture, the share of pictures whose distance is larger than at
-the strength before, and the Fréchet distance to the next `--count` pictures, the first row's being
+feature distance to the untouched image, the share of images whose distance is larger than at
+the strength before, and the Fréchet distance to the next `--count` images, the first row's being
 that of untouched ones, the floor.  `--grids` are full grids of samples that train.py or sample.py
 wrote: the Fréchet distance of each to the same.
 """
@@ -25,9 +25,9 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from dcgan_inpaint.data.loader import ImageData
-from dcgan_inpaint.pictures import to_float, to_pil, to_uint8
-from dcgan_inpaint.quality.completions import psnr
-from dcgan_inpaint.quality.features import (
+from dcgan_inpaint.images import to_float, to_pil, to_uint8
+from dcgan_inpaint.metrics.completions import psnr
+from dcgan_inpaint.metrics.features import (
     CHUNK,
     EffLite0,
     Features,
@@ -41,31 +41,31 @@ from dcgan_inpaint.randomness import normal
 PROJECT = Path(__file__).parents[1]
 
 
-def blur(pictures: Tensor, index: Tensor, sigma: float) -> Tensor:
+def blur(images: Tensor, index: Tensor, sigma: float) -> Tensor:
     """Gaussian of `sigma` px."""
     side = 2 * round(3 * sigma) + 1
-    return gaussian_blur(pictures, [side, side], [sigma, sigma])
+    return gaussian_blur(images, [side, side], [sigma, sigma])
 
 
-def noise(pictures: Tensor, index: Tensor, sigma: float) -> Tensor:
+def noise(images: Tensor, index: Tensor, sigma: float) -> Tensor:
     """Gaussian, of a standard deviation of `sigma` of 255 levels."""
-    draws = normal("noise", 0, index, pictures[0].numel()).view_as(pictures)
-    return pictures + sigma / 127.5 * draws
+    draws = normal("noise", 0, index, images[0].numel()).view_as(images)
+    return images + sigma / 127.5 * draws
 
 
-def jpeg(pictures: Tensor, index: Tensor, quality: int) -> Tensor:
+def jpeg(images: Tensor, index: Tensor, quality: int) -> Tensor:
     decoded = []
-    for picture in pictures:  # a file each
+    for image in images:  # a file each
         file = io.BytesIO()
-        to_pil(picture).save(file, "JPEG", quality=quality)
+        to_pil(image).save(file, "JPEG", quality=quality)
         decoded.append(np.asarray(Image.open(file)))
     return to_float(np.stack(decoded).transpose(0, 3, 1, 2))
 
 
-def shift(pictures: Tensor, index: Tensor, pixels: int) -> Tensor:
+def shift(images: Tensor, index: Tensor, pixels: int) -> Tensor:
     """To the right; the left column is repeated."""
-    width = pictures.shape[-1]
-    return F.pad(pictures, (pixels, 0, 0, 0), mode="replicate")[..., :width]
+    width = images.shape[-1]
+    return F.pad(images, (pixels, 0, 0, 0), mode="replicate")[..., :width]
 
 
 STRENGTHS: dict[Callable, tuple[float, ...]] = {  # weakest first; the first changes nothing
@@ -80,16 +80,16 @@ STRENGTHS: dict[Callable, tuple[float, ...]] = {  # weakest first; the first cha
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("overrides", nargs="*", help="as for sample.py")
-    parser.add_argument("--count", type=int, default=512, help="pictures")
+    parser.add_argument("--count", type=int, default=512, help="images")
     parser.add_argument("--grids", type=Path, nargs="*", default=[], help="samples as PNG files")
     arguments = parser.parse_args()
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
         cfg = compose("sample", ["split=val", *arguments.overrides])
     data = ImageData(instantiate(cfg.data), cfg.cache_dir)
-    pictures = data.split(cfg.split).pictures[: 2 * arguments.count]  # (2N, C, S, S) uint8
-    ours, others = np.array_split(pictures, 2)
-    network = load_efflite0(pictures.shape[-1])
-    print(f"{len(ours)} pictures against {len(others)} others\n")
+    images = data.split(cfg.split).images[: 2 * arguments.count]  # (2N, C, S, S) uint8
+    ours, others = np.array_split(images, 2)
+    network = load_efflite0(images.shape[-1])
+    print(f"{len(ours)} images against {len(others)} others\n")
     print("| | strength | PSNR, dB | feature_distance | rises | fd_efflite0 |")
     print("| --- | --- | --- | --- | --- | --- |")
     for row in distorted(ours, others, network):
@@ -97,7 +97,7 @@ def main() -> None:
     if arguments.grids:
         print("\n| grid | samples | fd_efflite0 |\n| --- | --- | --- |")
     for path in arguments.grids:
-        samples = cut(path, pictures.shape[-1])
+        samples = cut(path, images.shape[-1])
         distance = fd_efflite0(samples, others, network)
         print(f"| {path.name} | {len(samples)} | {distance:.1f} |", flush=True)
 
@@ -128,15 +128,15 @@ def distorted(ours: np.ndarray, others: np.ndarray, network: EffLite0) -> Iterat
         before, last = distance, change
 
 
-def look(pictures: np.ndarray, network: EffLite0) -> Iterator[tuple[Tensor, Features]]:
-    """Pictures (N, C, S, S) uint8 by chunks, as floats and as the network sees them."""
-    for start in range(0, len(pictures), CHUNK):
-        some = to_float(pictures[start : start + CHUNK])
+def look(images: np.ndarray, network: EffLite0) -> Iterator[tuple[Tensor, Features]]:
+    """Images (N, C, S, S) uint8 by chunks, as floats and as the network sees them."""
+    for start in range(0, len(images), CHUNK):
+        some = to_float(images[start : start + CHUNK])
         yield some, network(some)
 
 
 def cut(path: Path, side: int) -> np.ndarray:
-    """The pictures (N, 3, S, S) of a grid file as pictures.grid lays them out."""
+    """The images (N, 3, S, S) of a grid file as images.grid lays them out."""
     with Image.open(path) as file:
         sheet = np.asarray(file.convert("RGB")).transpose(2, 0, 1)  # (3, H, W)
     cells = sheet[:, 2:, 2:].reshape(3, sheet.shape[1] // (side + 2), side + 2, -1, side + 2)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from omegaconf import OmegaConf
 
-from dcgan_inpaint.quality.completions import mean_interval
+from dcgan_inpaint.metrics.completions import mean_interval
 
 
 class Run(NamedTuple):
@@ -81,7 +81,7 @@ def order(setting: Any) -> tuple[bool, float, str]:
 
 
 def table(runs: list[Run], by: list[str], means: list[str], medians: list[str]) -> str:
-    """Markdown: names if there are any, settings, number of pictures, means with 95% intervals,
+    """Markdown: names if there are any, settings, number of images, means with 95% intervals,
     medians."""
     for name in [*means, *medians]:
         if name not in runs[0].metrics:
@@ -92,7 +92,7 @@ def table(runs: list[Run], by: list[str], means: list[str], medians: list[str]) 
     header = [
         *(["name"] if named else []),
         *by,
-        "pictures",
+        "images",
         *means,
         *(f"median {name}" for name in medians),
     ]

@@ -1,12 +1,12 @@
-"""Does the model repeat pictures that it was trained on?
+"""Does the model repeat images that it was trained on?
 
 python -m experiments.neighbours ckpt=<run>/weights.safetensors data=celeba data.root=path/to/celeba
 
 Takes what inpaint.py takes.  For each of `limit` (64) samples G(z), and of as many completed holes,
-the distance to the nearest training picture, over the whole picture or the hole, beside the same
-distance of test pictures that nobody was trained on: root mean squares, of intensities from 0 to 1.
-A copy would be at a distance near 0; what is new is as far from the training pictures as a test
-picture is, or farther.
+the distance to the nearest training image, over the whole image or the hole, beside the same
+distance of test images that nobody was trained on: root mean squares, of intensities from 0 to 1.
+A copy would be at a distance near 0; what is new is as far from the training images as a test
+image is, or farther.
 """
 
 import sys
@@ -17,13 +17,13 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor
 
-from dcgan_inpaint.completion.build import build
 from dcgan_inpaint.data.loader import ImageData
+from dcgan_inpaint.images import to_float
+from dcgan_inpaint.inpainting.build import build
 from dcgan_inpaint.models.checkpoint import load_model, source_of
-from dcgan_inpaint.pictures import to_float
 
 PROJECT = Path(__file__).parents[1]
-CHUNK = 500  # training pictures at a time
+CHUNK = 500  # training images at a time
 
 
 def main() -> None:
@@ -32,18 +32,18 @@ def main() -> None:
     model = load_model(cfg.ckpt)
     module = build(cfg, model, instantiate(cfg.mask))
     data = ImageData(source_of(model, instantiate(cfg.data), cfg.ckpt), cfg.cache_dir)
-    train, test = data.split("train").pictures, data.split("test")
+    train, test = data.split("train").images, data.split("test")
     first = test.__getitems__(list(range(min(cfg.limit, len(test)))))
     images = first["image"]  # (N, C, S, S)
     done = module.predict_step(first)
     everywhere, hole = torch.ones_like(done.mask), 1 - done.mask
     print("| | over | mean | nearest of all |\n| --- | --- | --- | --- |")
-    rows = [("test pictures", "the whole", images, everywhere)]
+    rows = [("test images", "the whole", images, everywhere)]
     if model.gan is not None:
         samples = model.gan(model.gan.latents(torch.arange(len(images)), seed=1))
         rows.append(("samples", "the whole", samples, everywhere))
     rows += [
-        ("test pictures", "the hole", images, hole),
+        ("test images", "the hole", images, hole),
         ("completions", "the hole", done.completion, hole),
     ]
     for name, over, pictures, weights in rows:
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def nearest(pictures: Tensor, weights: Tensor, train: object) -> Tensor:
-    """(N,): of pictures (N, C, S, S), where weights (N, 1, S, S) is 1, to the nearest of `train`
+    """(N,): of images (N, C, S, S), where weights (N, 1, S, S) is 1, to the nearest of `train`
     (M, C, S, S) uint8."""
     wanted = (pictures * weights).flatten(1).double()  # (N, C·S·S)
     where = weights.expand_as(pictures).flatten(1).double()

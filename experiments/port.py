@@ -101,7 +101,7 @@ class Port:
             float(real), float(fake), float(generator_loss(self.d(self.g(z))))
 
     def search(self, z: Tensor, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """The objective of each picture (B,) and its gradient (B, z_dim)."""
+        """The objective of each image (B,) and its gradient (B, z_dim)."""
         fake = self.g(z)
         context = (mask * (fake - images).abs()).sum((1, 2, 3))
         total = context + 0.1 * F.softplus(-self.d(fake))

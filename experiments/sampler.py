@@ -3,12 +3,12 @@
 python experiments/sampler.py ckpt=<run>/weights.safetensors data=celeba data.root=path/to/celeba \\
     limit=512 --masks center half pattern random80 freeform
 
-Takes what inpaint.py takes, and completes each picture once under each mask, with 8 candidates.  A
+Takes what inpaint.py takes, and completes each image once under each mask, with 8 candidates.  A
 row a mask: PSNR over the hole of the first draw and of the mean of all, with 95% bootstrap
 intervals; the error of that mean that the draws alone predict, and the one that is expected by
 measurement (models/doubt.py), by the true one, over all and, behind it, the lowest and the highest
 of the middle eight tenths (calibration.py); Fréchet and feature distance of both, and the diversity
-of the draws (quality/features.py).  `--without 64` adds PSNR without the first 64 pictures.
+of the draws (quality/features.py).  `--without 64` adds PSNR without the first 64 images.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor
 
-from dcgan_inpaint.completion.build import build
 from dcgan_inpaint.data.loader import ImageData, batches
+from dcgan_inpaint.inpainting.build import build
+from dcgan_inpaint.metrics.completions import mean_interval, psnr
+from dcgan_inpaint.metrics.features import compare, diversity, frechet_distance, load_efflite0
 from dcgan_inpaint.models.checkpoint import load_model, source_of
-from dcgan_inpaint.quality.completions import mean_interval, psnr
-from dcgan_inpaint.quality.features import compare, diversity, frechet_distance, load_efflite0
 
 PROJECT = Path(__file__).parents[1]
 HEADER = (
@@ -44,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("overrides", nargs="*", help="as for inpaint.py")
     parser.add_argument("--masks", nargs="+", default=["center"], help="names in conf/mask")
-    parser.add_argument("--without", type=int, default=0, help="pictures left out of a second row")
+    parser.add_argument("--without", type=int, default=0, help="images left out of a second row")
     arguments = parser.parse_args()
     print("| " + " | ".join(HEADER) + " |\n|" + " --- |" * len(HEADER))
     for mask in arguments.masks:
@@ -55,14 +55,14 @@ def main() -> None:
 def rows(mask: str, overrides: list[str], without: int) -> list[list[str]]:
     """The table's rows of one mask."""
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-        fixed = ["ckpt=faces64", "candidates=8", "answer=sample"]
+        fixed = ["ckpt=faces64", "candidates=8", "select=sample"]
         cfg = compose("inpaint", [*fixed, *overrides, f"mask={mask}"])
     model = load_model(cfg.ckpt)
     module = build(cfg, model, instantiate(cfg.mask))
     data = ImageData(source_of(model, instantiate(cfg.data), cfg.ckpt), cfg.cache_dir)
-    pictures = data.split(cfg.split)
-    first = torch.utils.data.Subset(pictures, range(min(cfg.limit, len(pictures))))
-    network = load_efflite0(model.picture_shape[1])
+    images = data.split(cfg.split)
+    first = torch.utils.data.Subset(images, range(min(cfg.limit, len(images))))
+    network = load_efflite0(model.image_shape[1])
     seen: list[list[Tensor]] = []  # of each batch
     for batch in batches(first, cfg.batch_size):
         done: Any = module.predict_step(batch)

@@ -3,7 +3,7 @@
 python experiments/ship.py <run>/weights.safetensors dcgan_inpaint/checkpoints/<name>.safetensors
 
 No raw networks beside their averages, nothing that only training needs, and no word of where the
-pictures lay.  Says how many bytes that are.
+images lay.  Says how many bytes that are.
 """
 
 import sys

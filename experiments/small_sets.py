@@ -1,4 +1,4 @@
-"""Public sets of pictures in small, each in its own format, and a source and a model of one's own:
+"""Public sets of images in small, each in its own format, and a source and a model of one's own:
 what tests and campaigns read."""
 
 import io
@@ -11,14 +11,14 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from dcgan_inpaint.data.faces import Faces
-from dcgan_inpaint.data.images import Channels, Side
+from dcgan_inpaint.data.decoding import Channels, Side
+from dcgan_inpaint.data.faces.source import Faces
 from dcgan_inpaint.errors import checked
 from dcgan_inpaint.models.dcgan import DCGAN
 
 
 class Few(Faces):
-    """Eight pictures of a class that is not one of this project's sources."""
+    """Eight images of a class that is not one of this project's sources."""
 
     @checked
     def __init__(self, image_size: Side = 64, channels: Channels = 3):
@@ -39,23 +39,23 @@ def noise(*shape: int) -> np.ndarray:
 
 
 def write_svhn(root: Path, **parts: np.ndarray) -> None:
-    """SVHN: pictures (N, 32, 32, 3) by the name of their part.
+    """SVHN: images (N, 32, 32, 3) by the name of their part.
 
     torchvision reads them where their checksums are in its SVHN.split_list alone.
     """
-    for part, pictures in parts.items():
-        labels = np.arange(len(pictures), dtype=np.uint8)[:, None] % 10 + 1
-        content = {"X": pictures.transpose(1, 2, 3, 0), "y": labels}
+    for part, images in parts.items():
+        labels = np.arange(len(images), dtype=np.uint8)[:, None] % 10 + 1
+        content = {"X": images.transpose(1, 2, 3, 0), "y": labels}
         scipy.io.savemat(root / f"{part}_32x32.mat", content)
 
 
 def write_fashion_mnist(root: Path, train: np.ndarray, test: np.ndarray) -> None:
-    """FashionMNIST: pictures (N, 28, 28), in the idx format of MNIST."""
+    """FashionMNIST: images (N, 28, 28), in the idx format of MNIST."""
     folder = root / "FashionMNIST" / "raw"
     folder.mkdir(parents=True)
-    for part, pictures in (("train", train), ("t10k", test)):
-        labels = np.zeros(len(pictures), np.uint8)
-        for name, array in (("images-idx3", pictures), ("labels-idx1", labels)):
+    for part, images in (("train", train), ("t10k", test)):
+        labels = np.zeros(len(images), np.uint8)
+        for name, array in (("images-idx3", images), ("labels-idx1", labels)):
             head = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(
                 f">{array.ndim}I", *array.shape
             )
@@ -63,14 +63,14 @@ def write_fashion_mnist(root: Path, train: np.ndarray, test: np.ndarray) -> None
 
 
 def write_cifar10(root: Path, **batches: np.ndarray) -> Path:
-    """CIFAR10: pictures (N, 3, 32, 32) by the name of their file; gives the folder of these.
+    """CIFAR10: images (N, 3, 32, 32) by the name of their file; gives the folder of these.
 
     torchvision reads them where their checksums are in its CIFAR10.train_list and test_list alone.
     """
     folder = root / "cifar-10-batches-py"
     folder.mkdir()
-    for name, pictures in batches.items():
-        batch = {"data": pictures.reshape(-1, 3072), "labels": [0] * len(pictures)}
+    for name, images in batches.items():
+        batch = {"data": images.reshape(-1, 3072), "labels": [0] * len(images)}
         (folder / name).write_bytes(pickle.dumps(batch))
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": ["a"]}))
     return folder
@@ -85,38 +85,38 @@ def write_tar(tar: Path, members: dict[str, bytes]) -> None:
             archive.addfile(about, io.BytesIO(content))
 
 
-def write_parquet(file: Path, pictures: list[bytes], column: str = "image") -> None:
-    """As the hub has them: the bytes of picture files, and labels beside."""
+def write_parquet(file: Path, images: list[bytes], column: str = "image") -> None:
+    """As the hub has them: the bytes of image files, and labels beside."""
     import pyarrow  # of the extra [huggingface]
     from pyarrow import parquet
 
-    stored = [{"bytes": each, "path": f"{i}.png"} for i, each in enumerate(pictures)]
+    stored = [{"bytes": each, "path": f"{i}.png"} for i, each in enumerate(images)]
     kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
-    columns = {column: pyarrow.array(stored, kind), "label": list(range(len(pictures)))}
+    columns = {column: pyarrow.array(stored, kind), "label": list(range(len(images)))}
     file.parent.mkdir(parents=True, exist_ok=True)
     parquet.write_table(pyarrow.table(columns), file)
 
 
 def png(levels: np.ndarray) -> bytes:
-    """The file of a picture (H, W) or (H, W, 3)."""
+    """The file of an image (H, W) or (H, W, 3)."""
     file = io.BytesIO()
     Image.fromarray(levels).save(file, "PNG")
     return file.getvalue()
 
 
 def write_cars(root: Path, **parts: int) -> None:
-    """Stanford Cars: so many pictures a part, 60 x 40 px, green; inside its box (10, 5, 50, 15)
-    picture i is brown left and beige, with blue i, right."""
+    """Stanford Cars: so many images a part, 60 x 40 px, green; inside its box (10, 5, 50, 15)
+    image i is brown left and beige, with blue i, right."""
     sides = [(f"bbox_{side}", "u1") for side in ("x1", "y1", "x2", "y2")]
     (root / "devkit").mkdir()
     for part, count in parts.items():
         (root / f"cars_{part}").mkdir()
         rows = np.zeros((1, count), [*sides, ("fname", object)])
         for i in range(count):
-            picture = Image.new("RGB", (60, 40), "green")
-            picture.paste((100, 50, 0), (10, 5, 30, 15))
-            picture.paste((200, 150, i), (30, 5, 50, 15))
+            image = Image.new("RGB", (60, 40), "green")
+            image.paste((100, 50, 0), (10, 5, 30, 15))
+            image.paste((200, 150, i), (30, 5, 50, 15))
             name = f"{i + 1:05d}.png"  # without loss
-            picture.save(root / f"cars_{part}" / name)
+            image.save(root / f"cars_{part}" / name)
             rows[0, i] = (11, 6, 50, 15, name)  # counted from 1, the last inside
         scipy.io.savemat(root / "devkit" / f"cars_{part}_annos.mat", {"annotations": rows})

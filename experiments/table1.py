@@ -1,4 +1,4 @@
-"""The paper's table: masks x methods on the same test pictures.
+"""The paper's table: masks x methods on the same test images.
 
 python experiments/table1.py gan=<run>/weights.ckpt encoder=<run>/weights.ckpt \\
     context_encoder=<run>/weights.ckpt data.root=path/to/celeba
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from gather import find_runs
 
-from dcgan_inpaint.quality.completions import mean_interval
+from dcgan_inpaint.metrics.completions import mean_interval
 
 PROJECT = Path(__file__).parents[1]
 MASKS = ("center", "pattern", "random80", "half")
@@ -29,7 +29,7 @@ PRINTED = {  # Yeh 2017, table 1, CelebA: context encoder, Yeh; dB
 MODELS = ("gan", "encoder", "context_encoder")
 METHODS = {  # by name: which of MODELS, and what else inpaint.py is told
     "mean colour": ("gan", ["method=mean"]),
-    "nearest training picture": ("gan", ["method=nearest"]),
+    "nearest training image": ("gan", ["method=nearest"]),
     "biharmonic": ("gan", ["method=biharmonic"]),
     "total variation": ("gan", ["method=tv"]),
     "Telea": ("gan", ["method=telea"]),
@@ -60,7 +60,7 @@ def main() -> None:
             subprocess.run([*command, *more], check=True)
     for metric in DIGITS:
         print(f"\n{metric}\n\n{table(metric)}")
-    print(f"\npsnr_hole: ours minus the method's, picture by picture\n\n{margins()}")
+    print(f"\npsnr_hole: ours minus the method's, image by image\n\n{margins()}")
 
 
 def table(metric: str) -> str:
@@ -75,12 +75,12 @@ def table(metric: str) -> str:
     for name in METHODS:
         lines.append([name, *(cell(column(mask, name, metric), metric) for mask in MASKS)])
     unseen = (cell(column(mask, "ours", metric)[SEEN:], metric) for mask in MASKS)
-    lines.append([f"ours, without the first {SEEN} pictures", *unseen])
+    lines.append([f"ours, without the first {SEEN} images", *unseen])
     return markdown(lines)
 
 
 def margins() -> str:
-    """Markdown: by how much our PSNR over the hole is above each method's, on the same pictures."""
+    """Markdown: by how much our PSNR over the hole is above each method's, on the same images."""
     lines = []
     for name in [name for name in METHODS if name != "ours"]:
         pairs = [[column(mask, who, "psnr_hole") for who in ("ours", name)] for mask in MASKS]
@@ -98,13 +98,13 @@ def folder(mask: str, method: str) -> Path:
 
 
 def column(mask: str, method: str, metric: str) -> torch.Tensor:
-    """A metric of each picture (N,)."""
+    """A metric of each image (N,)."""
     (run,) = find_runs([folder(mask, method)], ["ckpt"])
     return run.metrics[metric]
 
 
 def cell(values: torch.Tensor, metric: str) -> str:
-    """What the table says of a metric of each picture (N,)."""
+    """What the table says of a metric of each image (N,)."""
     numbers = (float(values.median()),) if metric == "seconds" else mean_interval(values)
     first, *interval = (format(number, DIGITS[metric]) for number in numbers)
     return f"{first} [{', '.join(interval)}]" if interval else first

@@ -21,9 +21,9 @@ from torchvision.transforms.functional import pil_to_tensor
 from dcgan_inpaint import Completer
 from dcgan_inpaint.configs import compose_config
 from dcgan_inpaint.data.celeba import CelebA
-from dcgan_inpaint.pictures import to_float
-from dcgan_inpaint.quality.completions import mean_interval, psnr
-from dcgan_inpaint.quality.features import compare, frechet_distance, load_efflite0
+from dcgan_inpaint.images import to_float
+from dcgan_inpaint.metrics.completions import mean_interval, psnr
+from dcgan_inpaint.metrics.features import compare, frechet_distance, load_efflite0
 
 SQUARES = {"celeba64": (35, 55, 108, 108), "celeba128": (18, 38, 142, 142)}  # x, y, w, h
 BATCH = 64
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--masks", nargs="+", default=["center", "pattern", "random80", "half"])
     arguments = parser.parse_args()
     source = CelebA(arguments.root)
-    photos = [source.picture(name) for name in source.items(arguments.split)[: arguments.limit]]
+    photos = [source.image(name) for name in source.items(arguments.split)[: arguments.limit]]
     truth = central(photos)
     network = load_efflite0(truth.shape[-1])
     print("| mask | model | PSNR, dB | feature distance | FD-EffLite0 |\n|---|---|---|---|---|")
@@ -72,14 +72,14 @@ def completed(
     done = []
     for i in range(0, len(photos), BATCH):
         part = slice(i, i + BATCH)
-        done += [result.picture for result in completer(photos[part], holes[part], crop=square)]
+        done += [result.image for result in completer(photos[part], holes[part], crop=square)]
     return done
 
 
-def central(pictures: list[Image.Image]) -> Tensor:
+def central(images: list[Image.Image]) -> Tensor:
     """The central 108 px of each, (N, C, 108, 108) in [-1, 1]."""
     x, y, w, h = SQUARES["celeba64"]
-    cut = [pil_to_tensor(each.crop((x, y, x + w, y + h))).numpy() for each in pictures]
+    cut = [pil_to_tensor(each.crop((x, y, x + w, y + h))).numpy() for each in images]
     return to_float(np.stack(cut))
 
 

@@ -3,7 +3,7 @@
 python experiments/web.py celeba64 faces64
 
 Starts the server of each checkpoint, and asks it as the page does: an example, a hole over its
-eyes, four candidates.  Prints the seconds from the request to the first picture of the search and
+eyes, four candidates.  Prints the seconds from the request to the first image of the search and
 to the candidates: the median of five requests, after one that is not counted.  Needs the extra
 [web], and httpx.
 """
@@ -21,7 +21,7 @@ REQUESTS = 5
 
 
 def main() -> None:
-    print("| checkpoint | first picture, s | four candidates, s |\n| --- | --- | --- |")
+    print("| checkpoint | first image, s | four candidates, s |\n| --- | --- | --- |")
     for ckpt in sys.argv[1:] or ["celeba64"]:
         command = [sys.executable, "-m", "dcgan_inpaint.web", "--port", "0", "--ckpt", ckpt]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
@@ -36,10 +36,10 @@ def main() -> None:
 
 
 def waited(client: httpx.Client) -> tuple[float, float]:
-    """Seconds until the first picture of a search, and until its candidates."""
+    """Seconds until the first image of a search, and until its candidates."""
     example = client.get("/examples/face-1").raise_for_status().content
-    with Image.open(io.BytesIO(example)) as picture:
-        width, height = picture.size
+    with Image.open(io.BytesIO(example)) as image:
+        width, height = image.size
     mask = Image.new("L", (width, height), 255)
     mask.paste(0, (width // 4, height * 2 // 5, width * 3 // 4, height * 3 // 5))
     held = io.BytesIO()

@@ -1,4 +1,4 @@
-"""How the notebooks draw: one style, and rows of pictures with their names."""
+"""How the notebooks draw: one style, and rows of images with their names."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 from torch import Tensor
 
-from dcgan_inpaint.pictures import grid
+from dcgan_inpaint.images import grid
 
 plt.style.use("tableau-colorblind10")
 plt.rcParams.update({"figure.constrained_layout.use": True, "figure.dpi": 80})
@@ -16,21 +16,21 @@ set_matplotlib_formats("jpeg", pil_kwargs={"quality": 90})  # as PNG, faces take
 
 
 def show_rows(
-    pictures: Tensor | Sequence[Tensor],
+    images: Tensor | Sequence[Tensor],
     title: str,
     down: Sequence[str] = (),
     across: Sequence[str] = (),
     axes: Axes | None = None,
     inches: float = 0.95,
 ) -> None:
-    """Rows of pictures (R, N, C, S, S) in [-1, 1]; `down` names the rows, `across` the columns."""
-    if not isinstance(pictures, Tensor):
-        pictures = torch.stack(list(pictures))
-    rows, columns, _, size, _ = pictures.shape
+    """Rows of images (R, N, C, S, S) in [-1, 1]; `down` names the rows, `across` the columns."""
+    if not isinstance(images, Tensor):
+        images = torch.stack(list(images))
+    rows, columns, _, size, _ = images.shape
     if axes is None:
         _, axes = plt.subplots(figsize=(columns * inches + 1, rows * inches + 0.6))
-    axes.imshow(grid(pictures.flatten(0, 1), columns))
-    center = 2 + (size - 1) / 2  # `grid` puts 2 px of white around each picture
+    axes.imshow(grid(images.flatten(0, 1), columns))
+    center = 2 + (size - 1) / 2  # `grid` puts 2 px of white around each image
     axes.set_yticks([center + i * (size + 2) for i in range(len(down))], down)
     axes.set_xticks([center + i * (size + 2) for i in range(len(across))], across)
     axes.tick_params(length=0, bottom=False, labelbottom=False, labeltop=True)

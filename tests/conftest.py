@@ -19,7 +19,7 @@ PROJECT = Path(__file__).parents[1]
 def run(tmp_path_factory):
     """Runs a script as `python script arguments` would, in this process, which saves the imports.
 
-    The cache of decoded pictures is shared by the module.
+    The cache of decoded images is shared by the module.
     """
 
     def call(script, *arguments, fails=False):

@@ -27,7 +27,7 @@ def served(server):
         thread.join()
 
 
-def file_of(picture: Image.Image, kind: str = "PNG", **options) -> bytes:
+def file_of(image: Image.Image, kind: str = "PNG", **options) -> bytes:
     file = BytesIO()
-    picture.save(file, kind, **options)
+    image.save(file, kind, **options)
     return file.getvalue()

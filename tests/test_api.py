@@ -14,11 +14,11 @@ from training import small_dcgan
 
 import dcgan_inpaint
 from dcgan_inpaint import Completer
+from dcgan_inpaint.images import to_pil
+from dcgan_inpaint.metrics.completions import psnr
 from dcgan_inpaint.models.checkpoint import save_weights
 from dcgan_inpaint.models.context_encoder import ContextEncoder
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
-from dcgan_inpaint.pictures import to_pil
-from dcgan_inpaint.quality.completions import psnr
 
 SHORT = ("solver.iterations=3", "stages=none", "trainer.accelerator=cpu")
 CROP = [10, 5, 40, 40]
@@ -45,7 +45,7 @@ def same(a, b):
     return np.array_equal(np.asarray(a), np.asarray(b))
 
 
-@pytest.mark.parametrize("mask", ["picture", "random"])
+@pytest.mark.parametrize("mask", ["image", "random"])
 def test_it_gives_what_inpaint_py_gives(run, dcgan, tmp_path, mask):
     """To the bit, of two photos in two batches, with all defaults but a shorter search."""
     save_weights(dcgan, tmp_path / "weights.safetensors")
@@ -54,7 +54,7 @@ def test_it_gives_what_inpaint_py_gives(run, dcgan, tmp_path, mask):
         Image.fromarray(photo(seed)).save(tmp_path / "photos" / f"{seed}.png")
     Image.fromarray(~HOLE).save(tmp_path / "hole.png")
     settings = ["solver.iterations=4", "batch_size=1", "trainer.accelerator=cpu"]
-    drawn = ["mask=file", f"mask.path={tmp_path / 'hole.png'}"] if mask == "picture" else []
+    drawn = ["mask=file", f"mask.path={tmp_path / 'hole.png'}"] if mask == "image" else []
     run(
         "inpaint.py",
         f"ckpt={tmp_path / 'weights.safetensors'}",
@@ -66,35 +66,35 @@ def test_it_gives_what_inpaint_py_gives(run, dcgan, tmp_path, mask):
     )
     completer = Completer.load(tmp_path / "weights.safetensors", *settings)
     photos = [photo(0), photo(1)]
-    results = completer(photos, ~HOLE if mask == "picture" else mask, CROP)
-    assert not same(results[0].picture, photo(0))
+    results = completer(photos, ~HOLE if mask == "image" else mask, CROP)
+    assert not same(results[0].image, photo(0))
     for i, result in enumerate(results):
         with Image.open(tmp_path / "out" / "photos" / f"0000{i}_{i}.png") as written:
-            assert same(result.picture, written)
+            assert same(result.image, written)
 
 
 def test_outside_the_hole_it_is_the_photo(completer):
     for channels in (1, 3):
         given = photo(channels=channels)
         result = completer(given, ~HOLE, CROP)
-        assert result.picture.size == (80, 50)
-        assert result.picture.mode == ("L" if channels == 1 else "RGB")
-        completed = np.asarray(result.picture)
+        assert result.image.size == (80, 50)
+        assert result.image.mode == ("L" if channels == 1 else "RGB")
+        completed = np.asarray(result.image)
         assert same(completed[~HOLE], given[~HOLE])
         assert (completed[HOLE] != given[HOLE]).mean() > 0.9
 
 
-def test_the_same_of_any_kind_of_picture(completer):
+def test_the_same_of_any_kind_of_image(completer):
     """That a caller changes the array later changes nothing."""
     given, mask = photo(), (~HOLE).astype(float)
-    expected = completer(Image.fromarray(given), Image.fromarray(~HOLE), CROP).picture
+    expected = completer(Image.fromarray(given), Image.fromarray(~HOLE), CROP).image
     tensor = torch.from_numpy(given).permute(2, 0, 1)
-    for picture in (given, given / 255, tensor, tensor / 255):
-        assert same(completer(picture, torch.from_numpy(mask)[None], CROP).picture, expected)
+    for image in (given, given / 255, tensor, tensor / 255):
+        assert same(completer(image, torch.from_numpy(mask)[None], CROP).image, expected)
     changed = given.copy()
     result = completer(changed, mask, CROP)
     changed[:] = 0
-    assert same(result.picture, expected)
+    assert same(result.image, expected)
 
 
 def test_a_mask_for_each_of_a_list(completer):
@@ -111,21 +111,21 @@ def test_a_mask_for_each_of_a_list(completer):
 
 
 def test_numbers_may_be_numpys(completer):
-    expected = completer(photo(), ~HOLE, CROP, candidates=2).picture
+    expected = completer(photo(), ~HOLE, CROP, candidates=2).image
     for crop in (np.array(CROP), [np.int64(c) for c in CROP], tuple(CROP)):
-        assert same(completer(photo(), ~HOLE, crop, candidates=np.int32(2)).picture, expected)
+        assert same(completer(photo(), ~HOLE, crop, candidates=np.int32(2)).image, expected)
 
 
 def changed(result):
     """The rows in which a pixel is not that of photo(0)."""
-    return (np.asarray(result.picture) != photo(0)).any((1, 2))
+    return (np.asarray(result.image) != photo(0)).any((1, 2))
 
 
 def test_candidates_and_their_spread(completer, dcgan):
     result = completer(photo(), ~HOLE, CROP, candidates=3)
     assert len(result.candidates) == 3
-    assert same(result.candidates[0], result.picture)
-    assert not same(result.candidates[1], result.picture)
+    assert same(result.candidates[0], result.image)
+    assert not same(result.candidates[1], result.image)
     assert all(same(np.asarray(c)[~HOLE], photo()[~HOLE]) for c in result.candidates)
     assert result.spread.shape == (16, 16)
     assert result.spread.max() > 0
@@ -133,7 +133,7 @@ def test_candidates_and_their_spread(completer, dcgan):
     assert result.trace.shape == (4, 3)
     context, prior, total = result.trace.unbind(1)
     torch.testing.assert_close(total, context + 0.1 * prior)
-    mean = completer(photo(), ~HOLE, CROP, candidates=3, answer="mean")
+    mean = completer(photo(), ~HOLE, CROP, candidates=3, select="mean")
     torch.testing.assert_close(mean.done.fake, result.done.fakes.mean(1))
     one = completer(photo(), ~HOLE, CROP)
     assert one.spread is None
@@ -141,42 +141,42 @@ def test_candidates_and_their_spread(completer, dcgan):
 
 
 def test_draws_of_an_encoder_that_samples(dcgan):
-    """The picture is the first of four draws, in the order in which they are drawn."""
+    """The image is the first of four draws, in the order in which they are drawn."""
     torch.manual_seed(1)
     encoder = LatentEncoder(dcgan, image_size=16, noise_dim=4, code_dim=8, df_dim=4)
     completer = Completer.load(encoder, SHORT[-1])
-    result = completer(photo(), ~HOLE, CROP, candidates=4, answer="sample")
-    assert same(result.picture, result.candidates[0])
-    two = completer(photo(), ~HOLE, CROP, candidates=2, answer="sample")
+    result = completer(photo(), ~HOLE, CROP, candidates=4, select="sample")
+    assert same(result.image, result.candidates[0])
+    two = completer(photo(), ~HOLE, CROP, candidates=2, select="sample")
     assert all(same(*pair) for pair in zip(two.candidates, result.candidates, strict=False))
     assert len({each.tobytes() for each in result.candidates}) == 4
-    assert result.expected_error.shape == (16, 16)  # not trained: as the draws themselves say
+    assert result.predicted_error.shape == (16, 16)  # not trained: as the draws themselves say
     torch.testing.assert_close(
-        result.expected_error, result.spread * (1 + 1 / 4) ** 0.5, rtol=0, atol=1e-6
+        result.predicted_error, result.spread * (1 + 1 / 4) ** 0.5, rtol=0, atol=1e-6
     )
     one = completer(photo(), ~HOLE, CROP, candidates=1)  # is searched from a random z
-    assert one.expected_error is None and not same(one.picture, result.picture)
+    assert one.predicted_error is None and not same(one.image, result.image)
     searched = Completer.load(encoder, SHORT[-1], "start=random")
-    assert searched(photo(), ~HOLE, CROP, candidates=2).expected_error is None
-    assert same(searched(photo(), ~HOLE, CROP).picture, one.picture)
+    assert searched(photo(), ~HOLE, CROP, candidates=2).predicted_error is None
+    assert same(searched(photo(), ~HOLE, CROP).image, one.image)
 
 
 def test_metrics_by_hand(completer):
     result = completer(photo(), ~HOLE, CROP)
     truth = photo(1)
     found = result.metrics(truth)
-    error = (np.asarray(result.picture, float) - truth) ** 2
+    error = (np.asarray(result.image, float) - truth) ** 2
     assert found["psnr_whole"] == pytest.approx(10 * np.log10(255**2 / error.mean()), rel=1e-5)
     assert found["psnr_hole"] == pytest.approx(10 * np.log10(255**2 / error[HOLE].mean()), rel=1e-5)
     assert set(found) == {"psnr_hole", "psnr_whole", "ssim_hole", "ssim_whole"}
-    itself = result.metrics(result.picture)
+    itself = result.metrics(result.image)
     assert itself["ssim_whole"] == pytest.approx(1)
     assert itself["psnr_hole"] == float("inf")
-    with pytest.raises(ValueError, match="truth is 40 x 50 px, the picture 80 x 50 px"):
+    with pytest.raises(ValueError, match="truth is 40 x 50 px, the image 80 x 50 px"):
         result.metrics(truth[:, :40])
 
 
-def test_metrics_of_a_picture_of_the_models_size(completer):
+def test_metrics_of_a_image_of_the_models_size(completer):
     """They are those of the completion, but for rounding to 8 bit."""
     given = photo()[:16, :16]
     result = completer(given, "center")
@@ -200,12 +200,12 @@ def test_a_search_is_watched_and_ended(completer):
 
 def test_without_a_search(dcgan, tmp_path):
     result = Completer.load(dcgan, "method=tv", SHORT[-1])(photo(), ~HOLE, CROP)
-    assert same(np.asarray(result.picture)[~HOLE], photo()[~HOLE])
+    assert same(np.asarray(result.image)[~HOLE], photo()[~HOLE])
     assert (result.trace, result.spread) == (None, None)
-    assert same(result.candidates[0], result.picture)
+    assert same(result.candidates[0], result.image)
     data = ["data=faces", "data.image_size=16", "data.train_size=4", f"cache_dir={tmp_path}"]
     nearest = Completer.load(dcgan, "method=nearest", *data)(photo(), ~HOLE, CROP)
-    assert not same(nearest.picture, photo())
+    assert not same(nearest.image, photo())
 
 
 def test_precision_is_that_of_the_configuration(dcgan):
@@ -219,7 +219,7 @@ def test_precision_is_that_of_the_configuration(dcgan):
 def test_a_shipped_checkpoint_by_name():
     result = Completer.load("faces64", *SHORT)(photo())
     assert result.fake.size == (64, 64)
-    assert not same(result.picture, photo())
+    assert not same(result.image, photo())
 
 
 WORDS = [
@@ -240,21 +240,21 @@ def test_words_that_do_not_fit(dcgan, word, message):
 
 
 CALLS = [
-    ({"picture": "photo.jpg"}, "picture is a str: give a PIL image"),
-    ({"picture": [photo(), 5]}, "picture 1 is a int: give a PIL image"),
-    ({"mask": "centre"}, "mask=centre: give a picture, or one of center, "),
-    ({"mask": "a/hole.png"}, "mask=a/hole.png: give a picture, or one of"),
+    ({"image": "photo.jpg"}, "image is a str: give a PIL image"),
+    ({"image": [photo(), 5]}, "image 1 is a int: give a PIL image"),
+    ({"mask": "centre"}, "mask=centre: give an image, or one of center, "),
+    ({"mask": "a/hole.png"}, "mask=a/hole.png: give an image, or one of"),
     ({"mask": "file"}, "mask.path: missing"),
     ({"mask": HOLE[:, :, None] * np.ones(3)}, r"mask has shape \(50, 80, 3\)"),
-    ({"mask": HOLE}, "picture: mask makes most of the photo a hole: is white your hole"),
-    ({"mask": np.zeros((20, 20))}, "picture: mask leaves no known pixel"),
-    ({"mask": [HOLE, HOLE]}, "mask is a list of 2, and there are 1 pictures"),
-    ({"crop": [0, 0, 60, 60]}, r"picture: crop=\[0,0,60,60\] reaches outside the photo"),
+    ({"mask": HOLE}, "image: mask makes most of the photo a hole: is white your hole"),
+    ({"mask": np.zeros((20, 20))}, "image: mask leaves no known pixel"),
+    ({"mask": [HOLE, HOLE]}, "mask is a list of 2, and there are 1 images"),
+    ({"crop": [0, 0, 60, 60]}, r"image: crop=\[0,0,60,60\] reaches outside the photo"),
     ({"crop": [0, 0, 20.5, 20]}, "crop.2=20.5: should be a valid integer"),
     ({"crop": 7}, "crop=7: "),
     ({"candidates": 0}, "candidates=0: should be greater than or equal to 1"),
     ({"candidates": "two"}, "candidates=two: should be a valid integer"),
-    ({"answer": "all"}, "answer=all: should be 'best', 'mean' or 'sample'"),
+    ({"select": "all"}, "select=all: should be 'best', 'mean' or 'sample'"),
 ]
 
 
@@ -266,7 +266,7 @@ def test_calls_that_do_not_fit(completer, given, message):
         raise AssertionError("the search has begun")
 
     with pytest.raises(ValueError, match=f"^{message}") as error:
-        completer(**{"picture": photo(), "mask": ~HOLE, "crop": CROP, "watch": watch} | given)
+        completer(**{"image": photo(), "mask": ~HOLE, "crop": CROP, "watch": watch} | given)
     assert "\n" not in str(error.value)
 
 
@@ -301,13 +301,13 @@ def test_a_checkpoint_that_is_none(tmp_path):
 
 
 def test_a_file_of_the_configuration_is_a_mask_by_its_name(dcgan, tmp_path):
-    """And its polarity holds for pictures that are given."""
+    """And its polarity holds for images that are given."""
     Image.fromarray(HOLE).save(tmp_path / "hole.png")
     words = ["mask=file", f"mask.path={tmp_path / 'hole.png'}", "mask.known=black"]
     completer = Completer.load(dcgan, *SHORT, *words)
-    expected = Completer.load(dcgan, *SHORT)(photo(), ~HOLE, CROP).picture
+    expected = Completer.load(dcgan, *SHORT)(photo(), ~HOLE, CROP).image
     for mask in (None, "file", HOLE):
-        assert same(completer(photo(), mask, CROP).picture, expected)
+        assert same(completer(photo(), mask, CROP).image, expected)
 
 
 def test_the_lines_of_the_readme(tmp_path, monkeypatch):

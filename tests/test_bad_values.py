@@ -16,7 +16,7 @@ from bad_values import BAD, CONF, HYDRAS, aliases, composed, keys, make_files, w
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
 
-from dcgan_inpaint.doors import inpaint, sample, train
+from dcgan_inpaint.cli import inpaint, sample, train
 from dcgan_inpaint.runs.options import TrainerOptions
 
 HANGS = 20  # seconds
@@ -42,9 +42,9 @@ class FiniteWriter(inpaint.CompletionWriter):
         super().write_on_batch_end(trainer, module, prediction, *rest)
 
 
-def finite_grid(pictures, *columns, **settings):
-    finite(pictures)
-    return GRID(pictures, *columns, **settings)
+def finite_grid(images, *columns, **settings):
+    finite(images)
+    return GRID(images, *columns, **settings)
 
 
 GRID = sample.grid

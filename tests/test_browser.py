@@ -1,6 +1,6 @@
 """The page as people use it, in Debian's chromium: with mouse and keys, its downloads read back.
 
-DCGAN_INPAINT_SCREENSHOT=experiments/figures/web.png writes the README's picture on the way.
+DCGAN_INPAINT_SCREENSHOT=experiments/figures/web.png writes the README's image on the way.
 """
 
 import os
@@ -138,8 +138,8 @@ class Page:
         self[link].click()
         # chromium makes an empty file of that name first, and puts the whole one in its place
         self.until(lambda: file.is_file() and file.stat().st_size)
-        with Image.open(file.rename(folder / f"read-{name}")) as picture:
-            return np.asarray(picture)
+        with Image.open(file.rename(folder / f"read-{name}")) as image:
+            return np.asarray(image)
 
 
 def test_a_face_is_painted_over_completed_and_downloaded(driver, downloads):
@@ -174,8 +174,8 @@ def test_a_face_is_painted_over_completed_and_downloaded(driver, downloads):
         page["split"].send_keys(Keys.HOME)
         completed = page.download("download", downloads, "completed.png")
         mask = page.download("mask", downloads, "mask.png")
-        with Image.open(BytesIO(server.examples["face-1"])) as picture:
-            given = np.asarray(picture)
+        with Image.open(BytesIO(server.examples["face-1"])) as image:
+            given = np.asarray(image)
         hole = mask == 0
         assert hole[128, 128]  # where the mouse was
         assert 0.05 < hole.mean() < 0.25
@@ -267,7 +267,7 @@ def square(page):
     return round(share["left"] * 300), round(share["top"] * 200), round(share["width"] * 300)
 
 
-def test_a_picture_is_dropped(driver, quick):
+def test_a_image_is_dropped(driver, quick):
     page = Page(driver, quick)
     page.until(lambda: page.all("#examples button"))
     driver.execute_script("""
@@ -379,8 +379,8 @@ def test_forty_megapixels(driver, quick, downloads, tmp_path):
     channels = np.broadcast_arrays(x // 32, y // 20, (x + y) // 52)
     given = np.stack([channel.astype(np.uint8) for channel in channels], -1)
     Image.fromarray(given).save(tmp_path / "large.jpg", quality=90)
-    with Image.open(tmp_path / "large.jpg") as picture:
-        given = np.asarray(picture)
+    with Image.open(tmp_path / "large.jpg") as image:
+        given = np.asarray(image)
     page = Page(driver, quick)
     page.choose(tmp_path / "large.jpg")
     page.until(page["stage"].is_displayed)
@@ -399,12 +399,12 @@ def test_forty_megapixels(driver, quick, downloads, tmp_path):
     assert (completed[hole] != given[hole]).any(1).mean() > 0.9
 
 
-def test_what_is_no_picture(driver, quick, tmp_path):
+def test_what_is_no_image(driver, quick, tmp_path):
     (tmp_path / "notes.png").write_text("just a text")
     Image.new("1", (7750, 7750)).save(tmp_path / "huge.png")
     page = Page(driver, quick)
     page.choose(tmp_path / "notes.png")
-    line = "notes.png: cannot be read as a picture: use JPEG, PNG, "
+    line = "notes.png: cannot be read as an image: use JPEG, PNG, "
     page.until(lambda: page["fault"].text.startswith(line))
     page.choose(tmp_path / "huge.png")
     line = "huge.png: has 7750 x 7750 pixels: at most 50 million"
@@ -413,4 +413,4 @@ def test_what_is_no_picture(driver, quick, tmp_path):
     page.take_example()
     assert page["fault"].text == ""
     page["maskfile"].send_keys(str(tmp_path / "notes.png"))
-    page.until(lambda: page["fault"].text == "notes.png: cannot be read as a picture")
+    page.until(lambda: page["fault"].text == "notes.png: cannot be read as an image")

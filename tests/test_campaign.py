@@ -1,4 +1,4 @@
-"""The campaign of faults (experiments/faults.py): a part of it holds, and what it asks can fail."""
+"""The campaign of faults (tests/campaign/faults.py): a part of it holds, and what it asks can fail."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ PROJECT = Path(__file__).parents[1]
 
 def test_a_part_of_it_holds():
     """A few cases of each family, in processes of their own."""
-    command = [sys.executable, "experiments/faults.py", "--quick"]
+    command = [sys.executable, "tests/campaign/faults.py", "--quick"]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     for name, family in faults.FAMILIES.items():
@@ -80,12 +80,12 @@ def test_half_of_a_file_is_seen(tmp_path):
     (tmp_path / "a.csv").write_text("1")
     whole = faults.contents(tmp_path)
     faults.same(faults.contents(tmp_path), whole, "it")
-    faults.whole_pictures(tmp_path)
+    faults.whole_images(tmp_path)
     faults.no_parts(tmp_path)
     data = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(data[:-20])
-    with pytest.raises(Fault, match="half of a picture: a.png"):
-        faults.whole_pictures(tmp_path)
+    with pytest.raises(Fault, match="half of an image: a.png"):
+        faults.whole_images(tmp_path)
     with pytest.raises(Fault, match=r"it: .* a\.png"):
         faults.same(faults.contents(tmp_path), whole, "it")
     (tmp_path / "a.part").touch()
@@ -129,7 +129,9 @@ def test_the_table(tmp_path, monkeypatch, capsys):
         "all": "5 | 1 | 1",
     }.items():
         assert f"| {name} | {counts} |" in said
-    assert "python experiments/faults.py --case 'fails/0' --seed 7\n  with this: does not" in said
+    assert (
+        "python tests/campaign/faults.py --case 'fails/0' --seed 7\n  with this: does not" in said
+    )
     assert "not done in 0.5 s" in said
     assert "ZeroDivisionError" in said
     assert "skipped: no disk here" in said

@@ -34,7 +34,7 @@ from safetensors.torch import load_file, save, save_file
 from torch.utils.data import DataLoader
 from training import quiet_trainer
 
-from dcgan_inpaint.data.faces import Faces
+from dcgan_inpaint.data.faces.source import Faces
 from dcgan_inpaint.data.folder import Folder
 from dcgan_inpaint.models.checkpoint import (
     file_of,
@@ -111,8 +111,8 @@ def test_loading_draws_as_building_does(tmp_path):
 
 
 def test_old_checkpoints(tmp_path):
-    (tmp_path / "pictures").mkdir()
-    folder = {"_target_": "dcgan_inpaint.data.folder.Folder", "root": str(tmp_path / "pictures")}
+    (tmp_path / "images").mkdir()
+    folder = {"_target_": "dcgan_inpaint.data.folder.Folder", "root": str(tmp_path / "images")}
     folder |= {"image_size": 16, "channels": 3, "crop": 0.5}
     celeba = {"_target_": "dcgan_inpaint.data.celeba.CelebA", "root": "../celeba"}
     for data, source in (
@@ -167,7 +167,7 @@ def test_the_shipped_sampler():
 def test_the_shipped_gan_of_photos():
     """Of CelebA at 128 px: averaged networks, in half precision, that name no folder."""
     gan = load_gan(file_of("celeba128"))
-    assert gan.picture_shape == (3, 128, 128) and gan.settings.crop == 0.8
+    assert gan.image_shape == (3, 128, 128) and gan.settings.crop == 0.8
     assert (gan.averaged, gan.trained, gan.settings.layers) == (True, 8582, 5)
     assert gan.data == {**gan.data, "source": "celeba"} and "root" not in gan.data
     assert file_of("celeba128").stat().st_size < 20e6
@@ -426,7 +426,7 @@ def test_an_averaged_file_completes_the_same(tmp_path, kind):
     loaded.check_raw(ema=True)
     load_model(whole).check_raw(ema=False)
     with pytest.raises(
-        ValueError, match="was trained on celeba pictures: give data=celeba data.root="
+        ValueError, match="was trained on celeba images: give data=celeba data.root="
     ):
         source_of(loaded, None, "slim")
 

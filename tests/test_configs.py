@@ -11,22 +11,22 @@ from omegaconf import OmegaConf
 from PIL import Image
 from small_sets import Few, Little, write_cars, write_tar
 
-from dcgan_inpaint.completion.build import build, wants_source
-from dcgan_inpaint.completion.inpainting import InpaintingModule
-from dcgan_inpaint.completion.objective import Objective
-from dcgan_inpaint.completion.solvers import Solver
 from dcgan_inpaint.data.cars import Cars
 from dcgan_inpaint.data.celeba import CelebA
-from dcgan_inpaint.data.faces import Faces
+from dcgan_inpaint.data.faces.source import Faces
 from dcgan_inpaint.data.folder import Folder
 from dcgan_inpaint.data.hub import HuggingFace
 from dcgan_inpaint.data.tars import Tars
 from dcgan_inpaint.data.torchvision_sets import TorchvisionSet
+from dcgan_inpaint.inpainting.build import build, wants_source
+from dcgan_inpaint.inpainting.module import InpaintingModule
+from dcgan_inpaint.inpainting.objective import Objective
+from dcgan_inpaint.inpainting.solvers import Solver
+from dcgan_inpaint.masks import masks
 from dcgan_inpaint.models.context_encoder import ContextEncoder
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
 from dcgan_inpaint.models.unet import UNet
-from dcgan_inpaint.observation import masks
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -187,7 +187,7 @@ LIBRARIES = {"biharmonic": "skimage", "telea": "cv2", "navier_stokes": "cv2"}
 
 @pytest.mark.parametrize("choice", choices("method"))
 def test_method(choice, tmp_path):
-    """Each fills a constant picture with the constant, but what looks or has learned elsewhere."""
+    """Each fills a constant image with the constant, but what looks or has learned elsewhere."""
     if choice in LIBRARIES:
         pytest.importorskip(LIBRARIES[choice])
     cfg = composed("inpaint", f"method={choice}", f"cache_dir={tmp_path}")
@@ -210,7 +210,7 @@ def test_method(choice, tmp_path):
 
 
 SEARCH_OPTIONS = ["solver=hmc", "objective.lam=1", "candidates=2", "experiment=amos2016"]
-SEARCH_OPTIONS += ["stages=none", "start=random", "answer=mean", "seed=1", "out_interval=5"]
+SEARCH_OPTIONS += ["stages=none", "start=random", "select=mean", "seed=1", "out_interval=5"]
 
 
 @pytest.mark.parametrize("option", SEARCH_OPTIONS)
@@ -228,24 +228,24 @@ def test_an_option_added_by_force_is_refused_as_well():
 
 
 @pytest.mark.parametrize(
-    ("overrides", "iterations", "candidates", "answer"),
+    ("overrides", "iterations", "candidates", "select"),
     [
         ([], 100, 1, "best"),
         (["candidates=8"], 100, 8, "best"),
-        (["solver.iterations=7", "answer=mean"], 7, 1, "mean"),
+        (["solver.iterations=7", "select=mean"], 7, 1, "mean"),
         (["solver=lbfgs", "objective.lam=0.5", "candidates=8"], 300, 8, "best"),
         (["experiment=amos2016"], 1000, 1, "best"),
         (["mask=lowres"], 100, 1, "best"),
     ],
 )
 def test_what_is_left_to_the_model_is_resolved_in_the_config(
-    overrides, iterations, candidates, answer
+    overrides, iterations, candidates, select
 ):
     cfg = composed("inpaint", *overrides)
     module = build(cfg, DCGAN(image_size=16, gf_dim=1, df_dim=1), masks.full)
-    assert (cfg.solver.iterations, cfg.candidates, cfg.answer) == (iterations, candidates, answer)
+    assert (cfg.solver.iterations, cfg.candidates, cfg.select) == (iterations, candidates, select)
     assert module.solver.iterations == iterations
-    assert (module.settings.candidates, module.settings.answer) == (candidates, answer)
+    assert (module.settings.candidates, module.settings.select) == (candidates, select)
 
 
 @pytest.mark.parametrize("choice", choices("blend"))

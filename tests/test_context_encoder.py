@@ -6,12 +6,12 @@ import torch
 from torch.utils.data import DataLoader
 from training import moved_since, quiet_trainer
 
-from dcgan_inpaint.completion.fills import FillingModule
+from dcgan_inpaint.blending import paste
+from dcgan_inpaint.inpainting.baselines import FillingModule
 from dcgan_inpaint.losses import discriminator_losses, generator_loss
+from dcgan_inpaint.masks import masks
 from dcgan_inpaint.models.checkpoint import load_model
 from dcgan_inpaint.models.context_encoder import ContextEncoder
-from dcgan_inpaint.observation import masks
-from dcgan_inpaint.poisson import paste
 
 SMALL = {"image_size": 16, "code_dim": 6, "gf_dim": 2, "df_dim": 2}
 MASK = partial(masks.random, seed=0, missing=0.5)
@@ -109,7 +109,7 @@ def test_logged_values():
 
 
 def test_it_learns_to_fill():
-    """Two flat pictures: the hole goes on in the colour of the known pixels."""
+    """Two flat images: the hole goes on in the colour of the known pixels."""
     images = torch.tensor([-0.6, 0.6]).repeat(4)[:, None, None, None].expand(8, 3, 16, 16)
     model = small(df_dim=4, gf_dim=4)
     trainer = train(model, [{"image": images.contiguous()}] * 80)
@@ -128,7 +128,7 @@ def test_bf16_trains_close_to_fp32():
 def test_it_completes_by_known_pixels_alone():
     model = small()
     train(model, batches(3))
-    filling = FillingModule(model.fill(), MASK, paste, model.picture_shape)
+    filling = FillingModule(model.fill(), MASK, paste, model.image_shape)
     filling.check()
     images, index = batches(1)[0]["image"], torch.arange(8)
     done = filling.predict_step({"image": images, "index": index})

@@ -17,18 +17,18 @@ from PIL import Image
 from dcgan_inpaint.data import cache
 from dcgan_inpaint.data.cache import load_split
 from dcgan_inpaint.data.celeba import CelebA
-from dcgan_inpaint.data.faces import Faces
-from dcgan_inpaint.data.folder import Folder, find_pictures
-from dcgan_inpaint.data.images import decode, square
-from dcgan_inpaint.data.loader import EpochOrder, ImageData, Pictures, batches
+from dcgan_inpaint.data.decoding import decode, square
+from dcgan_inpaint.data.faces.source import Faces
+from dcgan_inpaint.data.folder import Folder, find_images
+from dcgan_inpaint.data.loader import EpochOrder, ImageData, Images, batches
 from dcgan_inpaint.data.sources import check_description, describe, from_description
-from dcgan_inpaint.observation.mask_picture import mask_file
+from dcgan_inpaint.masks.mask_image import mask_file
 
 REAL_CELEBA = Path(__file__).parents[2] / "shared" / "celeba"
 
 
 def gradient(width, height):
-    """A picture whose red says the column and green the row."""
+    """An image whose red says the column and green the row."""
     rows, columns = np.mgrid[:height, :width]
     return np.stack(
         [columns * 255 // (width - 1), rows * 255 // (height - 1), rows * 0], -1
@@ -36,26 +36,26 @@ def gradient(width, height):
 
 
 def save(path, array=None, mode="RGB", **settings):
-    picture = Image.fromarray(gradient(40, 30) if array is None else array)
-    picture.convert(mode).save(path, **settings)
+    image = Image.fromarray(gradient(40, 30) if array is None else array)
+    image.convert(mode).save(path, **settings)
     return path
 
 
-# one picture file -> uint8 (C, S, S)
+# one image file -> uint8 (C, S, S)
 
 
 def test_celeba_box():
-    picture = Image.new("RGB", (178, 218))
-    assert square(picture, 108 / 178) == (35, 55, 143, 163)
-    assert square(picture, 0.60674157) == (35, 55, 143, 163)  # as conf/data/celeba.yaml has it
-    assert square(picture, 1.0) == (0, 20, 178, 198)
+    image = Image.new("RGB", (178, 218))
+    assert square(image, 108 / 178) == (35, 55, 143, 163)
+    assert square(image, 0.60674157) == (35, 55, 143, 163)  # as conf/data/celeba.yaml has it
+    assert square(image, 1.0) == (0, 20, 178, 198)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "1", "CMYK", "I;16", "I", "F"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_any_mode_decodes_to_the_same_picture(tmp_path, mode, channels):
+def test_any_mode_decodes_to_the_same_image(tmp_path, mode, channels):
     gray = np.linspace(0, 255, 32)[None].repeat(24, 0).round()  # a left-to-right ramp
-    path = tmp_path / "picture.tif"
+    path = tmp_path / "image.tif"
     if mode == "I;16":
         Image.fromarray((gray * 257).astype(np.uint16)).save(path)
     elif mode == "I":
@@ -97,10 +97,10 @@ def test_transparency_shows_white(tmp_path):
 
 
 def test_exif_rotation_is_applied(tmp_path):
-    picture = Image.fromarray(gradient(30, 30))
+    image = Image.fromarray(gradient(30, 30))
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: show it rotated clockwise by 90 degrees
-    picture.save(tmp_path / "turned.png", exif=exif)
+    image.save(tmp_path / "turned.png", exif=exif)
     turned = decode(tmp_path / "turned.png", 30, 3, 1.0)
     upright = np.rot90(gradient(30, 30), -1).transpose(2, 0, 1)
     np.testing.assert_array_equal(turned, upright)
@@ -111,13 +111,13 @@ def test_exif_rotation_is_applied(tmp_path):
 
 @pytest.fixture
 def tree(tmp_path):
-    """120 small pictures in two sub-folders, of varied sizes."""
+    """120 small images in two sub-folders, of varied sizes."""
     generator = np.random.default_rng(0)
     for i in range(120):
         folder = tmp_path / "tree" / f"{i % 2}"
         folder.mkdir(parents=True, exist_ok=True)
         save(folder / f"{i:03d}.png", generator.integers(0, 255, (9 + i % 5, 12, 3), np.uint8))
-    (tmp_path / "tree" / "notes.txt").write_text("no picture")
+    (tmp_path / "tree" / "notes.txt").write_text("no image")
     return tmp_path / "tree"
 
 
@@ -128,8 +128,8 @@ def test_folder_splits_by_content(tree):
     assert len(splits["train"]) > 90
     assert splits["val"]
     assert splits["test"]
-    picture = Path(splits["test"][0])
-    moved = picture.rename(tree / "renamed.png")
+    image = Path(splits["test"][0])
+    moved = image.rename(tree / "renamed.png")
     copy = tree / "copy.png"
     copy.write_bytes(moved.read_bytes())
     assert {str(moved), str(copy)} <= set(Folder(str(tree)).items("test"))
@@ -140,15 +140,15 @@ def test_folder_missing():
         Folder("nowhere")
 
 
-def test_find_pictures(tree):
-    assert len(find_pictures(str(tree))) == 120
-    assert len(find_pictures(str(tree / "0" / "*.png"))) == 60
-    assert [p.name for p in find_pictures(str(tree / "0" / "000.png"))] == ["000.png"]
+def test_find_images(tree):
+    assert len(find_images(str(tree))) == 120
+    assert len(find_images(str(tree / "0" / "*.png"))) == 60
+    assert [p.name for p in find_images(str(tree / "0" / "000.png"))] == ["000.png"]
     both = [str(tree / "1" / "001.png"), str(tree / "0" / "000.png")]
-    assert [str(p) for p in find_pictures(both)] == both
+    assert [str(p) for p in find_images(both)] == both
     for nothing in (str(tree / "*.jpg"), str(tree / "gone.png")):
-        with pytest.raises(ValueError, match="no picture there"):
-            find_pictures(nothing)
+        with pytest.raises(ValueError, match="no image there"):
+            find_images(nothing)
 
 
 # CelebA
@@ -156,7 +156,7 @@ def test_find_pictures(tree):
 
 @pytest.fixture
 def celeba(tmp_path):
-    """A miniature CelebA of 12 pictures, 4 a split."""
+    """A miniature CelebA of 12 images, 4 a split."""
     folder = tmp_path / "celeba" / "img_align_celeba"
     folder.mkdir(parents=True)
     names = [f"{i:06d}.jpg" for i in range(1, 13)]
@@ -183,7 +183,7 @@ def test_celeba_splits_and_zip(celeba):
 
 @pytest.mark.parametrize("line", ["../x.jpg 0", "/etc/passwd 0", "a/../x.jpg 0", "000001.jpg"])
 def test_a_partition_names_files_beside_each_other(celeba, line):
-    """It may be anybody's, and is not to lead to other pictures of this machine."""
+    """It may be anybody's, and is not to lead to other images of this machine."""
     with (celeba / "list_eval_partition.txt").open("a") as file:
         file.write(f"{line}\n")
     with pytest.raises(ValueError, match="list_eval_partition.txt: .* is no line of it"):
@@ -205,7 +205,7 @@ def test_what_is_no_file_is_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     for images in (str(tmp_path / "pipe.png"), str(tmp_path / "*.png"), "/dev/zero"):
         with pytest.raises(ValueError, match=r"(pipe.png|/dev/zero) is no file"):
-            find_pictures(images)
+            find_images(images)
     with pytest.raises(ValueError, match="pipe.png is no file"):
         mask_file(str(tmp_path / "pipe.png"), 0.5, "white")
 
@@ -247,7 +247,7 @@ def test_real_celeba():
 
 
 class Counting(Folder):
-    """Counts the pictures it decodes."""
+    """Counts the images it decodes."""
 
     decoded = 0
 
@@ -395,21 +395,21 @@ def test_a_cache_that_cannot_be_written(tree, tmp_path, monkeypatch):
 
 
 def test_a_disk_without_room_is_said_before_decoding(tree, tmp_path, monkeypatch):
-    """3 x 8 x 8 bytes a picture: what is just enough is taken."""
+    """3 x 8 x 8 bytes an image: what is just enough is taken."""
     source = Counting(str(tree), 8)
     count = len(source.items("train"))
     for free in (count * 192 - 1, count * 192):
         usage = SimpleNamespace(free=free)
         monkeypatch.setattr(cache.shutil, "disk_usage", lambda _, usage=usage: usage)
         if free < count * 192:
-            said = rf"cache_dir=.*: the {count} pictures of the train split are 0.02 GB decoded"
+            said = rf"cache_dir=.*: the {count} images of the train split are 0.02 GB decoded"
             with pytest.raises(ValueError, match=said.replace("0.02", "0.00")):
                 load_split(source, "train", str(tmp_path / "cache"))
             assert source.decoded == 0
     assert len(load_split(source, "train", str(tmp_path / "cache"))[0]) == count
 
 
-def test_bad_pictures_are_named_skipped_and_counted(tree, tmp_path):
+def test_bad_images_are_named_skipped_and_counted(tree, tmp_path):
     for i in range(400):  # enough good ones that one bad is below 1%
         save(tree / f"more{i}.png", np.full((8, 8, 3), i % 256, np.uint8) + np.uint8(i // 256))
     good = len(Folder(str(tree)).items("train"))
@@ -425,42 +425,42 @@ def test_bad_pictures_are_named_skipped_and_counted(tree, tmp_path):
     assert len(pictures) == len(names) == good
 
 
-def test_too_many_bad_pictures_and_empty_folders(tree, tmp_path):
+def test_too_many_bad_images_and_empty_folders(tree, tmp_path):
     for i in range(40):
         (tree / f"bad{i}.png").write_text(f"broken {i}")
     with (
         warnings.catch_warnings(),
-        pytest.raises(ValueError, match=r"pictures in the train split cannot be read.*1%"),
+        pytest.raises(ValueError, match=r"images in the train split cannot be read.*1%"),
     ):
         warnings.simplefilter("ignore")
         load_split(Folder(str(tree), 8), "train", str(tmp_path / "cache"))
     assert not caches(tmp_path / "cache")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="no pictures in the train split"):
+    with pytest.raises(ValueError, match="no images in the train split"):
         load_split(Folder(str(tmp_path / "empty")), "train", str(tmp_path / "cache"))
 
 
 # batches
 
 
-def pictures_of(n, **settings):
+def images_of(n, **settings):
     values = np.arange(n, dtype=np.uint8)[:, None, None, None]
     ramp = np.arange(4, dtype=np.uint8)[None, None, None]
-    return Pictures(values + 50 * ramp + np.zeros((1, 3, 4, 1), np.uint8), [], **settings)
+    return Images(values + 50 * ramp + np.zeros((1, 3, 4, 1), np.uint8), [], **settings)
 
 
 def test_batches_hold_range_index_and_order():
-    loader = batches(pictures_of(10), 4)
+    loader = batches(images_of(10), 4)
     got = list(loader)
     assert [len(batch["image"]) for batch in got] == [4, 4, 2]
     assert torch.cat([batch["index"] for batch in got]).tolist() == list(range(10))
-    extremes = Pictures(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1), [])
+    extremes = Images(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1), [])
     assert extremes.__getitems__([0, 1])["image"].flatten().tolist() == [-1, 1]
 
 
-def test_flip_depends_on_seed_epoch_and_picture():
-    pictures = pictures_of(64, flip=True)
-    plain = pictures_of(64).__getitems__(list(range(64)))["image"]
+def test_flip_depends_on_seed_epoch_and_image():
+    pictures = images_of(64, flip=True)
+    plain = images_of(64).__getitems__(list(range(64)))["image"]
 
     def flipped(indices):
         images = pictures.__getitems__(indices)["image"]
@@ -478,7 +478,7 @@ def test_flip_depends_on_seed_epoch_and_picture():
 
 def test_labels_are_names_that_every_disk_takes(tmp_path):
     names = ["a/face.png", f"{'x' * 250}.jpg", os.fsdecode(b"caf\xe9.png"), f"{'ä' * 120}.png"]
-    labels = Pictures(np.zeros((4, 1, 2, 2), np.uint8), names).labels
+    labels = Images(np.zeros((4, 1, 2, 2), np.uint8), names).labels
     assert labels[:3] == ["00000_face", f"00001_{'x' * 200}", "00002_caf\N{REPLACEMENT CHARACTER}"]
     assert labels[3] == f"00003_{'ä' * 100}"
     for label in labels:
@@ -489,13 +489,13 @@ def test_labels_are_names_that_every_disk_takes(tmp_path):
 def test_a_split_of_too_few(tree, tmp_path):
     data = ImageData(Faces(16, test_size=1), str(tmp_path))
     assert len(data.split("test")) == 1
-    with pytest.raises(ValueError, match="1 picture in the test split, where 2 are needed"):
+    with pytest.raises(ValueError, match="1 image in the test split, where 2 are needed"):
         data.split("test", least=2)
 
 
 def test_order_is_a_permutation_that_follows_seed_and_epoch():
     def order(seed, epoch):
-        sampler = EpochOrder(pictures_of(100), seed)
+        sampler = EpochOrder(images_of(100), seed)
         sampler.set_epoch(epoch)
         return list(sampler)
 
@@ -529,7 +529,7 @@ def test_data_errors(settings, message):
         ImageData(**{"source": Faces(), "cache_dir": "cache"} | settings)
 
 
-# what a checkpoint says of its pictures
+# what a checkpoint says of its images
 
 
 def test_a_description_makes_the_source_again(tree, celeba):

@@ -105,8 +105,8 @@ def test_training_is_the_plain_schedule():
             torch.testing.assert_close(value, other, rtol=1e-3, atol=2e-4)
 
 
-def test_the_gradient_penalty_on_true_pictures():
-    """Weighs in at every 8th iteration, 8 times; after it D is flatter where true pictures lie."""
+def test_the_gradient_penalty_on_true_images():
+    """Weighs in at every 8th iteration, 8 times; after it D is flatter where true images lie."""
 
     def slope(**settings):
         model = small(lr=0.01, **settings)

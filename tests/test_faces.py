@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from dcgan_inpaint.data import portrait
-from dcgan_inpaint.data.faces import Faces, draw_factors
-from dcgan_inpaint.data.portrait import render
+from dcgan_inpaint.data.faces.painter import render
+from dcgan_inpaint.data.faces.source import Faces, draw_factors
 
 INDEX = torch.arange(256)
 
@@ -32,11 +32,11 @@ def test_index_and_seed_change_the_face():
 @pytest.mark.parametrize("size", [1, 8, 16, 33, 64])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_shape_and_range(size: int, channels: int):
-    pictures = render(draw_factors(3, INDEX[:40]), size, channels)
-    assert pictures.shape == (40, channels, size, size)
-    assert pictures.dtype == torch.float32
-    assert pictures.isfinite().all()
-    assert pictures.min() >= -1 and pictures.max() <= 1
+    images = render(draw_factors(3, INDEX[:40]), size, channels)
+    assert images.shape == (40, channels, size, size)
+    assert images.dtype == torch.float32
+    assert images.isfinite().all()
+    assert images.min() >= -1 and images.max() <= 1
 
 
 def test_one_channel_is_the_luminance():
@@ -89,18 +89,18 @@ def test_every_factor_shows(name: str):
 
 
 def test_the_faces_vary():
-    pictures = render(draw_factors(0, INDEX), 32)
-    assert pictures.std(0).mean() > 0.3
-    assert pictures.std(0).min() > 0.1  # no pixel is given away
+    images = render(draw_factors(0, INDEX), 32)
+    assert images.std(0).mean() > 0.3
+    assert images.std(0).min() > 0.1  # no pixel is given away
 
 
 def test_decode_matches_render():
     source = Faces(image_size=16, channels=3, seed=4, train_size=5)
     names = source.items("train")
-    pictures = source.decode(names[3:])
-    assert [(p.shape, p.dtype) for p in pictures] == [((3, 16, 16), np.uint8)] * 2
+    images = source.decode(names[3:])
+    assert [(p.shape, p.dtype) for p in images] == [((3, 16, 16), np.uint8)] * 2
     expected = (render(draw_factors(4, torch.tensor([3, 4])), 16) + 1) * 127.5
-    assert np.abs(np.stack(pictures) - expected.numpy()).max() <= 0.51
+    assert np.abs(np.stack(images) - expected.numpy()).max() <= 0.51
     assert source.decode([]) == []
 
 

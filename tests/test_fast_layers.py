@@ -61,7 +61,7 @@ def test_on_blocks_value_and_gradient_are_those_of_the_layer(transposed, batch, 
     torch.testing.assert_close(fast_slope, slope, rtol=0, atol=1e-5)
 
 
-def test_pictures_leave_g_and_enter_d_on_blocks():
+def test_images_leave_g_and_enter_d_on_blocks():
     gan = DCGAN(gf_dim=4, df_dim=4)
     assert isinstance(frozen(gan.generator).deconvs[-1], OnBlocks)
     assert isinstance(frozen(gan.discriminator).convs[0], OnBlocks)
@@ -82,7 +82,7 @@ def test_direct_where_it_does_not_pay():
     fast = Winograd(layer(True, 64, 32))
     x = maps(16, True, 64, 32, 4)
     assert fast.pays(x)
-    assert not fast.pays(x[:15])  # kernels weigh more than pictures
+    assert not fast.pays(x[:15])  # kernels weigh more than images
     assert not fast.pays(maps(16, True, 64, 32, 8))  # transforms more than products
     assert not fast.pays(maps(16, True, 64, 32, 2))  # less than a tile
     assert not fast.pays(x.double())
@@ -91,7 +91,7 @@ def test_direct_where_it_does_not_pay():
     assert torch.equal(fast(x[:15]), fast.direct(x[:15]))
 
 
-def test_batches_of_frozen_networks_agree_with_single_pictures():
+def test_batches_of_frozen_networks_agree_with_single_images():
     torch.manual_seed(0)
     gan = DCGAN(gf_dim=16, df_dim=16)
     g, d = frozen(gan.generator), frozen(gan.discriminator)
@@ -99,10 +99,10 @@ def test_batches_of_frozen_networks_agree_with_single_pictures():
     with torch.inference_mode():  # what is kept from here serves gradients later
         g(gan.latents(torch.arange(16)))
     z = gan.latents(torch.arange(16)).requires_grad_()
-    pictures = g(z)
-    logits = d(pictures)
-    torch.testing.assert_close(pictures, torch.cat([g(row[None]) for row in z]), rtol=0, atol=1e-6)
-    expected = torch.cat([d(picture[None]) for picture in pictures])
+    images = g(z)
+    logits = d(images)
+    torch.testing.assert_close(images, torch.cat([g(row[None]) for row in z]), rtol=0, atol=1e-6)
+    expected = torch.cat([d(image[None]) for image in images])
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
     logits.sum().backward()
     assert z.grad is not None

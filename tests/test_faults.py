@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 from training import quiet_trainer
 
-from dcgan_inpaint.doors.opening import door
+from dcgan_inpaint.cli.entry_point import door
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.runs.faults import Finite, NotFinite, ends_in_one_line
 

@@ -12,10 +12,10 @@ import torch
 from scipy.linalg import sqrtm
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from dcgan_inpaint.data.faces import Faces
-from dcgan_inpaint.pictures import grid, to_float, to_uint8
-from dcgan_inpaint.quality import features
-from dcgan_inpaint.quality.features import (
+from dcgan_inpaint.data.faces.source import Faces
+from dcgan_inpaint.images import grid, to_float, to_uint8
+from dcgan_inpaint.metrics import features
+from dcgan_inpaint.metrics.features import (
     compare,
     diversity,
     fd_efflite0,
@@ -125,7 +125,7 @@ def test_maps_are_of_length_1_at_five_resolutions(network, faces):
 
 
 @needs_weights
-def test_pictures_do_not_influence_each_other(network, faces, monkeypatch):
+def test_images_do_not_influence_each_other(network, faces, monkeypatch):
     """Whatever the chunks."""
     blurred = gaussian_blur(faces, [5, 5], [1.0, 1.0])
     distance, pooled = compare(blurred, faces, network)
@@ -139,7 +139,7 @@ def test_pictures_do_not_influence_each_other(network, faces, monkeypatch):
 
 
 @needs_weights
-def test_equal_pictures_and_grey_ones(network, faces):
+def test_equal_images_and_grey_ones(network, faces):
     assert compare(faces[:3], faces[:3], network)[0].tolist() == [0, 0, 0]
     grey = faces[:3].mean(1, keepdim=True)
     one, three = (network(p).pooled for p in (grey, grey.expand(-1, 3, -1, -1)))
@@ -200,7 +200,7 @@ def test_inpaint_over_several_sittings(run, tmp_path):
         values = [float(summary[name]["mean"]) for summary in summaries]
         assert values[0] > 0
         assert values[1] == pytest.approx(values[0], rel=1e-3)
-        assert summaries[0][name]["pictures"] == "4"
+        assert summaries[0][name]["images"] == "4"
     assert summaries[0]["fd_efflite0"]["low"] == "nan"
     pooled = torch.from_numpy(np.load(parts / "features.npy"))  # completion, truth
     distance = frechet_distance(pooled[:, 0], pooled[:, 1])
@@ -213,7 +213,7 @@ def test_inpaint_over_several_sittings(run, tmp_path):
 def test_features_of_one(run, tmp_path):
     given = [*SMALL, "trainer.enable_progress_bar=false", "features=true", f"output={tmp_path}"]
     run("inpaint.py", *given, "data=faces", "data.test_size=2", "limit=1")
-    assert "fd_efflite0" not in (tmp_path / "summary.csv").read_text()  # of one picture
+    assert "fd_efflite0" not in (tmp_path / "summary.csv").read_text()  # of one image
     assert table(tmp_path / "metrics.csv")[0]["diversity"] == "nan"  # of one candidate
 
 
@@ -250,8 +250,8 @@ def test_the_experiment_is_a_command(faces, tmp_path, monkeypatch, capsys):
 
 
 @needs_weights
-def test_pictures_are_not_too_small():
-    with pytest.raises(ValueError, match="^features=true: pictures of 16 px are too small: use 32"):
+def test_images_are_not_too_small():
+    with pytest.raises(ValueError, match="^features=true: images of 16 px are too small: use 32"):
         load_efflite0(16)
 
 

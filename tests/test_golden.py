@@ -1,7 +1,7 @@
 """Against numbers computed with the original TensorFlow code (dcgan_inpaint/README.md).
 
 golden/{blog,head}.npz, for both generator widths: weights in TensorFlow's names and layouts before
-training (init/) and after 6 iterations (after6/) on the pictures x (8, S, S, 3), made up and
+training (init/) and after 6 iterations (after6/) on the images x (8, S, S, 3), made up and
 smooth, with train/z and the losses train/; with after6/, what the networks give (eval/), the search
 under six masks from z = eval/z (complete/: 20 iterations, lam 0.1) and one HMC proposal (hmc/).
 """
@@ -14,14 +14,14 @@ import torch
 from torch.utils.data import DataLoader
 from training import quiet_trainer
 
-from dcgan_inpaint.completion.inpainting import InpaintingModule
-from dcgan_inpaint.completion.objective import Objective
-from dcgan_inpaint.completion.solvers import HMC, Adam
+from dcgan_inpaint.blending import paste
+from dcgan_inpaint.inpainting.module import InpaintingModule
+from dcgan_inpaint.inpainting.objective import Objective
+from dcgan_inpaint.inpainting.solvers import HMC, Adam
 from dcgan_inpaint.losses import context_loss, discriminator_losses, generator_loss, prior_loss
+from dcgan_inpaint.masks.measurements import Lowres
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.networks import frozen
-from dcgan_inpaint.observation.measurements import Lowres
-from dcgan_inpaint.poisson import paste
 from dcgan_inpaint.randomness import Draws
 from dcgan_inpaint.tf_import.convert import state_from_tensorflow
 

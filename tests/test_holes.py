@@ -1,4 +1,4 @@
-"""Photos with several faces: which hole is completed by which, and that all are, in one picture."""
+"""Photos with several faces: which hole is completed by which, and that all are, in one image."""
 
 import numpy as np
 import pytest
@@ -8,14 +8,14 @@ from scipy.ndimage import label
 from training import small_dcgan
 
 from dcgan_inpaint import Completer
+from dcgan_inpaint.masks.mask_image import MaskImage
+from dcgan_inpaint.metrics.completions import psnr
 from dcgan_inpaint.models.checkpoint import save_weights
-from dcgan_inpaint.observation.mask_picture import MaskPicture
 from dcgan_inpaint.photos import regions
+from dcgan_inpaint.photos.crops import Region
 from dcgan_inpaint.photos.detector import Face
 from dcgan_inpaint.photos.holes import connected, share_out
 from dcgan_inpaint.photos.photos import Photos
-from dcgan_inpaint.photos.regions import Region
-from dcgan_inpaint.quality.completions import psnr
 
 SIZE = 16
 # of a photo of 120 x 60: two squares that overlap in x from 50 to 60
@@ -36,12 +36,12 @@ def hole_of(*boxes):
 
 
 def masked(hole):
-    return MaskPicture(Image.fromarray(~hole), 0.5, "white", "mask.png")
+    return MaskImage(Image.fromarray(~hole), 0.5, "white", "mask.png")
 
 
 def photos_of(hole, *found):
-    picture = Image.fromarray(photo())
-    return Photos(["a.png"], lambda _: picture, [masked(hole)], lambda *_: list(found), (3, 16, 16))
+    image = Image.fromarray(photo())
+    return Photos(["a.png"], lambda _: image, [masked(hole)], lambda *_: list(found), (3, 16, 16))
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.6, 1])
@@ -87,7 +87,7 @@ def test_all_holes_are_completed_each_by_its_own():
     hole = hole_of(*BOXES)
     photos = photos_of(hole, LEFT, Region(0j, 15 + 0j), RIGHT)
     assert photos.regions == [LEFT, RIGHT]
-    assert photos.pictures.names == ["a.png", "a.png"]
+    assert photos.images.names == ["a.png", "a.png"]
     fakes = [torch.full((3, SIZE, SIZE), value) for value in (-1.0, 1.0)]
     for i, box in enumerate(BOXES):
         changed = (np.asarray(photos.completed(i, fakes[i])) != photo()).any(2)
@@ -134,10 +134,10 @@ def test_completer_completes_all_faces(two_faces, batch):
     completer = Completer.load(small_dcgan(z_dim=8), *SHORT, f"batch_size={batch}")
     hole = hole_of(*BOXES)
     result = completer(photo(), ~hole, face="all", candidates=2)
-    completed = np.asarray(result.picture)
+    completed = np.asarray(result.image)
     assert np.array_equal(completed[~hole], photo()[~hole])
     assert all((completed[box] != photo()[box]).mean() > 0.9 for box in BOXES)
-    first = np.asarray(result.before.picture)
+    first = np.asarray(result.before.image)
     assert np.array_equal(first[BOXES[0]], completed[BOXES[0]])
     assert np.array_equal(first[BOXES[1]], photo()[BOXES[1]])
     assert len(result.candidates) == 2
@@ -149,7 +149,7 @@ def test_completer_completes_all_faces(two_faces, batch):
 def test_completer_takes_the_second_face(two_faces):
     completer = Completer.load(small_dcgan(z_dim=8), *SHORT)
     result = completer(photo(), ~hole_of(BOXES[1]), face=2)
-    changed = (np.asarray(result.picture) != photo()).any(2)
+    changed = (np.asarray(result.image) != photo()).any(2)
     assert changed[BOXES[1]].mean() > 0.9 and not changed[~hole_of(BOXES[1])].any()
     lists = completer([photo(), photo()], ~hole_of(*BOXES), face="all")
     assert [each.before.before for each in lists] == [None, None]

@@ -5,23 +5,23 @@ from hydra.utils import instantiate
 from torch.utils.data import DataLoader
 from training import quiet_trainer, small_dcgan
 
-from dcgan_inpaint.completion.build import build
-from dcgan_inpaint.completion.inpainting import InpaintingModule
-from dcgan_inpaint.completion.objective import Objective
-from dcgan_inpaint.completion.search import SearchSettings, Stage
-from dcgan_inpaint.completion.solvers import Adam
+from dcgan_inpaint.blending import paste, poisson
 from dcgan_inpaint.configs import compose_config
-from dcgan_inpaint.data.faces import Faces
+from dcgan_inpaint.data.faces.source import Faces
 from dcgan_inpaint.errors import make
+from dcgan_inpaint.images import to_float
+from dcgan_inpaint.inpainting.build import build
+from dcgan_inpaint.inpainting.module import InpaintingModule
+from dcgan_inpaint.inpainting.objective import Objective
+from dcgan_inpaint.inpainting.search import SearchSettings, Stage
+from dcgan_inpaint.inpainting.solvers import Adam
+from dcgan_inpaint.masks import masks
+from dcgan_inpaint.masks.measurements import Lowres
+from dcgan_inpaint.metrics.completions import psnr
 from dcgan_inpaint.models.checkpoint import load_model
 from dcgan_inpaint.models.dcgan import DCGAN
-from dcgan_inpaint.models.doubt import DEPTHS
 from dcgan_inpaint.models.networks import frozen
-from dcgan_inpaint.observation import masks
-from dcgan_inpaint.observation.measurements import Lowres
-from dcgan_inpaint.pictures import to_float
-from dcgan_inpaint.poisson import paste, poisson
-from dcgan_inpaint.quality.completions import psnr
+from dcgan_inpaint.models.uncertainty import DEPTHS
 from dcgan_inpaint.randomness import normal
 
 
@@ -30,7 +30,7 @@ def dcgan():
     return small_dcgan(z_dim=8)
 
 
-KEPT = {"candidates", "answer", "seed", "out_interval"}
+KEPT = {"candidates", "select", "seed", "out_interval"}
 
 
 def module(dcgan, mask=lambda i, s: masks.center(i, s, 0.25), **settings):
@@ -56,8 +56,8 @@ def test_the_search_lowers_the_objective(dcgan):
     assert (done.trace[-1, :, 2] < 0.97 * done.trace[0, :, 2]).all()
 
 
-def test_it_finds_the_z_of_a_generated_picture(dcgan):
-    """With nothing missing and a start near it, the search recovers the picture."""
+def test_it_finds_the_z_of_a_generated_image(dcgan):
+    """With nothing missing and a start near it, the search recovers the image."""
     z = dcgan.latents(torch.arange(3), seed=5) * 0.5
     with torch.no_grad():
         images = dcgan(z)
@@ -107,17 +107,17 @@ def test_results_do_not_depend_on_the_batch(dcgan, objective):
         assert torch.equal(alone.mask[0], together.mask[i])
 
 
-def test_the_default_search_of_64_pictures_hardly_depends_on_the_batch_size():
+def test_the_default_search_of_64_images_hardly_depends_on_the_batch_size():
     """What rounding does to the search of the shipped model from a random z; search.md has more."""
     cfg = compose_config("inpaint", ["ckpt=celeba64"])
     search = build(cfg, load_model(cfg.ckpt), instantiate(cfg.mask))
     faces = Faces(image_size=64)
     drawn = np.stack(faces.decode(faces.items("test")[:64]))  # (64, 3, 64, 64) uint8
-    pictures = to_float(drawn)  # in [-1, 1]
+    images = to_float(drawn)  # in [-1, 1]
     quality = {}
     for size in (64, 5):
         done = [
-            search.predict_step({"image": pictures[i], "index": i})
+            search.predict_step({"image": images[i], "index": i})
             for i in torch.arange(64).split(size)
         ]
         quality[size] = torch.cat([psnr(d.completion, d.images, 1 - d.mask) for d in done])  # (64,)
@@ -176,10 +176,10 @@ def test_frames(dcgan):
     assert all(torch.equal(frame[known], done.images[known]) for frame in done.frames)
 
 
-@pytest.mark.parametrize("answer", ["best", "mean", "sample"])
-def test_a_search_is_watched(dcgan, answer):
+@pytest.mark.parametrize("select", ["best", "mean", "sample"])
+def test_a_search_is_watched(dcgan, select):
     """Each evaluation, as it stands in the trace and the frames; watching changes nothing."""
-    settings = {"answer": answer, "candidates": 1 if answer == "best" else 3, "out_interval": 5}
+    settings = {"select": select, "candidates": 1 if select == "best" else 3, "out_interval": 5}
     seen, shown = [], {}
 
     def watch(progress):
@@ -302,7 +302,7 @@ def test_candidates_are_separate_searches_and_the_best_is_kept(dcgan):
     truth = several.images[:, None].expand_as(several.candidates)
     assert torch.equal(several.candidates[known], truth[known])
     with torch.no_grad():
-        fake = dcgan(several.z)  # z, trace and pictures are of the same candidate
+        fake = dcgan(several.z)  # z, trace and images are of the same candidate
         torch.testing.assert_close(fake, several.fake, rtol=1e-3, atol=1e-4)
 
 
@@ -324,7 +324,7 @@ def test_stages_go_on_where_z_stopped(dcgan):
     assert staged.trace.shape == (12 + 30 + 30 + 1, 4, 3)
     assert torch.equal(staged.z, plain.z)
     torch.testing.assert_close(staged.trace[:13], plain.trace)
-    # each stage starts with the picture of the one before, and does better than it
+    # each stage starts with the image of the one before, and does better than it
     assert (staged.trace[42, :, 2] < 0.9 * staged.trace[12, :, 2]).all()
     assert (staged.trace[-1, :, 2] < 0.9 * staged.trace[42, :, 2]).all()
     known = staged.mask.expand_as(staged.images) == 1
@@ -417,7 +417,7 @@ def test_an_encoder_and_stages_in_bf16(dcgan):
 
 
 def test_an_encoder_starts_two_candidates(dcgan):
-    """From the picture, and from its mirror image; a third candidate starts from a draw of z."""
+    """From the image, and from its mirror image; a third candidate starts from a draw of z."""
     generator = frozen(dcgan.ema_generator)
     encoder = Constant(generator.project.out_features)
     search = module(dcgan, solver=Adam(0), encoder=encoder, candidates=3)
@@ -443,7 +443,7 @@ def test_an_encoder_starts_two_candidates(dcgan):
 
 
 class Sampling(torch.nn.Module):
-    """An encoder whose z is its noise, and that counts the pictures it was shown."""
+    """An encoder whose z is its noise, and that counts the images it was shown."""
 
     noise_dim = 8
 
@@ -465,27 +465,27 @@ def sampled(dcgan, data, **settings):
 
 def test_a_sampling_encoder_draws_every_candidate(dcgan):
     """K draws of one encoding; the first of them is what one draw gives, whoever is beside it."""
-    several, encoder = sampled(dcgan, batch(3), candidates=4, answer="sample")
+    several, encoder = sampled(dcgan, batch(3), candidates=4, select="sample")
     assert encoder.shown == 3
     assert several.candidates.shape == (3, 4, 3, 16, 16)
-    alone, _ = sampled(dcgan, batch(1, start=2), answer="sample")
+    alone, _ = sampled(dcgan, batch(1, start=2), select="sample")
     torch.testing.assert_close(several.completion[2], alone.completion[0], rtol=0, atol=1e-5)
     noise = normal("w", 0, torch.arange(3), 8).clamp(-1, 1)
     torch.testing.assert_close(several.z, noise)
     with torch.no_grad():
         torch.testing.assert_close(several.fake, dcgan(noise), rtol=1e-4, atol=1e-5)
-    other, _ = sampled(dcgan, batch(3), candidates=4, answer="sample", seed=1)
+    other, _ = sampled(dcgan, batch(3), candidates=4, select="sample", seed=1)
     assert not torch.allclose(several.z, other.z)
     error = (2 * several.spread * (1 + 1 / 4) ** 0.5 + 0.1) * (1 - several.mask)
-    torch.testing.assert_close(several.expected_error, error)
-    assert alone.expected_error is None
+    torch.testing.assert_close(several.predicted_error, error)
+    assert alone.predicted_error is None
 
 
 def test_answers_of_a_sampling_encoder(dcgan):
     """The first draw, whatever the objective says; the best by it; the mean of all."""
     data = batch(4)
     answers = ("sample", "best", "mean")
-    first, best, mean = (sampled(dcgan, data, candidates=5, answer=a)[0] for a in answers)
+    first, best, mean = (sampled(dcgan, data, candidates=5, select=a)[0] for a in answers)
     assert (best.trace[-1, :, 2] <= first.trace[-1, :, 2]).all()
     assert (best.trace[-1, :, 2] < first.trace[-1, :, 2]).any()
     torch.testing.assert_close(first.candidates[:, 0], first.completion)
@@ -497,7 +497,7 @@ def test_answers_of_a_sampling_encoder(dcgan):
 @pytest.mark.parametrize("blend", [paste, poisson])
 def test_the_mean_of_the_candidates(dcgan, blend):
     best = module(dcgan, candidates=3, blend=blend).predict_step(batch(2))
-    settings = {"candidates": 3, "blend": blend, "answer": "mean", "out_interval": 5}
+    settings = {"candidates": 3, "blend": blend, "select": "mean", "out_interval": 5}
     mean = module(dcgan, **settings).predict_step(batch(2))
     assert torch.equal(mean.candidates, best.candidates)
     assert torch.equal(mean.frames[-1], mean.completion)
@@ -507,5 +507,5 @@ def test_the_mean_of_the_candidates(dcgan, blend):
     assert (difference < 1e-5).float().mean() > (0.999 if blend is paste else 0.9)
     known = mean.mask.expand_as(mean.images) == 1
     assert torch.equal(mean.completion[known], mean.images[known])
-    with pytest.raises(ValueError, match="answer=all: should be 'best', 'mean' or 'sample'"):
-        module(dcgan, answer="all")
+    with pytest.raises(ValueError, match="select=all: should be 'best', 'mean' or 'sample'"):
+        module(dcgan, select="all")

@@ -7,13 +7,13 @@ from pytorch_lightning import Callback
 from torch.utils.data import DataLoader
 from training import quiet_trainer, small_dcgan
 
-from dcgan_inpaint.data.changes import changed
+from dcgan_inpaint.data.augmentation import changed
+from dcgan_inpaint.masks import masks
 from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.models.checkpoint import load_gan, load_model, save_weights
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
 from dcgan_inpaint.models.networks import frozen
-from dcgan_inpaint.observation import masks
 from dcgan_inpaint.randomness import normal
 
 SMALL = {"image_size": 16, "code_dim": 16, "df_dim": 4}
@@ -31,7 +31,7 @@ def encoder(dcgan, **settings):
 
 
 def pictures(dcgan, n):
-    """Pictures that G can draw."""
+    """Images that G can draw."""
     with torch.no_grad():
         return dcgan(dcgan.latents(torch.arange(n), seed=7))
 
@@ -250,8 +250,8 @@ def test_a_samplers_checkpoint_stands_alone(dcgan, tmp_path):
         assert torch.equal(value, loaded.state_dict()[name]), name
 
 
-def test_changed_pictures_are_known_and_wanted_changed(dcgan):
-    """What E sees and what it is held to are the same changed picture."""
+def test_changed_images_are_known_and_wanted_changed(dcgan):
+    """What E sees and what it is held to are the same changed image."""
     model, images = sampler(dcgan, changed=1.0), pictures(dcgan, 4)
     wanted = changed(images, torch.arange(4), 0, 1.0)
     plain = sampler(dcgan)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dcgan_inpaint.observation import masks
-from dcgan_inpaint.observation.mask_picture import mask_file
+from dcgan_inpaint.masks import masks
+from dcgan_inpaint.masks.mask_image import mask_file
 
 INDEX = torch.tensor([5, 0, 2, 77])
 DRAWN = {
@@ -182,11 +182,11 @@ def bitmap(width, height):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"not a picture", "cannot be read as a picture"),
-        (b"", "cannot be read as a picture"),
-        (bitmap(0, 5), "cannot be read as a picture"),
-        (bitmap(50, 50), "cannot be read as a picture .*truncated"),
-        (bitmap(40_000, 40_000), "cannot be read as a picture .*bomb"),
+        (b"not an image", "cannot be read as an image"),
+        (b"", "cannot be read as an image"),
+        (bitmap(0, 5), "cannot be read as an image"),
+        (bitmap(50, 50), "cannot be read as an image .*truncated"),
+        (bitmap(40_000, 40_000), "cannot be read as an image .*bomb"),
     ],
 )
 def test_files_that_are_no_mask(tmp_path, content, message):
@@ -198,7 +198,7 @@ def test_files_that_are_no_mask(tmp_path, content, message):
 
 @pytest.mark.parametrize("path", ["gone.png", "a\0b", "x" * 5000, "*.png"])
 def test_places_that_are_no_mask(tmp_path, path):
-    with pytest.raises(ValueError, match=r"mask.path=.*: no picture there") as error:
+    with pytest.raises(ValueError, match=r"mask.path=.*: no image there") as error:
         mask_file(str(tmp_path / path), 0.5, "white")
     assert "\n" not in str(error.value)
 
@@ -211,7 +211,7 @@ def test_a_mask_for_each_photo(tmp_path):
         levels = np.full((8, 8), 255, np.uint8)
         levels[:, column] = 0
         Image.fromarray(levels).save(folder / f"{stem}.png")
-    (folder / "unused.png").write_bytes(b"no picture")
+    (folder / "unused.png").write_bytes(b"no image")
     for path in (str(folder), [str(folder / "*.png")]):
         masks = mask_file(path, 0.5, "white").beside(
             [Path("x/c.jpg"), Path("a.png"), Path("c.gif")]
@@ -260,7 +260,7 @@ def test_mixture_draws_each_of_its_masks():
     other = masks.mixture(index, 8, seed=1, masks=PARTS)
     for draw in PARTS.values():
         same = (mask == draw(index, 8)).flatten(1).all(1)
-        # half is left for a quarter of the pictures
+        # half is left for a quarter of the images
         assert 0.28 < same.float().mean() < 0.45
     assert not torch.equal(mask, other)
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from dcgan_inpaint.observation.measurements import Grayscale, Holes, Lowres, Noisy, Quantized
+from dcgan_inpaint.masks.measurements import Grayscale, Holes, Lowres, Noisy, Quantized
 
 INDEX = torch.tensor([3, 8])
 
@@ -12,7 +12,7 @@ def pictures(channels=3):
     return torch.rand(2, channels, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def test_holes_is_the_picture_and_alone_of_pixels():
+def test_holes_is_the_image_and_alone_of_pixels():
     images = pictures()
     assert Holes().observe(images, INDEX) is images
     assert Holes().predict(images) is images
@@ -33,7 +33,7 @@ def test_grayscale_is_the_luminance():
     torch.testing.assert_close(Grayscale().observe(gray, INDEX), gray[:, :1])
 
 
-def test_noise_follows_seed_and_picture_and_is_not_predicted():
+def test_noise_follows_seed_and_image_and_is_not_predicted():
     images, measure = pictures(), Noisy(sigma=0.5)
     noise = measure.observe(images, INDEX) - images
     assert noise.std().item() == pytest.approx(0.5, rel=0.1)

@@ -168,7 +168,7 @@ def test_frozen_context_generator_is_the_same_function():
 
 
 @pytest.mark.parametrize("level", [1, 2, 3])
-def test_the_picture_follows_from_the_map_of_any_level(level):
+def test_the_image_follows_from_the_map_of_any_level(level):
     torch.manual_seed(0)
     generator = Generator(image_size=32, z_dim=5, gf_dim=4).eval()
     z = torch.rand(3, 5) * 2 - 1

@@ -51,9 +51,9 @@ def test_runs_in_small(name, tmp_path):
     ]
     drawn = figures(executed)
     assert len(drawn) == FIGURES[name]
-    for picture in drawn:
-        assert min(picture.size) > 100
-        assert len(picture.convert("L").getcolors()) > 20  # not blank
+    for image in drawn:
+        assert min(image.size) > 100
+        assert len(image.convert("L").getcolors()) > 20  # not blank
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from dcgan_inpaint.completion.objective import Objective
+from dcgan_inpaint.inpainting.objective import Objective
 from dcgan_inpaint.losses import (
     context_loss,
     discriminator_losses,
@@ -28,7 +28,7 @@ def test_hole_loss_by_hand():
     fake = torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]]).repeat(2, 1, 1, 1)  # (2, 2, 1, 2)
     images = torch.tensor([[[[0.0, 0.0]], [[1.0, 1.0]]]]).repeat(2, 1, 1, 1)
     mask = torch.tensor([[[[1.0, 0.0]]], [[[1.0, 1.0]]]])
-    # the hole is the right pixel: (2² + 3²) / 2; the second picture has none
+    # the hole is the right pixel: (2² + 3²) / 2; the second image has none
     assert hole_loss(fake, images, mask).tolist() == [6.5, 0]
 
 
@@ -65,7 +65,7 @@ def test_yeh_weights_by_hand():
     weights = yeh_weights(mask)[0, 0]
     assert weights[4, 4] == 0  # the hole itself
     assert weights[0, 4] == 0  # 4 rows away: outside the 7x7 window
-    assert weights[4, 3].item() == pytest.approx(1 / 49)  # window whole inside the picture
+    assert weights[4, 3].item() == pytest.approx(1 / 49)  # window whole inside the image
     assert weights[1, 1].item() == pytest.approx(1 / 25)  # rows and columns 0..4 of the window
     assert weights[1, 4].item() == pytest.approx(1 / 35)  # rows 0..4, columns 1..7
 

@@ -75,7 +75,7 @@ def test_the_commands_are_found():
     assert set(BLOCKS) == {"mydata.py", "mymodel.py", "pyproject.toml"}
 
 
-def test_own_pictures(run, mine, tmp_path):
+def test_own_images(run, mine, tmp_path):
     train, complete = COMMANDS[:2]
     train = [word.replace("=4000", "=40") for word in typed(train)]
     run("train.py", *train, *FAST, *GAN, f"output={tmp_path / 'run'}")
@@ -86,7 +86,7 @@ def test_own_pictures(run, mine, tmp_path):
     words = [word.replace("=4000", "=40") for word in typed(complete, run=tmp_path / "run")]
     for _ in range(2):  # the second continues the first
         done = run("inpaint.py", *words, *small, output)
-        assert "2 pictures completed: psnr_hole" in done.stdout
+        assert "2 images completed: psnr_hole" in done.stdout
     done = run("inpaint.py", *words, *small[1:], "data.image_size=32", output, fails=True)
     assert "data.image_size=16" in done.stderr
     # named by the checkpoint alone it is not even imported
@@ -98,13 +98,13 @@ def test_own_pictures(run, mine, tmp_path):
     assert not (tmp_path / "no").exists()
 
 
-def test_own_pictures_by_the_name_alone(run, mine, tmp_path):
+def test_own_images_by_the_name_alone(run, mine, tmp_path):
     words = ["data._target_=mydata.Discs", "+data.count=40", *FAST, *GAN]
     run("train.py", *words, f"output={tmp_path / 'run'}")
     words = ["data._target_=mydata.Discs", "+data.count=40", *SMALL, "limit=2", "method=mean"]
     ckpt = f"ckpt={tmp_path / 'run' / 'weights.safetensors'}"
     done = run("inpaint.py", ckpt, *words, f"output={tmp_path / 'out'}")
-    assert "2 pictures completed" in done.stdout
+    assert "2 images completed" in done.stdout
 
 
 def test_an_own_model(run, mine, tmp_path):
@@ -117,7 +117,7 @@ def test_an_own_model(run, mine, tmp_path):
     assert "mymodel" not in sys.modules
     install(mine)
     done = run("inpaint.py", *words)
-    assert "2 pictures completed: psnr_hole" in done.stdout
+    assert "2 images completed: psnr_hole" in done.stdout
     completer = Completer.load(tmp_path / "run" / "weights.safetensors", "method=network")
     assert completer.model.settings.width == 32
 
@@ -132,7 +132,7 @@ def test_a_checkpoint_does_not_choose_what_is_imported(run, mine, tmp_path):
         assert check_description(description) == description
         with pytest.raises(ValueError, match="nothing that a checkpoint names is run"):
             from_description(description)
-    with pytest.raises(ValueError, match="own pictures have no 'count'"):
+    with pytest.raises(ValueError, match="own images have no 'count'"):
         check_description(description | {"count": 3})
     assert "mydata" not in sys.modules
 

@@ -11,12 +11,11 @@ from PIL import Image, ImageDraw
 from scipy.sparse import coo_array
 from scipy.sparse.linalg import spsolve
 
-from dcgan_inpaint.data.images import decode
-from dcgan_inpaint.observation import masks
-from dcgan_inpaint.observation.mask_picture import mask_file
-from dcgan_inpaint.photos.given import open_photo
-from dcgan_inpaint.photos.photos import Photos, crop, paste_back
-from dcgan_inpaint.photos.regions import (
+from dcgan_inpaint.blending import harmonic
+from dcgan_inpaint.data.decoding import decode
+from dcgan_inpaint.masks import masks
+from dcgan_inpaint.masks.mask_image import mask_file
+from dcgan_inpaint.photos.crops import (
     EYES,
     Region,
     box,
@@ -25,7 +24,8 @@ from dcgan_inpaint.photos.regions import (
     region_finder,
     region_from_eyes,
 )
-from dcgan_inpaint.poisson import harmonic
+from dcgan_inpaint.photos.photos import Photos, crop, paste_back
+from dcgan_inpaint.photos.reading import open_photo
 
 SIZE = 16
 center = partial(masks.center, scale=0.25)
@@ -46,11 +46,11 @@ def from_file(path, threshold=0.5, known="white"):
     return mask_file(str(path), threshold, known)
 
 
-def hole_picture(path, size, hole):
+def hole_image(path, size, hole):
     """White with a black box (left, top, right, bottom)."""
-    picture = Image.new("L", size, 255)
-    picture.paste(0, hole)
-    picture.save(path)
+    image = Image.new("L", size, 255)
+    image.paste(0, hole)
+    image.save(path)
     return path
 
 
@@ -122,7 +122,7 @@ def test_options_as_hydra_gives_them():
     assert find(noise(), "photo.png") == [Region(10 + 20j, 30 + 0j)]
 
 
-def test_eyes_of_an_aligned_picture_give_the_papers_crop():
+def test_eyes_of_an_aligned_image_give_the_papers_crop():
     region = region_from_eyes(69.65 + 112.65j, 108.35 + 112.65j, EYES)  # the mean of those found
     assert region.origin == pytest.approx(35 + 55j, abs=0.1)
     assert region.side == pytest.approx(108, abs=0.2)
@@ -131,7 +131,7 @@ def test_eyes_of_an_aligned_picture_give_the_papers_crop():
 
 
 def test_eyes_of_a_model_of_wider_crops():
-    """A found face fills as much of the square as in the pictures that the model was trained on."""
+    """A found face fills as much of the square as in the images that the model was trained on."""
     celeba = {"source": "celeba"}
     assert eyes_of(celeba, 108 / 178) == pytest.approx(EYES)
     for share in (0.8, 1.0):
@@ -171,7 +171,7 @@ def test_equal_eyes():
 def test_the_center_is_cropped_as_in_training(tmp_path, mode, channels):
     photos = photos_of(tmp_path, noise(mode=mode), center, region_finder(0.6), channels)
     expected = decode(tmp_path / "photo.png", SIZE, channels, 0.6)
-    assert np.array_equal(photos.pictures.pictures[0], expected)
+    assert np.array_equal(photos.images.images[0], expected)
 
 
 def test_a_rolled_region_is_the_turned_photo():
@@ -195,7 +195,7 @@ def test_outside_the_photo_nothing_is_known(tmp_path):
 
 
 def test_a_mask_of_the_photos_size_is_cropped_along(tmp_path):
-    path = hole_picture(tmp_path / "hole.png", (80, 50), (30, 20, 40, 35))
+    path = hole_image(tmp_path / "hole.png", (80, 50), (30, 20, 40, 35))
     photos = photos_of(tmp_path, noise(), from_file(path), region_finder(1, [24, 10, 32, 32]))
     expected = torch.ones(SIZE, SIZE)  # 2 px each: the hole from 6 to 16 and from 10 to 25
     expected[5:13, 3:8] = 0  # row 12 is half known, and half is not more than half
@@ -205,7 +205,7 @@ def test_a_mask_of_the_photos_size_is_cropped_along(tmp_path):
 
 
 def test_a_mask_of_the_photos_aspect_ratio_and_other_polarity(tmp_path):
-    hole_picture(tmp_path / "white.png", (161, 100), (60, 40, 80, 70))
+    hole_image(tmp_path / "white.png", (161, 100), (60, 40, 80, 70))
     black = Image.open(tmp_path / "white.png").point(lambda v: 255 - v)
     black.save(tmp_path / "black.png")
     out = []
@@ -217,7 +217,7 @@ def test_a_mask_of_the_photos_aspect_ratio_and_other_polarity(tmp_path):
 
 
 def test_a_mask_of_another_aspect_ratio_lies_on_the_region(tmp_path):
-    path = hole_picture(tmp_path / "hole.png", (64, 64), (16, 16, 50, 32))
+    path = hole_image(tmp_path / "hole.png", (64, 64), (16, 16, 50, 32))
     photos = photos_of(tmp_path, noise(), from_file(path), region_finder(1, [24, 10, 32, 32]))
     index = torch.tensor([0])
     assert torch.equal(photos.mask(index, SIZE), from_file(path)(index, SIZE))
@@ -243,14 +243,14 @@ def changed(out, photo):
     ],
 )
 def test_holes_that_cannot_be_completed(tmp_path, hole, message):
-    path = hole_picture(tmp_path / "hole.png", (80, 50), hole)
+    path = hole_image(tmp_path / "hole.png", (80, 50), hole)
     with pytest.raises(ValueError, match=f"photo.png: .*{message}"):
         photos_of(tmp_path, noise(), from_file(path), region_finder(1, [24, 10, 32, 32]))
 
 
-def test_a_mask_picture_is_read_once_for_all_photos(tmp_path):
+def test_a_mask_image_is_read_once_for_all_photos(tmp_path):
     """However many photos there are: the file may be gone by the time that they are completed."""
-    path = hole_picture(tmp_path / "hole.png", (80, 50), (30, 20, 40, 35))
+    path = hole_image(tmp_path / "hole.png", (80, 50), (30, 20, 40, 35))
     draw = from_file(path)
     path.unlink()
     paths = [tmp_path / "a.png", tmp_path / "b.png"]
@@ -262,11 +262,11 @@ def test_a_mask_picture_is_read_once_for_all_photos(tmp_path):
         assert changed(out, noise(seed=i)) == (30, 20, 40, 35)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a picture", "folder"])
+@pytest.mark.parametrize("content", [b"", b"not an image", "folder"])
 def test_a_photo_that_is_none(tmp_path, content):
     path = tmp_path / "photo.jpg"
     path.mkdir() if content == "folder" else path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"photo.jpg: cannot be read as a picture") as error:
+    with pytest.raises(ValueError, match=r"photo.jpg: cannot be read as an image") as error:
         from_files([path], center, region_finder(1.0))
     assert "\n" not in str(error.value)
 
@@ -362,7 +362,7 @@ def test_a_photo_with_exif_rotation(tmp_path):
     exif[0x0112] = 6  # to be turned by 90 degrees to the right
     noise().save(tmp_path / "photo.png", exif=exif)
     upright = noise().transpose(Image.Transpose.ROTATE_270)
-    path = hole_picture(tmp_path / "hole.png", upright.size, (10, 30, 20, 40))
+    path = hole_image(tmp_path / "hole.png", upright.size, (10, 30, 20, 40))
     finder = region_finder(1, [5, 20, 32, 32])
     photos = from_files([tmp_path / "photo.png"], from_file(path), finder)
     out = photos.completed(0, torch.zeros(3, SIZE, SIZE))

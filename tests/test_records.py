@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from training import small_dcgan
 
-from dcgan_inpaint.completion.inpainting import InpaintingModule
-from dcgan_inpaint.completion.objective import Objective
-from dcgan_inpaint.completion.search import SearchSettings
-from dcgan_inpaint.completion.solvers import Adam
-from dcgan_inpaint.data.loader import Pictures
-from dcgan_inpaint.observation.masks import center
-from dcgan_inpaint.poisson import paste
+from dcgan_inpaint.blending import paste
+from dcgan_inpaint.data.loader import Images
+from dcgan_inpaint.inpainting.module import InpaintingModule
+from dcgan_inpaint.inpainting.objective import Objective
+from dcgan_inpaint.inpainting.search import SearchSettings
+from dcgan_inpaint.inpainting.solvers import Adam
+from dcgan_inpaint.masks.masks import center
 from dcgan_inpaint.runs import records
 from dcgan_inpaint.runs.evaluation import complete, completing_trainer
 from dcgan_inpaint.runs.writer import CompletionWriter, Networks
@@ -49,14 +49,14 @@ def test_a_record_is_whole_or_nothing(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     levels = np.random.default_rng(0).integers(0, 255, (NUMBER, 3, 16, 16), np.uint8)
-    return Pictures(levels, [f"{i}.png" for i in range(NUMBER)])
+    return Images(levels, [f"{i}.png" for i in range(NUMBER)])
 
 
 @pytest.fixture(scope="module")
-def evaluate(pictures):
-    """Completes the pictures, two in a batch, into a folder, or what is missing there."""
+def evaluate(images):
+    """Completes the images, two in a batch, into a folder, or what is missing there."""
     module = InpaintingModule(
         small_dcgan(3),
         partial(center, scale=0.25),
@@ -66,8 +66,8 @@ def evaluate(pictures):
         settings=SearchSettings(candidates=2, out_interval=1),
     )
 
-    def evaluate(folder, pictures=pictures, settings=""):
-        writer = CompletionWriter(folder, pictures, settings=settings)
+    def evaluate(folder, images=images, settings=""):
+        writer = CompletionWriter(folder, images, settings=settings)
         trainer = completing_trainer(QUIET, [], writer)
         complete(trainer, writer, module, 2)
         return writer
@@ -167,11 +167,11 @@ def test_a_full_disk_is_an_error_of_the_system(evaluate, finished, tmp_path, mon
     assert contents(tmp_path) == finished
 
 
-def test_another_picture_of_the_same_name_is_completed(evaluate, finished, pictures, tmp_path):
+def test_another_image_of_the_same_name_is_completed(evaluate, finished, images, tmp_path):
     evaluate(tmp_path)
-    other = pictures.pictures.copy()
+    other = images.images.copy()
     other[3] = 255 - other[3]
-    evaluate(tmp_path, Pictures(other, pictures.names))
+    evaluate(tmp_path, Images(other, images.names))
     now = contents(tmp_path)
     changed = {name for name in finished if now[name] != finished[name]}
     assert {n for n in changed if "/" in n and "frames" not in n} == {
@@ -198,14 +198,14 @@ def test_beyond_the_grids_less_is_kept(evaluate, tmp_path, monkeypatch):
     assert len(list((tmp_path / "completed").iterdir())) == NUMBER
 
 
-def test_photos_are_made_again_from_what_filled_their_holes(evaluate, pictures, tmp_path):
+def test_photos_are_made_again_from_what_filled_their_holes(evaluate, images, tmp_path):
     photos = SimpleNamespace(
         own_holes=False,
         known=torch.ones(NUMBER, 1, 16, 16),
         together=lambda i, fake: {i: fake},
         completed=lambda i, fake, _: Image.new("L", (9, 9), int(fake.mean() * 100 + 100)),
     )
-    two = Pictures(pictures.pictures[:2], pictures.names[:2])
+    two = Images(images.images[:2], images.names[:2])
     writer = CompletionWriter(tmp_path, two, photos=photos)
     fake = torch.stack([torch.full((3, 16, 16), value) for value in (-0.5, 0.5)])
     done = SimpleNamespace(
@@ -220,10 +220,10 @@ def test_photos_are_made_again_from_what_filled_their_holes(evaluate, pictures, 
         assert photo.getpixel((0, 0)) == 150
 
 
-def test_without_a_true_picture_nothing_compares(tmp_path, pictures):
+def test_without_a_true_image_nothing_compares(tmp_path, images):
     photos = SimpleNamespace(own_holes=True, known=torch.ones(NUMBER, 1, 16, 16))
     with pytest.raises(ValueError, match="nothing to compare with"):
-        CompletionWriter(tmp_path, pictures, 1, photos, Networks(lpips=torch.nn.Identity()))
-    assert not CompletionWriter(tmp_path, pictures, 1, photos).truth
+        CompletionWriter(tmp_path, images, 1, photos, Networks(lpips=torch.nn.Identity()))
+    assert not CompletionWriter(tmp_path, images, 1, photos).truth
     photos.own_holes = False
-    assert CompletionWriter(tmp_path, pictures, 1, photos).truth
+    assert CompletionWriter(tmp_path, images, 1, photos).truth

@@ -16,12 +16,12 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from dcgan_inpaint.cli.inpaint import main as inpaint_main
+from dcgan_inpaint.cli.train import main as train_main
 from dcgan_inpaint.configs import compose_config
-from dcgan_inpaint.doors.inpaint import main as inpaint_main
-from dcgan_inpaint.doors.train import main as train_main
+from dcgan_inpaint.images import grid
 from dcgan_inpaint.models.checkpoint import load_gan, load_model
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
-from dcgan_inpaint.pictures import grid
 from dcgan_inpaint.runs.resuming import TRAINING
 
 PROJECT = Path(__file__).parents[1]
@@ -82,8 +82,8 @@ def test_train_writes(trained):
         "0000004.png",
         "0000008.png",
     ]
-    with Image.open(trained / "completions" / "0000008.png") as picture:
-        assert picture.size == (2 * 18 + 2, 3 * 18 + 2)  # masked, completed, original
+    with Image.open(trained / "completions" / "0000008.png") as image:
+        assert image.size == (2 * 18 + 2, 3 * 18 + 2)  # masked, completed, original
     rows = table(trained / "logs" / "version_0" / "metrics.csv")
     logged = [row for row in rows if row["train/d_loss"]]
     assert [float(row["iteration"]) for row in logged] == [2, 4, 6, 8]
@@ -220,19 +220,19 @@ def test_two_runs_at_once(run, tmp_path):
 
 
 def test_splits_of_few(run, tmp_path):
-    """One validation picture is enough to watch and to judge by; more are not asked for."""
+    """One validation image is enough to watch and to judge by; more are not asked for."""
     few = [a for a in TRAIN if not a.startswith(("data.val", "preview", "validate", "sample_m"))]
     few += ["data.val_size=1", "preview=20", "validate=20", "trainer.max_epochs=1"]
     done = run("train.py", *few, "sample_metrics=0", f"output={tmp_path / 'run'}")
-    assert "1 validation pictures completed: psnr_hole" in done.stdout
+    assert "1 validation images completed: psnr_hole" in done.stdout
     done = run("train.py", *few, "data.test_size=1", f"output={tmp_path / 'no'}", fails=True)
-    one_line(done, "too few pictures (64 of train, 1 of val, 1 of test): use sample_metrics=0")
+    one_line(done, "too few images (64 of train, 1 of val, 1 of test): use sample_metrics=0")
     assert not (tmp_path / "no").exists()
 
 
 @pytest.fixture
 def few(tmp_path):
-    """110 pictures of one's own, and 20, in a format whose bytes are the same everywhere."""
+    """110 images of one's own, and 20, in a format whose bytes are the same everywhere."""
     generator = np.random.default_rng(0)
     for count in (110, 20):
         (tmp_path / f"{count}").mkdir()
@@ -242,23 +242,23 @@ def few(tmp_path):
     return tmp_path
 
 
-def test_110_pictures_train_with_all_defaults(run, few, tmp_path):
+def test_110_images_train_with_all_defaults(run, few, tmp_path):
     """All but the sizes, which only make it faster: one batch an epoch."""
     sizes = ["data.image_size=16", "model.gf_dim=1", "model.df_dim=1", "trainer.max_epochs=2"]
     folder = [f"data.root={few / '110'}", f"output={tmp_path / 'run'}"]
     done = run("train.py", "data=folder", *folder, *sizes, "trainer.accelerator=cpu")
-    assert "7 validation pictures completed: psnr_hole" in done.stdout
+    assert "7 validation images completed: psnr_hole" in done.stdout
     assert "swd_16 " in done.stdout
     assert "trained 2 iterations" in done.stdout
     assert (tmp_path / "run" / "completions" / "0000002.png").is_file()
 
 
-def test_20_pictures_say_what_to_lower(run, few, tmp_path):
+def test_20_images_say_what_to_lower(run, few, tmp_path):
     """And train with that."""
     words = ["data=folder", f"data.root={few / '20'}", "data.image_size=16", "model.gf_dim=1"]
     words += [*SMALL[1:], "model.df_dim=1", "trainer.max_epochs=1", f"output={tmp_path / 'run'}"]
     done = run("train.py", *words, fails=True)
-    one_line(done, "error: data: too few pictures (")
+    one_line(done, "error: data: too few images (")
     assert not (tmp_path / "run").exists()
     lower = done.stderr.rpartition(": use ")[2].replace(" or less", "").replace(",", "").split()
     assert {word.partition("=")[0] for word in lower} > {"batch_size"}
@@ -279,12 +279,12 @@ def test_inpaint_a_split(run, trained, tmp_path):
         "out_interval=2",
         f"output={tmp_path}",
     )
-    assert "5 pictures completed: psnr_hole" in done.stdout
+    assert "5 images completed: psnr_hole" in done.stdout
     assert "searching z" in done.stderr
     assert done.stdout.splitlines()[-1] == str(tmp_path / "completed.png")
     for name in ("before", "masked", "generated", "completed"):
-        with Image.open(tmp_path / f"{name}.png") as picture:
-            assert picture.size[1] == 16 + 4
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert image.size[1] == 16 + 4
     assert len(list((tmp_path / "completed").glob("*_face_*.png"))) == 5
     rows = table(tmp_path / "metrics.csv")
     assert [row["name"] for row in rows] == [f"0000{i}_face_{2_000_000_000 + i}" for i in range(5)]
@@ -298,7 +298,7 @@ def test_inpaint_a_split(run, trained, tmp_path):
     mean = sum(float(row["psnr_hole"]) for row in rows) / 5
     assert float(summary["psnr_hole"]["mean"]) == pytest.approx(mean)
     assert float(summary["psnr_hole"]["low"]) < mean < float(summary["psnr_hole"]["high"])
-    assert summary["psnr_hole"]["pictures"] == "5"
+    assert summary["psnr_hole"]["images"] == "5"
     trace = table(tmp_path / "trace.csv")
     assert len(trace) == 5 * 5  # 4 iterations and the end
     first = trace[0]
@@ -323,7 +323,7 @@ def test_inpaint_without_a_search(run, trained, tmp_path, method):
     """Sizes and data are those of the checkpoint; blending, masks and metrics are as ever."""
     small = [*SMALL[1:], f"ckpt={trained / 'last.ckpt'}", "mask=random80", "limit=3"]
     done = run("inpaint.py", *small, f"method={method}", "batch_size=2", f"output={tmp_path}")
-    assert "3 pictures completed: psnr_hole" in done.stdout
+    assert "3 images completed: psnr_hole" in done.stdout
     rows = table(tmp_path / "metrics.csv")
     assert all(float(row["psnr_hole"]) > 5 for row in rows)
     assert all(row["context"] == "nan" for row in rows)  # there was no objective
@@ -332,7 +332,7 @@ def test_inpaint_without_a_search(run, trained, tmp_path, method):
 
 
 def test_nearest_is_found_for_photos(run, trained, photos, tmp_path):
-    """The training pictures are those of the checkpoint."""
+    """The training images are those of the checkpoint."""
     small = [*SMALL[1:], f"ckpt={trained / 'last.ckpt'}", f"images={photos}"]
     run("inpaint.py", *small, "method=nearest", f"output={tmp_path / 'out'}")
     assert len(list((tmp_path / "out" / "photos").iterdir())) == 2
@@ -375,7 +375,7 @@ def test_inpaint_with_a_context_encoder(run, encoder, tmp_path):
     small = [*SMALL[1:], f"ckpt={encoder / 'last.ckpt'}", "mask=half", "limit=3"]
     network = [*small, "method=network"]
     done = run("inpaint.py", *network, "blend=poisson", f"output={tmp_path / 'a'}")
-    assert "3 pictures completed: psnr_hole" in done.stdout
+    assert "3 images completed: psnr_hole" in done.stdout
     run("inpaint.py", *network, "ema=false", f"output={tmp_path / 'b'}")
     ema, raw = ((tmp_path / n / "generated.png").read_bytes() for n in "ab")
     assert ema != raw
@@ -426,7 +426,7 @@ def test_an_encoder_starts_the_search(run, trained, tmp_path):
     done = run(
         "train.py", *encoder, f"gan={trained / 'last.ckpt'}", f"output={tmp_path / 'encoder'}"
     )
-    assert "3 validation pictures completed: psnr_hole" in done.stdout
+    assert "3 validation images completed: psnr_hole" in done.stdout
     rows = table(tmp_path / "encoder" / "logs" / "version_0" / "metrics.csv")
     assert [float(r["iteration"]) for r in rows if r["train/whole"]] == [2, 4]
     assert (tmp_path / "encoder" / "completions" / "0000004.png").is_file()
@@ -441,7 +441,7 @@ def test_an_encoder_starts_the_search(run, trained, tmp_path):
         assert len(table(output / "trace.csv")) == 2  # the end of each: no search
         z[start] = np.load(output / "z.npy")
         cfg = OmegaConf.load(output / "config.yaml")
-        assert (cfg.candidates, cfg.answer) == chosen[start]
+        assert (cfg.candidates, cfg.select) == chosen[start]
     # that is what an encoder makes the default, unless there are other starts
     for start, count, evaluations in (("encoder", 2, 1), ("encoder", 3, 101), ("random", 1, 101)):
         output = tmp_path / f"{start}{count}"
@@ -495,17 +495,17 @@ def test_an_evaluation_is_gone_on_with(run, trained, tmp_path):
     config = (halves / "config.yaml").read_text()
     (halves / "config.yaml").write_text(config[: len(config) // 2])
     done = command(halves, 10)
-    assert "10 pictures completed" in done.stdout
+    assert "10 images completed" in done.stdout
     assert all(p.stat().st_mtime_ns == then for p, then in first.items())  # not done again
     for name in ("z.npy", "z_frames.npy"):
         assert np.array_equal(np.load(halves / name), np.load(whole / name)), name
     assert (halves / "trace.csv").read_text() == (whole / "trace.csv").read_text()
     for a, b in zip(table(halves / "metrics.csv"), table(whole / "metrics.csv"), strict=True):
         assert a | {"seconds": ""} == b | {"seconds": ""}
-    pictures = ("before", "masked", "generated", "completed", "rows", "mean", "frames/00001")
-    for name in pictures:
+    images = ("before", "masked", "generated", "completed", "rows", "mean", "frames/00001")
+    for name in images:
         assert (halves / f"{name}.png").read_bytes() == (whole / f"{name}.png").read_bytes(), name
-    assert "10 pictures completed" in command(halves, 10).stdout  # nothing is left to do
+    assert "10 images completed" in command(halves, 10).stdout  # nothing is left to do
 
 
 def test_another_command_does_not_go_on(run, trained, tmp_path):
@@ -536,7 +536,7 @@ def test_another_command_does_not_go_on(run, trained, tmp_path):
     assert (tmp_path / "a" / "metrics.csv").read_text() == before
 
 
-def test_another_mask_picture_does_not_go_on(run, trained, tmp_path):
+def test_another_mask_image_does_not_go_on(run, trained, tmp_path):
     words = [*SMALL[1:], f"ckpt={trained / 'weights.safetensors'}", "method=mean", "limit=1"]
     words += ["mask=file", f"mask.path={tmp_path / 'mask.png'}", f"output={tmp_path / 'a'}"]
     mask = Image.new("L", (16, 16), 255)
@@ -544,7 +544,7 @@ def test_another_mask_picture_does_not_go_on(run, trained, tmp_path):
         mask.paste(0, (column, 2, column + 4, 6))
         mask.save(tmp_path / "mask.png")
         done = run("inpaint.py", *words, fails=column == 9)
-    one_line(done, f"or another picture than is now in mask.path={tmp_path / 'mask.png'}: use")
+    one_line(done, f"or another image than is now in mask.path={tmp_path / 'mask.png'}: use")
 
 
 def test_inpaint_logs_what_a_sweep_asks_for(run, trained, tmp_path):
@@ -565,7 +565,7 @@ def test_inpaint_logs_what_a_sweep_asks_for(run, trained, tmp_path):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Pictures that are neither square nor small, grey and colour, and a mask of its own size."""
+    """Images that are neither square nor small, grey and colour, and a mask of its own size."""
     folder = tmp_path / "photos"
     folder.mkdir()
     generator = np.random.default_rng(0)
@@ -578,7 +578,7 @@ def photos(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["folder", "glob", "file", "list"])
-def test_inpaint_own_pictures(run, trained, photos, tmp_path, form):
+def test_inpaint_own_images(run, trained, photos, tmp_path, form):
     images, count = {
         "folder": (photos, 2),
         "glob": (photos / "*.jpg", 1),
@@ -600,15 +600,15 @@ def test_inpaint_own_pictures(run, trained, photos, tmp_path, form):
     assert "searching z" not in done.stderr  # trainer.enable_progress_bar=false
     one = "00000_a.png" if form == "glob" else "00000_b.png"
     where = output / "photos" / ("" if count > 1 else one)
-    assert done.stdout.splitlines()[-2:] == [f"{count} pictures completed", str(where)]
+    assert done.stdout.splitlines()[-2:] == [f"{count} images completed", str(where)]
     assert {row["metric"] for row in table(output / "summary.csv")} == {
         *("context", "prior", "total", "seconds")  # nobody knows what was in the holes
     }
     names = sorted(p.name for p in (output / "completed").iterdir())
     assert len(names) == count
     assert names[0] == ("00000_a.png" if form in ("folder", "glob") else "00000_b.png")
-    with Image.open(output / "completed" / names[0]) as picture:
-        assert picture.size == (16, 16)
+    with Image.open(output / "completed" / names[0]) as image:
+        assert image.size == (16, 16)
 
 
 def test_a_sweeper_is_told_how_good_it_was(trained, photos, tmp_path, monkeypatch):
@@ -636,11 +636,11 @@ def test_photos_are_completed_by_shipped_models(run, photos, tmp_path):
     """celeba128 without ckpt=; a photo of noise has no face, so its center is taken."""
     words = ["solver.iterations=0", "stages=none", "trainer.accelerator=cpu"]
     sampler = ["ckpt=celeba64", "candidates=2"]  # whose several answers are draws
-    for ckpt, answer, more in (("celeba128", "best", []), ("celeba64", "sample", sampler)):
+    for ckpt, select, more in (("celeba128", "best", []), ("celeba64", "sample", sampler)):
         output = tmp_path / ckpt
         run("inpaint.py", *words, *more, f"images={photos / 'b.png'}", f"output={output}")
         kept = OmegaConf.load(output / "config.yaml")
-        assert (kept.ckpt, kept.answer) == (ckpt, answer)
+        assert (kept.ckpt, kept.select) == (ckpt, select)
         assert (output / "photos" / "00000_b.png").is_file()
 
 
@@ -657,7 +657,7 @@ def test_shipped_checkpoint_completes_faces(run, tmp_path):
 
 
 def test_sample(run, trained, tmp_path):
-    """From the prior, and from the z of completed pictures."""
+    """From the prior, and from the z of completed images."""
     ckpt = f"ckpt={trained / 'last.ckpt'}"
     arithmetic = ["plus=[0,1]", "minus=[2]", "base=[3]"]
     elsewhere = f"hydra.run.dir={tmp_path / 'hydra'}"  # where nothing of ours goes
@@ -665,20 +665,20 @@ def test_sample(run, trained, tmp_path):
     done = run("sample.py", ckpt, *words)
     assert done.stdout.splitlines() == [str(tmp_path / "a" / "arithmetic.png")]
     assert not list((tmp_path / "hydra").iterdir())
-    with Image.open(tmp_path / "a" / "samples.png") as picture:
-        assert picture.size == (7 * 18 + 2, 18 + 2)
-    with Image.open(tmp_path / "a" / "interpolation.png") as picture:
-        assert picture.size == (5 * 18 + 2, 3 * 18 + 2)  # rows 0-1, 2-3, 4-5
+    with Image.open(tmp_path / "a" / "samples.png") as image:
+        assert image.size == (7 * 18 + 2, 18 + 2)
+    with Image.open(tmp_path / "a" / "interpolation.png") as image:
+        assert image.size == (5 * 18 + 2, 3 * 18 + 2)  # rows 0-1, 2-3, 4-5
     with Image.open(tmp_path / "a" / "interpolation.gif") as gif:
         assert gif.n_frames == 8  # there and back
-    with Image.open(tmp_path / "a" / "arithmetic.png") as picture:
-        assert picture.size == (8 * 18 + 2, 18 + 2)
+    with Image.open(tmp_path / "a" / "arithmetic.png") as image:
+        assert image.size == (8 * 18 + 2, 18 + 2)
     dcgan = load_gan(trained / "last.ckpt")
     z = dcgan.latents(torch.arange(4), seed=9)
     np.save(tmp_path / "z.npy", z.numpy())
     run("sample.py", ckpt, f"z={tmp_path / 'z.npy'}", f"output={tmp_path / 'b'}")
-    with Image.open(tmp_path / "b" / "samples.png") as picture, torch.no_grad():
-        assert np.array_equal(np.asarray(picture), np.asarray(grid(dcgan(z))))
+    with Image.open(tmp_path / "b" / "samples.png") as image, torch.no_grad():
+        assert np.array_equal(np.asarray(image), np.asarray(grid(dcgan(z))))
 
 
 SAMPLE_ERRORS = {
@@ -718,15 +718,15 @@ ERRORS = {
     "other size": (["data=faces", "data.image_size=32"], "use data.image_size=64 data.channels=3"),
     "other channels": (["data=faces", "data.channels=1"], "use data.image_size=64 data.channels=3"),
     "lam negative": (["objective.lam=-1"], "objective.lam=-1"),
-    "no images": (["images=nowhere/*.png"], "images=nowhere/*.png: no picture there"),
-    "image unreadable": (["images={tmp}/broken.png"], "broken.png: cannot be read as a picture"),
+    "no images": (["images=nowhere/*.png"], "images=nowhere/*.png: no image there"),
+    "image unreadable": (["images={tmp}/broken.png"], "broken.png: cannot be read as an image"),
     "a pipe": (["images={tmp}/pipe"], "images={tmp}/pipe: {tmp}/pipe is no file"),
     "a device": (["images=/dev/zero"], "images=/dev/zero: /dev/zero is no file"),
     "mask a pipe": (["mask=file", "mask.path={tmp}/pipe"], "{tmp}/pipe is no file"),
-    "mask missing": (["mask=file", "mask.path=gone.png"], "mask.path=gone.png: no picture there"),
+    "mask missing": (["mask=file", "mask.path=gone.png"], "mask.path=gone.png: no image there"),
     "mask all hole": (["mask=file", "mask.path={tmp}/black.png"], "leaves no known pixel"),
     "mask no hole": (["mask=file", "mask.path={tmp}/white.png"], "leaves no hole"),
-    "mask unreadable": (["mask=file", "mask.path={tmp}/broken.png"], "cannot be read as a picture"),
+    "mask unreadable": (["mask=file", "mask.path={tmp}/broken.png"], "cannot be read as an image"),
     "output": (["output={tmp}/broken.png/run"], "cannot be written"),
     "unknown split": (["split=dev"], "split=dev: should be 'train', 'val' or 'test'"),
     "limit": (["limit=0"], "limit=0"),
@@ -737,7 +737,7 @@ ERRORS = {
     "method and candidates": (["method=mean", "candidates=2"], "Could not override 'candidates'"),
     "method and measure": (
         ["method=mean", "mask=lowres"],
-        "measure=lowres: dcgan_inpaint.completion.fills.mean needs known",
+        "measure=lowres: dcgan_inpaint.inpainting.baselines.mean needs known",
     ),
     "shard": (["shard=4/3"], "shard=4/3: use 1/16 to 16/16"),
     "method option": (["method=tv", "method.iterations=0"], "method.iterations=0"),
@@ -747,7 +747,7 @@ ERRORS = {
 @pytest.mark.parametrize("case", ERRORS)
 def test_inpaint_errors_are_one_line(run, tmp_path, case):
     os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "broken.png").write_text("not a picture")
+    (tmp_path / "broken.png").write_text("not an image")
     Image.new("L", (20, 20), 0).save(tmp_path / "black.png")
     Image.new("L", (20, 20), 255).save(tmp_path / "white.png")
     arguments, message = ERRORS[case]
@@ -760,7 +760,7 @@ TRAIN_ERRORS = {
     "size": (["data.image_size=48"], "image_size=48"),
     "root missing": (["data=folder", "data.root=nowhere"], "data.root=nowhere is not a folder"),
     "celeba missing": (["data=celeba", "data.root=nowhere"], "CelebA not found in data.root="),
-    "empty folder": (["data=folder", "data.root={tmp}"], "no pictures in the train split"),
+    "empty folder": (["data=folder", "data.root={tmp}"], "no images in the train split"),
     "batch": (["data.train_size=8", "preview=0"], "use batch_size=8 or less"),
     "resume": (["resume=gone.ckpt"], "resume=gone.ckpt: no such file"),
     "resume text": (["resume=train.py"], "resume=train.py: truncated, or no weights; use a last"),
@@ -780,9 +780,9 @@ TRAIN_ERRORS = {
     "precision bf16": (["trainer.precision=bf16-true"], "trainer.precision=bf16-true: should be"),
     "precision 16": (["trainer.precision=16-true"], "trainer.precision=16-true: should be"),
     "precision 64": (["trainer.precision=64-true"], "trainer.precision=64-true: should be"),
-    "many pictures": (["data.train_size=1e12"], "data.train_size=1000000000000.0: should be"),
+    "many images": (["data.train_size=1e12"], "data.train_size=1000000000000.0: should be"),
     "many steps": (["model.g_steps=1000000000000"], "model.g_steps=1000000000000: should be"),
-    "no test pictures": (["data.test_size=0"], "data.test_size=0: should be greater"),
+    "no test images": (["data.test_size=0"], "data.test_size=0: should be greater"),
     "epochs": (["trainer.max_epochs=-1"], "trainer.max_epochs=-1: should be greater"),
     "trainer": (["+trainer.speed=1"], "trainer.speed=1: extra inputs are not permitted"),
     "one sample": (["sample_metrics=1"], "sample_metrics=1: use 2 or more, or 0 for none"),
@@ -865,10 +865,10 @@ def test_each_photo_has_its_mask(run, trained, photos, tmp_path):
     for number, path in enumerate(sorted(photos.glob("[ab].*"))):
         with (
             Image.open(path) as photo,
-            Image.open(tmp_path / "out" / "photos" / f"{number:05d}_{path.stem}.png") as picture,
+            Image.open(tmp_path / "out" / "photos" / f"{number:05d}_{path.stem}.png") as image,
             Image.open(tmp_path / "masks" / f"{path.stem}.png") as mask,
         ):
-            changed = np.asarray(photo.convert("RGB")) != np.asarray(picture.convert("RGB"))
+            changed = np.asarray(photo.convert("RGB")) != np.asarray(image.convert("RGB"))
             hole = np.asarray(mask) == 0
         assert not changed.any(2)[~hole].any()
         assert changed.any(2)[hole].mean() > 0.9
@@ -893,15 +893,15 @@ def test_inpaint_puts_photos_back(run, trained, photos, tmp_path):
     )
     with (
         Image.open(photos / "a.jpg") as photo,
-        Image.open(tmp_path / "out" / "photos" / "00000_a.png") as picture,
+        Image.open(tmp_path / "out" / "photos" / "00000_a.png") as image,
     ):
-        before, after = np.asarray(photo), np.asarray(picture)
+        before, after = np.asarray(photo), np.asarray(image)
     hole = np.zeros((50, 80), bool)
     hole[20:31, 30:42] = True
     assert np.array_equal(before[~hole], after[~hole])
     assert (before[hole] != after[hole]).mean() > 0.9
-    with Image.open(tmp_path / "out" / "completed" / "00000_a.png") as picture:
-        assert picture.size == (16, 16)
+    with Image.open(tmp_path / "out" / "completed" / "00000_a.png") as image:
+        assert image.size == (16, 16)
 
 
 PHOTO_ERRORS = {

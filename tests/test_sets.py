@@ -27,8 +27,8 @@ from torchvision import datasets
 
 from dcgan_inpaint.data.cache import cache_key, load_split
 from dcgan_inpaint.data.cars import Cars
+from dcgan_inpaint.data.decoding import UnreadableImage
 from dcgan_inpaint.data.hub import HuggingFace
-from dcgan_inpaint.data.images import UnreadableImage
 from dcgan_inpaint.data.sources import check_description, describe, from_description
 from dcgan_inpaint.data.tars import Tars
 from dcgan_inpaint.data.torchvision_sets import TorchvisionSet
@@ -43,25 +43,25 @@ def md5(path):
 
 @pytest.fixture
 def svhn(tmp_path, monkeypatch):
-    """60 and 10 pictures, with the checksums that torchvision holds them to."""
+    """60 and 10 images, with the checksums that torchvision holds them to."""
     levels = noise(70, 32, 32, 3)
-    pictures = {"train": levels[:60], "test": levels[60:]}
-    write_svhn(tmp_path, **pictures)
-    files = {part: tmp_path / f"{part}_32x32.mat" for part in pictures}
+    images = {"train": levels[:60], "test": levels[60:]}
+    write_svhn(tmp_path, **images)
+    files = {part: tmp_path / f"{part}_32x32.mat" for part in images}
     known = {part: ["", path.name, md5(path)] for part, path in files.items()}
     monkeypatch.setattr(datasets.SVHN, "split_list", known)
-    return tmp_path, pictures
+    return tmp_path, images
 
 
 def test_svhn(svhn, tmp_path):
     """Every pixel of a part, as it is at 32 px; grey; enlarged as the paper does."""
-    root, pictures = svhn
+    root, images = svhn
     source = TorchvisionSet("SVHN", str(root), 32, **PUBLISHED)
     test = np.stack(source.decode(source.items("test")))
-    np.testing.assert_array_equal(test, pictures["test"].transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(test, images["test"].transpose(0, 3, 1, 2))
     assert source.items("test") == [f"test/{i:07d}" for i in range(10)]
     grey = TorchvisionSet("SVHN", str(root), 32, channels=1, **PUBLISHED)
-    luma = pictures["test"][0] @ np.array([0.299, 0.587, 0.114])
+    luma = images["test"][0] @ np.array([0.299, 0.587, 0.114])
     np.testing.assert_allclose(grey.decode(["test/0000000"])[0][0], luma, atol=1)
     large = TorchvisionSet("SVHN", str(root), 64, **PUBLISHED).decode(["test/0000003"])[0]
     means = large.reshape(3, 32, 2, 32, 2).mean((2, 4))
@@ -74,13 +74,13 @@ def test_svhn(svhn, tmp_path):
 
 
 def test_validation_is_cut_from_training(svhn):
-    root, pictures = svhn
+    root, images = svhn
     source = TorchvisionSet("SVHN", str(root), 32, **PUBLISHED)
     train, val = source.items("train"), source.items("val")
     assert val == [f"train/{i:07d}" for i in (6, 26, 46)]
     assert sorted(train + val) == [f"train/{i:07d}" for i in range(60)]
     np.testing.assert_array_equal(
-        source.decode(val[1:2])[0], pictures["train"][26].transpose(2, 0, 1)
+        source.decode(val[1:2])[0], images["train"][26].transpose(2, 0, 1)
     )
     cut = TorchvisionSet("SVHN", str(root), 32, train="train")
     splits = [set(cut.items(split)) for split in ("train", "val", "test")]
@@ -92,7 +92,7 @@ def test_validation_is_cut_from_training(svhn):
 
 
 def test_a_part_is_read_once(svhn, tmp_path_factory, monkeypatch):
-    """To be counted, and once more if it has to be decoded; not for each picture or thread."""
+    """To be counted, and once more if it has to be decoded; not for each image or thread."""
     opened, folder = [], str(tmp_path_factory.mktemp("cache"))  # not below the set's own root
     open_part = TorchvisionSet._open
     monkeypatch.setattr(
@@ -120,15 +120,15 @@ def test_another_file_is_another_cache(svhn):
 
 
 def test_fashion_mnist(tmp_path):
-    """Grey pictures are grey levels, or three equal channels."""
+    """Grey images are grey levels, or three equal channels."""
     levels = noise(46, 28, 28)
     write_fashion_mnist(tmp_path, levels[:40], levels[40:])
     grey = TorchvisionSet("FashionMNIST", str(tmp_path), 28, channels=1, **PUBLISHED)
     np.testing.assert_array_equal(np.stack(grey.decode(grey.items("test")))[:, 0], levels[40:])
     assert len(grey.items("train")) == 38
     colour = TorchvisionSet("FashionMNIST", str(tmp_path), 28, **PUBLISHED)
-    (picture,) = colour.decode(["train/0000006"])
-    np.testing.assert_array_equal(picture, levels[6][None].repeat(3, 0))
+    (image,) = colour.decode(["train/0000006"])
+    np.testing.assert_array_equal(image, levels[6][None].repeat(3, 0))
 
 
 class Harmful:
@@ -203,7 +203,7 @@ def test_a_set_in_one_part(tmp_path):
             "data.train=dev: it has the parts train and test alone",
         ),
         ({}, "data.name=SVHN data.train=train data.root=.*not found or corrupted"),
-        ({"name": "MovingMNIST"}, "its samples begin with a Tensor, not with a picture"),
+        ({"name": "MovingMNIST"}, "its samples begin with a Tensor, not with an image"),
     ],
 )
 def test_errors_of_torchvision_sets(tmp_path, settings, message):
@@ -239,14 +239,14 @@ def test_cars_are_cut_to_their_boxes(cars):
     assert source.items("test") == ["cars_test/00001.png", "cars_test/00002.png"]
     assert source.items("val") == ["cars_train/00007.png"]
     assert len(source.items("train")) == 20
-    (picture,) = source.decode(["cars_train/00007.png"])
-    assert picture.shape == (3, 16, 16)
-    np.testing.assert_array_equal(picture[:, :, :5].max((1, 2)), [100, 50, 0])
-    np.testing.assert_array_equal(picture[:, :, 11:].min((1, 2)), [200, 150, 6])
+    (image,) = source.decode(["cars_train/00007.png"])
+    assert image.shape == (3, 16, 16)
+    np.testing.assert_array_equal(image[:, :, :5].max((1, 2)), [100, 50, 0])
+    np.testing.assert_array_equal(image[:, :, 11:].min((1, 2)), [200, 150, 6])
     assert Cars(str(cars), channels=1).decode(source.items("test"))[0].shape == (1, 64, 64)
 
 
-def test_a_box_outside_its_picture_is_no_picture(cars):
+def test_a_box_outside_its_image_is_no_image(cars):
     Image.new("RGB", (20, 20)).save(cars / "cars_test" / "00001.png")
     found = Cars(str(cars)).decode(["cars_test/00001.png"])[0]
     assert isinstance(found, UnreadableImage)
@@ -258,18 +258,18 @@ def test_a_list_of_cars_names_files_beside_each_other(cars, name):
     rows = scipy.io.loadmat(file)["annotations"]
     rows["fname"][0, 0] = name
     scipy.io.savemat(file, {"annotations": rows})
-    with pytest.raises(ValueError, match="cars_test_annos.mat: .*no picture and its box"):
+    with pytest.raises(ValueError, match="cars_test_annos.mat: .*no image and its box"):
         Cars(str(cars))
 
 
 def test_cars_that_are_cut_already(cars):
-    """Whole pictures, stretched to squares; without a test part that is 1 in 20, too."""
+    """Whole images, stretched to squares; without a test part that is 1 in 20, too."""
     whole = Cars(str(cars), 16, cut=True)
-    (picture,) = whole.decode(["cars_train/00007.png"])
-    corners = picture[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    (image,) = whole.decode(["cars_train/00007.png"])
+    corners = image[:, [0, 0, -1, -1], [0, -1, 0, -1]]
     np.testing.assert_array_equal(corners.T, [[0, 128, 0]] * 4)
     # the box is rows 5 to 15 of 40, and brown from column 10 to 30 of 60
-    assert abs(picture[:, 4, 4].astype(int) - [100, 50, 0]).max() < 30
+    assert abs(image[:, 4, 4].astype(int) - [100, 50, 0]).max() < 30
     assert len(whole.items("test")) == 2
     shutil.rmtree(cars / "devkit")
     shutil.rmtree(cars / "cars_test")
@@ -298,7 +298,7 @@ def test_cars_that_are_not_there(cars):
 
 @pytest.fixture
 def tars(tmp_path):
-    """Three of 20 pictures, each with a label and a pickle beside it; gives the pictures."""
+    """Three of 20 images, each with a label and a pickle beside it; gives the images."""
     levels = noise(60, 8, 8, 3)
     for shard in range(3):
         members = {}
@@ -311,7 +311,7 @@ def tars(tmp_path):
 
 
 def test_tars(tars, tmp_path):
-    """Every picture, in the order of the shards; nothing else in them is opened."""
+    """Every image, in the order of the shards; nothing else in them is opened."""
     root, levels = tars
     source = Tars(f"{root}/shards-{{008..010}}.tar", 8)
     train, val, test = (source.items(split) for split in ("train", "val", "test"))
@@ -365,7 +365,7 @@ def test_a_compressed_tar_is_refused(tars):
 
 
 def test_a_tar_that_is_cut(tars):
-    """What lies behind the end is no picture, and counted as such."""
+    """What lies behind the end is no image, and counted as such."""
     root, levels = tars
     source = Tars(f"{root}/shards-008.tar", 8)
     items = source.items("train")
@@ -381,7 +381,7 @@ def test_a_tar_that_is_cut(tars):
 
 @pytest.fixture
 def parquet(tmp_path, monkeypatch):
-    """A folder of the hub's layout: 40 pictures to train and 4 to test."""
+    """A folder of the hub's layout: 40 images to train and 4 to test."""
     pytest.importorskip("datasets", reason="needs the extra [huggingface]")
     levels = noise(44, 8, 8, 3)
     files = [png(each) for each in levels]
@@ -410,7 +410,7 @@ def test_hugging_face(parquet, tmp_path):
     ("settings", "message"),
     [
         ({"split": "dev"}, 'data.path=.* data.split=dev: Unknown split "dev"'),
-        ({"column": "picture"}, "data.column=picture: .* has the columns image, label"),
+        ({"column": "image"}, "data.column=image: .* has the columns image, label"),
         ({"column": "label"}, "data.column=label: .* has Value"),
     ],
 )
@@ -419,7 +419,7 @@ def test_errors_of_hugging_face(parquet, settings, message):
         HuggingFace(**{"path": str(parquet[0]), "image_size": 8} | settings).items("train")
 
 
-def test_a_set_of_paths_leads_to_no_other_pictures(parquet, tmp_path):
+def test_a_set_of_paths_leads_to_no_other_images(parquet, tmp_path):
     root, _ = parquet
     Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
     import pyarrow
@@ -444,7 +444,7 @@ def test_nothing_is_fetched_from_the_hub_unasked(tmp_path, monkeypatch):
         ModuleNotFoundError, match=r"data=huggingface needs datasets: pip install -e"
     ):
         HuggingFace(str(tmp_path))
-    with pytest.raises(ValueError, match="huggingface pictures have no 'download'"):
+    with pytest.raises(ValueError, match="huggingface images have no 'download'"):
         check_description({"source": "huggingface", "path": "a/b", "download": True})
 
 
@@ -461,7 +461,7 @@ def test_descriptions(svhn, cars, tars):
     described = describe(sources[0])
     assert described["name"] == "SVHN"
     assert "val" not in described  # cut from train
-    with pytest.raises(ValueError, match="torchvision pictures have no 'download'"):
+    with pytest.raises(ValueError, match="torchvision images have no 'download'"):
         check_description(described | {"download": True})
 
 
@@ -485,14 +485,14 @@ def test_every_source_of_files_has_its_line():
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: line.split()[2])
 def test_a_line_of_the_readme(run, svhn, tmp_path, monkeypatch, line):
-    """It trains, made small by words behind it, and the checkpoint leads to the pictures again."""
+    """It trains, made small by words behind it, and the checkpoint leads to the images again."""
     if "huggingface" in line:
         pytest.importorskip("datasets", reason="needs the extra [huggingface]")
         monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "hf"))
         write_parquet(tmp_path / "path/to/parquet/train.parquet", [png(noise(20, 24, 3))] * 40)
-    (tmp_path / "path/to/pictures").mkdir(parents=True)
+    (tmp_path / "path/to/images").mkdir(parents=True)
     for i in range(40):
-        Image.new("RGB", (20, 24), (i, 0, 0)).save(tmp_path / f"path/to/pictures/{i}.png")
+        Image.new("RGB", (20, 24), (i, 0, 0)).save(tmp_path / f"path/to/images/{i}.png")
     write_fashion_mnist(tmp_path / "path/to/set", *np.split(noise(50, 28, 28), [40]))
     (tmp_path / "path/to/svhn").symlink_to(svhn[0])
     (tmp_path / "path/to/cars").mkdir()

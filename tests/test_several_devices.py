@@ -1,4 +1,4 @@
-"""Several processes, here on the CPU: they train one model, and share the pictures to complete."""
+"""Several processes, here on the CPU: they train one model, and share the images to complete."""
 
 import csv
 import os
@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from small_sets import noise, png, write_tar
 
-from dcgan_inpaint.data.loader import EpochOrder, Pictures
+from dcgan_inpaint.data.loader import EpochOrder, Images
 
 PROJECT = Path(__file__).parents[1]
 SMALL = [
@@ -63,9 +63,9 @@ def trained(folder):
 def test_two_processes_train_one_gan(trained):
     """Half of the batches each; the first judges alone, in the one folder of the run."""
     run, said = trained
-    assert "2 processes: 16 pictures an iteration" in said
-    assert said.count("trained 8 iterations") == 1  # 64 pictures, twice
-    assert "3 validation pictures completed" in said
+    assert "2 processes: 16 images an iteration" in said
+    assert said.count("trained 8 iterations") == 1  # 64 images, twice
+    assert "3 validation images completed" in said
     assert (run / "validation" / "index.html").is_file()
     with (run / "logs" / "version_0" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -93,7 +93,7 @@ def test_two_processes_train_the_others(trained, folder, words):
 
 
 def test_two_processes_read_shards(folder):
-    """Half of the pictures each, of which there is no memory map."""
+    """Half of the images each, of which there is no memory map."""
     for i in range(4):
         members = {f"{i}_{j:02d}.png": png(noise(16, 16, 3)) for j in range(20)}
         write_tar(folder / f"{i}.tar", members)
@@ -101,20 +101,20 @@ def test_two_processes_read_shards(folder):
     words = [*own, "data=webdataset", f"data.urls={folder}/*.tar", "data.cache_limit=1e-5"]
     words += ["data.image_size=16", "trainer=ddp_cpu", f"output={run}"]
     said = done(start(folder, "train.py", *words, f"cache_dir={folder / 'maps'}"))
-    assert "trained 8 iterations" in said  # 72 pictures, of each process's 36 the 32 that fill one
+    assert "trained 8 iterations" in said  # 72 images, of each process's 36 the 32 that fill one
     maps = [(each / "images.bin").stat().st_size for each in (folder / "maps").glob("*/")]
     assert maps == [4 * 768] * 2  # for validation and tests
     assert all(value.isfinite().all() for value in load_file(run / "weights.safetensors").values())
 
 
 def test_the_processes_share_an_epoch():
-    """Together they see each picture once; alone it is the order that it always was."""
-    pictures = Pictures(torch.zeros(11, 3, 4, 4).byte().numpy(), [f"{i}" for i in range(11)])
-    alone = list(EpochOrder(pictures, seed=3))
-    parts = [list(EpochOrder(pictures, 3, rank, 2)) for rank in range(2)]
+    """Together they see each image once; alone it is the order that it always was."""
+    images = Images(torch.zeros(11, 3, 4, 4).byte().numpy(), [f"{i}" for i in range(11)])
+    alone = list(EpochOrder(images, seed=3))
+    parts = [list(EpochOrder(images, 3, rank, 2)) for rank in range(2)]
     assert sorted(alone) == list(range(11))
     assert parts == [alone[0:10:2], alone[1:10:2]]
-    assert all(len(part) == len(EpochOrder(pictures, 3, 0, 2)) == 5 for part in parts)
+    assert all(len(part) == len(EpochOrder(images, 3, 0, 2)) == 5 for part in parts)
 
 
 COMPLETE = [
@@ -155,11 +155,11 @@ def alone(folder, trained):
     return output
 
 
-def test_processes_share_the_pictures_to_complete(folder, trained, alone):
+def test_processes_share_the_images_to_complete(folder, trained, alone):
     """Three of them leave the records and the table that one leaves."""
     output = folder / "three"
     said = done(complete(folder, trained, output, "trainer=ddp_cpu", "trainer.devices=3"))
-    assert said.count("20 pictures completed") == 1
+    assert said.count("20 images completed") == 1
     assert_same(alone, output)
 
 
@@ -177,5 +177,5 @@ def test_shards_side_by_side(folder, trained, alone):
         assert f"{part}/3 completed: the same without shard= shows all" in done(shards[part])
     assert not (output / "summary.csv").exists()
     said = done(complete(folder, trained, output, "trainer=cpu"))
-    assert "20 pictures completed" in said
+    assert "20 images completed" in said
     assert_same(alone, output)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dcgan_inpaint.completion.solvers import HMC, LBFGS, Adam, Momentum, keep_in_bounds
+from dcgan_inpaint.inpainting.solvers import HMC, LBFGS, Adam, Momentum, keep_in_bounds
 from dcgan_inpaint.randomness import Draws
 
 SOLVERS = {

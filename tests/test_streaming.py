@@ -1,4 +1,4 @@
-"""Training pictures over data.cache_limit: read shard by shard, from small tars made here."""
+"""Training images over data.cache_limit: read shard by shard, from small tars made here."""
 
 import warnings
 from collections import Counter
@@ -12,20 +12,20 @@ from small_sets import noise, png, write_parquet, write_tar
 from dcgan_inpaint.data import streaming
 from dcgan_inpaint.data.cache import load_split
 from dcgan_inpaint.data.hub import HuggingFace
-from dcgan_inpaint.data.loader import ImageData, Pictures
+from dcgan_inpaint.data.loader import ImageData, Images
 from dcgan_inpaint.data.sources import describe, from_description
 from dcgan_inpaint.data.streaming import Streamed, mixed
 from dcgan_inpaint.data.tars import Tars
 
 SHARDS, EACH, SIDE = 8, 40, 8
 TRAIN = SHARDS * EACH * 18 // 20  # two of 20 are held out
-BUFFER = 16  # pictures
+BUFFER = 16  # images
 LIMIT = BUFFER * 3 * SIDE**2 / 1e9  # GB
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    """Tars of pictures of noise."""
+    """Tars of images of noise."""
     root = tmp_path_factory.mktemp("shards")
     levels = noise(SHARDS * EACH, SIDE, SIDE, 3)
     for shard in range(SHARDS):
@@ -43,9 +43,9 @@ def order(streamed, epoch=0):
     return torch.cat([batch["index"] for batch in streamed]).tolist()
 
 
-def test_an_epoch_is_every_picture_as_the_memory_map_has_it(shards, tmp_path):
+def test_an_epoch_is_every_image_as_the_memory_map_has_it(shards, tmp_path):
     """To the bit, mirrored or not, in batches of the same form."""
-    mapped = Pictures(*load_split(source_of(shards), "train", str(tmp_path)), flip=True, seed=3)
+    mapped = Images(*load_split(source_of(shards), "train", str(tmp_path)), flip=True, seed=3)
     streamed = Streamed(source_of(shards), 8, flip=True, seed=3)
     for epoch in (0, 1):
         mapped.epoch = epoch
@@ -76,8 +76,8 @@ def test_the_order_follows_seed_and_epoch(shards):
     assert tuple(order(one)) == orders[0, 0]
 
 
-def test_shards_come_in_any_order_and_their_pictures_mixed(shards):
-    """Farther than the buffer reaches; a shard's pictures near each other, but in no row."""
+def test_shards_come_in_any_order_and_their_images_mixed(shards):
+    """Farther than the buffer reaches; a shard's images near each other, but in no row."""
     found = np.array(order(Streamed(source_of(shards), 8)))
     ahead = found - np.arange(TRAIN)
     assert ahead.max() > 100  # where a buffer of 16 alone gives 16
@@ -109,7 +109,7 @@ def test_the_buffer(size):
 
 @pytest.mark.parametrize("shares", [2, 3, 5])
 def test_processes_read_parts_of_their_own(shards, shares):
-    """All as many batches; no picture twice; each epoch other parts."""
+    """All as many batches; no image twice; each epoch other parts."""
     ranks = [Streamed(source_of(shards), 8, rank=rank, shares=shares) for rank in range(shares)]
     parts = [[order(rank, epoch) for rank in ranks] for epoch in (0, 1)]
     assert {len(rank) for rank in ranks} == {TRAIN // shares // 8}
@@ -119,11 +119,11 @@ def test_processes_read_parts_of_their_own(shards, shares):
     assert set(parts[0][0]) != set(parts[1][0])
 
 
-def break_pictures(root, count):
-    """Make the first pictures of the first tar unreadable."""
+def break_images(root, count):
+    """Make the first images of the first tar unreadable."""
     levels = noise(EACH, SIDE, SIDE, 3)
     members = {f"{i:04d}.png": png(levels[i]) for i in range(EACH)}
-    members |= {f"{i:04d}.png": b"no picture" for i in range(count)}
+    members |= {f"{i:04d}.png": b"no image" for i in range(count)}
     write_tar(root / "0.tar", members)
 
 
@@ -134,9 +134,9 @@ def damaged(shards, tmp_path):
     return tmp_path
 
 
-def test_a_picture_that_cannot_be_read(damaged):
+def test_a_image_that_cannot_be_read(damaged):
     """It is named; another comes twice, so that there are as many batches."""
-    break_pictures(damaged, 1)
+    break_images(damaged, 1)
     for shares in (1, 2):
         ranks = [Streamed(source_of(damaged), 8, rank=r, shares=shares) for r in range(shares)]
         with pytest.warns(UserWarning, match="skipped .*0.tar/0000.png: cannot be read"):
@@ -148,8 +148,8 @@ def test_a_picture_that_cannot_be_read(damaged):
 
 def test_too_many_that_cannot_be_read(damaged):
     """3 of 288 are more than 1%."""
-    break_pictures(damaged, 3)
-    with warnings.catch_warnings(), pytest.raises(OSError, match="3 of 288 pictures in the train"):
+    break_images(damaged, 3)
+    with warnings.catch_warnings(), pytest.raises(OSError, match="3 of 288 images in the train"):
         warnings.simplefilter("ignore")
         order(Streamed(source_of(damaged), 8))
 
@@ -163,14 +163,14 @@ def test_the_limit_decides(shards, tmp_path):
         assert type(data.train_dataloader()) is kind
     assert not (tmp_path / "Streamed").exists()
     assert len(data.split("val")) == 16
-    with pytest.raises(ValueError, match="288 pictures of the train split are 5.53e-05 GB decoded"):
+    with pytest.raises(ValueError, match="288 images of the train split are 5.53e-05 GB decoded"):
         data.split("train")
 
 
 @pytest.mark.parametrize(
     ("limit", "batch_size", "message"),
     [
-        (LIMIT, BUFFER + 1, "cache_limit=3.072e-06: not one batch of 17 pictures"),
+        (LIMIT, BUFFER + 1, "cache_limit=3.072e-06: not one batch of 17 images"),
         (0.0, 8, "cache_limit=0.0: should be greater than 0"),
         (-1.0, 8, "cache_limit=-1.0: should be greater than 0"),
         (float("nan"), 8, "cache_limit=nan: should be a finite number"),
@@ -182,10 +182,10 @@ def test_limits_that_are_none(shards, tmp_path, limit, batch_size, message):
 
 
 def test_a_held_out_split_over_the_limit(shards, tmp_path):
-    """16 pictures; before any of them is decoded."""
+    """16 images; before any of them is decoded."""
     data = ImageData(source_of(shards, 15 * 192 / 1e9), str(tmp_path / "cache"), 8)
     data.prepare_data()
-    with pytest.raises(ValueError, match="cache_limit=2.88e-06: the 16 pictures of the val split"):
+    with pytest.raises(ValueError, match="cache_limit=2.88e-06: the 16 images of the val split"):
         data.split("val")
     assert not (tmp_path / "cache").exists()
 
@@ -202,7 +202,7 @@ def test_hugging_face(tmp_path, monkeypatch):
     write_parquet(tmp_path / "set" / "train.parquet", [png(each) for each in levels])
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "hf"))
     source = HuggingFace(str(tmp_path / "set"), SIDE, cache_limit=LIMIT)
-    mapped = Pictures(*load_split(source, "train", str(tmp_path / "cache")))
+    mapped = Images(*load_split(source, "train", str(tmp_path / "cache")))
     batches = list(Streamed(source, 8))
     assert sorted(torch.cat([b["index"] for b in batches]).tolist()) == list(range(72))
     for batch in batches:
@@ -237,16 +237,16 @@ def test_a_training_is_streamed(run, shards, tmp_path):
     assert "was begun with data.cache_limit=2e-05, not null: leave it out to continue" in said
 
 
-def test_a_training_with_too_many_unreadable_pictures(run, damaged):
+def test_a_training_with_too_many_unreadable_images(run, damaged):
     """One line at the end, that says how to go on."""
-    break_pictures(damaged, 5)
+    break_images(damaged, 5)
     words = [*WORDS, f"data.urls={damaged}/*.tar", "data.cache_limit=2e-5", "preview=0"]
     words += ["validate=0", "sample_metrics=0", f"output={damaged / 'run'}"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         said = run("train.py", *words, fails=True).stderr
     last = said.splitlines()[-1]
-    assert last.startswith("error: 3 of 288 pictures in the train split cannot be read")
+    assert last.startswith("error: 3 of 288 images in the train split cannot be read")
     assert f"output={damaged / 'run'} begins again" in last
 
 
@@ -254,8 +254,8 @@ def test_a_training_with_too_many_unreadable_pictures(run, damaged):
     ("limit", "message"),
     [
         ("0", "data.cache_limit=0: should be greater than 0"),
-        ("1e-9", "data.cache_limit=1e-09: not one batch of 8 pictures, which is 6.14e-06 GB"),
-        ("7e-6", "data.cache_limit=7e-06: the 16 pictures of the val split are 1.23e-05 GB"),
+        ("1e-9", "data.cache_limit=1e-09: not one batch of 8 images, which is 6.14e-06 GB"),
+        ("7e-6", "data.cache_limit=7e-06: the 16 images of the val split are 1.23e-05 GB"),
     ],
 )
 def test_one_line_before_any_work(run, shards, tmp_path, limit, message):

@@ -6,10 +6,10 @@ import torch
 from torch.utils.data import DataLoader
 from training import moved_since, quiet_trainer
 
+from dcgan_inpaint.masks import masks
 from dcgan_inpaint.models.checkpoint import load_model, save_weights
 from dcgan_inpaint.models.networks import frozen
 from dcgan_inpaint.models.unet import UNet, UNetwork
-from dcgan_inpaint.observation import masks
 
 MASK = partial(masks.random, seed=0, missing=0.5)
 
@@ -73,7 +73,7 @@ def test_the_loss_by_hand_and_the_step_falls_to_nothing():
 
 
 def test_it_learns():
-    """A flat picture's colour is in its known pixels."""
+    """A flat image's colour is in its known pixels."""
     colours = torch.rand(32, 3, 1, 1, generator=torch.Generator().manual_seed(1)) * 1.6 - 0.8
     images = colours.expand(-1, -1, 16, 16)
     model = small(gf_dim=8, ema_decay=0.5, lr=0.01)

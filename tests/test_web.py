@@ -22,7 +22,7 @@ from training import small_dcgan
 from dcgan_inpaint import Completer
 from dcgan_inpaint.configs import choices_of
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
-from dcgan_inpaint.photos.regions import Region
+from dcgan_inpaint.photos.crops import Region
 from dcgan_inpaint.web import __main__ as command
 from dcgan_inpaint.web import completing
 from dcgan_inpaint.web.completing import Completed, heat
@@ -74,11 +74,11 @@ def endless(dcgan):
         yield server
 
 
-def picture_of(source):
+def image_of(source):
     """Of a response, or of a data URL."""
     data = base64.b64decode(source.partition(",")[2]) if isinstance(source, str) else source.content
-    with Image.open(BytesIO(data)) as picture:
-        return np.asarray(picture)
+    with Image.open(BytesIO(data)) as image:
+        return np.asarray(image)
 
 
 def wanted(photo=PHOTO, mask=MASK, **given):
@@ -115,7 +115,7 @@ def test_a_photo_is_completed(client, completer, monkeypatch):
     frames = [data for name, data in told if name == "frame"]
     assert [frame["iteration"] for frame in frames] == list(range(5))
     assert {frame["iterations"] for frame in frames} == {4}
-    assert picture_of(frames[0]["picture"]).shape == (16, 16, 3)
+    assert image_of(frames[0]["image"]).shape == (16, 16, 3)
 
     expected = completer(photo(), ~HOLE, SQUARE, candidates=2)
     done = told[-1][1]
@@ -123,16 +123,16 @@ def test_a_photo_is_completed(client, completer, monkeypatch):
     assert frames[-1]["totals"] == done["totals"][-1:]
     assert done["totals"] == pytest.approx(expected.trace[:, 2].tolist(), rel=1e-5)
     for k in range(2):
-        completed = picture_of(client.get(f"/completed/{done['name']}/{k}"))
+        completed = image_of(client.get(f"/completed/{done['name']}/{k}"))
         assert np.array_equal(completed, np.asarray(expected.candidates[k]))
         assert np.array_equal(completed[~HOLE], photo()[~HOLE])
         assert (completed[HOLE] != photo()[HOLE]).mean() > 0.9
-    assert not np.array_equal(*(picture_of(each) for each in done["candidates"]))
-    mean = completer(photo(), ~HOLE, SQUARE, candidates=2, answer="mean").picture
-    assert np.array_equal(picture_of(client.get(f"/completed/{done['name']}/mean")), mean)
-    assert np.array_equal(picture_of(client.get(f"/completed/{done['name']}/mask")) == 0, HOLE)
+    assert not np.array_equal(*(image_of(each) for each in done["candidates"]))
+    mean = completer(photo(), ~HOLE, SQUARE, candidates=2, select="mean").image
+    assert np.array_equal(image_of(client.get(f"/completed/{done['name']}/mean")), mean)
+    assert np.array_equal(image_of(client.get(f"/completed/{done['name']}/mask")) == 0, HOLE)
     assert done["widest"] == pytest.approx(expected.spread.max().item() * 127.5)
-    assert np.array_equal(picture_of(done["spread"]), np.asarray(heat(expected.spread)))
+    assert np.array_equal(image_of(done["spread"]), np.asarray(heat(expected.spread)))
     assert "error" not in done  # of several searches it was not measured
 
 
@@ -166,9 +166,9 @@ def test_any_mode_is_seen_and_completed(client, mode):
     if mode == "RGBA":
         given.putalpha(Image.fromarray(photo(1)[..., 0]))
     file = file_of(given)
-    seen = picture_of(client.post("/photo", content=file).json()["view"])
+    seen = image_of(client.post("/photo", content=file).json()["view"])
     done = complete(client, photo=file)[-1][1]
-    completed = picture_of(client.get(f"/completed/{done['name']}/0"))
+    completed = image_of(client.get(f"/completed/{done['name']}/0"))
     assert completed.shape == seen.shape
     assert np.array_equal(completed[~HOLE], seen[~HOLE])
 
@@ -180,12 +180,12 @@ def test_a_photo_is_turned_upright(client):
     seen = client.post("/photo", content=file).json()
     upright = np.rot90(photo(), -1)
     assert (seen["width"], seen["height"]) == (50, 80)
-    assert np.array_equal(picture_of(seen["view"]), upright)
+    assert np.array_equal(image_of(seen["view"]), upright)
     hole = np.rot90(HOLE, -1)
     done = complete(client, photo=file, mask=file_of(Image.fromarray(~hole)), square="5,10,40,40")[
         -1
     ][1]
-    completed = picture_of(client.get(f"/completed/{done['name']}/1"))
+    completed = image_of(client.get(f"/completed/{done['name']}/1"))
     assert np.array_equal(completed[~hole], upright[~hole])
 
 
@@ -209,22 +209,22 @@ def test_a_square_that_is_rolled_or_reaches_outside_is_set_upright_inside(comple
 def test_a_large_photo_is_seen_smaller(completer):
     seen = Server(completer)._looked_at(file_of(Image.new("RGB", (3000, 1500), "red")))
     assert (seen["width"], seen["height"]) == (3000, 1500)
-    assert picture_of(seen["view"]).shape == (640, 1280, 3)
+    assert image_of(seen["view"]).shape == (640, 1280, 3)
 
 
 # ---- what it offers
 
 
 def test_masks_and_examples(client, completer):
-    """Every mask of pixels that needs nothing else, as it is drawn for the first picture."""
+    """Every mask of pixels that needs nothing else, as it is drawn for the first image."""
     about = client.get("/about").json()
     others = {"file", "full", "lowres", "grayscale", "noisy", "quantized", "mixture", "every"}
     assert set(about["masks"]) == set(choices_of("mask")) - others
     for name in about["masks"]:
         done = completer(photo()[:16, :16], name).done
-        assert np.array_equal(picture_of(client.get(f"/masks/{name}")) > 127, done.mask[0, 0] > 0.5)
+        assert np.array_equal(image_of(client.get(f"/masks/{name}")) > 127, done.mask[0, 0] > 0.5)
     assert "face-1" in about["examples"]
-    faces = [picture_of(client.get(f"/examples/{name}")) for name in about["examples"]]
+    faces = [image_of(client.get(f"/examples/{name}")) for name in about["examples"]]
     assert len({face.tobytes() for face in faces}) == len(faces)
     assert client.get("/masks/file").status_code == client.get("/examples/x").status_code == 404
 
@@ -292,15 +292,15 @@ def test_the_own_origin_is_not(client):
 
 LARGE = file_of(Image.new("1", (101, 100)))
 NO_PICTURES = [
-    (b"just a text", "cannot be read as a picture: use JPEG, PNG, "),
-    (b"", "cannot be read as a picture: use JPEG, PNG, "),
-    (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "cannot be read as a picture: use"),
+    (b"just a text", "cannot be read as an image: use JPEG, PNG, "),
+    (b"", "cannot be read as an image: use JPEG, PNG, "),
+    (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "cannot be read as an image: use"),
     (LARGE, "has 101 x 100 pixels: at most 0.01 million"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("file", "line"), NO_PICTURES)
-def test_what_is_no_picture_is_refused(client, server, file, line):
+def test_what_is_no_image_is_refused(client, server, file, line):
     """One line, and it waits for nobody."""
     seen = client.post("/photo", content=file)
     for response in (
@@ -314,14 +314,14 @@ def test_what_is_no_picture_is_refused(client, server, file, line):
         assert " object at 0x" not in response.text
 
 
-def test_a_damaged_picture_is_refused(client):
+def test_a_damaged_image_is_refused(client):
     cut = PHOTO[: len(PHOTO) // 2]
     response = client.post("/photo", content=cut)
     assert (response.status_code, response.text) == (400, "is a damaged PNG file")
     assert complete(client, photo=cut)[-1] == ("fault", {"line": "photo: is a damaged PNG file"})
 
 
-def test_a_picture_of_billions_of_pixels_is_refused(client):
+def test_a_image_of_billions_of_pixels_is_refused(client):
     """By its header: it would decode to 10 GB."""
     bomb = bytearray(file_of(Image.new("L", (1, 1))))
     bomb[16:24] = (100_000).to_bytes(4, "big") * 2

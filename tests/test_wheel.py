@@ -82,7 +82,7 @@ def test_a_wheel_holds_every_file(wheel):
     assert names == {card, *(name for name in expected if name.endswith(kinds))}
 
 
-def test_an_installed_command_completes_a_picture(elsewhere, tmp_path):
+def test_an_installed_command_completes_a_image(elsewhere, tmp_path):
     Image.new("RGB", (90, 70), "orange").save(tmp_path / "photo.png")
     elsewhere(
         """
@@ -97,7 +97,7 @@ doors["dcgan-inpaint"].load()()
         assert completed.getpixel((0, 0)) == (255, 165, 0)  # outside the hole
 
 
-def test_an_installed_completer_completes_a_picture(elsewhere, tmp_path):
+def test_an_installed_completer_completes_a_image(elsewhere, tmp_path):
     elsewhere(
         """
 import numpy as np
@@ -105,7 +105,7 @@ from dcgan_inpaint import Completer
 photo = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
 words = ["solver.iterations=2", "stages=none", "trainer.accelerator=cpu"]
 result = Completer.load("faces64", *words)(photo, "center")
-completed = np.asarray(result.picture)
+completed = np.asarray(result.image)
 assert completed.shape == photo.shape
 assert (completed != photo).any() and (completed[:10] == photo[:10]).all()
 assert dcgan_inpaint.__version__ == importlib.metadata.version("dcgan_inpaint")
@@ -120,5 +120,5 @@ def test_every_command_is_there(elsewhere, tmp_path):
     assert names.split() == [
         word
         for name in ("inpaint", "sample", "train")
-        for word in (f"dcgan-{name}", f"dcgan_inpaint.doors.{name}")
+        for word in (f"dcgan-{name}", f"dcgan_inpaint.cli.{name}")
     ] + ["dcgan-web", "dcgan_inpaint.web.__main__"]

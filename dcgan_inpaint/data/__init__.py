@@ -1,1 +1,1 @@
-"""Pictures: three sources (CelebA, a folder, procedural faces), one cache, one DataModule."""
+"""Images: three sources (CelebA, a folder, procedural faces), one cache, one DataModule."""

@@ -25,16 +25,16 @@ import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from dcgan_inpaint.data.images import UnreadableImage
+from dcgan_inpaint.data.decoding import UnreadableImage
 
-CHUNK = 256  # pictures decoded between two writes, and of one checksum
+CHUNK = 256  # images decoded between two writes, and of one checksum
 BUILDING = ".building"  # in the name of a folder that is not yet a cache
 Opened = tuple[np.ndarray, list[str]]  # uint8 (N, C, S, S), and names
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Where pictures come from; one small class per kind."""
+    """Where images come from; one small class per kind."""
 
     image_size: int
     channels: int
@@ -62,10 +62,10 @@ def cache_key(source: Source, items: list[str]) -> str:
 
 
 def load_split(source: Source, split: str, cache_dir: str) -> Opened:
-    """The pictures of a split, uint8 (N, C, S, S) memory-mapped, and their names.
+    """The images of a split, uint8 (N, C, S, S) memory-mapped, and their names.
 
     Built with a progress bar on first use, by one process at a time, and again when it is damaged.
-    Unreadable pictures are named in a warning and left out.  Raises ValueError for an unknown or
+    Unreadable images are named in a warning and left out.  Raises ValueError for an unknown or
     empty split, when more than 1% cannot be read, when the cache cannot be written and, before any
     is decoded, when the disk has no room for them all.
     """
@@ -74,7 +74,7 @@ def load_split(source: Source, split: str, cache_dir: str) -> Opened:
     items = source.items(split)
     if not items:
         where = source.settings().get("root", "the source")
-        raise ValueError(f"no pictures in the {split} split of {where}")
+        raise ValueError(f"no images in the {split} split of {where}")
     folder = Path(cache_dir).expanduser() / cache_key(source, items)
     shape = (source.channels, source.image_size, source.image_size)
     opened = _open(folder, shape)
@@ -96,7 +96,7 @@ def load_split(source: Source, split: str, cache_dir: str) -> Opened:
 
 
 def _open(folder: Path, shape: tuple[int, int, int]) -> Opened | None:
-    """What a cache holds, pictures (C, S, S); None if that is not what was written, or nothing."""
+    """What a cache holds, images (C, S, S); None if that is not what was written, or nothing."""
     file = folder / "images.bin"
     if not file.is_file() or not file.stat().st_size:
         return None
@@ -170,22 +170,22 @@ def _remove_unfinished(folder: Path) -> None:
 
 
 def _check_room(cache_dir: Path, split: str, count: int, size: int) -> None:
-    """Raise ValueError where so many pictures of so many bytes are more than the disk has left."""
+    """Raise ValueError where so many images of so many bytes are more than the disk has left."""
     free = shutil.disk_usage(cache_dir).free
     if count * size > free:
         raise ValueError(
-            f"cache_dir={cache_dir}: the {count} pictures of the {split} split are "
+            f"cache_dir={cache_dir}: the {count} images of the {split} split are "
             f"{count * size / 1e9:.2f} GB decoded, and {free / 1e9:.2f} GB are free there: use "
             "another cache_dir= or a smaller data.image_size="
         )
 
 
-def _bytes(name: str, picture: Any, shape: tuple[int, int, int]) -> bytes:
-    """Raises ValueError for what is no picture of that shape, of a source of somebody's own."""
-    found = getattr(picture, "shape", None), getattr(picture, "dtype", type(picture).__name__)
+def _bytes(name: str, image: Any, shape: tuple[int, int, int]) -> bytes:
+    """Raises ValueError for what is no image of that shape, of a source of somebody's own."""
+    found = getattr(image, "shape", None), getattr(image, "dtype", type(image).__name__)
     if found != (shape, np.uint8):
         raise ValueError(f"{name}: {found[0]} of {found[1]}, where {shape} of uint8 is wanted")
-    return picture.tobytes()
+    return image.tobytes()
 
 
 def too_many_unreadable(bad: int, count: int, split: str) -> str | None:
@@ -193,7 +193,7 @@ def too_many_unreadable(bad: int, count: int, split: str) -> str | None:
     if bad <= 0.01 * count:
         return None
     return (
-        f"{bad} of {count} pictures in the {split} split cannot be read (named above); more than "
+        f"{bad} of {count} images in the {split} split cannot be read (named above); more than "
         "1% is no accident: mend or remove them"
     )
 
@@ -209,25 +209,25 @@ def _build(source: Source, split: str, items: list[str], folder: Path) -> None:
         bad = 0
         with (
             (building / "images.bin").open("wb") as file,
-            tqdm(total=len(items), desc=f"decoding {split}", unit="picture") as progress,
+            tqdm(total=len(items), desc=f"decoding {split}", unit="image") as progress,
         ):
             for start in range(0, len(items), CHUNK):
                 chunk = items[start : start + CHUNK]
-                for name, picture in zip(chunk, source.decode(chunk), strict=True):
-                    if isinstance(picture, UnreadableImage):
-                        warnings.warn(f"skipped {picture}", stacklevel=2)
+                for name, image in zip(chunk, source.decode(chunk), strict=True):
+                    if isinstance(image, UnreadableImage):
+                        warnings.warn(f"skipped {image}", stacklevel=2)
                         bad += 1
                         continue
                     if len(names) % CHUNK == 0:
                         chunks.append(0)
-                    chunks[-1] = zlib.crc32(levels := _bytes(name, picture, shape), chunks[-1])
+                    chunks[-1] = zlib.crc32(levels := _bytes(name, image, shape), chunks[-1])
                     file.write(levels)
                     names.append(name)
                 progress.update(len(chunk))
         if refusal := too_many_unreadable(bad, len(items), split):
             raise ValueError(refusal)
         if bad:
-            warnings.warn(f"{bad} of {len(items)} {split} pictures skipped", stacklevel=2)
+            warnings.warn(f"{bad} of {len(items)} {split} images skipped", stacklevel=2)
         (building / "names.json").write_text(json.dumps(names))
         (building / "checksums.json").write_text(json.dumps(_checksums(names, chunks)))
         if folder.exists():  # who reads it goes on with what is open

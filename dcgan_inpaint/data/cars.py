@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from dcgan_inpaint.data.images import Channels, Side, list_images, to_rgb_or_gray
+from dcgan_inpaint.data.decoding import Channels, Side, list_images, to_rgb_or_gray
 from dcgan_inpaint.data.parts import Parts, stamp
 from dcgan_inpaint.errors import Text, checked, import_extra
 
@@ -15,7 +15,7 @@ class Cars(Parts):
     """The cars of the published training and test parts, cut to the boxes that come with them.
 
     `root` holds cars_train/, cars_test/ and devkit/ with cars_train_annos.mat and
-    cars_test_annos.mat; or, with `cut`, pictures that are their boxes already, without a devkit/
+    cars_test_annos.mat; or, with `cut`, images that are their boxes already, without a devkit/
     and perhaps without cars_test/.  A box is made a square by the resize, as the paper does.
     Raises FileNotFoundError that says what is missing, ModuleNotFoundError without SciPy.
     """
@@ -33,14 +33,14 @@ class Cars(Parts):
         self.boxes = boxes("train") | (boxes("test") if test else {})
 
     def _whole(self, part: str) -> dict[str, Box | None]:
-        """The pictures of a part, by name below root, that are their boxes."""
+        """The images of a part, by name below root, that are their boxes."""
         folder = self.root / f"cars_{part}"
         if not folder.is_dir():
             raise FileNotFoundError(f"Stanford Cars not found: put {folder.name}/ in {self.root}")
         return {f"{folder.name}/{path.name}": None for path in list_images(folder)}
 
     def _boxes(self, part: str) -> dict[str, Box | None]:
-        """The box of each picture of a part, by its name below root."""
+        """The box of each image of a part, by its name below root."""
         io = import_extra("scipy.io", "data=cars", "SciPy", "mat")
         file = self.root / "devkit" / f"cars_{part}_annos.mat"
         if not file.is_file() or not (self.root / f"cars_{part}").is_dir():
@@ -61,7 +61,7 @@ class Cars(Parts):
         for name, (left, top, right, bottom) in boxes.items():
             # a file beside the others: the list may be anybody's
             if "/" in name or not 1 <= left < right or not 1 <= top < bottom:
-                raise ValueError(f"{file}: {name!r:.80}, {boxes[name]}: no picture and its box")
+                raise ValueError(f"{file}: {name!r:.80}, {boxes[name]}: no image and its box")
         # theirs count from 1, and the last pixel is inside
         return {
             f"cars_{part}/{name}": (x1 - 1, y1 - 1, x2, y2)
@@ -71,7 +71,7 @@ class Cars(Parts):
     def names(self, part: str | None) -> list[str]:
         return [name for name in self.boxes if name.startswith(f"cars_{part}/")]
 
-    def picture(self, item: str) -> Image.Image:
+    def image(self, item: str) -> Image.Image:
         with Image.open(self.root / item) as whole:
             box = self.boxes[item] or (0, 0, *whole.size)
             _, _, right, bottom = box

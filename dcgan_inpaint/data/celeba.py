@@ -4,14 +4,14 @@ import zipfile
 from pathlib import Path
 from typing import IO
 
-from dcgan_inpaint.data.images import Channels, Crop, PictureFiles, Side
+from dcgan_inpaint.data.decoding import Channels, Crop, ImageFiles, Side
 from dcgan_inpaint.errors import Text, checked, import_extra, show
 
 SPLITS = {"train": "0", "val": "1", "test": "2"}
 
 
-class CelebA(PictureFiles):
-    """Aligned CelebA pictures (178x218) cropped to the central `crop` x 178 px square.
+class CelebA(ImageFiles):
+    """Aligned CelebA images (178x218) cropped to the central `crop` x 178 px square.
 
     `root` holds img_align_celeba/ (or img_align_celeba.zip, read in place) and
     list_eval_partition.txt.  `download=True` fetches them through torchvision.
@@ -40,9 +40,9 @@ class CelebA(PictureFiles):
                 "img_align_celeba/ unzipped from it) and list_eval_partition.txt there, both from "
                 "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, or set data.download=true"
             )
-        self.pictures: Path | zipfile.Path = folder
+        self.images: Path | zipfile.Path = folder
         if not folder.is_dir():
-            self.pictures = zipfile.Path(archive) / "img_align_celeba"
+            self.images = zipfile.Path(archive) / "img_align_celeba"
         self.partition = [line.split() for line in partition.read_text().splitlines() if line]
         for words in self.partition:
             # a file beside the others: the list may be anybody's
@@ -68,4 +68,4 @@ class CelebA(PictureFiles):
         return [name for name, code in self.partition if code == SPLITS[split]]
 
     def open(self, item: str) -> IO[bytes]:
-        return (self.pictures / item).open("rb")
+        return (self.images / item).open("rb")

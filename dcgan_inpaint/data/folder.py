@@ -1,4 +1,4 @@
-"""Picture files of one's own: a folder tree to train on, or a list of files to complete."""
+"""Image files of one's own: a folder tree to train on, or a list of files to complete."""
 
 import glob
 import os
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from dcgan_inpaint.data.images import Channels, Crop, PictureFiles, Side, content_hash, list_images
+from dcgan_inpaint.data.decoding import Channels, Crop, ImageFiles, Side, content_hash, list_images
 from dcgan_inpaint.errors import Text, checked
 
 
-class Folder(PictureFiles):
-    """Every picture below `root`, split by content: about 90% train, 5% val, 5% test.
+class Folder(ImageFiles):
+    """Every image below `root`, split by content: about 90% train, 5% val, 5% test.
 
-    The split of a picture depends on its bytes alone, so it survives renaming and new neighbours,
+    The split of an image depends on its bytes alone, so it survives renaming and new neighbours,
     and exact copies never straddle two splits.  Raises FileNotFoundError for a missing root.
     """
 
@@ -23,7 +23,7 @@ class Folder(PictureFiles):
     def __init__(self, root: Text, image_size: Side = 64, channels: Channels = 3, crop: Crop = 1.0):
         super().__init__(root, image_size, channels, crop)
         if not self.root.is_dir():
-            raise FileNotFoundError(f"data.root={root} is not a folder: give a folder of pictures")
+            raise FileNotFoundError(f"data.root={root} is not a folder: give a folder of images")
 
     def items(self, split: str) -> list[str]:
         """Paths (strings) of the split, sorted."""
@@ -39,7 +39,7 @@ class Folder(PictureFiles):
         return Path(item)
 
 
-def find_pictures(images: str | Sequence[str], key: str = "images") -> list[Path]:
+def find_images(images: str | Sequence[str], key: str = "images") -> list[Path]:
     """The files that `images` names: a file, a folder, a glob, or a list of these, in order.
 
     Errors call it `key`.  Raises ValueError when one of them matches nothing, or what is no file,
@@ -55,7 +55,7 @@ def find_pictures(images: str | Sequence[str], key: str = "images") -> list[Path
         else:
             matches = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
         if not matches:
-            raise ValueError(f"{key}={pattern}: no picture there (a file, a glob or a folder)")
+            raise ValueError(f"{key}={pattern}: no image there (a file, a glob or a folder)")
         for match in matches:
             if not match.is_file():  # opening a pipe would wait for ever
                 raise ValueError(f"{key}={pattern}: {match} is no file")

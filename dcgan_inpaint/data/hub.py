@@ -8,13 +8,13 @@ from typing import Any
 
 from PIL import Image
 
-from dcgan_inpaint.data.images import Channels, Crop, Side
+from dcgan_inpaint.data.decoding import Channels, Crop, Side
 from dcgan_inpaint.data.parts import Parts, files_below, stamp
 from dcgan_inpaint.errors import Positive, Text, checked, import_extra, show
 
 
 class HuggingFace(Parts):
-    """The pictures in one column of a set; nothing else in it is read.
+    """The images in one column of a set; nothing else in it is read.
 
     `path` is a folder of parquet files or, with `download`, a name on the hub; `split` is the part
     that is trained on, `val` and `test` those of these splits.  The library keeps its own copy, in
@@ -52,10 +52,10 @@ class HuggingFace(Parts):
     def names(self, part: str | None) -> list[str]:
         return [f"{part}/{i:07d}" for i in range(len(self._opened(part)))]
 
-    def picture(self, item: str) -> Image.Image:
+    def image(self, item: str) -> Image.Image:
         part, _, number = item.rpartition("/")
         stored = self._opened(part)[int(number)][self.column]
-        if stored["bytes"] is None:  # its path may lead to other pictures of this machine
+        if stored["bytes"] is None:  # its path may lead to other images of this machine
             raise ValueError("the set holds its path alone: use data=folder")
         return Image.open(io.BytesIO(stored["bytes"]))
 

@@ -4,16 +4,16 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from dcgan_inpaint.data.images import DecodedPictures
+from dcgan_inpaint.data.decoding import DecodedImages
 
-SHARE = 20  # where a split has no part of its own it takes one picture of so many
+SHARE = 20  # where a split has no part of its own it takes one image of so many
 FIRST = {"val": 6, "test": 16}  # of each SHARE
 
 
-class Parts(DecodedPictures):
-    """Pictures in parts, which are made into the splits; `names` gives those of one part.
+class Parts(DecodedImages):
+    """Images in parts, which are made into the splits; `names` gives those of one part.
 
-    `parts` says which part each split is.  Where val or test is None, it is one picture of 20 of
+    `parts` says which part each split is.  Where val or test is None, it is one image of 20 of
     the training part, in order, and not trained on.
     """
 
@@ -26,15 +26,15 @@ class Parts(DecodedPictures):
         self.parts = parts
 
     def names(self, part: str | None) -> Sequence[str]:
-        """The names of a part's pictures, which no other part has."""
+        """The names of a part's images, which no other part has."""
         raise NotImplementedError
 
     def shard(self, item: str) -> str:
-        """Where a picture lies; those of one shard are read fastest one after another."""
+        """Where an image lies; those of one shard are read fastest one after another."""
         return self.kind
 
     def items(self, split: str) -> list[str]:
-        """The names of a split's pictures, in the order of the set.
+        """The names of a split's images, in the order of the set.
 
         Raises ValueError where so few are trained on that none is held out for it.
         """
@@ -47,7 +47,7 @@ class Parts(DecodedPictures):
             return [name for i, name in enumerate(names) if i % SHARE not in held_out]
         if not (held := list(names[FIRST[split] :: SHARE])):
             raise ValueError(
-                f"data.{split}=null: one of {SHARE} of {len(names)} pictures is none: name a part"
+                f"data.{split}=null: one of {SHARE} of {len(names)} images is none: name a part"
             )
         return held
 

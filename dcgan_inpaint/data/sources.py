@@ -1,4 +1,4 @@
-"""The sources of pictures by name, and how a checkpoint says which one it was trained on.
+"""The sources of images by name, and how a checkpoint says which one it was trained on.
 
 A checkpoint may be anybody's.  So what it says is a name of this table and plain values of that
 constructor, which holds them to its annotations; nothing in it is looked up, resolved or called.
@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from dcgan_inpaint.data.cache import Source
 from dcgan_inpaint.data.cars import Cars
 from dcgan_inpaint.data.celeba import CelebA
-from dcgan_inpaint.data.faces import Faces
+from dcgan_inpaint.data.faces.source import Faces
 from dcgan_inpaint.data.folder import Folder
 from dcgan_inpaint.data.hub import HuggingFace
 from dcgan_inpaint.data.tars import Tars
@@ -32,8 +32,8 @@ SOURCES: dict[str, type] = {
     "huggingface": HuggingFace,
     "webdataset": Tars,
 }
-HOW = ("download", "cache_limit")  # what says how pictures come, and not which
-PLACES = ("root", "path", "urls", "val_urls", "test_urls")  # what says where pictures lie
+HOW = ("download", "cache_limit")  # what says how images come, and not which
+PLACES = ("root", "path", "urls", "val_urls", "test_urls")  # what says where images lie
 OWN = "own"  # of classes that are not among them
 OWN_FIELDS = ["target", "image_size", "channels", "crop", "settings"]
 
@@ -80,7 +80,7 @@ def check_description(stored: Any) -> dict[str, Any]:
     for the name.  Raises ValueError for an unknown name or field, and a value that is not plain.
     """
     if not isinstance(stored, Mapping):
-        raise ValueError(f"data={stored!r:.80}: not a description of pictures")
+        raise ValueError(f"data={stored!r:.80}: not a description of images")
     values = dict(stored)
     classes = {f"{cls.__module__}.{cls.__qualname__}": name for name, cls in SOURCES.items()}
     target = values.pop("_target_", None)
@@ -91,7 +91,7 @@ def check_description(stored: Any) -> dict[str, Any]:
         del values["download"]
     for field, value in values.items():
         if field not in _fields(name):
-            raise ValueError(f"data: {name} pictures have no {field!r:.40}")
+            raise ValueError(f"data: {name} images have no {field!r:.40}")
         if not isinstance(value, (str, int, float)) or "${" in str(value):
             raise ValueError(f"data.{field}={value!r:.80}: should be a plain value")
     return {"source": name} | values
@@ -101,7 +101,7 @@ def from_description(stored: Any) -> Source:
     """The source that a checkpoint describes.
 
     Raises ValueError when the description is not plain or out of range, FileNotFoundError when the
-    pictures are not here.
+    images are not here.
     """
     values = check_description(stored)
     if values["source"] == OWN:
@@ -123,7 +123,7 @@ def missing_of(description: Mapping[str, Any]) -> str | None:
 
 
 def _fields(name: str) -> list[str]:
-    """The names of a constructor's arguments that a checkpoint may say: not how pictures come."""
+    """The names of a constructor's arguments that a checkpoint may say: not how images come."""
     if name == OWN:
         return OWN_FIELDS
     return [field for field in inspect.signature(SOURCES[name]).parameters if field not in HOW]

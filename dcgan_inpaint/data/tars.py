@@ -1,7 +1,7 @@
-"""Tar files of pictures, as WebDataset writes them, read where they lie.
+"""Tar files of images, as WebDataset writes them, read where they lie.
 
 By Python's tarfile, not by the package webdataset: that runs what its urls say ("pipe:..."), and
-its decoders unpickle members by their extension, where a tar may be anybody's.  Here a picture is
+its decoders unpickle members by their extension, where a tar may be anybody's.  Here an image is
 decoded by its place in the file: once, or, of a set over its cache_limit, once in each epoch.
 """
 
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from dcgan_inpaint.data.images import EXTENSIONS, Channels, Crop, Side
+from dcgan_inpaint.data.decoding import EXTENSIONS, Channels, Crop, Side
 from dcgan_inpaint.data.parts import Parts, stamp
 from dcgan_inpaint.errors import Positive, Text, checked
 
@@ -24,7 +24,7 @@ SPAN = re.compile(r"\{(\d+)\.\.(\d+)\}")  # {000..099}
 
 
 class Place(NamedTuple):
-    """Where a picture lies: its bytes in an uncompressed tar."""
+    """Where an image lies: its bytes in an uncompressed tar."""
 
     tar: Path
     offset: int
@@ -32,12 +32,12 @@ class Place(NamedTuple):
 
 
 class Tars(Parts):
-    """Every picture in tars, in their order; members that are none, such as labels, are passed by.
+    """Every image in tars, in their order; members that are none, such as labels, are passed by.
 
     `urls` names the tars that are trained on, `val_urls` and `test_urls` those of these splits:
     paths, with {000..099} for a span and *, ? for a glob.  `cache_limit` is in GB
     (streaming.py).  Raises FileNotFoundError for one that is not there, ValueError for what is no
-    plain tar of pictures.
+    plain tar of images.
     """
 
     kind = "webdataset"
@@ -63,13 +63,13 @@ class Tars(Parts):
 
     @cached_property
     def places(self) -> dict[str, dict[str, Place]]:
-        """By part and name, where each picture lies; the heads of all members are read, once."""
-        return {part: dict(_pictures(tars)) for part, tars in self.tars.items()}
+        """By part and name, where each image lies; the heads of all members are read, once."""
+        return {part: dict(_images(tars)) for part, tars in self.tars.items()}
 
     def names(self, part: str | None) -> list[str]:
         return list(self.places[part or ""])
 
-    def picture(self, item: str) -> Image.Image:
+    def image(self, item: str) -> Image.Image:
         place = self._place(item)
         with place.tar.open("rb") as file:
             file.seek(place.offset)
@@ -115,7 +115,7 @@ def _spans(urls: str) -> Iterator[str]:
         yield from _spans(f"{urls[: span.start()]}{number:0{len(first)}d}{urls[span.end() :]}")
 
 
-def _pictures(tars: list[Path]) -> Iterator[tuple[str, Place]]:
+def _images(tars: list[Path]) -> Iterator[tuple[str, Place]]:
     for tar in tars:
         try:
             with tarfile.open(tar, "r:") as archive:  # "r:": not compressed, so that it has places

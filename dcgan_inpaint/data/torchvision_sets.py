@@ -1,4 +1,4 @@
-"""Any set of torchvision whose samples begin with a picture, by its name there.
+"""Any set of torchvision whose samples begin with an image, by its name there.
 
 torchvision reads the files, and what it reads may be anybody's.  Of those taken here only CIFAR's
 hold code, pickles, which it opens when their checksums are those of the published files alone.
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dcgan_inpaint.data.images import Channels, Crop, Side, UnreadableImage
+from dcgan_inpaint.data.decoding import Channels, Crop, Side, UnreadableImage
 from dcgan_inpaint.data.parts import Parts, files_below, stamp
 from dcgan_inpaint.errors import Text, checked, show
 
@@ -65,7 +65,7 @@ class TorchvisionSet(Parts):
             self._opened(part)  # once, before several threads ask for it
         return super().decode(items)
 
-    def picture(self, item: str) -> Image.Image:
+    def image(self, item: str) -> Image.Image:
         return self._opened(self._part(item))[int(item.rpartition("/")[2])][0]
 
     def _part(self, item: str) -> str | None:
@@ -100,7 +100,7 @@ class TorchvisionSet(Parts):
             raise ValueError(f"{asked} data.root={self.root}: {why}") from error
         if first is not None and not isinstance(first, Image.Image):
             what = type(first).__name__
-            raise ValueError(f"{asked}: its samples begin with a {what}, not with a picture")
+            raise ValueError(f"{asked}: its samples begin with a {what}, not with an image")
         return opened
 
 
@@ -121,7 +121,7 @@ def _selects(asked: str, parameters: set[str], part: str | None) -> dict[str, An
 
 
 def _parameters(name: str) -> set[str]:
-    """What the constructor of a set takes.  Raises ValueError for what is no set of pictures."""
+    """What the constructor of a set takes.  Raises ValueError for what is no set of images."""
     from torchvision import datasets
 
     taken = {}

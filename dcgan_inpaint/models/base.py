@@ -1,4 +1,4 @@
-"""What train.py trains: its pictures, its iteration, its checkpoint, its updates."""
+"""What train.py trains: its images, its iteration, its checkpoint, its updates."""
 
 import copy
 import math
@@ -13,7 +13,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from dcgan_inpaint.data.images import Channels, Crop
+from dcgan_inpaint.data.decoding import Channels, Crop
 from dcgan_inpaint.errors import WHOLE, make, settings
 from dcgan_inpaint.losses import discriminator_losses, generator_loss
 from dcgan_inpaint.randomness import latents
@@ -24,11 +24,11 @@ Width = Annotated[int, Field(ge=1, le=4096)]  # of a layer, a code or z
 
 @settings
 class ModelSettings:
-    """What every model has: the pictures that it is for, and how slowly its average follows."""
+    """What every model has: the images that it is for, and how slowly its average follows."""
 
     image_size: Annotated[Literal[16, 32, 64, 128, 256], WHOLE] = 64
     channels: Channels = 3
-    # how the training pictures were framed, so that completion frames others alike: side of the
+    # how the training images were framed, so that completion frames others alike: side of the
     # central square / short side
     crop: Crop = 1.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999  # 0: no averaging
@@ -37,7 +37,7 @@ class ModelSettings:
 class Model(LightningModule):
     """Base of the models; `kind` is what it is called, in its checkpoint and in messages.
 
-    Pictures are (B, channels, image_size, image_size) in [-1, 1].  A subclass takes the values of
+    Images are (B, channels, image_size, image_size) in [-1, 1].  A subclass takes the values of
     its `Settings` by name; they are its hyperparameters, plain scalars.  `gan` is the GAN whose z a
     search can move, or None.  A class that says a `kind` is known by it from then on.
     """
@@ -87,7 +87,7 @@ class Model(LightningModule):
         return cls(**asdict(make(cls.Settings, hyperparameters)))
 
     @property
-    def picture_shape(self) -> tuple[int, int, int]:
+    def image_shape(self) -> tuple[int, int, int]:
         """(C, S, S)"""
         size = self.settings.image_size
         return self.settings.channels, size, size
@@ -97,7 +97,7 @@ class Model(LightningModule):
         return None
 
     def fill(self, ema: bool = True) -> Callable[[Tensor, Tensor], Tensor] | None:
-        """Frozen: known (B, C, S, S), mask (B, 1, S, S) -> pictures, without a search."""
+        """Frozen: known (B, C, S, S), mask (B, 1, S, S) -> images, without a search."""
         return None
 
     def training_masks(self, index: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ class Model(LightningModule):
         return self.iteration % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
 
     def rows(self, count: int) -> Tensor:
-        """The numbers (B,) of this batch's pictures among all that were trained on, to draw by."""
+        """The numbers (B,) of this batch's images among all that were trained on, to draw by."""
         # rank and world size keep the draws of parallel processes apart
         batches = self.iteration * self.trainer.world_size + self.global_rank
         return batches * count + torch.arange(count, device=self.device)
@@ -222,7 +222,7 @@ class AdversarialModule(Model):
 
 
 class LatentGAN(AdversarialModule):
-    """A generator of pictures from z, which completion can search.
+    """A generator of images from z, which completion can search.
 
     z is (B, z_dim) from `prior`: "uniform" U[-1, 1] or "normal" N(0, 1).  Settings besides those of
     AdversarialModule: z_dim, prior, seed.  Its generators have the `levels`, `lift` and
@@ -237,7 +237,7 @@ class LatentGAN(AdversarialModule):
         return self
 
     def forward(self, z: Tensor, ema: bool = True) -> Tensor:
-        """Samples: z (B, z_dim) -> pictures in [-1, 1], moving statistics, EMA weights or raw."""
+        """Samples: z (B, z_dim) -> images in [-1, 1], moving statistics, EMA weights or raw."""
         generator = self.ema_generator if ema else self.generator
         was_training = generator.training
         images = generator.eval()(z)  # (B, C, S, S)

@@ -1,4 +1,4 @@
-"""What is kept of a trained model, and its pictures: `weights.safetensors`, or Lightning's .ckpt.
+"""What is kept of a trained model, and its images: `weights.safetensors`, or Lightning's .ckpt.
 
 A checkpoint may be anybody's, so it is never a source of code: what is not a tensor is a plain
 value, held to the settings of a model or the description of a source, and nothing in it is called.
@@ -123,17 +123,17 @@ def source_of(model: Model, chosen: Source | None, ckpt: str) -> Source:
             raise ValueError(f"ckpt={ckpt} does not say what it was trained on: give data=...")
         for place in PLACES:
             if place in model.data:
-                print(f"pictures of {model.data[place]!r}, where ckpt={ckpt} was trained")
+                print(f"images of {model.data[place]!r}, where ckpt={ckpt} was trained")
         if missing := missing_of(model.data):
             name = model.data["source"]
             raise ValueError(
-                f"ckpt={ckpt} was trained on {name} pictures: give data={name} data.{missing}=..."
+                f"ckpt={ckpt} was trained on {name} images: give data={name} data.{missing}=..."
             )
         chosen = from_description(model.data)
-    channels, size, _ = model.picture_shape
+    channels, size, _ = model.image_shape
     if (chosen.image_size, chosen.channels) != (size, channels):
         raise ValueError(
-            f"ckpt={ckpt} makes pictures of {size} px and {channels} channels, data has "
+            f"ckpt={ckpt} makes images of {size} px and {channels} channels, data has "
             f"{chosen.image_size} and {chosen.channels}: use data.image_size={size} "
             f"data.channels={channels}"
         )
@@ -144,7 +144,7 @@ def save_weights(model: Model, path: str | Path, averaged: bool = False) -> None
     """Write a model as safetensors: its tensors, and a `Header` as JSON in the metadata.
 
     `averaged` writes what completion needs, to ship: no raw networks and nothing of training, the
-    weights in half precision, and no word of where the pictures lay.
+    weights in half precision, and no word of where the images lay.
     """
     header = Header(
         settings=dict(model.hparams),

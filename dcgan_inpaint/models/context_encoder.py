@@ -10,10 +10,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dcgan_inpaint.errors import Fraction, Positive, make, settings
+from dcgan_inpaint.images import masked
 from dcgan_inpaint.losses import hole_loss
 from dcgan_inpaint.models.base import AdversarialModule, ModelSettings, Width
 from dcgan_inpaint.models.networks import Discriminator, Encoder, Generator, frozen
-from dcgan_inpaint.pictures import masked
 
 
 @settings
@@ -31,7 +31,7 @@ class ContextGenerator(nn.Module):
     """The generator of a context encoder: an Encoder, and a Generator that decodes.
 
     known (B, channels, S, S) in [-1, 1], 0 in the hole, and mask (B, 1, S, S), 1 = known ->
-    pictures (B, channels, S, S) in [-1, 1].
+    images (B, channels, S, S) in [-1, 1].
     """
 
     def __init__(self, image_size: int, channels: int, code_dim: int, gf_dim: int, df_dim: int):
@@ -50,12 +50,12 @@ class ContextGenerator(nn.Module):
 class ContextEncoder(AdversarialModule):
     """Encoder and decoder, their moving average (EMA), and a discriminator for training.
 
-    Pictures are (B, channels, image_size, image_size) in [-1, 1].  loss = l2_weight · hole_loss +
+    Images are (B, channels, image_size, image_size) in [-1, 1].  loss = l2_weight · hole_loss +
     (1 - l2_weight) · CE(D(fake), 1) (Pathak, eq. 1 to 3); the network's lr is ten times D's, as in
     their code.  Per batch one D update, then one of the network.  As in eq. 2 D sees the network's
-    whole picture: with the known pixels put back it would learn to find the seam.
+    whole image: with the known pixels put back it would learn to find the seam.
 
-    `mask(index, size)` draws the masks of training (masks.py): picture and iteration decide.  It is
+    `mask(index, size)` draws the masks of training (masks.py): image and iteration decide.  It is
     not kept in the checkpoint, for completion takes any mask.  Takes ContextEncoderSettings by
     name; raises ValueError when they do not fit, or not together.
     """

@@ -32,8 +32,8 @@ class DCGANSettings(ModelSettings):
 class DCGAN(LatentGAN):
     """Generator, Discriminator and the generator's moving average (EMA).
 
-    Pictures are (B, channels, image_size, image_size) in [-1, 1]; z is (B, z_dim) from `prior`:
-    "uniform" U[-1, 1] or "normal" N(0, 1).  `r1` weighs a penalty on D's gradient at true pictures
+    Images are (B, channels, image_size, image_size) in [-1, 1]; z is (B, z_dim) from `prior`:
+    "uniform" U[-1, 1] or "normal" N(0, 1).  `r1` weighs a penalty on D's gradient at true images
     (Mescheder 2018), which keeps D from winning.  Takes DCGANSettings by name; raises ValueError
     when they do not fit, or not together.
     """

@@ -1,12 +1,12 @@
 """Frozen stride-2 5x5 convolutions in forms that are faster, for completion on a CPU.
 
 On blocks of 2x2 pixels (space to depth) such a convolution is one of 3x3 with stride 1, from 4·C
-channels; transposed, it is one of 3x3 to 4·C channels.  Where the result has the few channels of a
-picture that alone is three times faster (`OnBlocks`): oneDNN is slow at a result so narrow.
+channels; transposed, it is one of 3x3 to 4·C channels.  Where the result has the few channels of an
+image that alone is three times faster (`OnBlocks`): oneDNN is slow at a result so narrow.
 
 For wide layers Winograd's minimal filtering (Lavin & Gray, CVPR 2016) computes 4x4 results of the
 3x3 ones from 6x6 inputs with 36 products instead of 144, where the layer itself takes 100: 2.8
-times fewer over the four parities, and 64 pictures at once turn them into 36 large matrix products.
+times fewer over the four parities, and 64 images at once turn them into 36 large matrix products.
 Rounding errors are twice those of the direct sum.
 """
 
@@ -62,7 +62,7 @@ def _to_blocks(h: Tensor) -> Tensor:
 
 
 class OnBlocks(nn.Module):
-    """A frozen layer of networks.py from or to pictures, `direct`, as a 3x3 one on their blocks.
+    """A frozen layer of networks.py from or to images, `direct`, as a 3x3 one on their blocks.
 
     On a CPU; elsewhere it is `direct`.
     """
@@ -99,7 +99,7 @@ class OnBlocks(nn.Module):
 class Winograd(nn.Module):
     """A frozen layer of networks.py, `direct`, by minimal filtering where that is faster.
 
-    That is for at least 16 pictures at once, on a CPU, in float32 (in bf16 the errors would be too
+    That is for at least 16 images at once, on a CPU, in float32 (in bf16 the errors would be too
     large), and for maps with many more channels than pixels along a side: transforms cost by the
     pixel, products by the channel.  Elsewhere it is `direct`.
     """

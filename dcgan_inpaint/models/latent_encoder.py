@@ -11,8 +11,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from dcgan_inpaint.data.changes import changed
+from dcgan_inpaint.blending import poisson
+from dcgan_inpaint.data.augmentation import changed
 from dcgan_inpaint.errors import make
+from dcgan_inpaint.images import masked
 from dcgan_inpaint.losses import (
     context_loss,
     discriminator_losses,
@@ -22,14 +24,12 @@ from dcgan_inpaint.losses import (
     spread_l1,
 )
 from dcgan_inpaint.models.base import LatentGAN, Model
-from dcgan_inpaint.models.doubt import DEPTHS, depths, measured
 from dcgan_inpaint.models.latent_network import LatentEncoderSettings, LatentNetwork
 from dcgan_inpaint.models.networks import Discriminator, frozen
-from dcgan_inpaint.pictures import masked
-from dcgan_inpaint.poisson import poisson
+from dcgan_inpaint.models.uncertainty import DEPTHS, depths, measured
 from dcgan_inpaint.randomness import normal
 
-DRAWS = 2  # of each picture in training
+DRAWS = 2  # of each image in training
 D_LR = 2e-4  # Adam's step of a sampler's D, as of DCGAN's
 MOST = math.sqrt(3)  # of a reward: beyond it two draws of a Gaussian gain by any distance
 
@@ -38,17 +38,17 @@ class LatentEncoder(Model):
     """E(known pixels, mask) -> z of a frozen GAN and an offset of its G's 4x4 map, with the moving
     average (EMA) of E.
 
-    It learns through the GAN's averaged G, on training pictures with the holes that `mask(index,
-    size)` draws.  Per picture y of n numbers, with the mask M and x = G(z, offset):
+    It learns through the GAN's averaged G, on training images with the holes that `mask(index,
+    size)` draws.  Per image y of n numbers, with the mask M and x = G(z, offset):
 
         loss = (whole · sum |x - y| + context · sum M |x - y|) / n + lam · CE(D(x), 1)
 
     The hole counts by `whole` alone, which no search can know.  D is the GAN's own.
 
     With a noise_dim it samples: x is the mean of two draws, their spread is rewarded, and D is one
-    of its own that learns to tell completed pictures, beside their mask, from true ones, under an
+    of its own that learns to tell completed images, beside their mask, from true ones, under an
     R1 penalty (Bendel 2023; Mescheder 2018).  `calibrate` adapts the reward to each depth of hole,
-    so that completions of pictures not trained on spread as far as their mean is wrong, and
+    so that completions of images not trained on spread as far as their mean is wrong, and
     measures how far it is wrong.
 
     The checkpoint holds the GAN as well, since z means nothing without it; gan_kind and
@@ -74,9 +74,9 @@ class LatentEncoder(Model):
         **settings: Any,
     ):
         s, g = make(LatentEncoderSettings, settings), gan.settings
-        if gan.picture_shape != (s.channels, s.image_size, s.image_size):
+        if gan.image_shape != (s.channels, s.image_size, s.image_size):
             raise ValueError(
-                f"the GAN makes pictures {gan.picture_shape}, data has "
+                f"the GAN makes images {gan.image_shape}, data has "
                 f"{(s.channels, s.image_size, s.image_size)}: use data.image_size={g.image_size} "
                 f"data.channels={g.channels}"
             )
@@ -175,7 +175,7 @@ class LatentEncoder(Model):
         return loss.detach()
 
     def _logits(self, pictures: Tensor, mask: Tensor) -> Tensor:
-        """Of its own D: pictures (B, C, S, S) beside their mask -> (B,)."""
+        """Of its own D: images (B, C, S, S) beside their mask -> (B,)."""
         return self.discriminator(torch.cat([pictures, mask], 1)).float()
 
     def _judge_step(self, images: Tensor, completed: Tensor, mask: Tensor) -> dict[str, Tensor]:
@@ -209,7 +209,7 @@ class LatentEncoder(Model):
 
     @torch.no_grad()
     def calibrate(self, images: Tensor, count: int = 8) -> dict[str, float]:
-        """Adapt the rewards by `count` completions of pictures not trained on (B, C, S, S), and
+        """Adapt the rewards by `count` completions of images not trained on (B, C, S, S), and
         measure the doubt (doubt.py).
 
         Returns for each depth of hole that was drawn spread / error over the holes (root mean

@@ -14,14 +14,14 @@ from dcgan_inpaint.models.networks import Encoder, Layers
 @settings
 class LatentEncoderSettings(ModelSettings):
     code_dim: Width = 512
-    noise_dim: Annotated[int, Field(ge=0, le=4096)] = 0  # of w; 0: one answer for each picture
+    noise_dim: Annotated[int, Field(ge=0, le=4096)] = 0  # of w; 0: one answer for each image
     df_dim: Width = 64
     layers: Layers = 4  # of E and of a sampler's D
     whole: NonNegative = 1.0
     context: NonNegative = 1.0
     lam: NonNegative = 0.001
     r1: NonNegative = 1.0
-    changed: Fraction = 0.0  # share of training pictures, see data/changes.py
+    changed: Fraction = 0.0  # share of training images, see data/changes.py
     lr: Positive = 1e-3
     schedule: Literal["constant", "cosine"] = "constant"
     seed: Seed = 0
@@ -42,7 +42,7 @@ class LatentNetwork(nn.Module):
         self.head = nn.Linear(s.code_dim, z_dim)
         self.bound: nn.Module = nn.Tanh() if prior == "uniform" else nn.Identity()
         self.offset = nn.Linear(s.code_dim, map_dim)
-        nn.init.zeros_(self.offset.weight)  # it begins with pictures that G makes of z
+        nn.init.zeros_(self.offset.weight)  # it begins with images that G makes of z
         nn.init.zeros_(self.offset.bias)
         if s.noise_dim:
             self.scale = nn.Linear(s.noise_dim, s.code_dim)
@@ -52,7 +52,7 @@ class LatentNetwork(nn.Module):
     def forward(
         self, known: Tensor, mask: Tensor, noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Of B pictures, or of K draws of each, one after the other, for noise (B·K, noise_dim)."""
+        """Of B images, or of K draws of each, one after the other, for noise (B·K, noise_dim)."""
         code = self.encoder(known, mask)  # (B, code_dim)
         if noise is not None:
             code = code.repeat_interleave(len(noise) // len(code), 0)  # (B·K, code_dim)

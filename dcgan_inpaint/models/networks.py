@@ -6,8 +6,8 @@ before and 2 after, which torch can only do with an explicit pad (or crop, for t
 layer): a copy of every feature map.  Flipped in height and width it is 2 before and 1 after, and
 that is what torch's symmetric `padding=2` computes, since the stride never reaches the last padded
 row.  So the networks work on mirrored maps throughout: kernels, the 4x4 head and all features are
-the original's flipped in H and W, and only the picture is flipped, where it leaves G and enters D.
-Outside this file every picture is upright.  tests/test_networks.py proves it against explicit pads.
+the original's flipped in H and W, and only the image is flipped, where it leaves G and enters D.
+Outside this file every image is upright.  tests/test_networks.py proves it against explicit pads.
 
 Flat feature maps are (H, W, C), TensorFlow's order, which is also what channels_last memory holds:
 these reshapes are free.
@@ -42,7 +42,7 @@ def generator_widths(image_size: int, gf_dim: int, widths: str = "blog") -> list
 
 
 class Generator(nn.Module):
-    """z (B, z_dim) -> pictures (B, channels, image_size, image_size) in [-1, 1].
+    """z (B, z_dim) -> images (B, channels, image_size, image_size) in [-1, 1].
 
     Raises ValueError for a gf_dim that does not fit (see `generator_widths`).
     """
@@ -80,11 +80,11 @@ class Generator(nn.Module):
             norm.momentum = 1 - decay  # type: ignore[assignment]
 
     def forward(self, x: Tensor, level: int = 0, offset: Tensor | None = None) -> Tensor:
-        """z, or the map of a later level (see `lift`), -> pictures (B, C, S, S)."""
+        """z, or the map of a later level (see `lift`), -> images (B, C, S, S)."""
         h = self.lift(x, level, 1 + len(self.deconvs), offset)  # (B, S·S·C)
         size = 8 << len(self.deconvs) - 1
         h = h.view(len(h), size, size, -1).permute(0, 3, 1, 2)  # (B, C, S, S)
-        return torch.tanh(h).flip(2, 3)  # upright picture
+        return torch.tanh(h).flip(2, 3)  # upright image
 
     def lift(self, x: Tensor, level: int, to: int, offset: Tensor | None = None) -> Tensor:
         """From one level to a later one, where the search can continue.
@@ -144,8 +144,8 @@ class _Trunk(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def features(self, images: Tensor) -> Tensor:
-        """Pictures (B, channels, S, S) -> (B, (S/16)²·8·df), of 4 layers."""
-        h = images.flip(2, 3)  # mirrored picture
+        """Images (B, channels, S, S) -> (B, (S/16)²·8·df), of 4 layers."""
+        h = images.flip(2, 3)  # mirrored image
         for conv, norm in zip(self.convs, self.norms, strict=True):
             h = F.leaky_relu(norm(conv(h)), 0.2)  # (B, df, S/2, S/2), ... (B, 8·df, S/16, S/16)
         return h.permute(0, 2, 3, 1).flatten(1)
@@ -160,7 +160,7 @@ class _Trunk(nn.Module):
 
 
 class Discriminator(_Trunk):
-    """Pictures (B, channels, image_size, image_size) in [-1, 1] -> logits (B,).
+    """Images (B, channels, image_size, image_size) in [-1, 1] -> logits (B,).
 
     The original has four layers at every image_size.
     """
@@ -176,11 +176,11 @@ class Discriminator(_Trunk):
     def fold(self) -> None:
         super().fold()
         first: Any = self.convs[0]
-        self.convs[0] = OnBlocks(first)  # for the gradient, which continues to the picture
+        self.convs[0] = OnBlocks(first)  # for the gradient, which continues to the image
 
 
 class Encoder(_Trunk):
-    """The known pixels and the mask of pictures -> codes (B, code_dim).
+    """The known pixels and the mask of images -> codes (B, code_dim).
 
     The discriminator's convolutions and, as in Pathak's code, BatchNorm and LeakyReLU on the code.
     """

@@ -1,4 +1,4 @@
-"""A U-Net (Ronneberger 2015) from the known pixels and the mask to the picture: the strongest rival
+"""A U-Net (Ronneberger 2015) from the known pixels and the mask to the image: the strongest rival
 without a prior, for its skips carry known pixels past the bottleneck at every size."""
 
 import copy
@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from torch.nn.utils import fusion
 
 from dcgan_inpaint.errors import Positive, make, settings
+from dcgan_inpaint.images import masked
 from dcgan_inpaint.losses import context_loss
 from dcgan_inpaint.models.base import Model, ModelSettings, Width
 from dcgan_inpaint.models.networks import frozen
-from dcgan_inpaint.pictures import masked
 
 
 @settings
@@ -45,7 +45,7 @@ class Block(nn.Module):
 
 class UNetwork(nn.Module):
     """known (B, channels, S, S) in [-1, 1], 0 in the hole, and mask (B, 1, S, S), 1 = known ->
-    pictures (B, channels, S, S) in [-1, 1].
+    images (B, channels, S, S) in [-1, 1].
 
     Halves down to 4x4 px by maxima, and up again by the nearest; `gf_dim` channels at S, twice as
     many at each half.
@@ -77,7 +77,7 @@ class UNetwork(nn.Module):
 
 
 class UNet(Model):
-    """The network and its moving average (EMA), trained by the l1 distance to the whole picture.
+    """The network and its moving average (EMA), trained by the l1 distance to the whole image.
 
     Adam, whose step falls to 0 by half a cosine.  `mask(index, size)` draws the masks of training
     (masks.py) and is not kept in the checkpoint.  Takes UNetSettings by name; raises ValueError

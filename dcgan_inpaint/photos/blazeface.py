@@ -42,7 +42,7 @@ class BlazeFace(nn.Module):
 
     Gives logits (B, 896) of being a face, and values (B, 896, 8, 2) in parts of the side: x, y of
     the box's middle, its width and height, then x, y of the eye on the left, the eye on the right,
-    the nose, the mouth, the ear on the left and that on the right, as the picture shows them.
+    the nose, the mouth, the ear on the left and that on the right, as the image shows them.
     """
 
     def __init__(self) -> None:
@@ -58,8 +58,8 @@ class BlazeFace(nn.Module):
         self.faces = nn.ModuleList(nn.Conv2d(width, count * VALUES, 1) for width, count in ends)
         self.register_buffer("middles", _middles(), persistent=False)
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        x = F.relu(self.stem(F.pad(pictures, (1, 2, 1, 2))))  # (B, 24, 64, 64)
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        x = F.relu(self.stem(F.pad(images, (1, 2, 1, 2))))  # (B, 24, 64, 64)
         for block in self.blocks[:FINE]:
             x = block(x)
         maps = [x]  # (B, 88, 16, 16)

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from dcgan_inpaint.errors import import_extra
+from dcgan_inpaint.images import to_float
 from dcgan_inpaint.photos.blazeface import SIDE, load_blazeface
-from dcgan_inpaint.pictures import to_float
 
 SEARCHED = 1024  # px of the long side of the copy that is searched
 DEPTHS = (1, 2, 4)  # the long side / the side of the squares that are looked at

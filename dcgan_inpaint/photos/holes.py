@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from dcgan_inpaint.photos.regions import Region
+from dcgan_inpaint.photos.crops import Region
 
 
 def connected(hole: np.ndarray) -> np.ndarray:

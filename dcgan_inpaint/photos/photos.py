@@ -12,18 +12,18 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
-from dcgan_inpaint.data.loader import Pictures
-from dcgan_inpaint.observation.mask_picture import MaskPicture
+from dcgan_inpaint.blending import harmonic
+from dcgan_inpaint.data.loader import Images
+from dcgan_inpaint.images import LUMA
+from dcgan_inpaint.masks.mask_image import MaskImage
+from dcgan_inpaint.photos.crops import Region, RegionFinder, pixel_centers
 from dcgan_inpaint.photos.holes import share_out
-from dcgan_inpaint.photos.regions import Region, RegionFinder, pixel_centers
-from dcgan_inpaint.pictures import LUMA
-from dcgan_inpaint.poisson import harmonic
 
 
-def _sample(pictures: Tensor, unit: Tensor, mode: str, padding: str) -> Tensor:
-    """Values (C, h, w) of a picture (C, H, W) at points u + iv (h, w) of its unit square."""
+def _sample(images: Tensor, unit: Tensor, mode: str, padding: str) -> Tensor:
+    """Values (C, h, w) of an image (C, H, W) at points u + iv (h, w) of its unit square."""
     grid = torch.view_as_real(unit) * 2 - 1
-    return F.grid_sample(pictures[None], grid[None], mode, padding, align_corners=False)[0]
+    return F.grid_sample(images[None], grid[None], mode, padding, align_corners=False)[0]
 
 
 def crop(photo: Image.Image, region: Region, size: int, mask: bool = False) -> Image.Image:
@@ -36,7 +36,7 @@ def crop(photo: Image.Image, region: Region, size: int, mask: bool = False) -> I
     inside = min(x, y) >= 0 and x + side <= photo.width and y + side <= photo.height
     resample = Image.Resampling.BOX if mask else Image.Resampling.BICUBIC
     if region.side.imag == 0 and side > 0 and inside:
-        # as the training pictures were (data/images.py), to the bit
+        # as the training images were (data/images.py), to the bit
         return photo.resize((size, size), resample, box=(x, y, x + side, y + side))
     length = max(1, round(abs(region.side)))
     at = region.origin + region.side / length * pixel_centers((0, 0, length, length))
@@ -46,9 +46,9 @@ def crop(photo: Image.Image, region: Region, size: int, mask: bool = False) -> I
     return upright.resize((size, size), resample)
 
 
-def _to_photo(picture: Tensor) -> Image.Image:
-    """A picture, "L" or "RGB", of float (1 or 3, H, W) in [0, 255]."""
-    return to_pil_image(picture.clamp(0, 255).round().to(torch.uint8))
+def _to_photo(image: Tensor) -> Image.Image:
+    """An image, "L" or "RGB", of float (1 or 3, H, W) in [0, 255]."""
+    return to_pil_image(image.clamp(0, 255).round().to(torch.uint8))
 
 
 def paste_back(photo: Image.Image, region: Region, fake: Tensor, hole: np.ndarray) -> Image.Image:
@@ -82,14 +82,14 @@ class Photos:
     """Photos to complete: the crops to search for, their masks, and the way back to full size.
 
     `photo(i)` gives the upright photo `names[i]`, "L" or "RGB", whenever it is needed: only the
-    crops are kept here.  `draws` are their masks (masks.py), each on its region.  But a MaskPicture
+    crops are kept here.  `draws` are their masks (masks.py), each on its region.  But a MaskImage
     with the aspect ratio of the photo, to 1 px, lies on the whole photo and is cropped along with
     it: its area means are thresholded, at the size of the photo and at that of the model.  Pixels
     outside the photo are unknown.
 
     `find_regions` gives the regions of an upright photo, whose name it is given as well: one, or
-    several, which are crops of their own.  Of these, those are kept that a hole of the MaskPicture
-    lies in, and each completes its holes alone (holes.py).  picture_shape (C, S, S) is the model's.
+    several, which are crops of their own.  Of these, those are kept that a hole of the MaskImage
+    lies in, and each completes its holes alone (holes.py).  image_shape (C, S, S) is the model's.
     Raises ValueError, naming the photo, for one that has no region, or has a hole that its region
     does not contain, and what `photo` raises.
     """
@@ -100,14 +100,14 @@ class Photos:
         photo: Callable[[int], Image.Image],
         draws: Sequence[Callable[[Tensor, int], Tensor]],
         find_regions: RegionFinder,
-        picture_shape: tuple[int, int, int],
+        image_shape: tuple[int, int, int],
     ):
         self._photo, self.draws = photo, draws
-        self.own_holes = any(isinstance(draw, MaskPicture) for draw in draws)
+        self.own_holes = any(isinstance(draw, MaskImage) for draw in draws)
         self.regions: list[Region] = []  # of each crop
         self.of: list[int] = []  # and the photo that it is of
         self.waiting: dict[int, dict[int, Tensor]] = {}  # see `together`
-        channels, size, _ = picture_shape
+        channels, size, _ = image_shape
         crops, known = [], []
         for number, name in enumerate(names):
             upright = photo(number)
@@ -121,7 +121,7 @@ class Photos:
                 raise ValueError(f"{name}: {error}") from error
             upright = upright.convert("RGB" if channels == 3 else "L")
             crops += [pil_to_tensor(crop(upright, region, size)).numpy() for region in regions]
-        self.pictures = Pictures(np.stack(crops), [names[number] for number in self.of])
+        self.images = Images(np.stack(crops), [names[number] for number in self.of])
         self.known = torch.cat(known)  # (N, 1, S, S)
 
     def mask(self, index: Tensor, size: int) -> Tensor:
@@ -160,15 +160,15 @@ class Photos:
     def hole(self, i: int, size: tuple[int, int]) -> Tensor:
         """What crop i completes (H, W), bool, of its photo, which is `size` (W, H)."""
         region, draw = self.regions[i], self.draws[self.of[i]]
-        if isinstance(draw, MaskPicture) and (levels := draw.over(*size)):
+        if isinstance(draw, MaskImage) and (levels := draw.over(*size)):
             hole = draw.known_at(pil_to_tensor(levels))[0] == 0
             if len(crops := self._crops(i)) > 1:
                 owner = share_out(hole, [self.regions[each] for each in crops], draw.name)
                 return torch.from_numpy(owner == crops.index(i))
             return hole
-        # a mask picture is sharper than the model; what is drawn has the model's pixels
+        # a mask image is sharper than the model; what is drawn has the model's pixels
         mask = self.known[i]
-        if isinstance(draw, MaskPicture):
+        if isinstance(draw, MaskImage):
             mask = draw(torch.tensor([i]), max(1, round(abs(region.side))))[0]
         unit = region.unit((0, 0, *size))
         return _sample(1 - mask, unit, "nearest", "zeros")[0] > 0.5
@@ -180,7 +180,7 @@ class Photos:
     def _with_holes(self, number: int, photo: Image.Image, regions: list[Region]) -> list[Region]:
         """Those regions of a photo that have something to complete."""
         draw = self.draws[number]
-        if len(regions) == 1 or not isinstance(draw, MaskPicture):
+        if len(regions) == 1 or not isinstance(draw, MaskImage):
             return regions
         if (levels := draw.over(*photo.size)) is None:  # it lies on each
             return regions
@@ -192,13 +192,13 @@ class Photos:
         region, draw = self.regions[i], self.draws[self.of[i]]
         white = crop(Image.new("L", photo.size, 255), region, size, mask=True)
         inside = (pil_to_tensor(white)[None] > 127.5).float()
-        if isinstance(draw, MaskPicture) and (levels := draw.over(*photo.size)):
+        if isinstance(draw, MaskImage) and (levels := draw.over(*photo.size)):
             return inside * _cropped_mask(draw, levels, self.hole(i, photo.size), region, size)
         return inside * draw(torch.tensor([i]), size)
 
 
 def _cropped_mask(
-    picture: MaskPicture, levels: Image.Image, hole: Tensor, region: Region, size: int
+    image: MaskImage, levels: Image.Image, hole: Tensor, region: Region, size: int
 ) -> Tensor:
     """The mask (1, 1, S, S) of a region, from levels that lie on the whole photo.
 
@@ -208,22 +208,22 @@ def _cropped_mask(
     within = (unit.real > 0) & (unit.real < 1) & (unit.imag > 0) & (unit.imag < 1)
     if (hole & ~within).any():
         if hole.float().mean() > 0.5:  # a mask as LaMa and IOPaint draw it
-            color = picture.known
+            color = image.known
             other = "black" if color == "white" else "white"
             raise ValueError(
-                f"{picture.name} makes most of the photo a hole: is {color} your hole?  Then use "
+                f"{image.name} makes most of the photo a hole: is {color} your hole?  Then use "
                 f"mask.known={other}"
             )
         x, y, right, bottom = Image.fromarray(hole.numpy()).getbbox() or (0, 0, 0, 0)
         raise ValueError(
-            f"the hole of {picture.name} reaches outside the region {region}, which is what can be "
+            f"the hole of {image.name} reaches outside the region {region}, which is what can be "
             f"completed: give crop=[x,y,w,h] around [{x},{y},{right - x},{bottom - y}]"
         )
-    known = picture.known_at(pil_to_tensor(crop(levels, region, size, mask=True)))[None]
+    known = image.known_at(pil_to_tensor(crop(levels, region, size, mask=True)))[None]
     if known.min() == known.max():
         what = "no hole" if known.min() == 1 else "no known pixel"
         raise ValueError(
-            f"{picture.name} leaves {what} at {size} px in the region {region}: see crop and "
+            f"{image.name} leaves {what} at {size} px in the region {region}: see crop and "
             "mask.threshold, or mask.known for the opposite polarity"
         )
     return known

@@ -1,4 +1,4 @@
-"""Completing a list of pictures, and judging samples: how good a model is."""
+"""Completing a list of images, and judging samples: how good a model is."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -13,14 +13,14 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.data import Subset
 
 from dcgan_inpaint.data.loader import batches
+from dcgan_inpaint.metrics.features import fd_efflite0, load_efflite0
+from dcgan_inpaint.metrics.samples import frechet_inception_distance, judge_samples, load_inception
 from dcgan_inpaint.models.base import LatentGAN
-from dcgan_inpaint.quality.features import fd_efflite0, load_efflite0
-from dcgan_inpaint.quality.samples import frechet_inception_distance, judge_samples, load_inception
 from dcgan_inpaint.runs.writer import CompletionWriter
 
 
 def make_trainer(options: Mapping[str, Any], **more: Any) -> Trainer:
-    """A Trainer by `options` (conf/trainer), whose processes share the pictures as is said here and
+    """A Trainer by `options` (conf/trainer), whose processes share the images as is said here and
     in data/loader.py.
 
     Raises ValueError for devices that are not there, and for several processes in a multirun, which
@@ -62,7 +62,7 @@ def complete(
 ) -> bool:
     """Complete, by `module`, what the writer has no record of, and show all; whether that was done.
 
-    `trainer` is the writer's `completing_trainer`.  A batch is of the same pictures in every
+    `trainer` is the writer's `completing_trainer`.  A batch is of the same images in every
     sitting and however many processes share them: every n-th batch is for each of the trainer's n,
     and the first shows all.  shard="3/16" completes the third of sixteen shares alone, and shows
     all if that leaves nothing to complete.
@@ -79,7 +79,7 @@ def complete(
     ]
     # those that were started by the first process have to join in whatever is left
     if mine or trainer.world_size > 1 and (any(open_blocks) or trainer.global_rank):
-        unfinished = batches(Subset(writer.pictures, mine), batch_size)
+        unfinished = batches(Subset(writer.images, mine), batch_size)
         trainer.predict(module, unfinished, return_predictions=False)
         trainer.strategy.barrier()
     if not trainer.is_global_zero or not writer.reread():
@@ -91,7 +91,7 @@ def complete(
 
 
 def judge(model: LatentGAN, real: np.ndarray, count: int, trainer: Trainer) -> str:
-    """Compare `count` samples with pictures, log it as samples/..., and say it in a line."""
+    """Compare `count` samples with images, log it as samples/..., and say it in a line."""
     quality = judge_samples(model, real, count, bar=trainer.progress_bar_callback is not None)
     for logger in trainer.loggers:
         logger.log_metrics({f"samples/{name}": value for name, value in quality.items()})
@@ -100,7 +100,7 @@ def judge(model: LatentGAN, real: np.ndarray, count: int, trainer: Trainer) -> s
 
 
 def load_distances(fid: str | None, features: bool, side: int) -> dict[str, Callable[..., float]]:
-    """By name, what compares sets of pictures of `side` px with a network, for `judge_samples`.
+    """By name, what compares sets of images of `side` px with a network, for `judge_samples`.
 
     Raises what `load_inception` and `load_efflite0` do.
     """

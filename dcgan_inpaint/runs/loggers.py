@@ -60,15 +60,15 @@ def _check_wandb() -> None:
         raise ValueError(f"logger=wandb: no key of W&B is found ({error}): {WITHOUT}") from error
 
 
-def log_picture(
-    loggers: Iterable[AnyLogger], name: str, picture: Image.Image, step: int | None = None
+def log_image(
+    loggers: Iterable[AnyLogger], name: str, image: Image.Image, step: int | None = None
 ) -> None:
-    """Show a picture in those of the loggers that can: W&B and TensorBoard."""
+    """Show an image in those of the loggers that can: W&B and TensorBoard."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            logger.log_image(name, [picture], step=step)
+            logger.log_image(name, [image], step=step)
         elif isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(name, pil_to_tensor(picture), step)
+            logger.experiment.add_image(name, pil_to_tensor(image), step)
 
 
 def finish(loggers: Iterable[Logger]) -> None:

@@ -1,4 +1,4 @@
-"""What the doors' own keys may be, of the words and of the pictures at hand."""
+"""What the doors' own keys may be, of the words and of the images at hand."""
 
 import re
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ from omegaconf import DictConfig
 from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
-from dcgan_inpaint.completion.search import HowMany
 from dcgan_inpaint.configs import choices_of
 from dcgan_inpaint.data.cache import Source
 from dcgan_inpaint.errors import STRICT, Count, Natural, Seed, Text, settings
-from dcgan_inpaint.photos.regions import Box, Eyes, Which
+from dcgan_inpaint.inpainting.search import HowMany
+from dcgan_inpaint.photos.crops import Box, Eyes, Which
 
 Split = Literal["train", "val", "test"]
 # of a run, and so of a folder
@@ -153,18 +153,18 @@ class CompleteOptions:
     stages: Parts = Field(default_factory=dict)
     ema: bool = True
     candidates: HowMany | None = None
-    answer: Literal["best", "mean", "sample"] | None = None
+    select: Literal["best", "mean", "sample"] | None = None
     start: Literal["encoder", "random"] | None = None
     seed: Seed = 0
     out_interval: Natural = 0
 
 
-def check_pictures(
+def check_images(
     cfg: DictConfig, source: Source, judged: bool, calibrated: bool, processes: int
 ) -> None:
-    """Raise ValueError, one line with what to lower, where a source has fewer pictures than a
+    """Raise ValueError, one line with what to lower, where a source has fewer images than a
     training by `cfg` (conf/train.yaml) in so many processes, its samples `judged` or not, its model
-    `calibrated` on validation pictures or not, needs; none is decoded."""
+    `calibrated` on validation images or not, needs; none is decoded."""
     watched = bool(cfg.validate or cfg.preview or calibrated)
     needed = {"train": cfg.batch_size * processes, "val": int(watched)}
     needed |= {"test": 2 if judged else 0}
@@ -175,7 +175,7 @@ def check_pictures(
     lower = [mends[split] for split in counts if counts[split] < needed[split]]
     if counts["train"] >= processes and lower:
         have = ", ".join(f"{count} of {split}" for split, count in counts.items())
-        raise ValueError(f"data: too few pictures ({have}): use {', '.join(lower)}")
+        raise ValueError(f"data: too few images ({have}): use {', '.join(lower)}")
 
 
 REMOVED = "was removed: see experiments/"

@@ -11,11 +11,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from dcgan_inpaint.pictures import grid
+from dcgan_inpaint.files import atomic_write
+from dcgan_inpaint.images import grid
 from dcgan_inpaint.runs.records import Kept
-from dcgan_inpaint.runs.saving import whole
 
-COLUMNS = {  # of the table of pictures: what is kept
+COLUMNS = {  # of the table of images: what is kept
     "original": "before",
     "masked": "masked",
     "completed": "completed",
@@ -35,7 +35,7 @@ def write_page(
     trace: Tensor | None,
     summary: Mapping[str, tuple[float, float, float]],
 ) -> None:
-    """Of pictures `names` (N): the records of the `first` few, the `psnr` (N) of their holes in dB,
+    """Of images `names` (N): the records of the `first` few, the `psnr` (N) of their holes in dB,
     not finite where nobody knows what was there, the mean objective `trace` (T + 1,) of a search,
     and of each metric mean, low and high."""
     known = [value for value in psnr if math.isfinite(value)]
@@ -43,9 +43,7 @@ def write_page(
         {
             "name": names[i],
             "psnr": psnr[i] if math.isfinite(psnr[i]) else None,
-            "pictures": {
-                title: _png(kept[name]) for title, name in COLUMNS.items() if name in kept
-            },
+            "images": {title: _png(kept[name]) for title, name in COLUMNS.items() if name in kept},
         }
         for i, kept in enumerate(first)
     ]
@@ -60,14 +58,14 @@ def write_page(
         columns=[title for title, name in COLUMNS.items() if any(name in kept for kept in first)],
         rows=rows,
     )
-    with whole(path) as file:
+    with atomic_write(path) as file:
         file.write(text.encode())
 
 
-def _png(pictures: Tensor) -> str:
-    """One picture (C, S, S) or several beside each other (K, C, S, S), uint8, as base64."""
-    several = pictures.dim() == 4
-    image = grid(pictures, columns=len(pictures)) if several else to_pil_image(pictures)
+def _png(images: Tensor) -> str:
+    """One image (C, S, S) or several beside each other (K, C, S, S), uint8, as base64."""
+    several = images.dim() == 4
+    image = grid(images, columns=len(images)) if several else to_pil_image(images)
     held = io.BytesIO()
     image.save(held, "PNG")
     return base64.b64encode(held.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""The record of a completed picture: one file, whole or absent, of all that is kept of it.
+"""The record of a completed image: one file, whole or absent, of all that is kept of it.
 
 What a run shows is made of its records (shown.py) and can be made again; they alone are trusted.
 """
@@ -12,17 +12,17 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dcgan_inpaint.checksums import CHECKSUM, checksum
-from dcgan_inpaint.completion.result import Completion, SearchedCompletion
-from dcgan_inpaint.pictures import to_uint8
-from dcgan_inpaint.runs.saving import whole
+from dcgan_inpaint.files import atomic_write
+from dcgan_inpaint.images import to_uint8
+from dcgan_inpaint.inpainting.result import Completion, SearchedCompletion
 
 ROOM = "records"  # the folder of records in a run's
-SHOWN = 64  # pictures in the grids, the first of the list
+SHOWN = 64  # images in the grids, the first of the list
 Kept = dict[str, Tensor]
 
 
 def kept_of(done: Completion, fakes: bool) -> list[Kept]:
-    """What is kept of each picture of a batch, pictures as uint8 (C, S, S).
+    """What is kept of each image of a batch, images as uint8 (C, S, S).
 
     completed; `fakes`: fake, float, which is put back into a photo; of a search z, trace (T + 1, 3)
     and, where there are several, candidates (K, C, S, S) and frame_z (F, z_dim).  Of the first 64
@@ -62,7 +62,7 @@ def kept_of(done: Completion, fakes: bool) -> list[Kept]:
 def write_record(path: Path, kept: Kept, about: Mapping[str, str]) -> None:
     """Put a record on the disk, whole or not at all; `about` says whose it is."""
     data = save(kept, {**about, CHECKSUM: checksum(kept, about)})
-    with whole(path, lasting=True) as file:
+    with atomic_write(path, lasting=True) as file:
         file.write(data)
 
 

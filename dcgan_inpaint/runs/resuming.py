@@ -12,9 +12,9 @@ from pytorch_lightning import Callback, Trainer
 from dcgan_inpaint.configs import choices_of
 from dcgan_inpaint.data.sources import PLACES
 from dcgan_inpaint.errors import show
+from dcgan_inpaint.metrics.completions import load_weights
 from dcgan_inpaint.models.base import Model
-from dcgan_inpaint.quality.completions import load_weights
-from dcgan_inpaint.runs.folder import flat, read_config
+from dcgan_inpaint.runs.run_dir import flat, read_config
 
 # what Lightning reads of a last.ckpt to continue a training
 TRAINING = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "epoch", "global_step"}

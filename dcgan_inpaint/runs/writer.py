@@ -1,4 +1,4 @@
-"""What a completion run leaves behind: the records of its pictures, what is shown of them, and a
+"""What a completion run leaves behind: the records of its images, what is shown of them, and a
 table of how good each is."""
 
 import math
@@ -16,21 +16,21 @@ from pytorch_lightning.callbacks import BasePredictionWriter
 from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 
-from dcgan_inpaint.completion.result import Completion, SearchedCompletion
-from dcgan_inpaint.data.loader import Pictures
-from dcgan_inpaint.photos.photos import Photos
-from dcgan_inpaint.quality.completions import load_lpips, lpips, mean_interval, quality
-from dcgan_inpaint.quality.features import (
+from dcgan_inpaint.data.loader import Images
+from dcgan_inpaint.files import write_csv
+from dcgan_inpaint.inpainting.result import Completion, SearchedCompletion
+from dcgan_inpaint.metrics.completions import load_lpips, lpips, mean_interval, quality
+from dcgan_inpaint.metrics.features import (
     EffLite0,
     compare,
     diversity,
     frechet_distance,
     load_efflite0,
 )
+from dcgan_inpaint.photos.photos import Photos
 from dcgan_inpaint.runs import records, shown
-from dcgan_inpaint.runs.loggers import log_picture
+from dcgan_inpaint.runs.loggers import log_image
 from dcgan_inpaint.runs.page import write_page
-from dcgan_inpaint.runs.saving import write_csv
 
 QUALITY = ("psnr_hole", "psnr_whole", "ssim_hole", "ssim_whole")
 SEEN = ("lpips", "feature_distance", "diversity")
@@ -45,44 +45,44 @@ class Networks(NamedTuple):
 
 
 def load_networks(lpips: str | None, features: bool, side: int) -> Networks:
-    """To look at pictures of `side` px.  Raises what `load_lpips` and `load_efflite0` do."""
+    """To look at images of `side` px.  Raises what `load_lpips` and `load_efflite0` do."""
     return Networks(load_lpips(lpips) if lpips else None, load_efflite0(side) if features else None)
 
 
 class CompletionWriter(BasePredictionWriter):
-    """Keeps a record of each picture below `folder` as soon as its batch is done (records.py), and
+    """Keeps a record of each image below `folder` as soon as its batch is done (records.py), and
     shows them all at the end (shown.py).
 
-    `pictures` are to be completed, the first `limit`, or all of them if they are crops of `photos`;
-    with holes of their own (a mask picture) nobody knows what was there, and nothing is compared.
+    `images` are to be completed, the first `limit`, or all of them if they are crops of `photos`;
+    with holes of their own (a mask image) nobody knows what was there, and nothing is compared.
     `settings` is a word for all else that results depend on (folder.check_same).  A folder that an
-    earlier run began is continued: `rows` has what was measured of each picture with a record
+    earlier run began is continued: `rows` has what was measured of each image with a record
     there.
 
     index.html: the page of it all (page.py).
 
-    metrics.csv, per picture: PSNR (dB) and SSIM of the completion and, as raw_..., of what fills
-    the hole before blending; what the `networks` see: LPIPS, feature distance to the true picture
+    metrics.csv, per image: PSNR (dB) and SSIM of the completion and, as raw_..., of what fills
+    the hole before blending; what the `networks` see: LPIPS, feature distance to the true image
     and, of several candidates, their diversity (quality/features.py); the objective at the end;
     seconds (of its batch, divided).  summary.csv: mean and 95% interval of each, and fd_efflite0 of
-    all completions against all true pictures.
+    all completions against all true images.
 
-    Raises ValueError for networks that would compare where there is no true picture.
+    Raises ValueError for networks that would compare where there is no true image.
     """
 
     def __init__(
         self,
         folder: Path,
-        pictures: Pictures,
+        images: Images,
         limit: int | None = None,
         photos: Photos | None = None,
         networks: Networks | None = None,
         settings: str = "",
     ):
         super().__init__(write_interval="batch")
-        self.folder, self.pictures, self.photos = folder, pictures, photos
+        self.folder, self.images, self.photos = folder, images, photos
         self.networks, self.settings = networks or Networks(), settings
-        self.names = pictures.labels[: None if photos else limit]  # photos are as many as asked for
+        self.names = images.labels[: None if photos else limit]  # photos are as many as asked for
         self.truth = photos is None or not photos.own_holes
         if not self.truth and any(self.networks):
             raise ValueError(
@@ -93,7 +93,7 @@ class CompletionWriter(BasePredictionWriter):
 
     def reread(self) -> bool:
         """Look for the records that are not known yet, which other processes may have written;
-        whether each picture has one now."""
+        whether each image has one now."""
         for i in range(len(self.names)):
             if i not in self.rows and (kept := self._read(i)) is not None:
                 self.rows[i] = kept["measured"].tolist()
@@ -126,14 +126,14 @@ class CompletionWriter(BasePredictionWriter):
         # some may be there for the sake of the others alone; see evaluation.complete
         new = {i: kept for i, kept in zip(index, batch, strict=True) if i not in self.rows}
         for i, kept in new.items():
-            shown.forget_picture(self.folder, self.names[i])
-            shown.show_picture(self.folder, self.names[i], i, kept, self.photos)
+            shown.forget_image(self.folder, self.names[i])
+            shown.show_image(self.folder, self.names[i], i, kept, self.photos)
         with ThreadPoolExecutor() as pool:  # a disk takes many at once
             list(pool.map(self._keep, new, new.values()))
         self.rows |= {i: kept["measured"].tolist() for i, kept in new.items()}
 
     def show(self, loggers: Iterable[Logger]) -> None:
-        """Make all that is shown, and log the means, once every picture has its record."""
+        """Make all that is shown, and log the means, once every image has its record."""
         pooled: list[Tensor] = []
         first: list[records.Kept] = []
         objectives: list[Tensor] = []
@@ -142,7 +142,7 @@ class CompletionWriter(BasePredictionWriter):
             for i, name in enumerate(self.names):
                 if (kept := self._read(i)) is None:
                     raise OSError(f"{self._path(i)}: was written, and cannot be read")
-                shown.show_picture(self.folder, name, i, kept, self.photos)
+                shown.show_image(self.folder, name, i, kept, self.photos)
                 pooled.extend([kept["features"]] if "features" in kept else [])
                 first.extend([kept] if "before" in kept else [])
                 objectives.extend([kept["trace"][:, 2]] if "trace" in kept else [])
@@ -156,7 +156,7 @@ class CompletionWriter(BasePredictionWriter):
         rows = [[self.names[i], *self.rows[i]] for i in range(len(self.names))]
         write_csv(self.folder / "metrics.csv", [["name", *COLUMNS], *rows])
         means = [[name, *values, len(self.names)] for name, values in summary.items()]
-        header = ["metric", "mean", "low", "high", "pictures"]
+        header = ["metric", "mean", "low", "high", "images"]
         write_csv(self.folder / "summary.csv", [header, *means])
         write_page(
             self.folder / "index.html",
@@ -170,11 +170,11 @@ class CompletionWriter(BasePredictionWriter):
         for logger in loggers:
             logger.log_metrics({f"completion/{name}": mean for name, (mean, *_) in summary.items()})
             logger.save()
-        with Image.open(self.folder / "rows.png") as picture:
-            log_picture(loggers, "completion/rows", picture)
+        with Image.open(self.folder / "rows.png") as image:
+            log_image(loggers, "completion/rows", image)
 
     def summary(self) -> dict[str, tuple[float, float, float]]:
-        """Mean and 95% interval over all pictures; what no picture has (no hole) is left out."""
+        """Mean and 95% interval over all images; what no image has (no hole) is left out."""
         rows = [self.rows[i] for i in range(len(self.names))]
         columns = torch.tensor(rows, dtype=torch.float64).unbind(1)
         return {
@@ -196,12 +196,12 @@ class CompletionWriter(BasePredictionWriter):
 
     def _about(self, i: int) -> dict[str, str]:
         """Whose record it is, and what it holds."""
-        what = zlib.crc32(self.pictures.pictures[i].tobytes())
+        what = zlib.crc32(self.images.images[i].tobytes())
         if self.photos is not None:
             what = zlib.crc32(self.photos.known[i].numpy().tobytes(), what)
         return {
             "name": self.names[i],
-            "picture": f"{what:08x}",
+            "image": f"{what:08x}",
             "settings": self.settings,
             "measured": " ".join(COLUMNS),
         }
@@ -210,12 +210,12 @@ class CompletionWriter(BasePredictionWriter):
         records.write_record(self._path(i), kept, self._about(i))
 
     def _read(self, i: int) -> records.Kept | None:
-        """The record of picture i, if there is a whole one of this picture."""
+        """The record of image i, if there is a whole one of this image."""
         kept, about = records.read_record(self._path(i)) or (None, {})
         return kept if about == self._about(i) else None
 
     def _measure(self, done: Completion, batch: list[records.Kept]) -> list[list[float]]:
-        """All of COLUMNS but the seconds, of each picture."""
+        """All of COLUMNS but the seconds, of each image."""
         hole = 1 - done.mask
         unknown = torch.full((len(hole),), math.nan, device=hole.device)
         columns = [unknown] * 2 * len(QUALITY)

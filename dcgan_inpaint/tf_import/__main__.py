@@ -19,8 +19,8 @@ def main() -> None:
         "--crop",
         type=float,
         default=108 / 178,
-        help="how its training pictures were framed: side of the central square / short side; "
-        "default 108/178, the papers' crop of CelebA; 1 for pictures that were square (the blog's "
+        help="how its training images were framed: side of the central square / short side; "
+        "default 108/178, the papers' crop of CelebA; 1 for images that were square (the blog's "
         "OpenFace-aligned ones)",
     )
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""python -m dcgan_inpaint.web, or dcgan-web: complete pictures in a browser"""
+"""python -m dcgan_inpaint.web, or dcgan-web: complete images in a browser"""
 
 import argparse
 import socket
@@ -10,7 +10,7 @@ from dcgan_inpaint.errors import import_extra, one_line_errors
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="dcgan-web", description="Serve a page to complete pictures in a browser."
+        prog="dcgan-web", description="Serve a page to complete images in a browser."
     )
     parser.add_argument(
         "--ckpt", default="celeba64", help="a shipped checkpoint by name, or the path of yours"

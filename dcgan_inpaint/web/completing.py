@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from dcgan_inpaint.api import Completer
-from dcgan_inpaint.completion.result import Progress, SearchedCompletion
-from dcgan_inpaint.photos.completed import Result
-from dcgan_inpaint.pictures import to_pil
+from dcgan_inpaint.images import to_pil
+from dcgan_inpaint.inpainting.result import Progress, SearchedCompletion
+from dcgan_inpaint.photos.result import Result
 from dcgan_inpaint.web.queue import Say, Stopped
 from dcgan_inpaint.web.uploads import decoded
 
@@ -30,7 +30,7 @@ class Wanted:
     """What a page asks for: its files as they came, not yet decoded."""
 
     photo: bytes
-    mask: bytes  # a picture of the photo's shape: white is known, black the hole
+    mask: bytes  # an image of the photo's shape: white is known, black the hole
     square: Sequence[int]  # x, y, w, h in px of the upright photo
     candidates: int
 
@@ -44,7 +44,7 @@ class Completed:
         self.index = int(result.done.index[result.row])
         self.size = result.photos.photo(self.index).size
 
-    def picture(self, which: str) -> Image.Image:
+    def image(self, which: str) -> Image.Image:
         """Candidate "0", "1", ... or "mean", in the photo; or "mask": white is known.
 
         Raises LookupError for another.
@@ -68,7 +68,7 @@ class Completed:
             shown["mean"] = data_url(to_pil(candidates.mean(0)))
             shown["spread"] = data_url(heat(spread))
             shown["widest"] = spread.max().item() * LEVELS
-        if (error := self.result.expected_error) is not None:
+        if (error := self.result.predicted_error) is not None:
             hole = self.done.mask[self.row, 0].cpu() == 0
             shown["error"] = error[hole].square().mean().sqrt().item() * LEVELS
         return shown
@@ -122,7 +122,7 @@ def complete(completer: Completer, wanted: Wanted, pixels: int, kept: Kept, say:
             "iteration": progress.iteration,
             "iterations": progress.iterations,
             "totals": totals[:],
-            "picture": data_url(to_pil(progress.show()[0])),
+            "image": data_url(to_pil(progress.show()[0])),
         }
         totals.clear()
         shown_at = time.monotonic()
@@ -151,11 +151,11 @@ def heat(spread: Tensor) -> Image.Image:
     return Image.fromarray(((share - np.arange(3)).clip(0, 1) * 255).round().astype(np.uint8))
 
 
-def png(picture: Image.Image) -> bytes:
+def png(image: Image.Image) -> bytes:
     file = BytesIO()
-    picture.save(file, "PNG", compress_level=2)  # a large photo takes seconds at PIL's 6
+    image.save(file, "PNG", compress_level=2)  # a large photo takes seconds at PIL's 6
     return file.getvalue()
 
 
-def data_url(picture: Image.Image) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png(picture)).decode()}"
+def data_url(image: Image.Image) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png(image)).decode()}"

@@ -1,4 +1,4 @@
-"""What a page offers to begin with: masks by name, and example pictures."""
+"""What a page offers to begin with: masks by name, and example images."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,8 +10,8 @@ from PIL import Image
 from torchvision.transforms.functional import to_pil_image
 
 from dcgan_inpaint.configs import choices_of, conf_folder
-from dcgan_inpaint.data.faces import Faces
-from dcgan_inpaint.photos.given import open_photo
+from dcgan_inpaint.data.faces.source import Faces
+from dcgan_inpaint.photos.reading import open_photo
 
 FACES = 5
 SIDE = 256  # of a painted face, px
@@ -35,10 +35,9 @@ def examples() -> dict[str, Image.Image]:
     """Painted faces that no shipped model was trained on, and NASA's portrait of Eileen Collins,
     which is in the public domain, if scikit-image is installed, which has it."""
     faces = Faces(image_size=SIDE, test_size=FACES)
-    pictures = faces.decode(faces.items("test"))  # uint8 (3, S, S) each
+    images = faces.decode(faces.items("test"))  # uint8 (3, S, S) each
     found = {
-        f"face-{i}": to_pil_image(torch.from_numpy(picture))
-        for i, picture in enumerate(pictures, 1)
+        f"face-{i}": to_pil_image(torch.from_numpy(image)) for i, image in enumerate(images, 1)
     }
     scikit_image = find_spec("skimage")
     if scikit_image and scikit_image.origin:

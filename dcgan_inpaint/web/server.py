@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from dcgan_inpaint.api import Completer
-from dcgan_inpaint.completion.result import Progress
+from dcgan_inpaint.inpainting.result import Progress
 from dcgan_inpaint.web import offers
 from dcgan_inpaint.web.completing import Kept, Wanted, complete, data_url, png
 from dcgan_inpaint.web.guard import Guard
@@ -30,9 +30,9 @@ T = TypeVar("T")
 
 
 class Server:
-    """Serves the page, and completes pictures for it with `completer`.
+    """Serves the page, and completes images for it with `completer`.
 
-    Raises ValueError if the completer does not search, or cannot complete a picture.
+    Raises ValueError if the completer does not search, or cannot complete an image.
     """
 
     def __init__(self, completer: Completer, limits: Limits | None = None):
@@ -40,9 +40,9 @@ class Server:
         self.completer, self.limits = completer, limits or Limits()
         self.line, self.kept = Line(self.limits.waiting), Kept(self.limits.kept)
         self.decoders = CapacityLimiter(2)  # each may hold a large photo
-        size = completer.model.picture_shape[-1]
+        size = completer.model.image_shape[-1]
         self.masks = {name: png(mask) for name, mask in offers.masks(size).items()}
-        self.examples = {name: png(picture) for name, picture in offers.examples().items()}
+        self.examples = {name: png(image) for name, image in offers.examples().items()}
         static = files("dcgan_inpaint.web") / "static"
         self.page = {name: (static / (name or "index.html")).read_bytes() for name in PAGE}
 
@@ -70,10 +70,10 @@ class Server:
         return JSONResponse(about | {name: getattr(self.limits, name) for name in names})
 
     async def show_mask(self, request: Request) -> Response:
-        return _picture(self.masks.get(request.path_params["name"]))
+        return _image(self.masks.get(request.path_params["name"]))
 
     async def show_example(self, request: Request) -> Response:
-        return _picture(self.examples.get(request.path_params["name"]))
+        return _image(self.examples.get(request.path_params["name"]))
 
     async def look_at(self, request: Request) -> Response:
         """The photo that is the body: its size, where its square is, and a view of it."""
@@ -101,7 +101,7 @@ class Server:
         (candidates,) = _numbers("candidates", str(given.get("candidates", "")), 1)
         if not 1 <= candidates <= self.limits.candidates:
             raise HTTPException(400, f"candidates={candidates}: at most {self.limits.candidates}")
-        for file in (photo, mask):  # what is no picture does not wait in the line
+        for file in (photo, mask):  # what is no image does not wait in the line
             await self._in_thread(opened, file, self.limits.pixels)
         wanted = Wanted(photo, mask, square, candidates)
         try:
@@ -119,20 +119,20 @@ class Server:
         if completed is None:
             raise HTTPException(410, "this completion is no longer kept: complete the photo again")
         which = request.path_params["which"]
-        return _picture(await self._in_thread(lambda: png(completed.picture(which))))
+        return _image(await self._in_thread(lambda: png(completed.image(which))))
 
     async def forget(self, request: Request) -> Response:
         self.kept.forget(request.path_params["name"])
         return Response(status_code=204)
 
     async def _in_thread(self, work: Callable[..., T], *given: Any) -> T:
-        """Work with pictures, which would hold up everybody else.  Its ValueErrors are answers."""
+        """Work with images, which would hold up everybody else.  Its ValueErrors are answers."""
         try:
             return await to_thread.run_sync(work, *given, limiter=self.decoders)
         except ValueError as error:
             raise HTTPException(400, " ".join(str(error).split())) from error
         except LookupError as error:
-            raise HTTPException(404, "there is no such picture") from error
+            raise HTTPException(404, "there is no such image") from error
 
 
 class Events(StreamingResponse):
@@ -164,9 +164,9 @@ def try_out(completer: Completer) -> None:
         completer(gray, "center", [0, 0, 64, 64], candidates=1, watch=enough)
 
 
-def _picture(file: bytes | None) -> Response:
+def _image(file: bytes | None) -> Response:
     if file is None:
-        raise HTTPException(404, "there is no such picture")
+        raise HTTPException(404, "there is no such image")
     return Response(file, media_type="image/png")
 
 

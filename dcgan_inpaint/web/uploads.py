@@ -1,4 +1,4 @@
-"""What a request may bring: so many bytes, and pictures of so many pixels.  All stays in memory."""
+"""What a request may bring: so many bytes, and images of so many pixels.  All stays in memory."""
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from dcgan_inpaint.photos.given import upright
+from dcgan_inpaint.photos.reading import upright
 
 # what PIL decodes by itself: for EPS it starts Ghostscript, which writes files
 KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -22,9 +22,9 @@ class Limits:
     """Of what strangers may ask for."""
 
     size: int = 64 * 2**20  # bytes of a request
-    pixels: int = 50_000_000  # of a picture
+    pixels: int = 50_000_000  # of an image
     candidates: int = 8
-    waiting: int = 16  # people in the line, behind the one whose picture is completed
+    waiting: int = 16  # people in the line, behind the one whose image is completed
     kept: int = 200_000_000  # pixels of the photos whose completions can still be downloaded
 
 
@@ -73,28 +73,28 @@ async def file_of(given: FormData, name: str) -> bytes:
 
 
 def opened(file: bytes, pixels: int) -> Image.Image:
-    """The picture of a file, not yet decoded.  Raises ValueError, one line, for one that is none,
+    """The image of a file, not yet decoded.  Raises ValueError, one line, for one that is none,
     or is larger than `pixels`."""
     most = f"at most {pixels / 1e6:g} million"
     Image.init()
     try:
-        picture = Image.open(BytesIO(file), formats=[kind for kind in KINDS if kind in Image.OPEN])
+        image = Image.open(BytesIO(file), formats=[kind for kind in KINDS if kind in Image.OPEN])
     except Image.DecompressionBombError as error:
         raise ValueError(f"has too many pixels: {most}") from error
     except Exception as error:  # PIL raises many kinds on broken files
-        raise ValueError(f"cannot be read as a picture: use {', '.join(KINDS)}") from error
-    if picture.width * picture.height > pixels:
-        raise ValueError(f"has {picture.width} x {picture.height} pixels: {most}")
-    return picture
+        raise ValueError(f"cannot be read as an image: use {', '.join(KINDS)}") from error
+    if image.width * image.height > pixels:
+        raise ValueError(f"has {image.width} x {image.height} pixels: {most}")
+    return image
 
 
 def decoded(file: bytes, pixels: int) -> Image.Image:
-    """The upright picture of a file, 8 bit, "L" or "RGB", transparency on white.
+    """The upright image of a file, 8 bit, "L" or "RGB", transparency on white.
 
     Raises ValueError, one line, as `opened` does, and for one that is damaged.
     """
-    picture = opened(file, pixels)
+    image = opened(file, pixels)
     try:
-        return upright(picture)
+        return upright(image)
     except Exception as error:
-        raise ValueError(f"is a damaged {picture.format} file") from error
+        raise ValueError(f"is a damaged {image.format} file") from error

@@ -1,9 +1,9 @@
 // The photo as the server shows it (the view) is painted on at the view's size; the square is kept in
-// pixels of the photo.  What is sent: the photo's own file, the mask as a picture, the square.
+// pixels of the photo.  What is sent: the photo's own file, the mask as an image, the square.
 
 const $ = (id) => document.getElementById(id);
 const HOLE = "#e0218a"; // how the hole is shown
-const LONGEST = 2048; // px of the long side of a mask picture that is loaded
+const LONGEST = 2048; // px of the long side of a mask image that is loaded
 
 const about = await (await fetch("about")).json();
 let photo = null; // {file, width, height}
@@ -35,7 +35,7 @@ async function ask(url, options = {}) {
 
 async function take(file) {
   if (!file) return;
-  const about_it = `${file.name ?? "the picture"}: `;
+  const about_it = `${file.name ?? "the image"}: `;
   if (file.size > about.size) return fault(`${about_it}too large: at most ${about.size / 2 ** 20} MB`);
   leave();
   $("painting").hidden = true;
@@ -72,7 +72,7 @@ document.ondrop = (event) => {
   take(event.dataTransfer.files[0]);
 };
 for (const name of about.examples) {
-  const button = picture("button", `examples/${name}`, name);
+  const button = image("button", `examples/${name}`, name);
   button.onclick = async () => {
     const answer = await ask(`examples/${name}`);
     if (answer) take(new File([await answer.blob()], name));
@@ -80,8 +80,8 @@ for (const name of about.examples) {
   $("examples").append(button);
 }
 
-// a picture with its name, as a button or another element
-function picture(kind, source, name) {
+// an image with its name, as a button or another element
+function image(kind, source, name) {
   const element = document.createElement(kind);
   const image = document.createElement("img");
   image.src = source;
@@ -100,9 +100,9 @@ function draw(step) {
   const context = $("hole").getContext("2d", { willReadFrequently: true });
   context.globalCompositeOperation = step.erases ? "destination-out" : "source-over";
   if (!step.points) context.clearRect(0, 0, $("hole").width, $("hole").height);
-  if (step.picture) {
+  if (step.image) {
     context.imageSmoothingEnabled = false;
-    context.drawImage(step.picture, ...step.box);
+    context.drawImage(step.image, ...step.box);
   }
   if (step.points) {
     context.lineCap = context.lineJoin = "round";
@@ -138,7 +138,7 @@ function undo() {
 $("undo").onclick = undo;
 $("clear").onclick = () => add({});
 
-// a canvas whose hole has the colour of holes and is else empty, of a mask picture
+// a canvas whose hole has the colour of holes and is else empty, of a mask image
 function holeOf(image, whiteIsHole) {
   const canvas = document.createElement("canvas");
   const share = Math.min(1, LONGEST / Math.max(image.width, image.height));
@@ -166,14 +166,14 @@ async function takeMask(blob, name, whiteIsHole, mayBeWhole) {
   try {
     image = await createImageBitmap(blob);
   } catch {
-    return fault(`${name}: cannot be read as a picture`);
+    return fault(`${name}: cannot be read as an image`);
   }
   fault("");
   const { width, height } = photo;
-  const skew = Math.abs(image.width * height - image.height * width); // as in MaskPicture.over
+  const skew = Math.abs(image.width * height - image.height * width); // as in MaskImage.over
   const whole = mayBeWhole && skew < Math.max(width, height);
   const box = whole ? [0, 0, $("hole").width, $("hole").height] : onSquare();
-  add({ picture: holeOf(image, whiteIsHole), box });
+  add({ image: holeOf(image, whiteIsHole), box });
 }
 
 for (const name of about.masks) $("masks").append(new Option(name, name));
@@ -190,7 +190,7 @@ $("maskfile").onchange = async (event) => {
 };
 
 // the hole as it is sent: white is known.  undefined: said why there is none
-function maskPicture() {
+function maskImage() {
   const { width, height } = $("hole");
   const canvas = document.createElement("canvas");
   Object.assign(canvas, { width, height });
@@ -359,11 +359,11 @@ const told = {
   place({ ahead }) {
     $("status").textContent = ahead ? `Waiting: ${ahead} ahead of you` : "Your turn";
   },
-  frame({ iteration, iterations, picture, totals: more }) {
+  frame({ iteration, iterations, image, totals: more }) {
     if (!totals.length) $("status").textContent = "Searching"; // once: it is read aloud
     $("search").hidden = false;
     Object.assign($("progress"), { max: iterations, value: iteration });
-    $("frame").src = picture;
+    $("frame").src = image;
     totals.push(...more);
     drawCurve();
   },
@@ -384,7 +384,7 @@ const told = {
 $("complete").onclick = async () => {
   fault("");
   $("status").textContent = "";
-  const mask = await maskPicture();
+  const mask = await maskImage();
   if (!mask) return;
   leave();
   totals = [];
@@ -420,7 +420,7 @@ function showChoice({ candidates, mean, spread, widest, error }) {
   if (mean) shown.push([mean, "Their mean", "mean"]);
   $("candidates").replaceChildren();
   for (const [source, name, which] of shown) {
-    const button = picture("button", source, name);
+    const button = image("button", source, name);
     button.setAttribute("aria-pressed", false);
     button.onclick = () => choose(which, button);
     $("candidates").append(button);

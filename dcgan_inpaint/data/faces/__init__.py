@@ -1,0 +1,1 @@
+"""Procedural faces: the source and the painter."""

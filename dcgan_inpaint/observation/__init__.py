@@ -1,1 +1,0 @@
-"""What is known of a picture: masks, mask pictures, measurements."""

@@ -1,0 +1,187 @@
+"""Bad values for every key of every choice: what tests/test_bad_values.py and faults.py give.
+
+Keys and choices are read from conf/, so a new one is covered as it comes; sizes are the smallest.
+"""
+
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from small_sets import noise, png, write_cars, write_fashion_mnist, write_parquet, write_tar
+
+from dcgan_inpaint.data.folder import Folder
+from dcgan_inpaint.models.checkpoint import save_weights
+from dcgan_inpaint.models.context_encoder import ContextEncoder
+from dcgan_inpaint.models.dcgan import DCGAN
+
+CONF = Path(__file__).parents[2] / "conf"
+GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()}
+BAD = {  # as one would type it
+    "null": None,
+    "": "",
+    "-1": -1,
+    "0": 0,
+    "1.5": 1.5,
+    "nan": float("nan"),
+    "inf": float("inf"),
+    "1000000000000.0": 1e12,
+    "1000000000000": 10**12,
+    "1e+38": 1e38,
+    "text": "text",
+    "['a', None]": ["a", None],
+    "{'a': 1}": {"a": 1},
+    "true": True,
+}
+HYDRAS = ["null", "1.5", "text", "{'a': 1}"]  # enough for _target_ and _partial_, of every part
+SMALL = {  # by the last word of a key
+    "accelerator": "cpu",
+    "base": [0],
+    "batch_size": 4,
+    "code_dim": 3,
+    "count": 2,
+    "df_dim": 1,
+    "enable_progress_bar": False,
+    "gf_dim": 1,
+    "iterations": 2,
+    "limit": 1,
+    "max_epochs": 1,
+    "metrics_count": 2,
+    "minus": [1],
+    "offline": True,
+    "plus": [0],
+    "preview": 0,
+    "sample_metrics": 0,
+    "steps": 2,
+    "test_size": 2,
+    "train_size": 4,
+    "val_size": 2,
+    "validate": 0,
+    "z_dim": 5,
+}
+OWN: dict[str, dict[str, list[str]]] = {  # the ways to use a door by its own keys alone
+    "train": {"plain": []},
+    "inpaint": {"plain": [], "photos": ["images={files}/img_align_celeba/000000.png"]},
+    "sample": {"plain": [], "metrics": ["metrics=true"]},
+}
+
+
+SEVERAL = {"ddp", "ddp_cpu", "slurm"}  # choices that start the program again
+
+
+def ways() -> Iterator[tuple[str, str, str]]:
+    """(door, group, choice) of all that can be chosen; group "" for a door's own keys."""
+    for door, own in OWN.items():
+        yield from ((door, "", way) for way in own)
+        for group in sorted(GROUPS):
+            for path in sorted((CONF / group).glob("*.yaml")):
+                if group in brought(door) and path.stem not in SEVERAL:
+                    yield door, group, path.stem
+
+
+def brought(door: str) -> set[str]:
+    """The groups that a door chooses from, itself or by its default of another group."""
+    found, files = set(), [CONF / f"{door}.yaml"]
+    for file in files:
+        loaded: Any = OmegaConf.load(file)
+        for item in loaded.get("defaults", []):
+            for name, choice in item.items() if OmegaConf.is_dict(item) else ():
+                if (group := name.strip("/")) in GROUPS:
+                    found.add(group)
+                    files += [CONF / group / f"{choice}.yaml"] if choice else []
+    return found
+
+
+def make_files(root: Path) -> None:
+    """What keys point to: images as a folder and as public sets, a mask, checkpoints."""
+    (root / "img_align_celeba").mkdir()
+    splits = []
+    for i in range(100):
+        name = f"{i:06d}.png"
+        Image.new("RGB", (20, 24), (2 * i, 100, 255 - i)).save(root / "img_align_celeba" / name)
+        splits.append(f"{name} {min(i // 8, 2)}\n")
+    (root / "list_eval_partition.txt").write_text("".join(splits))
+    levels = noise(10, 28, 28)
+    write_fashion_mnist(root, levels[:8], levels[8:])
+    write_cars(root, train=8, test=2)
+    write_tar(root / "few.tar", {f"{i}.png": png(noise(20, 24, 3)) for i in range(40)})
+    if find_spec("datasets"):  # of the extra [huggingface]
+        write_parquet(root / "parquet" / "train.parquet", [png(noise(20, 24, 3))] * 40)
+    assert all(Folder(str(root)).items(split) for split in ("train", "val", "test"))
+    mask = Image.new("L", (16, 16), 255)
+    mask.paste(0, (4, 4, 12, 12))
+    mask.save(root / "hole.png")
+    small: dict[str, Any] = {"image_size": 16, "gf_dim": 1, "df_dim": 1}
+    for model in (DCGAN(**small, z_dim=5), ContextEncoder(**small, code_dim=3)):
+        model.data = {"source": "faces", "image_size": 16, "train_size": 4, "test_size": 2}
+        save_weights(model, root / f"{type(model).__name__}.safetensors")
+
+
+def composed(door: str, group: str, choice: str, files: Path) -> DictConfig:
+    """The configuration of the choice, in small."""
+    own = [argument.format(files=files) for argument in OWN[door].get(choice, [])]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose(door, [f"{group}='{choice}'"] if group else own)
+    ckpt = "ContextEncoder" if (group, choice) == ("method", "network") else "DCGAN"
+    paths = {"ckpt": f"{ckpt}.safetensors", "gan": "DCGAN.safetensors"}
+    paths |= {"root": "", "path": "hole.png", "urls": "few.tar"}
+    shrink(cfg, SMALL | {name: str(files / path) for name, path in paths.items()})
+    cfg.cache_dir = str(files / "cache")
+    if cfg.get("data") is not None:
+        cfg.data.image_size = 16
+        if "name" in cfg.data.keys():  # noqa: SIM118  # also where it is to be given
+            cfg.data.name = "FashionMNIST"
+        if "path" in cfg.data.keys():  # noqa: SIM118
+            cfg.data.path = str(files / "parquet")
+    if choice == "own":
+        cfg[group]._target_ = {"data": "small_sets.Few", "model": "small_sets.Little"}[group]
+    return cfg
+
+
+def shrink(cfg: Any, small: Mapping[str, Any]) -> None:
+    """Set what a configuration says itself by the last words of its keys."""
+    for name, value in cfg.items_ex(resolve=False):
+        if OmegaConf.is_interpolation(cfg, name):
+            continue
+        if isinstance(value, DictConfig):
+            shrink(value, small)
+        elif name in small:
+            cfg[name] = small[name]
+
+
+def keys(cfg: DictConfig, group: str, choice: str) -> list[str]:
+    """The keys that a choice brings; for the group "" those of the door, and the groups'."""
+    if not group:
+        return [key for key in nodes(cfg) if key.split(".")[0] not in GROUPS or key in cfg]
+    below = [key for key in nodes(cfg) if key.split(".")[0] == group]
+    file = CONF / group / f"{choice}.yaml"
+    said: Any = OmegaConf.load(file)
+    for base in said.pop("defaults", []):  # of the same group, and tested there
+        if isinstance(base, str) and base != "_self_" and "@" not in base:
+            others = OmegaConf.load(CONF / group / f"{base}.yaml")
+            below = [key for key in below if key.split(".")[1:2] not in [[name] for name in others]]
+    if file.read_text().startswith("# @package _global_"):
+        below += [key for key in nodes(said) if key.split(".")[0] in cfg and key not in below]
+    return below
+
+
+def nodes(cfg: Any, prefix: str = "") -> Iterator[str]:
+    """The names of everything in a configuration, with the items of lists."""
+    items = enumerate(cfg) if OmegaConf.is_list(cfg) else cfg.items_ex(resolve=False)
+    for name, value in items:
+        yield f"{prefix}{name}"
+        if OmegaConf.is_config(value) and not OmegaConf.is_missing(cfg, name):
+            yield from nodes(value, f"{prefix}{name}.")
+
+
+def aliases(cfg: DictConfig, key: str) -> tuple[str, ...]:
+    """The names of a value: its key, and the one that this is taken from (${gan})."""
+    parent, _, name = key.rpartition(".")
+    node: Any = OmegaConf.select(cfg, parent) if parent else cfg
+    if OmegaConf.is_dict(node) and OmegaConf.is_interpolation(node, name):
+        written: Any = OmegaConf.to_container(node)
+        return key, written[name].removeprefix("${").removesuffix("}")
+    return (key,)

@@ -1,0 +1,212 @@
+import sys
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from dcgan_inpaint.blending import paste, poisson
+from dcgan_inpaint.data.faces.source import Faces
+from dcgan_inpaint.images import to_float
+from dcgan_inpaint.inpainting import fills
+from dcgan_inpaint.inpainting.baselines import (
+    Biharmonic,
+    FillingModule,
+    Nearest,
+    OpenCV,
+    divergence,
+    gradient,
+)
+from dcgan_inpaint.masks import masks
+
+NEEDS = {"biharmonic": "skimage", "telea": "cv2", "navier_stokes": "cv2"}
+
+
+@pytest.fixture(scope="module")
+def nearest(tmp_path_factory):
+    return Nearest(Faces(16, 3, train_size=40), str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(params=["mean", "nearest", "tv", "biharmonic", "telea", "navier_stokes"])
+def fill(request, nearest):
+    if request.param in NEEDS:
+        pytest.importorskip(NEEDS[request.param])
+    if request.param in ("telea", "navier_stokes"):
+        return OpenCV(request.param)
+    return {
+        "mean": lambda: fills.mean,
+        "nearest": lambda: nearest,
+        "tv": lambda: partial(fills.total_variation, iterations=30),
+        "biharmonic": Biharmonic,
+    }[request.param]()
+
+
+def faces(n):
+    source = Faces(16, 3, test_size=n)
+    return to_float(np.stack(source.decode(source.items("test"))))
+
+
+def filling(fill, blend=paste):
+    mask = partial(masks.random, seed=0, missing=0.5)
+    return FillingModule(fill, mask, blend, (3, 16, 16))
+
+
+def test_the_content_of_the_hole_does_not_matter(fill):
+    module, images, index = filling(fill), faces(3), torch.arange(3)
+    done = module.predict_step({"image": images, "index": index})
+    other = torch.where(done.mask == 0, -images.flip(0), images)
+    again = module.predict_step({"image": other, "index": index})
+    assert torch.equal(done.fake, again.fake)
+    assert torch.equal(done.completion, again.completion)
+
+
+def test_results_do_not_depend_on_the_batch(fill):
+    module, images = filling(fill), faces(3)
+    together = module.predict_step({"image": images, "index": torch.arange(3)})
+    for i in range(3):
+        alone = module.predict_step({"image": images[i : i + 1], "index": torch.tensor([i])})
+        torch.testing.assert_close(alone.fake[0], together.fake[i], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("blend", [paste, poisson])
+def test_known_pixels_are_exact(fill, blend):
+    images = faces(2)
+    done = filling(fill, blend=blend).predict_step({"image": images, "index": torch.arange(2)})
+    known = done.mask.expand_as(images) == 1
+    assert torch.equal(done.completion[known], images[known])
+    assert done.fake.shape == images.shape
+    assert done.fake.dtype == torch.float32
+    assert done.fake.abs().max() <= 1 + 1e-6
+    assert torch.equal(done.observed, images * done.mask)
+    if blend is paste:
+        assert torch.equal(done.completion[~known], done.fake[~known])
+
+
+def test_mean_by_hand():
+    known = torch.tensor([[[[0.5, 0.0], [-0.1, 0.2]]], [[[0.0, 0.0], [0.0, 0.0]]]])
+    mask = torch.tensor([[[[1.0, 0.0], [1.0, 1.0]]], [[[0.0, 0.0], [0.0, 0.0]]]])
+    fake = fills.mean(known, mask)
+    torch.testing.assert_close(fake[0], torch.full((1, 2, 2), 0.2))
+    assert not fake[1].any()  # grey, for lack of anything known
+
+
+def test_nearest_finds_the_image_itself(nearest):
+    images = to_float(nearest.images[[7, 31, 0]])
+    mask = masks.random(torch.arange(3), 16, seed=0, missing=0.8)
+    assert torch.equal(nearest(images * mask, mask), images)
+
+
+def test_nearest_is_the_plain_search(nearest, monkeypatch):
+    images, training = faces(5), to_float(nearest.images)
+    mask = masks.half(torch.arange(5), 16, seed=0)
+    distance = (mask[:, None] * (training[None] - images[:, None]) ** 2).sum((2, 3, 4))  # (B, N)
+    expected = training[distance.argmin(1)]
+    for chunk in (7, 40):
+        monkeypatch.setattr(nearest, "chunk", chunk)
+        assert torch.equal(nearest(images * mask, mask), expected)
+
+
+def test_gradient_and_divergence():
+    x = torch.tensor([[[[1.0, 3.0], [2.0, 7.0]]]])
+    down, right = [[1.0, 4.0], [0.0, 0.0]], [[2.0, 0.0], [5.0, 0.0]]
+    assert torch.equal(gradient(x), torch.tensor([[down, right]]))
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 5, 4, generator=generator).double()
+    p = torch.randn(2, 6, 5, 4, generator=generator).double()
+    torch.testing.assert_close((gradient(x) * p).sum(), -(x * divergence(p)).sum())
+
+
+def variation(x):
+    """What total_variation makes least, (B,)."""
+    return gradient(x).norm(dim=1).sum((1, 2))
+
+
+def middle(size=16):
+    return masks.center(torch.arange(1), size, 0.25)
+
+
+def step(size=16):
+    """-0.5 left of column 7, 0.5 from there on."""
+    return (torch.arange(size) >= 7).float().expand(1, 3, size, size) - 0.5
+
+
+def test_tv_continues_a_constant_and_an_edge():
+    mask, constant = middle(), torch.full((1, 3, 16, 16), 0.3)
+    assert torch.equal(fills.total_variation(constant * mask, mask, 5), constant)
+    filled = fills.total_variation(step() * mask, mask, 2000)
+    torch.testing.assert_close(filled, step(), rtol=0, atol=0.01)
+
+
+def test_tv_by_hand():
+    """One row with 3 of 5 pixels missing between 0 and 1: any way up has the variation 1."""
+    known = torch.tensor([0.0, 0, 0, 0, 1]).view(1, 1, 1, 5)
+    mask = torch.tensor([1.0, 0, 0, 0, 1]).view(1, 1, 1, 5)
+    filled = fills.total_variation(known, mask, 200)
+    assert variation(filled).item() == pytest.approx(1, abs=1e-4)
+    assert variation(step()).item() == pytest.approx(16 * 3**0.5)  # an edge of all 3 channels
+
+
+def test_tv_has_converged():
+    images = faces(4)
+    mask = masks.half(torch.arange(4), 16, seed=0)
+    short, long = (fills.total_variation(images * mask, mask, n) for n in (1000, 5000))
+    start = poisson(fills.mean(images * mask, mask), images, mask)
+    assert (variation(long) < 0.98 * variation(start)).all()
+    assert (variation(short) < 1.01 * variation(long)).all()
+
+
+def test_biharmonic_continues_a_ramp():
+    pytest.importorskip("skimage")
+    y, x = torch.meshgrid(
+        torch.linspace(-0.5, 0.5, 16), torch.linspace(-0.4, 0.4, 16), indexing="ij"
+    )
+    ramp, mask = (x + y).expand(1, 3, 16, 16), middle()
+    filled = Biharmonic()(ramp * mask, mask).float()
+    torch.testing.assert_close(filled, ramp, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("algorithm", ["telea", "navier_stokes"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_opencv_continues_a_constant(algorithm, channels):
+    pytest.importorskip("cv2")
+    inpaint = OpenCV(algorithm, radius=3)
+    constant, mask = torch.full((2, channels, 16, 16), 51 / 127.5 - 1), middle().repeat(2, 1, 1, 1)
+    filled = inpaint(constant * mask, mask)
+    torch.testing.assert_close(
+        filled, constant, rtol=0, atol=2.01 / 127.5
+    )  # Telea rounds on its way
+    images = faces(1)[:, :channels]
+    levels = (inpaint(images * middle(), middle()) + 1) * 127.5  # 8-bit
+    torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("method", "library", "module"),
+    [
+        (Biharmonic, "scikit-image", "skimage.restoration"),
+        (partial(OpenCV, "telea"), "OpenCV", "cv2"),
+        (partial(OpenCV, "navier_stokes"), "OpenCV", "cv2"),
+    ],
+)
+def test_a_missing_library_is_named(method, library, module, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    line = rf'method=\w+ needs {library}: pip install -e "\.\[baselines\]"'
+    with pytest.raises(ModuleNotFoundError, match=line):
+        method()
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="radius=0: should be greater than 0"):
+        OpenCV("telea", radius=0)
+    with pytest.raises(ValueError, match="algorithm=fmm: should be 'telea' or 'navier_stokes'"):
+        OpenCV("fmm")
+    known = torch.zeros(1, 3, 16, 16)
+    with pytest.raises(ValueError, match="iterations=0: should be greater"):
+        fills.total_variation(known, middle(), iterations=0)
+
+
+def test_nearest_is_not_searched_to_check_the_mask(nearest, monkeypatch):
+    monkeypatch.setattr(Nearest, "__call__", lambda *_: pytest.fail("it was searched"))
+    filling(nearest).check()
+    with pytest.raises(ValueError, match="scale"):
+        FillingModule(nearest, partial(masks.center, scale=0.7), paste, (3, 16, 16)).check()

@@ -1,0 +1,442 @@
+import csv
+import functools
+import importlib.util
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import ndimage
+from scipy.signal import convolve2d
+from torch.nn import functional as F
+from torchmetrics.functional.image import (
+    multiscale_structural_similarity_index_measure,
+    structural_similarity_index_measure,
+)
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchvision.models import alexnet
+from training import quiet_trainer
+
+from dcgan_inpaint.images import to_uint8
+from dcgan_inpaint.metrics import samples as sample_quality
+from dcgan_inpaint.metrics.completions import load_lpips, lpips
+from dcgan_inpaint.metrics.samples import (
+    frechet_inception_distance,
+    judge_samples,
+    laplacian_pyramid,
+    load_inception,
+    ms_ssim,
+    similarity,
+    sliced_wasserstein,
+    upsample,
+)
+from dcgan_inpaint.models.dcgan import DCGAN
+
+
+def textures(count, size=64, seed=0, channels=3):
+    """uint8 images with content at all scales; channels that have much in common."""
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.zeros(count, channels, size, size)
+    side = 4
+    while side <= size:
+        shared = torch.randn(count, 1, side, side, generator=generator)
+        own = torch.randn(count, channels, side, side, generator=generator)
+        image += F.interpolate(shared + 0.5 * own, size, mode="bilinear") / side**0.5
+        side *= 2
+    return (128 + 35 * image).clamp(0, 255).round().to(torch.uint8)
+
+
+def flat(values, size=32, channels=3):
+    return (
+        torch.tensor(values, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, channels, size, size)
+    )
+
+
+def test_pyramid_adds_up_to_the_image():
+    images = textures(3)
+    pyramid = laplacian_pyramid(images.float())
+    assert [(side, *level.shape[1:]) for side, level in pyramid.items()] == [
+        (16, 3, 16, 16),
+        (32, 3, 32, 32),
+        (64, 3, 64, 64),
+    ]
+    whole = pyramid[32] + upsample(pyramid[16])
+    whole = pyramid[64] + upsample(whole)
+    assert torch.allclose(whole, images.float(), atol=1e-3)
+    assert torch.equal(whole.round().to(torch.uint8), images)
+
+
+def test_pyramid_agrees_with_scipy():
+    """An independent second implementation: whole-image filters, mirrored borders."""
+    image = textures(1, 32)[0].numpy().astype(float)
+    binomial = np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1]) / 256
+    smaller = ndimage.convolve(image, binomial[None], mode="mirror")[:, ::2, ::2]
+    spaced = np.zeros_like(image)
+    spaced[:, ::2, ::2] = smaller
+    fine = image - ndimage.convolve(spaced, 4 * binomial[None], mode="mirror")
+    pyramid = laplacian_pyramid(torch.from_numpy(image).float()[None])
+    assert np.allclose(pyramid[16][0], smaller, atol=1e-3)
+    assert np.allclose(pyramid[32][0], fine, atol=1e-3)
+
+
+def test_a_flat_image_is_all_in_the_lowest_level():
+    pyramid = laplacian_pyramid(flat([77]).float())
+    assert (pyramid[16] == 77).all()
+    assert (pyramid[32] == 0).all()
+
+
+def test_equal_sets_are_at_distance_0():
+    images = textures(6)
+    assert sliced_wasserstein(images, images) == {16: 0, 32: 0, 64: 0}
+
+
+def test_sliced_wasserstein_by_hand():
+    """Flat images: a patch is v in all its 147 entries, v the normalised value of its image.
+
+    8 fakes, half 0 and half 200: v is -1 or 1.  4 images, 3 of 0 and one of 240: v is -1/sqrt(3)
+    or sqrt(3).  Sorted, the pairs are (-1, -0.577) for a half, (1, -0.577) and (1, 1.732) for a
+    quarter each.  A direction sees v times the sum of its entries: 0.8 on average.
+    """
+    fake, real = flat([0, 200] * 4), flat([0, 240, 0, 0])
+    low, high = -1 / math.sqrt(3), math.sqrt(3)
+    pairs = (low + 1) / 2 + (1 - low) / 4 + (high - 1) / 4
+    entries = 3 * 7 * 7
+    seen = math.sqrt(entries / math.pi) * math.exp(
+        math.lgamma(entries / 2) - math.lgamma((entries + 1) / 2)
+    )
+    distance = sliced_wasserstein(fake, real)
+    assert distance[32] == 0  # no detail in either
+    assert distance[16] == pytest.approx(1000 * pairs * seen, rel=0.05)  # 512 directions
+
+
+def test_different_images_of_one_kind_are_near():
+    """Also when one set is larger; and what is worse is farther."""
+    fake = textures(48, seed=1)
+    near = sliced_wasserstein(fake, textures(48, seed=2))
+    uneven = sliced_wasserstein(fake, textures(37, seed=2))
+    far = sliced_wasserstein(fake, (128 + 60 * torch.randn(37, 3, 64, 64)).clamp(0, 255).byte())
+    for side in (16, 32, 64):
+        assert uneven[side] == pytest.approx(near[side], abs=40)
+        assert far[side] > 2 * max(near[side], uneven[side])
+
+
+def test_each_level_sees_its_frequencies():
+    real = textures(32, seed=1)
+    fake = textures(32, seed=2)
+    fresh = sliced_wasserstein(fake, real)
+    # smooth the left half only: normalisation takes away what all patches share
+    smooth = fake.clone()
+    small = F.avg_pool2d(fake[..., :32].float(), 2)
+    smooth[..., :32] = F.interpolate(small, scale_factor=2, mode="bilinear").byte()
+    blurred = sliced_wasserstein(smooth, real)
+    assert blurred[64] > 2 * fresh[64]
+    assert blurred[16] < 1.2 * fresh[16]
+    # a shadow from one side to the other has no detail
+    shadow = torch.linspace(-60, 60, 64)
+    shadowed = sliced_wasserstein((fake / 2 + 64 + shadow).byte(), (real / 2 + 64).byte())
+    assert shadowed[16] > 2 * fresh[16]
+    assert shadowed[64] < 1.2 * fresh[64]
+
+
+def test_colours_that_do_not_belong_together_are_seen():
+    """Each channel alone is as it was, but comes from another image."""
+    real = textures(32, seed=1)
+    fresh = sliced_wasserstein(textures(32, seed=2), real)
+    mixed = torch.stack([real[:, 0], real[:, 1].roll(1, 0), real[:, 2].roll(2, 0)], 1)
+    for side, distance in sliced_wasserstein(mixed, real).items():
+        assert distance > 1.5 * fresh[side]
+
+
+def test_brightness_and_contrast_of_a_whole_set_are_not_seen():
+    """Karras's normalisation, per channel."""
+    real, fake = textures(16, seed=1) // 2 + 50, textures(16, seed=2) // 2 + 50
+    tinted = fake.clone()
+    tinted[:, 0] += 40
+    before, after = sliced_wasserstein(fake, real), sliced_wasserstein(tinted, real)
+    assert before == pytest.approx(after, rel=1e-3)
+
+
+def test_chunks_and_seeds(monkeypatch):
+    fake, real = textures(10, 32, seed=1), textures(7, 32, seed=2)
+    distance = sliced_wasserstein(fake, real, seed=3)
+    assert sliced_wasserstein(fake, real, seed=3) == distance
+    assert sliced_wasserstein(fake, real, seed=4) != distance
+    alike = similarity(real)
+    monkeypatch.setattr(sample_quality, "CHUNK", 3)
+    monkeypatch.setattr(sample_quality, "BLOCK", 100)
+    assert sliced_wasserstein(fake, real, seed=3) == pytest.approx(distance, rel=1e-4)
+    assert similarity(real) == pytest.approx(alike)
+
+
+def test_floats_are_judged_as_the_file_they_make():
+    fake, real = textures(4, 16, channels=1), textures(4, 16, seed=1, channels=1)
+    floats = real.float() / 127.5 - 1
+    assert sliced_wasserstein(fake, floats) == sliced_wasserstein(fake, real)
+    assert list(sliced_wasserstein(fake, real)) == [16]
+    assert torch.equal(ms_ssim(fake, floats), ms_ssim(fake, real))
+
+
+@pytest.mark.parametrize("shape", [(3, 24, 24), (3, 8, 8), (1, 32, 32), (3, 32, 16)])
+def test_images_that_do_not_fit(shape):
+    other = shape if shape[0] == 3 else (3, 32, 32)
+    with pytest.raises(ValueError, match="power of two from 16|differ"):
+        sliced_wasserstein(torch.zeros(2, *shape), torch.zeros(2, *other))
+
+
+def by_scipy(a, b):
+    """MS-SSIM of two uint8 images (C, S, S), window by window of Wang 2003."""
+    score = 1.0
+    for scale, weight in enumerate((0.0448, 0.2856, 0.3001, 0.2363, 0.1333)):
+        side = min(11, a.shape[1])
+        x = np.arange(side) - (side - 1) / 2
+        window = np.exp(-(x[:, None] ** 2 + x**2) / (2 * (side * 1.5 / 11) ** 2))
+        window /= window.sum()
+        terms = []
+        for p, q in zip(a, b, strict=True):
+            mp, mq, pp, qq, pq = (
+                convolve2d(m, window, mode="valid") for m in (p, q, p * p, q * q, p * q)
+            )
+            term = (2 * (pq - mp * mq) + 58.5225) / (pp - mp**2 + qq - mq**2 + 58.5225)
+            if scale == 4:
+                term *= (2 * mp * mq + 6.5025) / (mp**2 + mq**2 + 6.5025)
+            terms.append(term)
+        score *= max(np.mean(terms), 0) ** weight
+        a, b = (m.reshape(len(m), len(m[0]) // 2, 2, -1, 2).mean((2, 4)) for m in (a, b))
+    return score
+
+
+def test_ms_ssim_agrees_with_scipy():
+    a, b = textures(5, seed=1), textures(5, seed=2)
+    b[0] = a[0] // 2 + 30
+    b[1] = (a[1].int() + b[1]) // 2
+    expected = [by_scipy(*(x.double().numpy() for x in pair)) for pair in zip(a, b, strict=True)]
+    assert ms_ssim(a, b).tolist() == pytest.approx(expected, abs=1e-4)
+    assert torch.equal(ms_ssim(a, b)[2:3], ms_ssim(a[2:3], b[2:3]))  # alone and in a batch
+
+
+def test_ms_ssim_agrees_with_torchmetrics_where_that_works():
+    """At 64 px it refuses.  At 192 px its four finer scales leave out the borders as we do; the
+    coarsest one does not, so that is taken from its map."""
+    a, b = textures(3, 192, seed=1).float(), textures(3, 192, seed=2).float()
+    b = 0.7 * a + 0.3 * b
+    with pytest.raises(ValueError, match="must be larger than 160"):
+        multiscale_structural_similarity_index_measure(a[..., :64, :64], b[..., :64, :64])
+    settings = {"data_range": 255.0, "reduction": "none"}
+    expected, p, q = torch.ones(3), a, b.round()
+    for weight in (0.0448, 0.2856, 0.3001, 0.2363):
+        _, contrast = structural_similarity_index_measure(
+            p, q, return_contrast_sensitivity=True, **settings
+        )
+        expected *= contrast**weight
+        p, q = F.avg_pool2d(p, 2), F.avg_pool2d(q, 2)
+    _, image = structural_similarity_index_measure(p, q, return_full_image=True, **settings)
+    expected *= image[..., 5:-5, 5:-5].mean((1, 2, 3)) ** 0.1333
+    ours = ms_ssim(a.byte(), b.round().byte())
+    assert ours.tolist() == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_ms_ssim_by_hand():
+    """Flat images: only the luminance of the coarsest scale is left (Wang 2004, eq. 6)."""
+    c1 = (0.01 * 255) ** 2
+    luminance = (2 * 100 * 50 + c1) / (100**2 + 50**2 + c1)
+    assert ms_ssim(flat([100]), flat([50])).item() == pytest.approx(luminance**0.1333, rel=1e-5)
+    images = textures(2)
+    assert ms_ssim(images, images).tolist() == pytest.approx([1, 1])
+    assert (ms_ssim(images, 255 - images) == 0).all()  # a negative scale counts as 0
+    with pytest.raises(ValueError, match="from 16 px on"):
+        ms_ssim(flat([1], 8), flat([1], 8))
+
+
+def test_similarity_falls_with_diversity():
+    varied = textures(21)
+    collapsed = varied[:1].expand(20, -1, -1, -1)
+    modes = varied[:2].repeat(10, 1, 1, 1)  # of 20 images, 0-9 with 10-19: always the same mode
+    assert similarity(collapsed) == pytest.approx(1)
+    assert similarity(modes) == pytest.approx(1)
+    near = (0.7 * varied[:1].float() + 0.3 * varied.float()).byte()
+    assert similarity(varied) < similarity(near) < 1
+    assert similarity(varied) == similarity(varied[:20])  # the 21st has no partner
+    with pytest.raises(ValueError, match="make no pair"):
+        similarity(varied[:1])
+
+
+class Means(torch.nn.Module):
+    """Stands for Inception: the mean of each channel."""
+
+    num_features = 3
+
+    def forward(self, images):
+        return images.double().mean((2, 3))
+
+
+def test_fid_by_hand():
+    """One feature that varies: (difference of means)² + (difference of deviations)²."""
+    fake = torch.stack([flat([10, 20, 30])[:, 0], *[flat([5, 5, 5])[:, 0]] * 2], 1)
+    real = torch.stack([flat([50, 52, 54])[:, 0], *[flat([5, 5, 5])[:, 0]] * 2], 1)
+    fid = FrechetInceptionDistance(feature=Means())
+    expected = (52 - 20) ** 2 + (10 - 2) ** 2
+    for _ in range(2):  # nothing is left of the first time
+        assert frechet_inception_distance(fake, real, fid) == pytest.approx(expected, rel=1e-4)
+    assert frechet_inception_distance(fake, fake, fid) == pytest.approx(0, abs=1e-3)
+    grey = frechet_inception_distance(flat([10, 20, 30], channels=1), real, fid)
+    assert grey > expected
+
+
+@pytest.fixture
+def inception_file(tmp_path, monkeypatch):
+    """Weights of torch-fidelity's Inception, untrained."""
+    module = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    torch.manual_seed(0)
+    torch.save({}, tmp_path / "nothing.pth")
+    with monkeypatch.context() as patch:
+        patch.setattr(module.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+        untrained = module.FeatureExtractorInceptionV3("", ["2048"], str(tmp_path / "nothing.pth"))
+    state = untrained.state_dict()
+    torch.save(state, tmp_path / "inception.pth")
+    return tmp_path / "inception.pth", untrained
+
+
+def test_inception_is_the_file_s(inception_file, monkeypatch):
+    path, untrained = inception_file
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", None)  # no download
+    inception = load_inception(path)
+    images = textures(2)
+    inception.update(images, real=True)
+    (features,) = untrained(images)  # resized as torch-fidelity does: the original's way
+    assert torch.allclose(inception.real_features_sum, features.double().sum(0), rtol=1e-4)
+
+
+def test_weights_that_are_not_there(tmp_path, monkeypatch):
+    (tmp_path / "text.pth").write_text("not weights")
+    torch.save({"other": torch.zeros(1)}, tmp_path / "other.pth")
+    torch.save(torch.zeros(1), tmp_path / "tensor.pth")
+    loaders = {"lpips": load_lpips}
+    if importlib.util.find_spec("torch_fidelity"):
+        loaders["fid"] = load_inception
+    for option, load in loaders.items():
+        with pytest.raises(FileNotFoundError, match=rf"^{option}=gone.pth: no such file; use .+$"):
+            load("gone.pth")
+        for name in ("text", "other", "tensor"):
+            with pytest.raises(ValueError, match=rf"^{option}=.*{name}.pth: .+$"):
+                load(tmp_path / f"{name}.pth")
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    with pytest.raises(ModuleNotFoundError, match=r"^fid= needs torch-fidelity: pip install .+$"):
+        load_inception("gone.pth")
+
+
+@pytest.fixture
+def alexnet_files(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    # as in torchvision's file; the classifier, which LPIPS does not use, is left out
+    state = {f"features.{n}": v for n, v in alexnet().features.state_dict().items()}
+    paths = [tmp_path / "first.pth", tmp_path / "second.pth"]
+    torch.save(state, paths[0])
+    torch.save({name: value.flip(0) for name, value in state.items()}, paths[1])
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", None)  # no download
+    return paths
+
+
+def test_lpips_uses_the_file_s_weights(alexnet_files):
+    first, second = (load_lpips(path) for path in alexnet_files)
+    a, b = (textures(3, seed=seed).float() / 127.5 - 1 for seed in (1, 2))
+    distance = lpips(a, b, first)
+    assert distance.shape == (3,)
+    assert (distance > 0).all()
+    assert (lpips(a, a, first) == 0).all()
+    assert not torch.allclose(lpips(a, b, second), distance, rtol=0.01)
+    assert torch.allclose(lpips(a[1:2], b[1:2], first), distance[1:2], rtol=1e-4)  # B = 1
+    nearer = lpips(0.9 * a + 0.1 * b, a, first)
+    assert (nearer < distance).all()
+    grey = a.mean(1, keepdim=True)
+    colours = grey.repeat(1, 3, 1, 1)
+    assert torch.equal(lpips(grey, -grey, first), lpips(colours, -colours, first))
+    with pytest.raises(ValueError, match="use 32 or more"):
+        lpips(a[..., :16, :16], b[..., :16, :16], first)
+
+
+def tiny():
+    return DCGAN(image_size=16, z_dim=4, gf_dim=2, df_dim=2)
+
+
+def test_judge():
+    dcgan, real = tiny(), textures(5, 16)
+    with torch.no_grad():
+        fake = to_uint8(dcgan(dcgan.latents(torch.arange(6), 3)))
+    quality = judge_samples(dcgan, real, 6, 3)
+    assert quality == {
+        "swd_16": pytest.approx(sliced_wasserstein(fake, real, 3)[16]),
+        "swd": quality["swd_16"],
+        "ms_ssim": pytest.approx(similarity(fake)),
+        "ms_ssim_real": pytest.approx(similarity(real)),
+    }
+    fid = FrechetInceptionDistance(feature=Means())
+    judged = judge_samples(
+        dcgan,
+        real,
+        6,
+        3,
+        more={"fid": functools.partial(frechet_inception_distance, inception=fid)},
+    )
+    assert judged["fid"] == pytest.approx(frechet_inception_distance(fake, real, fid))
+    with pytest.raises(ValueError, match="use 2 or more"):
+        judge_samples(dcgan, real[:1])
+    with pytest.raises(ValueError, match=r"\(3, 16, 16\), not \(3, 32, 32\)"):
+        judge_samples(dcgan, textures(2, 32))
+
+
+@pytest.fixture
+def sample(run, tmp_path):
+    """Runs sample.py with the checkpoint of a model of folder images."""
+    (tmp_path / "images").mkdir()
+    for i, image in enumerate(textures(60, 16)):
+        file = tmp_path / "images" / f"{i}.png"
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file)
+    dcgan = tiny()
+    dcgan.data = {
+        "_target_": "dcgan_inpaint.data.folder.Folder",
+        "root": str(tmp_path / "images"),
+        "image_size": 16,
+        "channels": 3,
+        "crop": 1.0,
+    }
+    trainer = quiet_trainer()
+    trainer.strategy.connect(dcgan)
+    trainer.save_checkpoint(tmp_path / "tiny.ckpt", weights_only=True)
+    given = [f"ckpt={tmp_path / 'tiny.ckpt'}", f"output={tmp_path / 'out'}", "count=2"]
+    return functools.partial(run, "sample.py", *given)
+
+
+def test_sample_writes_quality(sample, tmp_path):
+    done = sample("metrics=true", "metrics_count=10", "split=train", "seed=2")
+    with (tmp_path / "out" / "quality.csv").open() as file:
+        quality = {row["metric"]: float(row["value"]) for row in csv.DictReader(file)}
+    assert list(quality) == ["swd_16", "swd", "ms_ssim", "ms_ssim_real"]
+    assert quality["swd"] > 50  # an untrained G
+    assert quality["ms_ssim"] > quality["ms_ssim_real"]
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("10 samples against ")
+    assert f"train images: swd_16 {quality['swd_16']:.4g}" in last
+    assert "source: folder" in (tmp_path / "out" / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["metrics=true", "metrics_count=1"],
+            "metrics_count=1: should be greater than or equal to 2",
+        ),
+        (["fid=gone.pth"], "fid=gone.pth is one of the metrics: give metrics=true"),
+        (["features=true"], "features=true is one of the metrics: give metrics=true"),
+        (["metrics=true", "data=faces"], "use data.image_size=16 data.channels=3"),
+        (["metrics=true", "split=dev"], "split=dev: should be 'train', 'val' or 'test'"),
+    ],
+)
+def test_sample_quality_errors_are_one_line(sample, tmp_path, arguments, message):
+    done = sample(*arguments, fails=True)
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert message in error
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out" / "samples.png").exists()
