@@ -1,4 +1,4 @@
-"""The campaign of faults (tests/campaign/faults.py): a part of it holds, and what it asks can fail."""
+"""Fault-injection campaign (tests/campaign/faults.py): a part passes, and its checks can fail."""
 
 import subprocess
 import sys

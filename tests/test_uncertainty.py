@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dcgan_inpaint.masks import masks
-from dcgan_inpaint.models.uncertainty import DEPTHS, depths, predicted_error, measured, own_doubt
+from dcgan_inpaint.models.uncertainty import DEPTHS, depths, measured, own_doubt, predicted_error
 
 AS_DRAWN = torch.tensor([[1.0, 0.0]] * DEPTHS)
 
