@@ -10,9 +10,9 @@ from hydra.utils import instantiate
 from lightning_fabric import Fabric
 from omegaconf import DictConfig
 
-from dcgan_inpaint.configs import choices_of, compose_config
+from dcgan_inpaint.configs import check_config, choices_of, compose_config
 from dcgan_inpaint.data.loader import Images, batches
-from dcgan_inpaint.errors import check_config, unwrapped
+from dcgan_inpaint.errors import unwrapped
 from dcgan_inpaint.inpainting.build import Completing, Mask, build, wants_source
 from dcgan_inpaint.inpainting.module import InpaintingModule
 from dcgan_inpaint.inpainting.result import Completion, Progress

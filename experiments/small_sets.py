@@ -11,9 +11,9 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
+from dcgan_inpaint.configs import checked
 from dcgan_inpaint.data.decoding import Channels, Side
 from dcgan_inpaint.data.faces.source import Faces
-from dcgan_inpaint.errors import checked
 from dcgan_inpaint.models.dcgan import DCGAN
 
 

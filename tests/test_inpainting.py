@@ -6,9 +6,8 @@ from torch.utils.data import DataLoader
 from training import quiet_trainer, small_dcgan
 
 from dcgan_inpaint.blending import paste, poisson
-from dcgan_inpaint.configs import compose_config
+from dcgan_inpaint.configs import compose_config, make
 from dcgan_inpaint.data.faces.source import Faces
-from dcgan_inpaint.errors import make
 from dcgan_inpaint.images import to_float
 from dcgan_inpaint.inpainting.build import build
 from dcgan_inpaint.inpainting.module import InpaintingModule

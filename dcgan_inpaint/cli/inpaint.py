@@ -6,10 +6,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from dcgan_inpaint.cli.entry_point import door
+from dcgan_inpaint.configs import check_config
 from dcgan_inpaint.data.folder import find_images
 from dcgan_inpaint.data.loader import ImageData
 from dcgan_inpaint.data.sources import describe, open_source
-from dcgan_inpaint.errors import check_config, one_line_errors, out_of_memory
+from dcgan_inpaint.errors import one_line_errors, out_of_memory
 from dcgan_inpaint.inpainting.build import build, wants_source
 from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.models.checkpoint import load_model, source_of

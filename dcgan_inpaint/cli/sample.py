@@ -4,9 +4,10 @@ import torch
 from omegaconf import DictConfig
 
 from dcgan_inpaint.cli.entry_point import door
+from dcgan_inpaint.configs import check_config
 from dcgan_inpaint.data.loader import ImageData
 from dcgan_inpaint.data.sources import describe, open_source
-from dcgan_inpaint.errors import check_config, one_line_errors, show
+from dcgan_inpaint.errors import one_line_errors, show
 from dcgan_inpaint.files import atomic_write, save_image, write_csv
 from dcgan_inpaint.images import grid, save_gif
 from dcgan_inpaint.metrics.samples import judge_samples

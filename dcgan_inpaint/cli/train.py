@@ -7,9 +7,10 @@ from omegaconf import DictConfig
 from pytorch_lightning import seed_everything
 
 from dcgan_inpaint.cli.entry_point import door
+from dcgan_inpaint.configs import check_config
 from dcgan_inpaint.data.loader import ImageData
 from dcgan_inpaint.data.sources import describe, open_source
-from dcgan_inpaint.errors import check_config, one_line_errors
+from dcgan_inpaint.errors import one_line_errors
 from dcgan_inpaint.inpainting.build import preview_of
 from dcgan_inpaint.models.checkpoint import save_weights
 from dcgan_inpaint.runs.callbacks import training_trainer, watchers

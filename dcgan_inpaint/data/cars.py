@@ -4,9 +4,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from dcgan_inpaint.configs import Text, checked
 from dcgan_inpaint.data.decoding import Channels, Side, list_images, to_rgb_or_gray
 from dcgan_inpaint.data.parts import Parts, stamp
-from dcgan_inpaint.errors import Text, checked, import_extra
+from dcgan_inpaint.errors import import_extra
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in px
 

@@ -4,8 +4,9 @@ import zipfile
 from pathlib import Path
 from typing import IO
 
+from dcgan_inpaint.configs import Text, checked
 from dcgan_inpaint.data.decoding import Channels, Crop, ImageFiles, Side
-from dcgan_inpaint.errors import Text, checked, import_extra, show
+from dcgan_inpaint.errors import import_extra, show
 
 SPLITS = {"train": "0", "val": "1", "test": "2"}
 

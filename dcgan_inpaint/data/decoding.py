@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from pydantic import Field
 from torchvision.transforms.functional import pil_to_tensor
 
-from dcgan_inpaint.errors import WHOLE
+from dcgan_inpaint.configs import WHOLE
 
 # what a source may be asked for
 Side = Annotated[int, Field(ge=1, le=1024)]  # of its square images, px

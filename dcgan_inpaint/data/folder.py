@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
+from dcgan_inpaint.configs import Text, checked
 from dcgan_inpaint.data.decoding import Channels, Crop, ImageFiles, Side, content_hash, list_images
-from dcgan_inpaint.errors import Text, checked
 
 
 class Folder(ImageFiles):

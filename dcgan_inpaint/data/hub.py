@@ -8,9 +8,10 @@ from typing import Any
 
 from PIL import Image
 
+from dcgan_inpaint.configs import Positive, Text, checked
 from dcgan_inpaint.data.decoding import Channels, Crop, Side
 from dcgan_inpaint.data.parts import Parts, files_below, stamp
-from dcgan_inpaint.errors import Positive, Text, checked, import_extra, show
+from dcgan_inpaint.errors import import_extra, show
 
 
 class HuggingFace(Parts):

@@ -12,11 +12,11 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
+from dcgan_inpaint.configs import Count, Seed, Text, checked
 from dcgan_inpaint.data.augmentation import mirrored
 from dcgan_inpaint.data.cache import Source, load_split
 from dcgan_inpaint.data.parts import Parts
 from dcgan_inpaint.data.streaming import Streamed, check_limit, is_over_limit
-from dcgan_inpaint.errors import Count, Seed, Text, checked
 from dcgan_inpaint.images import to_float
 from dcgan_inpaint.randomness import permutation
 

@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from dcgan_inpaint.configs import Positive, Text, checked
 from dcgan_inpaint.data.decoding import EXTENSIONS, Channels, Crop, Side
 from dcgan_inpaint.data.parts import Parts, stamp
-from dcgan_inpaint.errors import Positive, Text, checked
 
 SPAN = re.compile(r"\{(\d+)\.\.(\d+)\}")  # {000..099}
 

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from dcgan_inpaint.configs import Text, checked
 from dcgan_inpaint.data.decoding import Channels, Crop, Side, UnreadableImage
 from dcgan_inpaint.data.parts import Parts, files_below, stamp
-from dcgan_inpaint.errors import Text, checked, show
+from dcgan_inpaint.errors import show
 
 NOT_TAKEN = {"LSUN", "LSUNClass", "VisionDataset"}  # the last is what they are built on
 

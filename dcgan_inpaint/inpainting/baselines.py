@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dcgan_inpaint.blending import paste, poisson
+from dcgan_inpaint.configs import Text, checked
 from dcgan_inpaint.data.cache import Source
 from dcgan_inpaint.data.loader import ImageData
-from dcgan_inpaint.errors import Text, checked, import_extra
+from dcgan_inpaint.errors import import_extra
 from dcgan_inpaint.images import masked, to_float, to_uint8
 from dcgan_inpaint.inpainting.result import Completion
 from dcgan_inpaint.models.base import Model

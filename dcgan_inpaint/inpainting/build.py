@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from dcgan_inpaint.blending import paste
+from dcgan_inpaint.configs import make
 from dcgan_inpaint.data.cache import Source
-from dcgan_inpaint.errors import make
 from dcgan_inpaint.inpainting.baselines import FillingModule
 from dcgan_inpaint.inpainting.module import InpaintingModule
 from dcgan_inpaint.inpainting.objective import Objective

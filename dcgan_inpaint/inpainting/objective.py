@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from dcgan_inpaint.errors import Fraction, NonNegative, checked
+from dcgan_inpaint.configs import Fraction, NonNegative, checked
 from dcgan_inpaint.losses import context_loss, prior_loss, yeh_weights
 
 

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from dcgan_inpaint.errors import Count, Natural, NonNegative, Seed, checked, settings
+from dcgan_inpaint.configs import Count, Natural, NonNegative, Seed, checked, settings
 from dcgan_inpaint.inpainting.solvers import Losses, Solver
 from dcgan_inpaint.models.networks import Generator
 from dcgan_inpaint.randomness import Draws, normal

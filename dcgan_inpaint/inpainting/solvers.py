@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from dcgan_inpaint.errors import NonNegative, Positive, Share, checked
+from dcgan_inpaint.configs import NonNegative, Positive, Share, checked
 from dcgan_inpaint.randomness import Draws
 
 Losses = tuple[Tensor, Tensor, Tensor]

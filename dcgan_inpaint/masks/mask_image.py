@@ -11,9 +11,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from dcgan_inpaint.configs import Fraction, Text, checked
 from dcgan_inpaint.data.decoding import UnreadableImage, to_rgb_or_gray
 from dcgan_inpaint.data.folder import find_images
-from dcgan_inpaint.errors import Fraction, Text, checked
 
 Polarity = Literal["white", "black"]  # which of them is known
 

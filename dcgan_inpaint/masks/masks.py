@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from dcgan_inpaint.errors import Seed, Share, checked
+from dcgan_inpaint.configs import Seed, Share, checked
 from dcgan_inpaint.randomness import normal, uniform
 
 Masks = Mapping[str, Callable[[Tensor, int], Tensor]]

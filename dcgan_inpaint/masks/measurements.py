@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from dcgan_inpaint.errors import Seed, checked
+from dcgan_inpaint.configs import Seed, checked
 from dcgan_inpaint.images import LUMA
 from dcgan_inpaint.randomness import normal
 

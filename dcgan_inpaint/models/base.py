@@ -13,8 +13,8 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from dcgan_inpaint.configs import WHOLE, make, settings
 from dcgan_inpaint.data.decoding import Channels, Crop
-from dcgan_inpaint.errors import WHOLE, make, settings
 from dcgan_inpaint.losses import discriminator_losses, generator_loss
 from dcgan_inpaint.randomness import latents
 

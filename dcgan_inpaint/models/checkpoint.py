@@ -21,9 +21,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dcgan_inpaint.checksums import CHECKSUM, check_archive, checksum
+from dcgan_inpaint.configs import Natural, Text, make, settings
 from dcgan_inpaint.data.cache import Source
 from dcgan_inpaint.data.sources import PLACES, check_description, from_description, missing_of
-from dcgan_inpaint.errors import Natural, Text, make, settings
 from dcgan_inpaint.models.base import LatentGAN, Model
 from dcgan_inpaint.models.context_encoder import ContextEncoder
 from dcgan_inpaint.models.dcgan import DCGAN

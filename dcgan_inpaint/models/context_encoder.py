@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import Tensor, nn
 
-from dcgan_inpaint.errors import Fraction, Positive, make, settings
+from dcgan_inpaint.configs import Fraction, Positive, make, settings
 from dcgan_inpaint.images import masked
 from dcgan_inpaint.losses import hole_loss
 from dcgan_inpaint.models.base import AdversarialModule, ModelSettings, Width

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from torch import Tensor
 
-from dcgan_inpaint.errors import NonNegative, Positive, Seed, make, settings
+from dcgan_inpaint.configs import NonNegative, Positive, Seed, make, settings
 from dcgan_inpaint.losses import lazy_penalty
 from dcgan_inpaint.models.base import LatentGAN, ModelSettings, Width
 from dcgan_inpaint.models.networks import Discriminator, Generator, Layers

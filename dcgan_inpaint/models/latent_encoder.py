@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from dcgan_inpaint.blending import poisson
+from dcgan_inpaint.configs import make
 from dcgan_inpaint.data.augmentation import changed
-from dcgan_inpaint.errors import make
 from dcgan_inpaint.images import masked
 from dcgan_inpaint.losses import (
     context_loss,

@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dcgan_inpaint.errors import Fraction, NonNegative, Positive, Seed, settings
+from dcgan_inpaint.configs import Fraction, NonNegative, Positive, Seed, settings
 from dcgan_inpaint.models.base import ModelSettings, Width
 from dcgan_inpaint.models.networks import Encoder, Layers
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import fusion
 
-from dcgan_inpaint.errors import Positive, make, settings
+from dcgan_inpaint.configs import Positive, make, settings
 from dcgan_inpaint.images import masked
 from dcgan_inpaint.losses import context_loss
 from dcgan_inpaint.models.base import Model, ModelSettings, Width

@@ -10,8 +10,8 @@ from PIL import Image
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
+from dcgan_inpaint.configs import Count, Fraction, Text, checked
 from dcgan_inpaint.data.decoding import Crop, square
-from dcgan_inpaint.errors import Count, Fraction, Text, checked
 from dcgan_inpaint.photos.detector import find_faces, yunet
 
 

@@ -14,8 +14,8 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
+from dcgan_inpaint.configs import Count, checked
 from dcgan_inpaint.data.loader import Images
-from dcgan_inpaint.errors import Count, checked
 from dcgan_inpaint.files import WholeCheckpoints, save_image
 from dcgan_inpaint.images import grid
 from dcgan_inpaint.inpainting.build import preview_of

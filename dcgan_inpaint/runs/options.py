@@ -8,9 +8,8 @@ from omegaconf import DictConfig
 from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
-from dcgan_inpaint.configs import choices_of
+from dcgan_inpaint.configs import STRICT, Count, Natural, Seed, Text, choices_of, settings
 from dcgan_inpaint.data.cache import Source
-from dcgan_inpaint.errors import STRICT, Count, Natural, Seed, Text, settings
 from dcgan_inpaint.inpainting.search import HowMany
 from dcgan_inpaint.photos.crops import Box, Eyes, Which
 

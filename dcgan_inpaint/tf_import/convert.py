@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcgan_inpaint.errors import make
+from dcgan_inpaint.configs import make
 from dcgan_inpaint.models.dcgan import DCGAN, DCGANSettings
 from dcgan_inpaint.models.networks import generator_widths
 from dcgan_inpaint.tf_import.bundle import find_bundle, read_bundle

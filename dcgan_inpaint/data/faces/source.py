@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dcgan_inpaint.configs import Count, Seed, checked
 from dcgan_inpaint.data.decoding import Channels, Side
 from dcgan_inpaint.data.faces.painter import Factors, render
-from dcgan_inpaint.errors import Count, Seed, checked
 from dcgan_inpaint.randomness import uniform
 
 SKIN = (
