@@ -63,6 +63,20 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Text = Annotated[str, Field(min_length=1)]
 
 
+def _to_list(value: Any) -> Any:
+    """Convert an OmegaConf list to a list: pydantic cannot construct the former."""
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+# options of full-size photos, used by the command line and by photos/crops.py
+AS_LIST = BeforeValidator(_to_list)
+CropBox = Annotated[Sequence[int], Field(min_length=4, max_length=4), AS_LIST]  # x, y, w, h in px
+EyePositions = Annotated[  # u of the left eye, u of the right eye, v of both, in the unit square
+    Sequence[Fraction], Field(min_length=3, max_length=3), AS_LIST
+]
+FaceChoice = Literal["all"] | Count  # 1 is the largest of the detected faces
+
+
 def _whole(value: Any) -> Any:
     if type(value) is not int:
         raise ValueError("should be a valid integer")

@@ -2,31 +2,20 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-from dcgan_inpaint.configs import Count, Fraction, Text, checked
+from dcgan_inpaint.configs import CropBox, EyePositions, FaceChoice, Text, checked
 from dcgan_inpaint.data.decoding import Crop, square
 from dcgan_inpaint.photos.detector import find_faces, yunet
 
-
-def _plain(value: Any) -> Any:
-    """OmegaConf's lists as lists: pydantic cannot make the former."""
-    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
-
-
-PLAIN = BeforeValidator(_plain)
-Box = Annotated[Sequence[int], Field(min_length=4, max_length=4), PLAIN]  # x, y, w, h in px
-Which = Literal["all"] | Count  # of the faces found, the largest first
-Eyes = Annotated[Sequence[Fraction], Field(min_length=3, max_length=3), PLAIN]  # as EYES
 # (u left, u right, v) of the eyes that are found in the papers' crop of CelebA's aligned images,
 # 108 px at (35, 55): the mean over 200 validation images (experiments/detector.md)
-EYES: Eyes = (0.321, 0.679, 0.534)
+EYES: EyePositions = (0.321, 0.679, 0.534)
 PAPERS = 108 / 178  # that crop, of the short side
 AUTO = "auto"  # of detector=: the one that needs no file
 
@@ -64,7 +53,7 @@ def pixel_centers(box: Sequence[int]) -> Tensor:
 RegionFinder = Callable[[Image.Image, str], list[Region]]  # of an upright photo, and its name
 
 
-def box(crop: Box, photo: Image.Image) -> Region:
+def box(crop: CropBox, photo: Image.Image) -> Region:
     """The region crop = [x, y, w, h] of a photo.
 
     Raises ValueError unless it is square, to 1 px, and inside the photo.
@@ -91,7 +80,7 @@ def central(photo: Image.Image, share: float) -> Region:
     return Region(complex(left, top), complex(right - left))
 
 
-def eyes_of(data: Mapping[str, Any] | None, share: float) -> Eyes:
+def eyes_of(data: Mapping[str, Any] | None, share: float) -> EyePositions:
     """Where the eyes are in the images that a model was trained on, by its `data` and the `share`
     it was cropped to: CelebA's, around the same center.  Of others it is not known: EYES.
     """
@@ -100,7 +89,7 @@ def eyes_of(data: Mapping[str, Any] | None, share: float) -> Eyes:
     return [0.5 + (place - 0.5) * PAPERS / share for place in EYES]
 
 
-def region_from_eyes(left: complex, right: complex, eyes: Eyes) -> Region:
+def region_from_eyes(left: complex, right: complex, eyes: EyePositions) -> Region:
     """The region that has the photo's points `left` and `right` at its eyes (u left, u right, v).
 
     `left` is the eye on the left of the upright face.  Raises ValueError for eyes that are one, or
@@ -116,10 +105,10 @@ def region_from_eyes(left: complex, right: complex, eyes: Eyes) -> Region:
 @checked
 def region_finder(
     share: Crop,
-    crop: Box | None = None,
+    crop: CropBox | None = None,
     detector: Text | None = None,
-    eyes: Eyes | None = None,
-    face: Which = 1,
+    eyes: EyePositions | None = None,
+    face: FaceChoice = 1,
     data: Mapping[str, Any] | None = None,
 ) -> RegionFinder:
     """Gives the regions of a photo: the box `crop`, else faces of the detector, else the center.

@@ -8,10 +8,20 @@ from omegaconf import DictConfig
 from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
-from dcgan_inpaint.configs import STRICT, Count, Natural, Seed, Text, choices_of, settings
+from dcgan_inpaint.configs import (
+    STRICT,
+    Count,
+    CropBox,
+    EyePositions,
+    FaceChoice,
+    Natural,
+    Seed,
+    Text,
+    choices_of,
+    settings,
+)
 from dcgan_inpaint.data.cache import Source
 from dcgan_inpaint.inpainting.search import HowMany
-from dcgan_inpaint.photos.crops import Box, Eyes, Which
 
 Split = Literal["train", "val", "test"]
 # of a run, and so of a folder
@@ -127,10 +137,10 @@ class CompleteOptions:
     ckpt: Text | None
     data: Part | None
     images: Text | Annotated[list[Text], Field(min_length=1)] | None
-    crop: Box | None
+    crop: CropBox | None
     detector: Text | None
-    face: Which
-    eyes: Eyes | None
+    face: FaceChoice
+    eyes: EyePositions | None
     split: Split
     limit: Count | None
     shard: Shard | None
