@@ -11,7 +11,7 @@ from pathlib import Path
 import benchmark
 import calibration
 import gather
-import neighbours
+import neighbors
 import numpy as np
 import pytest
 import sampler
@@ -289,16 +289,16 @@ def test_nearest_by_hand():
     hole[:, :, :2] = 1
     images = torch.full((2, 1, 4, 4), 0.7)
     images[0, :, :2] = 2 * 102 / 255 - 1
-    found = neighbours.nearest(images, hole, train)
+    found = neighbors.nearest(images, hole, train)
     torch.testing.assert_close(found, torch.tensor([0.0, 0.15]).double(), atol=1e-6, rtol=1e-6)
 
 
-def test_neighbours_is_a_command(tmp_path, monkeypatch, capsys):
+def test_neighbors_is_a_command(tmp_path, monkeypatch, capsys):
     small = ["limit=2", "solver.iterations=1", "stages=none", f"cache_dir={tmp_path}"]
     data = ["data=faces", "data.train_size=4", "data.test_size=2"]
-    monkeypatch.setattr(sys, "argv", ["neighbours.py", *small, *data])
+    monkeypatch.setattr(sys, "argv", ["neighbors.py", *small, *data])
     monkeypatch.chdir(PROJECT)
-    neighbours.main()
+    neighbors.main()
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[2:]]
     assert [row[0].strip() for row in rows] == ["test images", "samples"] + [
         "test images",

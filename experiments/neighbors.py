@@ -1,6 +1,6 @@
 """Does the model repeat images that it was trained on?
 
-python -m experiments.neighbours ckpt=<run>/weights.safetensors data=celeba data.root=path/to/celeba
+python -m experiments.neighbors ckpt=<run>/weights.safetensors data=celeba data.root=path/to/celeba
 
 Takes what inpaint.py takes.  For each of `limit` (64) samples G(z), and of as many completed holes,
 the distance to the nearest training image, over the whole image or the hole, beside the same
