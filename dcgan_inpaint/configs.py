@@ -61,6 +61,7 @@ NonNegative = Annotated[float, Field(ge=0, le=1e6)]
 Share = Annotated[float, Field(gt=0, lt=1)]  # strictly between nothing and all
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Text = Annotated[str, Field(min_length=1)]
+CandidateCount = Annotated[int, Field(ge=1, le=1024)]  # samples per image in one search
 
 
 def _to_list(value: Any) -> Any:

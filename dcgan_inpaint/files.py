@@ -3,6 +3,8 @@
 import csv
 import io
 import os
+import pickle
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any, BinaryIO
 import torch
 from PIL import Image
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
 from dcgan_inpaint.checksums import check_archive
 
@@ -99,3 +102,30 @@ def _is_whole(archive: Path) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def load_weights(option: str, path: str | Path, source: str) -> dict[str, Tensor]:
+    """Load a dictionary of tensors from a PyTorch file without running code stored in it.
+
+    Args:
+        option: name of the option that gave `path`, for error messages.
+        path: local file written by `torch.save`.
+        source: description of the expected file, for error messages.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is truncated, corrupt or not a dictionary.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{option}={path}: no such file. Use {source}")
+    try:
+        if zipfile.is_zipfile(path):  # the format before PyTorch 1.6 is no archive
+            check_archive(Path(path))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"{option}={path}: truncated or not a PyTorch weights file. Use {source}"
+        ) from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{option}={path}: expected a dictionary of tensors. Use {source}")
+    return state

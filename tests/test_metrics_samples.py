@@ -316,7 +316,7 @@ def test_weights_that_are_not_there(tmp_path, monkeypatch):
     if importlib.util.find_spec("torch_fidelity"):
         loaders["fid"] = load_inception
     for option, load in loaders.items():
-        with pytest.raises(FileNotFoundError, match=rf"^{option}=gone.pth: no such file; use .+$"):
+        with pytest.raises(FileNotFoundError, match=rf"^{option}=gone.pth: no such file. Use .+$"):
             load("gone.pth")
         for name in ("text", "other", "tensor"):
             with pytest.raises(ValueError, match=rf"^{option}=.*{name}.pth: .+$"):

@@ -763,7 +763,7 @@ TRAIN_ERRORS = {
     "empty folder": (["data=folder", "data.root={tmp}"], "no images in the train split"),
     "batch": (["data.train_size=8", "preview=0"], "use batch_size=8 or less"),
     "resume": (["resume=gone.ckpt"], "resume=gone.ckpt: no such file"),
-    "resume text": (["resume=train.py"], "resume=train.py: truncated, or no weights; use a last"),
+    "resume text": (["resume=train.py"], "resume=train.py: truncated or not a PyTorch"),
     "resume weights": (["resume={tmp}/weights.ckpt"], "it has no epoch"),
     "resume kind": (["resume={tmp}/kind.ckpt"], "holds a context encoder, model= is a DCGAN"),
     "resume shape": (["resume={tmp}/shape.ckpt"], "does not fit: use the model= and data= that"),

@@ -8,12 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from dcgan_inpaint.configs import Count, Natural, NonNegative, Seed, checked, settings
+from dcgan_inpaint.configs import CandidateCount, Natural, NonNegative, Seed, checked, settings
 from dcgan_inpaint.inpainting.solvers import Losses, Solver
 from dcgan_inpaint.models.networks import Generator
 from dcgan_inpaint.randomness import Draws, normal
-
-HowMany = Annotated[Count, Field(le=1024)]  # candidates of an image
 
 
 @settings
@@ -27,7 +25,7 @@ class SearchSettings:
     every so many iterations; 0: none.
     """
 
-    candidates: HowMany = 1
+    candidates: CandidateCount = 1
     select: Literal["best", "mean", "sample"] = "best"
     seed: Seed = 0
     out_interval: Natural = 0

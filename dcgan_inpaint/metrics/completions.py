@@ -1,7 +1,5 @@
 """Quality of a completion against the true image, per image, over the hole and the whole."""
 
-import pickle
-import zipfile
 from pathlib import Path
 
 import torch
@@ -9,7 +7,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.functional.image.lpips import _NoTrainLpips
 
-from dcgan_inpaint.checksums import check_archive
+from dcgan_inpaint.files import load_weights
 
 
 def psnr(images: Tensor, truth: Tensor, where: Tensor | None = None) -> Tensor:
@@ -86,21 +84,3 @@ def lpips(images: Tensor, truth: Tensor, network: nn.Module) -> Tensor:
     if min(truth.shape[-2:]) < 32:
         raise ValueError(f"lpips: {tuple(truth.shape[-2:])} px is too small: use 32 or more")
     return network(images.expand(-1, 3, -1, -1), truth.expand(-1, 3, -1, -1)).flatten()
-
-
-def load_weights(option: str, path: str | Path, source: str) -> dict[str, Tensor]:
-    """Tensors by name from a local file, without running code that it may hold.
-
-    Raises FileNotFoundError or ValueError: one line with the option and where the file is from.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{option}={path}: no such file; use {source}")
-    try:
-        if zipfile.is_zipfile(path):  # not what torch saved long ago
-            check_archive(Path(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{option}={path}: truncated, or no weights; use {source}") from error
-    if not isinstance(state, dict):
-        raise ValueError(f"{option}={path}: no weights by name; use {source}")
-    return state

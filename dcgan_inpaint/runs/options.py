@@ -10,6 +10,7 @@ from typing_extensions import TypedDict  # pydantic takes no other before Python
 
 from dcgan_inpaint.configs import (
     STRICT,
+    CandidateCount,
     Count,
     CropBox,
     EyePositions,
@@ -21,7 +22,6 @@ from dcgan_inpaint.configs import (
     settings,
 )
 from dcgan_inpaint.data.cache import Source
-from dcgan_inpaint.inpainting.search import HowMany
 
 Split = Literal["train", "val", "test"]
 # of a run, and so of a folder
@@ -161,7 +161,7 @@ class CompleteOptions:
     solver: Part = None
     stages: Parts = Field(default_factory=dict)
     ema: bool = True
-    candidates: HowMany | None = None
+    candidates: CandidateCount | None = None
     select: Literal["best", "mean", "sample"] | None = None
     start: Literal["encoder", "random"] | None = None
     seed: Seed = 0

@@ -12,7 +12,7 @@ from pytorch_lightning import Callback, Trainer
 from dcgan_inpaint.configs import choices_of
 from dcgan_inpaint.data.sources import PLACES
 from dcgan_inpaint.errors import show
-from dcgan_inpaint.metrics.completions import load_weights
+from dcgan_inpaint.files import load_weights
 from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.runs.run_dir import flat, read_config
 
@@ -109,7 +109,7 @@ def check_resume(cfg: DictConfig, model: Model) -> None:
     such a training: of its model and with its settings, whatever config.yaml beside it says."""
     if (path := cfg.resume) is None:
         return
-    saved = load_weights("resume", path, "a last.ckpt of train.py")
+    saved = load_weights("resume", path, "the last.ckpt of a training run")
     missing = TRAINING - saved.keys()
     if missing:
         raise ValueError(f"resume={path}: no last.ckpt of train.py: it has no {min(missing)}")
