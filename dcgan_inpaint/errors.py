@@ -1,9 +1,11 @@
 """Errors that the user's input caused: one line on standard error, no traceback."""
 
 import importlib
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
@@ -58,3 +60,51 @@ def out_of_memory(remedy: str) -> Iterator[None]:
         if known or "can't allocate memory" in str(error):  # what torch says on a CPU
             sys.exit(f"error: out of memory: {remedy}")
         raise
+
+
+class Interrupted(BaseException):
+    """Raised by a signal; like KeyboardInterrupt, `except Exception` does not catch it."""
+
+
+@contextmanager
+def exit_on_signal(advice: Callable[[], str]) -> Iterator[None]:
+    """End the program with one line on SIGTERM or SIGINT, with exit code 128 + signal number.
+
+    Args:
+        advice: Returns how to continue. It is called after the block has stopped.
+    """
+    received: list[int] = []
+
+    def stop(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        raise Interrupted
+
+    previous = {n: signal.signal(n, stop) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    except BaseException:
+        # Libraries may turn Interrupted into an error of their own; pydantic does.
+        if not received:
+            raise
+        print(f"{signal.Signals(received[0]).name}: {advice()}", file=sys.stderr)
+        sys.exit(128 + received[0])
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def exit_on_failure(advice: Callable[[], str]) -> Iterator[None]:
+    """End a started run with one line on a signal, or with exit code 1 on a failure.
+
+    A failure is a full or missing disk (OSError), or weights that are not finite
+    (FloatingPointError). Other exceptions are bugs and keep their traceback.
+
+    Args:
+        advice: Returns how to continue. It is called after the block has stopped.
+    """
+    try:
+        with exit_on_signal(advice):
+            yield
+    except (FloatingPointError, OSError) as error:
+        sys.exit(f"error: {error}; {advice()}")

@@ -1,38 +1,43 @@
-"""How files are written so that a fault at any moment leaves whole ones."""
+"""Atomic writes: an interruption leaves either the previous file or the complete new one."""
 
 import csv
 import io
 import os
 import pickle
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-import torch
 from PIL import Image
-from pytorch_lightning.plugins.io import TorchCheckpointIO
-from torch import Tensor
 
-from dcgan_inpaint.checksums import check_archive
+if TYPE_CHECKING:
+    from torch import Tensor
 
-PART = ".part"  # the end of the name of a file that is not yet whole
+PART = ".part"  # suffix of a file that is being written
 
 
 @contextmanager
-def atomic_write(path: Path, lasting: bool = False) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `path` when it is closed; after an error nothing has
-    changed.
+def atomic_write(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
+    """Open a temporary file that replaces `path` when the block ends without an error.
 
-    `lasting`: even when the power fails at once.  Raises OSError when the disk is full or gone.
+    After an error `path` is unchanged and the temporary file is removed. Missing parent
+    directories are created.
+
+    Args:
+        path: The file to write.
+        durable: Whether the file must survive a power failure right after the block.
+
+    Raises:
+        OSError: If the disk is full or missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(PART)
     try:
         with part.open("wb") as file:
             yield file
-            if lasting:
+            if durable:
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(part, path)
@@ -42,7 +47,7 @@ def atomic_write(path: Path, lasting: bool = False) -> Iterator[BinaryIO]:
 
 
 def write_csv(path: Path, rows: Iterable[Sequence]) -> None:
-    """Rows of a CSV file, whole or not at all."""
+    """Write the rows of a CSV file atomically."""
     with atomic_write(path) as file:
         text = io.TextIOWrapper(file, "utf-8", newline="")
         csv.writer(text).writerows(rows)
@@ -50,72 +55,33 @@ def write_csv(path: Path, rows: Iterable[Sequence]) -> None:
 
 
 def save_image(path: Path, image: Image.Image) -> None:
-    """A PNG file, whole or not at all."""
+    """Write a PNG file atomically."""
     with atomic_write(path) as file:
         image.save(file, "PNG")
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what killed runs left below a run's folder of files that they were writing."""
+    """Remove the unfinished files that interrupted runs left in a run directory."""
     for part in folder.rglob(f"*{PART}"):
         part.unlink(missing_ok=True)
 
 
-class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and moves it there once it is whole on the disk; the one
-    that was there stays, as <name>-1.ckpt.
-
-    Lightning itself writes to the system's temporary folder: from another file system that is a
-    copy over the only checkpoint, which a kill or a full disk cuts off.
-    """
-
-    def save_checkpoint(
-        self, checkpoint: Mapping[str, Any], path: str | Path, storage_options: Any = None
-    ) -> None:
-        """Raises OSError when the disk is full or gone, and leaves what was there."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(PART)
-        try:
-            with part.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-        except BaseException as error:
-            part.unlink(missing_ok=True)
-            if isinstance(error, RuntimeError):  # what torch makes of a full disk
-                raise OSError(f"{path}: cannot be written ({error})") from error
-            raise
-        if not _is_whole(part):  # what the disk gives back
-            raise OSError(f"{path}: the disk does not give back what was written")
-        if _is_whole(path):  # if not, the one before it is what can be continued
-            before = path.with_name(f"{path.stem}-1{path.suffix}")
-            before.unlink(missing_ok=True)
-            os.link(path, before)  # so that under its name there is one at every moment
-        os.replace(part, path)
-
-
-def _is_whole(archive: Path) -> bool:
-    """Whether what torch saved is there and fits its checksums."""
-    try:
-        check_archive(archive)
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def load_weights(option: str, path: str | Path, source: str) -> dict[str, Tensor]:
+def load_weights(option: str, path: str | Path, source: str) -> dict[str, "Tensor"]:
     """Load a dictionary of tensors from a PyTorch file without running code stored in it.
 
     Args:
-        option: name of the option that gave `path`, for error messages.
-        path: local file written by `torch.save`.
-        source: description of the expected file, for error messages.
+        option: Name of the option that gave `path`, for error messages.
+        path: Local file written by `torch.save`.
+        source: Description of the expected file, for error messages.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the file is truncated, corrupt or not a dictionary.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is truncated, corrupt or not a dictionary.
     """
+    import torch  # here, because checking a configuration imports this module but needs no torch
+
+    from dcgan_inpaint.checksums import check_archive
+
     if not Path(path).is_file():
         raise FileNotFoundError(f"{option}={path}: no such file. Use {source}")
     try:

@@ -19,7 +19,7 @@ from dcgan_inpaint.inpainting.search import SearchSettings
 from dcgan_inpaint.inpainting.solvers import Adam
 from dcgan_inpaint.masks.masks import center
 from dcgan_inpaint.runs import records
-from dcgan_inpaint.runs.evaluation import complete, completing_trainer
+from dcgan_inpaint.runs.trainer import complete, make_trainer
 from dcgan_inpaint.runs.writer import CompletionWriter, Networks
 
 NUMBER = 5
@@ -68,7 +68,7 @@ def evaluate(images):
 
     def evaluate(folder, images=images, settings=""):
         writer = CompletionWriter(folder, images, settings=settings)
-        trainer = completing_trainer(QUIET, [], writer)
+        trainer = make_trainer(QUIET, [], [writer])
         complete(trainer, writer, module, 2)
         return writer
 
@@ -215,7 +215,7 @@ def test_photos_are_made_again_from_what_filled_their_holes(evaluate, images, tm
     writer.on_predict_batch_start()
     writer.write_on_batch_end(None, None, done)
     (tmp_path / "photos" / "00001_1.png").unlink()
-    CompletionWriter(tmp_path, two, photos=photos).show([])
+    CompletionWriter(tmp_path, two, photos=photos).write_report()
     with Image.open(tmp_path / "photos" / "00001_1.png") as photo:
         assert photo.getpixel((0, 0)) == 150
 

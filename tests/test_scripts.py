@@ -767,10 +767,10 @@ TRAIN_ERRORS = {
     "resume weights": (["resume={tmp}/weights.ckpt"], "it has no epoch"),
     "resume kind": (["resume={tmp}/kind.ckpt"], "holds a context encoder, model= is a DCGAN"),
     "resume shape": (["resume={tmp}/shape.ckpt"], "does not fit: use the model= and data= that"),
-    "devices": (["trainer.devices=2"], "trainer.devices=2: several need trainer=ddp"),
+    "devices": (["trainer.devices=2"], "trainer.devices=2: several devices require trainer=ddp"),
     "multirun": (
         ["trainer=ddp_cpu", "hydra.sweep.dir={tmp}/sweep", "-m"],
-        "2 processes: one run a command, without -m",
+        "trainer.devices=2: 2 processes do not work with -m",
     ),
     "not there": (["trainer.accelerator=tpu"], "trainer.accelerator=tpu trainer.devices=1: "),
     "shares": (["trainer=ddp_cpu", "batch_size=40"], "use batch_size=32 or less"),

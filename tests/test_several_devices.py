@@ -63,7 +63,7 @@ def trained(folder):
 def test_two_processes_train_one_gan(trained):
     """Half of the batches each; the first judges alone, in the one folder of the run."""
     run, said = trained
-    assert "2 processes: 16 images an iteration" in said
+    assert "2 processes: 16 images per iteration" in said
     assert said.count("trained 8 iterations") == 1  # 64 images, twice
     assert "3 validation images completed" in said
     assert (run / "validation" / "index.html").is_file()

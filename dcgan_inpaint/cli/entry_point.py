@@ -13,8 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from dcgan_inpaint.configs import conf_folder
-from dcgan_inpaint.errors import one_line_errors
-from dcgan_inpaint.runs.faults import stops_in_one_line
+from dcgan_inpaint.errors import exit_on_signal, one_line_errors
 from dcgan_inpaint.runs.options import mend_words
 
 Result = TypeVar("Result")
@@ -47,7 +46,7 @@ def door(name: str) -> Callable[[Callable[[DictConfig], Result]], Callable[..., 
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us as they are
             again = "nothing was cut off: give the same command again"
             try:
-                with stops_in_one_line(lambda: again):
+                with exit_on_signal(lambda: again):
                     by_hydra()
             except HydraException as error:
                 sys.exit(f"error: {' '.join(str(error).split())}")

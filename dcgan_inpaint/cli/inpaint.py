@@ -10,18 +10,16 @@ from dcgan_inpaint.configs import check_config
 from dcgan_inpaint.data.folder import find_images
 from dcgan_inpaint.data.loader import ImageData
 from dcgan_inpaint.data.sources import describe, open_source
-from dcgan_inpaint.errors import one_line_errors, out_of_memory
+from dcgan_inpaint.errors import exit_on_failure, one_line_errors, out_of_memory
 from dcgan_inpaint.inpainting.build import build, wants_source
 from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.models.checkpoint import load_model, source_of
 from dcgan_inpaint.photos.crops import region_finder
 from dcgan_inpaint.photos.photos import Photos
 from dcgan_inpaint.photos.reading import photos_of_files
-from dcgan_inpaint.runs.evaluation import complete, completing_trainer
-from dcgan_inpaint.runs.faults import ends_in_one_line
-from dcgan_inpaint.runs.loggers import finish, open_loggers
 from dcgan_inpaint.runs.options import CompleteOptions
 from dcgan_inpaint.runs.run_dir import check_same, name_folder, start_run
+from dcgan_inpaint.runs.trainer import close_loggers, complete, make_trainer, open_loggers
 from dcgan_inpaint.runs.writer import CompletionWriter, load_networks
 
 
@@ -44,14 +42,14 @@ def main(cfg: DictConfig) -> float | None:
         networks = load_networks(cfg.lpips, cfg.features, model.image_shape[1])
         images = photos.images if photos else ImageData(source, cfg.cache_dir).split(cfg.split)
         writer = CompletionWriter(folder, images, cfg.limit, photos, networks, check_same(cfg))
-        loggers = open_loggers(cfg)
-        trainer = completing_trainer(cfg.trainer, loggers, writer)
+        loggers = open_loggers(cfg.logger, cfg.tags)
+        trainer = make_trainer(cfg.trainer, loggers, [writer])
         start_run(cfg, "inpaint", loggers)
 
     less = f"lower batch_size={cfg.batch_size} or candidates="
-    with out_of_memory(less), ends_in_one_line(lambda: f"the same with output={folder} goes on"):
+    with out_of_memory(less), exit_on_failure(lambda: f"the same with output={folder} goes on"):
         shown = complete(trainer, writer, completing, cfg.batch_size, cfg.shard)
-    finish(loggers)
+    close_loggers(loggers)
     if not shown:  # it is one of several processes
         return None
     line = ": ".join(filter(None, (f"{len(writer.rows)} images completed", str(writer))))

@@ -7,16 +7,15 @@ from dcgan_inpaint.cli.entry_point import door
 from dcgan_inpaint.configs import check_config
 from dcgan_inpaint.data.loader import ImageData
 from dcgan_inpaint.data.sources import describe, open_source
-from dcgan_inpaint.errors import one_line_errors, show
+from dcgan_inpaint.errors import exit_on_failure, one_line_errors, show
 from dcgan_inpaint.files import atomic_write, save_image, write_csv
 from dcgan_inpaint.images import grid, save_gif
 from dcgan_inpaint.metrics.samples import judge_samples
 from dcgan_inpaint.models.checkpoint import load_gan, source_of
-from dcgan_inpaint.runs.evaluation import load_distances
-from dcgan_inpaint.runs.faults import ends_in_one_line
 from dcgan_inpaint.runs.latent_space import arithmetic, check_rows, load_z, walks
 from dcgan_inpaint.runs.options import SampleOptions
 from dcgan_inpaint.runs.run_dir import start_run
+from dcgan_inpaint.runs.trainer import load_distances
 
 
 @door("sample")
@@ -43,7 +42,7 @@ def main(cfg: DictConfig) -> None:
             real = data.split(cfg.split, least=2).images  # (N, C, S, S) uint8
         folder = start_run(cfg, "sample")
 
-    with ends_in_one_line(lambda: f"the same with output={folder} makes all again"):
+    with exit_on_failure(lambda: f"the same with output={folder} makes all again"):
         save_image(folder / "samples.png", grid(gan(z, cfg.ema)))
         if len(z) > 1:
             lines = walks(z, cfg.steps)  # (W, steps, z_dim)

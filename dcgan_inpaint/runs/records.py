@@ -62,7 +62,7 @@ def kept_of(done: Completion, fakes: bool) -> list[Kept]:
 def write_record(path: Path, kept: Kept, about: Mapping[str, str]) -> None:
     """Put a record on the disk, whole or not at all; `about` says whose it is."""
     data = save(kept, {**about, CHECKSUM: checksum(kept, about)})
-    with atomic_write(path, lasting=True) as file:
+    with atomic_write(path, durable=True) as file:
         file.write(data)
 
 

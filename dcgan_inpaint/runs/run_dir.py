@@ -95,7 +95,7 @@ def _begin(cfg: DictConfig, folder: Path) -> None:
         _be_alone(folder, shard and str(shard).replace("/", "-"))
         if not shard:
             remove_parts(folder)
-        with atomic_write(folder / "config.yaml", lasting=True) as file:
+        with atomic_write(folder / "config.yaml", durable=True) as file:
             file.write(OmegaConf.to_yaml(cfg, resolve=True).encode())
     except OSError as error:
         raise ValueError(f"output={folder}: cannot be written ({error.strerror})") from error

@@ -4,16 +4,14 @@ table of how good each is."""
 import math
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import BasePredictionWriter
-from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 
 from dcgan_inpaint.data.loader import Images
@@ -29,7 +27,6 @@ from dcgan_inpaint.metrics.features import (
 )
 from dcgan_inpaint.photos.photos import Photos
 from dcgan_inpaint.runs import records, shown
-from dcgan_inpaint.runs.loggers import log_image
 from dcgan_inpaint.runs.page import write_page
 
 QUALITY = ("psnr_hole", "psnr_whole", "ssim_hole", "ssim_whole")
@@ -132,8 +129,8 @@ class CompletionWriter(BasePredictionWriter):
             list(pool.map(self._keep, new, new.values()))
         self.rows |= {i: kept["measured"].tolist() for i, kept in new.items()}
 
-    def show(self, loggers: Iterable[Logger]) -> None:
-        """Make all that is shown, and log the means, once every image has its record."""
+    def write_report(self) -> dict[str, tuple[float, float, float]]:
+        """Write all that is shown once every image has its record, and return the summary."""
         pooled: list[Tensor] = []
         first: list[records.Kept] = []
         objectives: list[Tensor] = []
@@ -167,11 +164,7 @@ class CompletionWriter(BasePredictionWriter):
             torch.stack(objectives).mean(0) if objectives else None,
             summary,
         )
-        for logger in loggers:
-            logger.log_metrics({f"completion/{name}": mean for name, (mean, *_) in summary.items()})
-            logger.save()
-        with Image.open(self.folder / "rows.png") as image:
-            log_image(loggers, "completion/rows", image)
+        return summary
 
     def summary(self) -> dict[str, tuple[float, float, float]]:
         """Mean and 95% interval over all images; what no image has (no hole) is left out."""

@@ -403,8 +403,8 @@ def bad_value(trial: Trial) -> None:
             broken = [k for k, v in held if k != "measured" and not v.isfinite().all()]
             done.check(not broken, f"{path.name}: not finite: {broken}")
         return
-    if "there is no finite" in done.err:  # a step that is too large is found out in training
-        return done.line("lower model.lr")
+    if "not finite after" in done.err:  # a step that is too large is found out in training
+        return done.line("Lower model.lr")
     trial.refused(done)
     names = {*bad_values.aliases(small, key), key.rpartition(".")[0] or key}
     done.check(any(name in done.err for name in names), f"{key} is not named")
@@ -1021,7 +1021,7 @@ def diverging(trial: Trial) -> None:
     done = trial.run(words[0], f"model={kind}", *words[1:], *more, f"model.lr={rate}")
     if done.code:
         done.line()
-        done.check("there is no finite" in done.err or "model.lr=" in done.err, "not for this")
+        done.check("not finite after" in done.err or "model.lr=" in done.err, "not for this")
         done.check("model.lr" in done.err, "no remedy")
         hold(not (folder / "weights.safetensors").exists(), "weights were written")
     else:

@@ -1,0 +1,301 @@
+"""Trainers and loggers of a run, and the work they do: completion and evaluation of samples."""
+
+import os
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import wandb
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from lightning_fabric.loggers import Logger as FabricLogger
+from PIL import Image
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch.utils.data import Subset
+from torchvision.transforms.functional import pil_to_tensor
+
+from dcgan_inpaint.checksums import check_archive
+from dcgan_inpaint.data.loader import batches
+from dcgan_inpaint.files import atomic_write
+from dcgan_inpaint.metrics.features import fd_efflite0, load_efflite0
+from dcgan_inpaint.metrics.samples import frechet_inception_distance, judge_samples, load_inception
+from dcgan_inpaint.models.base import LatentGAN
+from dcgan_inpaint.runs.writer import CompletionWriter
+
+# A step of D leaves the parameters of G unused, and a step of G those of D.
+DDP = "ddp_find_unused_parameters_true"
+WANDB_TIMEOUT = 5  # seconds until W&B counts as unreachable; it answers within one
+WANDB_OFFLINE = "Set logger.wandb.offline=true to store the run locally"
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints so that a complete one exists at every moment.
+
+    The previous checkpoint stays as `<name>-1.ckpt`. Lightning itself writes to the system's
+    temporary directory. If that is another file system, the final move is a copy over the only
+    checkpoint, and an interruption or a full disk destroys it.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: Mapping[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint and read it back before it replaces the previous one.
+
+        Raises:
+            OSError: If the disk is full, missing, or returns other data than was written. The
+                previous checkpoint is unchanged.
+        """
+        path = Path(path)
+        with atomic_write(path) as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # torch's report of a full disk
+                raise OSError(f"{path}: cannot be written ({error})") from error
+            file.flush()
+            os.fsync(file.fileno())
+            if not _is_complete(Path(file.name)):
+                raise OSError(f"{path}: the disk returns other data than was written")
+            if _is_complete(path):  # a damaged checkpoint must not replace the last complete one
+                previous = path.with_name(f"{path.stem}-1{path.suffix}")
+                previous.unlink(missing_ok=True)
+                os.link(path, previous)  # unlike a move, a link leaves the old name in place
+
+
+def _is_complete(archive: Path) -> bool:
+    try:
+        check_archive(archive)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def make_trainer(
+    options: Mapping[str, Any], loggers: Iterable[Logger], callbacks: Sequence[Callback]
+) -> Trainer:
+    """Return a Trainer for training or completing.
+
+    Args:
+        options: Arguments of `Trainer`; see conf/trainer.
+        loggers: The run's loggers.
+        callbacks: Callbacks in the order in which they run. Lightning moves checkpoint callbacks
+            to the end.
+
+    Raises:
+        ValueError: If the requested devices do not exist, or for several processes in a Hydra
+            multirun, where Lightning starts the other processes only once.
+    """
+    try:
+        trainer = Trainer(
+            **options,
+            logger=loggers,
+            callbacks=list(callbacks),
+            plugins=AtomicCheckpointIO(),
+            use_distributed_sampler=False,  # `complete` and data/loader.py share out the images
+            inference_mode=False,  # a search needs gradients in predict_step
+        )
+    except (MisconfigurationException, ModuleNotFoundError) as error:
+        given = (f"trainer.{key}={options.get(key)}" for key in ("accelerator", "devices"))
+        raise ValueError(f"{' '.join(given)}: {error}") from error
+    multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    if multirun and trainer.world_size > 1:
+        raise ValueError(
+            f"trainer.devices={options.get('devices')}: {trainer.world_size} processes do not "
+            "work with -m. Start each run with its own command"
+        )
+    return trainer
+
+
+def make_training_trainer(
+    options: Mapping[str, Any],
+    loggers: Iterable[Logger],
+    callbacks: Sequence[Callback],
+    batch_size: int,
+) -> Trainer:
+    """Return the Trainer of a training run, and log the effective batch size of several processes.
+
+    Raises:
+        ValueError: If several processes train without DDP, and as `make_trainer`.
+    """
+    trainer = make_trainer(options, loggers, callbacks)
+    if (processes := trainer.world_size) > 1:
+        if options.get("strategy") != DDP:
+            raise ValueError(
+                f"trainer.devices={options.get('devices')}: several devices require trainer=ddp"
+            )
+        rank_zero_info(
+            f"{processes} processes: {processes * batch_size} images per iteration, lr not scaled; "
+            "BatchNorm normalizes per process, moving statistics are those of the first process"
+        )
+    return trainer
+
+
+def on_one_device(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return Trainer options (conf/trainer) for a single process on a single device."""
+    return {**options, "devices": 1, "num_nodes": 1, "strategy": "auto"}
+
+
+def open_loggers(options: Mapping[str, Any] | None, tags: Sequence[str]) -> list[Logger]:
+    """Instantiate the loggers of conf/logger without writing anything.
+
+    Args:
+        options: Each logger's `_target_` and arguments by name, or None.
+        tags: Tags of the run in W&B.
+
+    Raises:
+        ValueError: If W&B runs online and is unreachable or has no API key.
+    """
+    options = options or {}
+    loggers = [
+        instantiate(node, **({"tags": list(tags)} if name == "wandb" else {}))
+        for name, node in options.items()
+    ]
+    for logger, node in zip(loggers, options.values(), strict=True):
+        mode = os.environ.get("WANDB_MODE", "online")
+        if isinstance(logger, WandbLogger) and not node.get("offline") and mode == "online":
+            _check_wandb()
+    return loggers
+
+
+@rank_zero_only
+def _check_wandb() -> None:
+    url, failures = wandb.setup().settings.base_url, ["no answer"]
+
+    def connect() -> None:
+        try:
+            urllib.request.urlopen(url, timeout=WANDB_TIMEOUT).close()
+            failures.clear()
+        except urllib.error.HTTPError:
+            failures.clear()  # the server answered
+        except OSError as error:
+            failures[:] = [str(error)]
+
+    # The timeout of urlopen does not cover the DNS lookup.
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(WANDB_TIMEOUT + 1)
+    if failures:
+        raise ValueError(f"logger=wandb: {url} cannot be reached ({failures[0]}). {WANDB_OFFLINE}")
+    try:
+        wandb.login()
+    except wandb.errors.Error as error:
+        raise ValueError(f"logger=wandb: no API key ({error}). {WANDB_OFFLINE}") from error
+
+
+def log_image(
+    loggers: Iterable[FabricLogger], name: str, image: Image.Image, step: int | None = None
+) -> None:
+    """Log an image to the loggers that support images: W&B and TensorBoard."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(name, [image], step=step)
+        elif isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(name, pil_to_tensor(image), step)
+
+
+def close_loggers(loggers: Iterable[Logger]) -> None:
+    """Finish the W&B run, so that the next run of a multirun starts a new one."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
+
+
+def complete(
+    trainer: Trainer,
+    writer: CompletionWriter,
+    module: LightningModule,
+    batch_size: int,
+    shard: str | None = None,
+) -> bool:
+    """Complete the images that have no record yet, and write the report once all have one.
+
+    A batch holds the same images in every run, whatever the number of processes: of n processes,
+    each completes every n-th batch, and the first one writes the report.
+
+    Args:
+        trainer: A Trainer (`make_trainer`) with `writer` among its callbacks.
+        writer: Stores the completions.
+        module: Completes a batch in `predict_step`.
+        batch_size: Images per batch.
+        shard: "3/16" restricts this call to the third of sixteen shares of the batches.
+
+    Returns:
+        Whether the report was written.
+    """
+    count = len(writer.names)
+    blocks = [range(i, min(i + batch_size, count)) for i in range(0, count, batch_size)]
+    rank, shares = trainer.global_rank, trainer.world_size
+    if shard is not None:
+        part, shares = map(int, shard.split("/"))
+        rank = part - 1
+    incomplete = [any(i not in writer.rows for i in block) for block in blocks]
+    own = [
+        i for k, block in enumerate(blocks) if incomplete[k] and k % shares == rank for i in block
+    ]
+    # Processes that Lightning started must join `predict` even if they have nothing to complete.
+    if own or trainer.world_size > 1 and (any(incomplete) or trainer.global_rank):
+        loader = batches(Subset(writer.images, own), batch_size)
+        trainer.predict(module, loader, return_predictions=False)
+        trainer.strategy.barrier()
+    if not trainer.is_global_zero or not writer.reread():
+        if shard is not None:
+            print(f"{shard} completed: the same command without shard= writes the report")
+        return False
+    summary = writer.write_report()
+    for logger in trainer.loggers:
+        logger.log_metrics({f"completion/{name}": mean for name, (mean, *_) in summary.items()})
+        logger.save()
+    with Image.open(writer.folder / "rows.png") as image:
+        log_image(trainer.loggers, "completion/rows", image)
+    return True
+
+
+def evaluate_samples(model: LatentGAN, real: np.ndarray, count: int, trainer: Trainer) -> str:
+    """Compare samples of a GAN with real images, log the metrics as samples/<metric>.
+
+    Args:
+        model: The GAN.
+        real: Real images (N, C, S, S), uint8.
+        count: Number of samples.
+        trainer: Provides the loggers, and says whether to show a progress bar.
+
+    Returns:
+        The metrics in one line.
+    """
+    metrics = judge_samples(model, real, count, bar=trainer.progress_bar_callback is not None)
+    for logger in trainer.loggers:
+        logger.log_metrics({f"samples/{name}": value for name, value in metrics.items()})
+        logger.save()
+    return ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+
+
+def load_distances(
+    fid: str | None, features: bool, image_size: int
+) -> dict[str, Callable[..., float]]:
+    """Return the requested network-based distances between sets of images, by name.
+
+    Args:
+        fid: Path of the Inception weights, or None.
+        features: Whether to load EfficientNet-Lite0.
+        image_size: Side of the images in pixels.
+
+    Raises:
+        FileNotFoundError, ModuleNotFoundError, ValueError: As `load_inception` and
+            `load_efflite0`.
+    """
+    distances: dict[str, Callable[..., float]] = {}
+    if fid:
+        distances["fid"] = partial(frechet_inception_distance, inception=load_inception(fid))
+    if features:
+        distances["fd_efflite0"] = partial(fd_efflite0, network=load_efflite0(image_size))
+    return distances

@@ -1,0 +1,95 @@
+"""Signals and failures end a run with one line (errors.py); its files stay complete."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from dcgan_inpaint.cli.entry_point import door
+from dcgan_inpaint.errors import exit_on_failure
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_the_run_with_one_line(number, capsys):
+    handler = signal.getsignal(number)
+    with pytest.raises(SystemExit) as stop, exit_on_failure(lambda: "how to continue"):
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+    assert stop.value.code == 128 + number
+    assert capsys.readouterr().err == f"{number.name}: how to continue\n"
+    assert signal.getsignal(number) == handler
+
+
+def test_signal_that_a_library_converts_to_an_error_ends_the_run_with_one_line(capsys):
+    """pydantic does so while it builds a schema."""
+    with pytest.raises(SystemExit) as stop, exit_on_failure(lambda: "how to continue"):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except BaseException as error:
+            raise RuntimeError("no schema") from error
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "SIGINT: how to continue\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_before_the_run_starts_says_to_repeat_the_command(number, capsys, monkeypatch):
+    """Only the script's own line is compared, not what Hydra prints about errors."""
+
+    @door("sample")
+    def main(cfg):
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+
+    monkeypatch.setattr(sys, "argv", ["sample.py"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 128 + number
+    assert capsys.readouterr().err == (
+        f"{number.name}: nothing was cut off: give the same command again\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), FloatingPointError("not finite")]
+)
+def test_failure_ends_the_run_with_one_line(error):
+    with pytest.raises(SystemExit) as stop, exit_on_failure(lambda: "how to continue"):
+        raise error
+    assert stop.value.code == f"error: {error}; how to continue"
+
+
+def test_bug_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError), exit_on_failure(lambda: "how to continue"):
+        1 / 0  # noqa: B018
+
+
+def test_stopped_training_leaves_a_checkpoint_and_says_how_to_resume(tmp_path):
+    small = ["data.image_size=16", "data.train_size=64", "data.val_size=4", "data.test_size=4"]
+    small += ["model.gf_dim=1", "model.df_dim=1", "batch_size=4", "trainer.max_epochs=10000"]
+    small += ["trainer.accelerator=cpu", "preview=0", "validate=0", "sample_metrics=0"]
+    run = tmp_path / "run"
+    command = [sys.executable, "train.py", *small, f"cache_dir={tmp_path}", f"output={run}"]
+    training = subprocess.Popen(
+        command,
+        cwd=Path(__file__).parents[1],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    while not (run / "last.ckpt").exists():
+        assert training.poll() is None
+        time.sleep(0.1)
+    training.terminate()
+    _, stderr = training.communicate(timeout=60)
+    assert training.returncode == 143
+    assert "Traceback" not in stderr
+    assert stderr.count("GPU available") == 1  # one line about the devices, no advertisement
+    assert not any(word in stderr for word in ("TPU", "Tip", "litlogger"))
+    assert stderr.splitlines()[-1] == f"SIGTERM: resume={run / 'last.ckpt'} goes on"
+    assert torch.load(run / "last.ckpt")["iteration"] > 0

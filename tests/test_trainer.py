@@ -1,0 +1,179 @@
+"""Atomic checkpoints and loggers (runs/trainer.py)."""
+
+import http.server
+import os
+import socket
+import tempfile
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from pytorch_lightning.loggers import CSVLogger, WandbLogger
+from torch.utils.data import DataLoader
+from training import quiet_trainer
+
+from dcgan_inpaint.configs import compose_config
+from dcgan_inpaint.models.dcgan import DCGAN
+from dcgan_inpaint.runs import trainer
+from dcgan_inpaint.runs.trainer import AtomicCheckpointIO
+
+
+def checkpoint(value):
+    return {"state_dict": {"x": torch.full((1000,), float(value))}}
+
+
+def value_in(path):
+    return torch.load(path)["state_dict"]["x"][0].item()
+
+
+@pytest.fixture
+def last(tmp_path):
+    """A last.ckpt that holds the value 1."""
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint(checkpoint(1), path)
+    return path
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_the_previous_checkpoint_is_kept(tmp_path):
+    path = tmp_path / "run" / "last.ckpt"
+    for value in (1, 2, 3):
+        AtomicCheckpointIO().save_checkpoint(checkpoint(value), path)
+    assert value_in(path) == 3
+    assert value_in(path.with_name("last-1.ckpt")) == 2
+    assert sorted(p.name for p in path.parent.iterdir()) == ["last-1.ckpt", "last.ckpt"]
+
+
+def test_a_damaged_checkpoint_does_not_replace_the_previous_one(last):
+    AtomicCheckpointIO().save_checkpoint(checkpoint(2), last)
+    flip_a_bit(last)
+    AtomicCheckpointIO().save_checkpoint(checkpoint(3), last)
+    assert (value_in(last), value_in(last.with_name("last-1.ckpt"))) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "No space left on device"), RuntimeError("unexpected pos"), KeyboardInterrupt()],
+    ids=["disk full", "disk full as reported by torch", "interrupted"],
+)
+def test_an_interrupted_write_leaves_the_checkpoint_unchanged(last, monkeypatch, error):
+    def interrupted_save(checkpoint, file):
+        file.write(b"PK half of a checkpoint")
+        raise error
+
+    before = last.read_bytes()
+    monkeypatch.setattr(torch, "save", interrupted_save)
+    expected = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else OSError
+    with pytest.raises(expected):
+        AtomicCheckpointIO().save_checkpoint(checkpoint(2), last)
+    assert last.read_bytes() == before
+    assert [p.name for p in last.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_an_interruption_before_the_move_leaves_both_names(last, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        AtomicCheckpointIO().save_checkpoint(checkpoint(2), last)
+    assert value_in(last) == value_in(last.with_name("last-1.ckpt")) == 1
+
+
+def test_a_disk_that_returns_other_data_is_detected(last, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: flip_a_bit(last.with_suffix(".part")))
+    with pytest.raises(OSError, match="returns other data"):
+        AtomicCheckpointIO().save_checkpoint(checkpoint(2), last)
+    assert value_in(last) == 1
+
+
+def test_training_writes_no_temporary_file_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))  # writing there would fail
+    fitting = quiet_trainer(plugins=[AtomicCheckpointIO()], max_epochs=1)
+    model = DCGAN(image_size=16, gf_dim=1, df_dim=1, z_dim=3)
+    fitting.fit(model, DataLoader([{"image": torch.zeros(2, 3, 16, 16)}], batch_size=None))
+    fitting.save_checkpoint(tmp_path / "last.ckpt")
+    assert torch.load(tmp_path / "last.ckpt")["iteration"] == 1
+
+
+@pytest.fixture
+def use_server(monkeypatch):
+    """Sets the address of the W&B server."""
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("no_proxy", "*")
+
+    def use(url):
+        settings = SimpleNamespace(base_url=url)
+        monkeypatch.setattr(trainer.wandb, "setup", lambda: SimpleNamespace(settings=settings))
+
+    return use
+
+
+def open_loggers(*overrides):
+    cfg = compose_config("train", ["logger=wandb", "output=unused", *overrides])
+    return trainer.open_loggers(cfg.logger, cfg.tags)
+
+
+UNREACHABLE = "cannot be reached.*logger.wandb.offline=true"
+
+
+def test_wandb_without_a_server_is_an_error(use_server):
+    use_server("http://127.0.0.1:9")
+    with pytest.raises(ValueError, match=UNREACHABLE):
+        open_loggers()
+
+
+def test_wandb_server_that_does_not_answer_is_an_error(use_server, monkeypatch):
+    monkeypatch.setattr(trainer, "WANDB_TIMEOUT", 0.1)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        use_server(f"http://127.0.0.1:{listening.getsockname()[1]}")
+        start = time.monotonic()
+        with pytest.raises(ValueError, match=UNREACHABLE):
+            open_loggers()
+        assert time.monotonic() - start < 5
+
+
+def test_wandb_without_an_api_key_is_an_error(use_server, monkeypatch):
+    class NotFound(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(404)
+
+        def log_message(self, *_):
+            """Write no log."""
+
+    def login():
+        raise trainer.wandb.errors.UsageError("No API key configured.")  # W&B's own message
+
+    monkeypatch.setattr(trainer.wandb, "login", login)
+    with http.server.HTTPServer(("127.0.0.1", 0), NotFound) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        use_server(f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(ValueError, match="no API key.*logger.wandb.offline=true"):
+            open_loggers()
+        monkeypatch.setattr(trainer.wandb, "login", lambda: True)
+        csv, wandb = open_loggers()
+        server.shutdown()
+    assert isinstance(csv, CSVLogger)
+    assert isinstance(wandb, WandbLogger)
+
+
+@pytest.mark.parametrize("mode", ["offline", "disabled"])
+def test_offline_wandb_needs_no_server(use_server, monkeypatch, mode):
+    use_server("http://127.0.0.1:9")
+    assert len(open_loggers("logger.wandb.offline=true")) == 2
+    monkeypatch.setenv("WANDB_MODE", mode)
+    assert len(open_loggers()) == 2
+
+
+def test_no_logger_is_allowed():
+    assert trainer.open_loggers(None, []) == []
