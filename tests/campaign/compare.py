@@ -16,6 +16,7 @@ import csv
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -277,12 +278,17 @@ def _describe(old: Any, new: Any) -> str:
 def compare(checkouts: list[Path], root: Path, chosen: list[Command], tolerance: float) -> int:
     """Run the commands in both checkouts; print one line per command, return how many differ."""
     files = root / "files"
-    files.mkdir()
+    files.mkdir(exist_ok=True)
     make_files(files)
     sides = [root / "old", root / "new"]
-    for checkout, side in zip(checkouts, sides, strict=True):
-        _start_checkout(checkout, side, _tasks(checkout, side, files, chosen, sides[0]))
     names = [*(command.name for command in chosen), "checkpoints"]
+    for checkout, side in zip(checkouts, sides, strict=True):
+        tasks = _tasks(checkout, side, files, chosen, sides[0])
+        if side == sides[0] and all((side / f"{name}.log").exists() for name in names):
+            print(f"reusing the results in {side}")
+            continue
+        shutil.rmtree(side, ignore_errors=True)
+        _start_checkout(checkout, side, tasks)
     count = 0
     for name in names:
         old, new = (side / f"{name}.log" for side in sides)
@@ -336,7 +342,7 @@ def main() -> int:
     parser.add_argument(
         "--only", nargs="+", metavar="NAME", help="commands whose name contains NAME"
     )
-    parser.add_argument("--keep", type=Path, help="directory for the results, which stay")
+    parser.add_argument("--keep", type=Path, help="directory for the results; old ones are reused")
     parser.add_argument("--tasks", type=Path, help=argparse.SUPPRESS)  # see _start_checkout
     args = parser.parse_args()
     checkouts = [args.old.resolve(), args.new.resolve()]
