@@ -6,7 +6,7 @@ python inpaint.py ckpt=... images=photo.jpg mask=file mask.path=hole.png 'crop=[
 python inpaint.py method=tv                             no search; ckpt says the size and the data
 """
 
-from dcgan_inpaint.cli.inpaint import main
+from dcgan_inpaint.cli.entry_point import inpaint
 
 if __name__ == "__main__":
-    main()
+    inpaint()

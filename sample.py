@@ -16,7 +16,7 @@ How good are the samples?  quality.csv compares them with held-out images:
 python sample.py metrics=true
 """
 
-from dcgan_inpaint.cli.sample import main
+from dcgan_inpaint.cli.entry_point import sample
 
 if __name__ == "__main__":
-    main()
+    sample()

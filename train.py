@@ -6,7 +6,7 @@ python train.py model=latent_encoder gan=runs/train/<run>/weights.safetensors
 python train.py model=context_encoder data=faces
 """
 
-from dcgan_inpaint.cli.train import main
+from dcgan_inpaint.cli.entry_point import train
 
 if __name__ == "__main__":
-    main()
+    train()

@@ -1,14 +1,15 @@
-"""Configurations: composing them, and checking them against types and annotations.
+"""Configurations: compose them, and check them against types and annotations.
 
 `checked` validates the arguments of a function, `settings` the fields of a dataclass and
 `check_config` a composed configuration.  All are strict: no number from a string, no 1.5 where an
-integer is required, nothing infinite.
+integer is required, nothing infinite.  This module does not import torch, so that a wrong option
+is reported at once.
 """
 
-import dataclasses
 import functools
 import inspect
 import pkgutil
+import re
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,48 +21,85 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
+from typing_extensions import TypedDict  # pydantic rejects typing.TypedDict before Python 3.12
 
 from dcgan_inpaint.errors import show
 
-_ONE_AT_A_TIME = Lock()  # Hydra keeps what it composes from in one place for all threads
+RENAMED = {"answer": "select"}  # options of version 0.2
+_COMPOSE_LOCK = Lock()  # Hydra composes from one global state for all threads
 
 
-def conf_folder() -> Path:
-    """conf/ of the repository; in an installed package its copy beside this file."""
+def conf_dir() -> Path:
+    """Return conf/ of the repository or, in an installed package, its copy beside this file."""
     here = Path(__file__).resolve().parent
     return here / "conf" if (here / "conf").is_dir() else here.parent / "conf"
 
 
 def choices_of(group: str) -> list[str]:
-    """The choices of a group by name; none if there is no such group."""
-    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml")) if group else []
+    """Return the names of a group's choices; empty for a group that does not exist."""
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml")) if group else []
 
 
 def compose_config(name: str, overrides: Iterable[str] = ()) -> DictConfig:
-    """conf/<name>.yaml with `overrides`, as they are typed behind <name>.py.
+    """Compose conf/<name>.yaml with the overrides that one would type after <name>.py.
 
-    Raises ValueError, one line, for what Hydra cannot compose.
+    Raises ValueError, one line, if Hydra cannot compose it.
     """
-    with _ONE_AT_A_TIME, initialize_config_dir(str(conf_folder()), version_base="1.3"):
+    with _COMPOSE_LOCK, initialize_config_dir(str(conf_dir()), version_base="1.3"):
         try:
             return compose(name, list(overrides))
         except HydraException as error:
             raise ValueError(" ".join(str(error).split())) from error
 
 
+def normalize_overrides(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides as Hydra reads them.
+
+    group=null becomes ~group, debug=true the choice of that name, and a class of the user's own
+    (data._target_=...) selects the choice `own` of its group.  Raises ValueError, one line, for an
+    option that was renamed and for a choice that does not exist.
+    """
+    normalized = list(overrides)
+    for group in ("data", "model"):
+        if any(override.startswith(f"{group}._target_=") for override in overrides):
+            chosen = any(override.startswith(f"{group}=") for override in overrides)
+            normalized += [] if chosen else [f"{group}=own"]
+    for i, override in enumerate(overrides):
+        key, equals, value = override.lstrip("+").partition("=")
+        if equals and key in RENAMED:
+            raise ValueError(f"{override}: the option was renamed. Use {RENAMED[key]}={value}")
+        choices = choices_of(key)
+        if choices and (value == "null" or value == "false" and "true" in choices):
+            normalized[i] = f"~{key}"
+        elif value == "true" and value in choices:
+            normalized[i] = f"{key}='true'"  # without quotes Hydra reads a bool
+        elif choices and re.fullmatch(r"[\w.+-]+|\[.*", value) and value not in choices:
+            raise ValueError(f"{override}: no such choice. Use one of {', '.join(choices)}")
+    return normalized
+
+
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 
-# ranges that many share; the upper ends keep float32 finite and a mistyped number from hanging
+# Shared ranges.  The upper limits keep float32 finite and a mistyped number from blocking a run.
 Count = Annotated[int, Field(ge=1, le=10**7)]
 Natural = Annotated[int, Field(ge=0, le=10**7)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Positive = Annotated[float, Field(gt=0, le=1e6)]
 NonNegative = Annotated[float, Field(ge=0, le=1e6)]
-Share = Annotated[float, Field(gt=0, lt=1)]  # strictly between nothing and all
+Share = Annotated[float, Field(gt=0, lt=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Text = Annotated[str, Field(min_length=1)]
 CandidateCount = Annotated[int, Field(ge=1, le=1024)]  # samples per image in one search
+Split = Literal["train", "val", "test"]
+RunName = Annotated[str, Field(pattern=r"^[\w .+=-]+$", max_length=100)]  # part of a directory name
 
 
 def _to_list(value: Any) -> Any:
@@ -78,7 +116,7 @@ EyePositions = Annotated[  # u of the left eye, u of the right eye, v of both, i
 FaceChoice = Literal["all"] | Count  # 1 is the largest of the detected faces
 
 
-def _whole(value: Any) -> Any:
+def _integer(value: Any) -> Any:
     if type(value) is not int:
         raise ValueError("should be a valid integer")
     return value
@@ -90,21 +128,71 @@ def _true(value: Any) -> Any:
     return value
 
 
-WHOLE = BeforeValidator(_whole)  # for a Literal of integers, which true and 1.0 would pass for 1
+INTEGER = BeforeValidator(_integer)  # for a Literal of integers, which would accept true and 1.0
 
-HYDRAS = {  # what a part may say besides its arguments
+
+def _is_node(value: Any) -> bool:
+    return isinstance(value, Mapping) and "_target_" in value
+
+
+def _node(value: Any) -> Any:
+    if not _is_node(value):
+        raise ValueError("use one of the choices of this group")
+    return value
+
+
+Node = Annotated[Any, AfterValidator(_node)]  # {"_target_": path, argument: value, ...}
+NODE_KEYS = {  # keys of a node besides the arguments of its target
     "_target_": Any,
-    "_partial_": Annotated[Any, BeforeValidator(_true)],  # where it stands it is needed
+    "_partial_": Annotated[Any, BeforeValidator(_true)],  # a choice that has it cannot do without
     "_recursive_": bool,
     "_convert_": Literal["none", "partial", "object", "all"],
 }
+
+
+def _devices(value: Any) -> Any:
+    numbers = value if isinstance(value, list) else [value]
+    valid = all(type(number) is int and 0 <= number < 1024 for number in numbers)
+    if value != "auto" and (value in (0, []) or not valid):
+        raise ValueError("use 1 or more, a list of device numbers or auto")
+    return value
+
+
+class TrainerOptions(TypedDict, total=False):
+    """conf/trainer, and the arguments of Lightning's Trainer that a plus adds (+trainer.max_time=).
+
+    Only arguments that suit every model and command are accepted.
+    """
+
+    __pydantic_config__ = STRICT | {"extra": "forbid"}  # type: ignore[misc]
+
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"]
+    devices: Annotated[Any, AfterValidator(_devices)]
+    num_nodes: Count
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    max_epochs: Count
+    log_every_n_steps: Count
+    enable_progress_bar: bool
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"]
+    max_steps: Count  # optimizer steps; a batch may take several
+    max_time: Annotated[str, Field(pattern=r"^\d\d:\d\d:\d\d:\d\d$")]  # days:hours:minutes:seconds
+    limit_train_batches: Count
+    deterministic: bool
+    benchmark: bool
+    detect_anomaly: bool
+    enable_model_summary: bool
+    profiler: Literal["simple", "advanced"]
+
+
+# options of a data source that say where its files are, which differs between machines
+LOCATION_KEYS = ("root", "path", "urls", "val_urls", "test_urls")
 
 Function = TypeVar("Function", bound=Callable)
 Settings = TypeVar("Settings")
 
 
 def checked(function: Function) -> Function:
-    """Hold a function to its annotations: ValueError, one line, for the first that does not fit."""
+    """Validate a function's arguments by its annotations; ValueError, one line, for the first."""
     validated = pydantic.validate_call(config=STRICT)(function)
     names = list(inspect.signature(function).parameters)
 
@@ -113,130 +201,131 @@ def checked(function: Function) -> Function:
         try:
             return validated(*args, **kwargs)
         except ValidationError as error:
-            given = dict(zip(names, args, strict=False)) | kwargs
-            raise ValueError(_line(error, given, names=names)) from error
+            arguments = dict(zip(names, args, strict=False)) | kwargs
+            raise ValueError(_message(error, arguments, names=names)) from error
 
     return typing.cast(Function, call)
 
 
 @dataclass_transform(frozen_default=True)
 def settings(cls: type) -> Any:
-    """A frozen dataclass whose fields are held to their annotations; see `make`."""
+    """Make a class a frozen dataclass whose fields are validated by their annotations."""
     return pydantic.dataclasses.dataclass(cls, frozen=True, config=STRICT | {"extra": "forbid"})
 
 
 def make(cls: Callable[..., Settings], values: Mapping[str, Any]) -> Settings:
-    """`cls(**values)` of a class of `settings`.  Raises ValueError, one line, for bad values."""
+    """Return `cls(**values)` of a class of `settings`; ValueError, one line, for a wrong value."""
     try:
         return cls(**values)
     except ValidationError as error:
-        raise ValueError(_line(error, values)) from error
+        raise ValueError(_message(error, values)) from error
 
 
-def check_config(cfg: DictConfig, schema: type) -> None:
-    """Check all of a composed configuration; nothing is built.
+def check_config(cfg: DictConfig, schema: type[Settings]) -> Settings:
+    """Check a composed configuration and return it as a frozen object; nothing is built.
 
-    `schema`, a class of `settings`, says what its own keys may be.  A part with a `_target_` is
-    held to the annotations of that function or class (of its `Settings`, if it has them).  Raises
-    ValueError, one line with key and value, for the first that does not fit.
+    `schema`, a class of `settings`, has a field for each key.  A node with a `_target_` stays a
+    dict; its arguments are validated by the annotations of the target, and by the fields of its
+    `Settings` where it takes them by name.  Raises ValueError, one line with key and value.
     """
-    types = typing.get_type_hints(schema, include_extras=True)
-    items = cfg.items_ex(resolve=False)
-    # plain values first, for parts refer to them
-    for name, _ in sorted(items, key=lambda item: isinstance(item[1], DictConfig)):
-        try:
-            value: Any = cfg[name]
-            if OmegaConf.is_config(value):
-                value = OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
-        except MissingMandatoryValue as error:
-            raise ValueError(f"{error.full_key}: missing: give {error.full_key}=") from error
-        except OmegaConfBaseException as error:
-            what = str(error).splitlines()[0]
-            raise ValueError(f"{error.full_key}: {what[0].lower()}{what[1:]}") from error
-        _check({name: value}, types, "")
-    for field in dataclasses.fields(schema):
-        if field.default is dataclasses.MISSING and field.name not in cfg:
-            raise ValueError(f"{field.name}: missing: choose one")
+    try:
+        values: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise ValueError(f"{error.full_key}: missing. Give {error.full_key}=") from error
+    except OmegaConfBaseException as error:
+        what = str(error).splitlines()[0]
+        raise ValueError(f"{error.full_key}: {what[0].lower()}{what[1:]}") from error
+    config = make(schema, values)  # before the nodes, whose targets import torch
+    for key, value in values.items():
+        _check_nodes(value, key)
+    return config
 
 
-def _check(tree: dict, types: dict[str, Any] | None, prefix: str) -> None:
-    """Check the keys of one part, of known `types` or, None, of a group of parts."""
-    for name, value in tree.items():
-        key = f"{prefix}{name}"
+def _check_nodes(value: Any, key: str) -> None:
+    """Validate the arguments of a node, of the nodes in it, and of a dict of nodes."""
+    if not _contains_node(value):
+        return
+    types = _target_types(value["_target_"], f"{key}._target_") if _is_node(value) else None
+    for name, argument in value.items():
+        inner = f"{key}.{name}"
         if types is not None and name not in types and "**" not in types:
-            raise ValueError(f"{key}={show(value)}: there is no such option")
-        hint = (types or {}).get(name, Any)
-        if _holds_parts(value) and not hasattr(hint, "__pydantic_config__"):
-            inner = _types(value["_target_"], f"{key}._target_") if "_target_" in value else None
-            _check(value, inner, f"{key}.")
+            raise ValueError(f"{inner}={show(argument)}: unknown option")
+        if _contains_node(argument):
+            _check_nodes(argument, inner)
         elif types is None:
-            raise ValueError(f"{key}={show(value)}: should have a _target_")
+            raise ValueError(f"{inner}={show(argument)}: expected a node with a _target_")
         else:
             try:
-                _adapter(hint).validate_python(value)
+                _adapter(types.get(name, Any)).validate_python(argument)
             except ValidationError as error:
-                raise ValueError(_line(error, value, key)) from error
+                raise ValueError(_message(error, argument, inner)) from error
 
 
-def _holds_parts(part: Any) -> bool:
-    """Is it built, or are there things in it that are?"""
-    return isinstance(part, dict) and ("_target_" in part or any(map(_holds_parts, part.values())))
+def _contains_node(value: Any) -> bool:
+    return _is_node(value) or (
+        isinstance(value, Mapping) and any(map(_contains_node, value.values()))
+    )
 
 
 @functools.cache
 def _adapter(annotation: Any) -> TypeAdapter:
-    own = hasattr(annotation, "__pydantic_config__")  # a dataclass or TypedDict
-    return TypeAdapter(annotation, config=None if own else STRICT)
+    has_config = hasattr(annotation, "__pydantic_config__")  # a dataclass or TypedDict
+    return TypeAdapter(annotation, config=None if has_config else STRICT)
 
 
-def _types(target: Any, key: str) -> dict[str, Any]:
-    """The annotations by name of what a `_target_` takes; "**" if it takes any name."""
+def _target_types(target: Any, key: str) -> dict[str, Any]:
+    """Return the annotations of a target's arguments by name; "**" if it takes any name."""
     try:
-        found = pkgutil.resolve_name(target)  # as Hydra finds it, without a word in the log
-        parameters = inspect.signature(found).parameters.values()
+        resolved = pkgutil.resolve_name(target)  # as Hydra does, but without a log line
+        parameters = inspect.signature(resolved).parameters.values()
     except Exception as error:
-        raise ValueError(f"{key}={show(target)}: there is no such class ({error})") from error
-    hints = _hints(found.__init__ if inspect.isclass(found) else found)
-    names = {p.name: hints.get(p.name, Any) for p in parameters if p.kind is not p.VAR_KEYWORD}
-    if hasattr(found, "Settings"):  # these are what its **settings may be
-        names |= typing.get_type_hints(found.Settings, include_extras=True)
-    elif len(names) < len(parameters):
-        names["**"] = Any
-    return names | HYDRAS
+        raise ValueError(f"{key}={show(target)}: no such class or function ({error})") from error
+    hints = _type_hints(resolved.__init__ if inspect.isclass(resolved) else resolved)
+    types = {p.name: hints.get(p.name, Any) for p in parameters if p.kind is not p.VAR_KEYWORD}
+    if hasattr(resolved, "Settings"):  # the values that its **settings may hold
+        types |= typing.get_type_hints(resolved.Settings, include_extras=True)
+    elif len(types) < len(parameters):
+        types["**"] = Any
+    return types | NODE_KEYS
 
 
-def _hints(function: Callable, **unknown: Any) -> dict[str, Any]:
-    """The annotations by name; a word that only a type checker imports stands for anything."""
+def _type_hints(function: Callable, **unknown: Any) -> dict[str, Any]:
+    """Return annotations by name; names imported only for type checking become Any."""
     try:
         return typing.get_type_hints(function, localns=unknown, include_extras=True)
     except NameError as error:
-        return _hints(function, **unknown, **{str(error.name): Any})
+        return _type_hints(function, **unknown, **{str(error.name): Any})
 
 
-def _line(error: ValidationError, given: Any, prefix: str = "", names: Sequence[str] = ()) -> str:
-    """key=value: what is allowed.  `names` are those of arguments given by their place."""
+def _message(
+    error: ValidationError, values: Any, prefix: str = "", names: Sequence[str] = ()
+) -> str:
+    """Return "key=value: what is allowed"; `names` are those of positional arguments."""
     problems = error.errors(include_url=False)
-    places = [_place(problem["loc"], given, names) for problem in problems]
-    place = max(places, key=len)  # a list that could be a text has its fault in an item
+    places = [_key_path(problem["loc"], values, names) for problem in problems]
+    place = max(places, key=len)  # a list where a string is allowed too: the error is in an item
     here = [problem for problem, at in zip(problems, places, strict=True) if at == place]
-    missing = here[0]["loc"][-1:] if here[0]["type"].startswith("missing") else ()
+    kind = here[0]["type"]
+    missing = here[0]["loc"][-1:] if kind.startswith("missing") else ()
     key = ".".join(str(step) for step in (prefix, *place, *missing) if step != "")
     if missing:
-        return f"{key}: missing"
+        return f"{key}: missing. Give {key}="
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"{key}={show(here[0]['input'])}: unknown option"
     allowed = (p["msg"].removeprefix("Input ").removeprefix("Value error, ") for p in here)
     what = " or ".join(dict.fromkeys(f"{each[0].lower()}{each[1:]}" for each in allowed))
     return f"{key}={show(here[0]['input'])}: {what}"
 
 
-def _place(loc: Sequence[int | str], given: Any, names: Sequence[str]) -> list[int | str]:
-    """The keys and indices of `loc`, which says too which type of several was tried."""
-    place: list[int | str] = []
+def _key_path(loc: Sequence[int | str], values: Any, names: Sequence[str]) -> list[int | str]:
+    """Return the keys and indices in pydantic's `loc`, which also names the union member tried."""
+    path: list[int | str] = []
     for step in loc:
-        if names and not place and isinstance(step, int):
+        if names and not path and isinstance(step, int):
             step = names[step]
-        known = isinstance(given, Mapping) and step in given
-        listed = isinstance(given, Sequence) and isinstance(step, int)
-        if known or listed:
-            given = given[step]
-            place.append(step)
-    return place
+        is_key = isinstance(values, Mapping) and step in values
+        is_index = isinstance(values, Sequence) and isinstance(step, int)
+        if is_key or is_index:
+            values = values[step]
+            path.append(step)
+    return path

@@ -8,29 +8,32 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-import torch
 from hydra.errors import InstantiationException
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 
 def show(value: Any) -> str:
-    """As one would type it, not too long."""
+    """Return a value as one would type it, cut to 80 characters."""
     text = "null" if value is None else str(value)
     text = text.lower() if isinstance(value, bool) else text
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def import_extra(module: str, user: str, library: str, extra: str) -> Any:
-    """A module that only `user` needs.  Raises ModuleNotFoundError, one line, without it."""
+    """Import a module of an optional extra.
+
+    Raises ModuleNotFoundError, one line that names the extra, if it is not installed.
+    """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f'{user} needs {library}: pip install -e ".[{extra}]"') from error
+        raise ModuleNotFoundError(
+            f'{user} needs {library}. Install it: pip install -e ".[{extra}]"'
+        ) from error
 
 
 @contextmanager
 def unwrapped() -> Iterator[None]:
-    """Raise what a constructor raised, where Hydra, which called it, raises an error of its own."""
+    """Raise the error of a constructor instead of Hydra's InstantiationException around it."""
     try:
         yield
         return
@@ -41,12 +44,14 @@ def unwrapped() -> Iterator[None]:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """End the program with one line for errors that the user's input caused, in the part of a
-    script that reads it and builds objects."""
+    """End the program with one line for an error that the user's input caused.
+
+    For the part of a command that reads input and builds objects; a bug keeps its traceback.
+    """
     try:
         with unwrapped():
             yield
-    except (ValueError, OSError, ModuleNotFoundError, MisconfigurationException) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
 
 
@@ -55,10 +60,11 @@ def out_of_memory(remedy: str) -> Iterator[None]:
     """End the program with one line, the remedy, when tensors do not fit into memory."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if known or "can't allocate memory" in str(error):  # what torch says on a CPU
-            sys.exit(f"error: out of memory: {remedy}")
+    except (MemoryError, RuntimeError) as error:
+        # torch.OutOfMemoryError is a RuntimeError; on a CPU torch raises a plain one
+        name, text = type(error).__name__, str(error)
+        if name in ("MemoryError", "OutOfMemoryError") or "can't allocate memory" in text:
+            sys.exit(f"error: out of memory. {remedy}")
         raise
 
 

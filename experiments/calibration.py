@@ -14,16 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor
 
 from dcgan_inpaint.data.loader import ImageData, batches
-from dcgan_inpaint.inpainting.build import build
-from dcgan_inpaint.models.checkpoint import load_model, source_of
+from dcgan_inpaint.inpainting.build import build, load_configured
+from dcgan_inpaint.models.checkpoint import source_of
 from dcgan_inpaint.models.uncertainty import own_doubt
-
-PROJECT = Path(__file__).parents[1]
 
 
 def main() -> None:
@@ -32,14 +29,12 @@ def main() -> None:
     parser.add_argument("--alone", action="store_true", help="by the candidates alone")
     parser.add_argument("--figure", type=Path, required=True, help="where to write the plot")
     arguments = parser.parse_args()
-    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-        cfg = compose("inpaint", ["ckpt=faces64", "candidates=8", *arguments.overrides])
-    model = load_model(cfg.ckpt)
-    module = build(cfg, model, instantiate(cfg.mask))
-    data = ImageData(source_of(model, instantiate(cfg.data), cfg.ckpt), cfg.cache_dir)
-    images = data.split(cfg.split)
-    first = torch.utils.data.Subset(images, range(min(cfg.limit, len(images))))
-    completed = (module.predict_step(batch) for batch in batches(first, cfg.batch_size))
+    config, model = load_configured(["ckpt=faces64", "candidates=8", *arguments.overrides])
+    module = build(config, model, instantiate(config.mask))
+    data = ImageData(source_of(model, instantiate(config.data), str(config.ckpt)), config.cache_dir)
+    images = data.split(config.split)
+    first = torch.utils.data.Subset(images, range(min(config.limit or len(images), len(images))))
+    completed = (module.predict_step(batch) for batch in batches(first, config.batch_size))
     numbers = [hole_numbers(done, arguments.alone) for done in completed]
     predicted, true = (torch.cat(column) for column in zip(*numbers, strict=True))
     tenths = by_tenths(predicted, true)

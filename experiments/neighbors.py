@@ -10,30 +10,25 @@ image is, or farther.
 """
 
 import sys
-from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor
 
 from dcgan_inpaint.data.loader import ImageData
 from dcgan_inpaint.images import to_float
-from dcgan_inpaint.inpainting.build import build
-from dcgan_inpaint.models.checkpoint import load_model, source_of
+from dcgan_inpaint.inpainting.build import build, load_configured
+from dcgan_inpaint.models.checkpoint import source_of
 
-PROJECT = Path(__file__).parents[1]
 CHUNK = 500  # training images at a time
 
 
 def main() -> None:
-    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-        cfg = compose("inpaint", ["ckpt=faces64", "limit=64", *sys.argv[1:]])
-    model = load_model(cfg.ckpt)
-    module = build(cfg, model, instantiate(cfg.mask))
-    data = ImageData(source_of(model, instantiate(cfg.data), cfg.ckpt), cfg.cache_dir)
+    config, model = load_configured(["ckpt=faces64", "limit=64", *sys.argv[1:]])
+    module = build(config, model, instantiate(config.mask))
+    data = ImageData(source_of(model, instantiate(config.data), str(config.ckpt)), config.cache_dir)
     train, test = data.split("train").images, data.split("test")
-    first = test.__getitems__(list(range(min(cfg.limit, len(test)))))
+    first = test.__getitems__(list(range(min(config.limit or len(test), len(test)))))
     images = first["image"]  # (N, C, S, S)
     done = module.predict_step(first)
     everywhere, hole = torch.ones_like(done.mask), 1 - done.mask

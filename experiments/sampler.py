@@ -12,22 +12,19 @@ of the draws (quality/features.py).  `--without 64` adds PSNR without the first 
 """
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import torch
 from calibration import by_tenths, hole_numbers
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor
 
 from dcgan_inpaint.data.loader import ImageData, batches
-from dcgan_inpaint.inpainting.build import build
+from dcgan_inpaint.inpainting.build import build, load_configured
 from dcgan_inpaint.metrics.completions import mean_interval, psnr
 from dcgan_inpaint.metrics.features import compare, diversity, frechet_distance, load_efflite0
-from dcgan_inpaint.models.checkpoint import load_model, source_of
+from dcgan_inpaint.models.checkpoint import source_of
 
-PROJECT = Path(__file__).parents[1]
 HEADER = (
     "mask",
     "one draw, dB",
@@ -54,17 +51,15 @@ def main() -> None:
 
 def rows(mask: str, overrides: list[str], without: int) -> list[list[str]]:
     """The table's rows of one mask."""
-    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-        fixed = ["ckpt=faces64", "candidates=8", "select=sample"]
-        cfg = compose("inpaint", [*fixed, *overrides, f"mask={mask}"])
-    model = load_model(cfg.ckpt)
-    module = build(cfg, model, instantiate(cfg.mask))
-    data = ImageData(source_of(model, instantiate(cfg.data), cfg.ckpt), cfg.cache_dir)
-    images = data.split(cfg.split)
-    first = torch.utils.data.Subset(images, range(min(cfg.limit, len(images))))
+    fixed = ["ckpt=faces64", "candidates=8", "select=sample"]
+    config, model = load_configured([*fixed, *overrides, f"mask={mask}"])
+    module = build(config, model, instantiate(config.mask))
+    data = ImageData(source_of(model, instantiate(config.data), str(config.ckpt)), config.cache_dir)
+    images = data.split(config.split)
+    first = torch.utils.data.Subset(images, range(min(config.limit or len(images), len(images))))
     network = load_efflite0(model.image_shape[1])
     seen: list[list[Tensor]] = []  # of each batch
-    for batch in batches(first, cfg.batch_size):
+    for batch in batches(first, config.batch_size):
         done: Any = module.predict_step(batch)
         hole, answers = 1 - done.mask, (done.candidates[:, 0], done.candidates.mean(1))
         numbers: list[Tensor] = []

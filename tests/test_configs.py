@@ -18,7 +18,7 @@ from dcgan_inpaint.data.folder import Folder
 from dcgan_inpaint.data.hub import HuggingFace
 from dcgan_inpaint.data.tars import Tars
 from dcgan_inpaint.data.torchvision_sets import TorchvisionSet
-from dcgan_inpaint.inpainting.build import build, wants_source
+from dcgan_inpaint.inpainting.build import build, uses_source
 from dcgan_inpaint.inpainting.module import InpaintingModule
 from dcgan_inpaint.inpainting.objective import Objective
 from dcgan_inpaint.inpainting.solvers import Solver
@@ -199,7 +199,7 @@ def test_method(choice, tmp_path):
     source = Faces(image_size=16, train_size=3)
     module = build(cfg, model, lambda index, size: mask, source)
     assert isinstance(module, InpaintingModule) == (choice == "search")
-    assert wants_source(cfg) == (choice == "nearest")
+    assert uses_source(cfg) == (choice == "nearest")
     if choice == "search":
         return
     constant = torch.full((2, 3, 16, 16), 0.4)

@@ -191,7 +191,7 @@ def test_a_photo_is_turned_upright(client):
 
 def test_the_square_is_that_of_the_completer(dcgan, client, server):
     assert client.post("/photo", content=PHOTO).json()["square"] == [15, 0, 50, 50]
-    region = server.completer.region(photo())
+    region = server.completer.crop_of(photo())
     assert (region.origin, region.side) == (15, 50)
     other = Server(Completer.load(dcgan, *WORDS, "crop=[3,4,20,20]"))
     assert other._looked_at(PHOTO)["square"] == [3, 4, 20, 20]

@@ -1,1 +1,1 @@
-"""The doors: what train.py, inpaint.py, sample.py and the commands dcgan-... run."""
+"""Command-line entry points: train, inpaint, sample and export."""

@@ -1,57 +1,81 @@
-"""What every door does before its story begins: the words are read, and Hydra composes."""
+"""Compose and check the configuration of a command, then run it.
 
-import functools
+Importing this module does not import torch, so that a wrong option is reported at once.
+"""
+
 import logging
 import os
 import sys
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from dcgan_inpaint.configs import conf_folder
+from dcgan_inpaint.configs import check_config, conf_dir, normalize_overrides
 from dcgan_inpaint.errors import exit_on_signal, one_line_errors
-from dcgan_inpaint.runs.options import mend_words
+from dcgan_inpaint.inpainting.config import InpaintConfig
+from dcgan_inpaint.runs.resuming import resumed_config
+from dcgan_inpaint.runs.schemas import SampleConfig, TrainConfig
 
-Result = TypeVar("Result")
-LIGHTNINGS = "pytorch_lightning.utilities.rank_zero"  # the log of what it says about itself
-
-
-def _is_of_use(record: logging.LogRecord) -> bool:
-    """Not advertisements, and of the devices the one line about GPUs."""
-    return not record.getMessage().startswith(("\N{ELECTRIC LIGHT BULB} Tip", "TPU available"))
+SCHEMAS: dict[str, type] = {"train": TrainConfig, "inpaint": InpaintConfig, "sample": SampleConfig}
+LIGHTNING_LOG = "pytorch_lightning.utilities.rank_zero"
 
 
-def door(name: str) -> Callable[[Callable[[DictConfig], Result]], Callable[..., Result | None]]:
-    """Make a function of a configuration the main of <name>.py and of the command dcgan-<name>.
+def train() -> None:
+    """Run train.py's command line."""
+    run_command_line("train")
 
-    Called without a configuration it composes conf/<name>.yaml from the command line.
+
+def inpaint() -> None:
+    """Run inpaint.py's command line."""
+    run_command_line("inpaint")
+
+
+def sample() -> None:
+    """Run sample.py's command line."""
+    run_command_line("sample")
+
+
+def run_command_line(command: str) -> None:
+    """Compose conf/<command>.yaml with the overrides in sys.argv and run the command."""
+    logging.getLogger(LIGHTNING_LOG).addFilter(_is_relevant)
+    with one_line_errors():
+        sys.argv[1:] = normalize_overrides(sys.argv[1:])
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors arrive here unchanged
+
+    @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)
+    def start(cfg: DictConfig) -> float | None:
+        return run_config(command, cfg, HydraConfig.get().overrides.task)
+
+    try:
+        with exit_on_signal(lambda: "no data loss. Run the same command again"):
+            start()
+    except HydraException as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
+
+
+def run_config(
+    command: str, cfg: DictConfig, overrides: Sequence[str] | None = None
+) -> float | None:
+    """Check a composed configuration and run the command with it.
+
+    `overrides` are those of the command line; without one all of `cfg` counts as set by the user.
+    Returns the value of the command's `main`, which a sweeper can maximize.
     """
+    if overrides is None:
+        HydraConfig.instance().cfg = None  # an earlier command line in this process set it
+    with one_line_errors():
+        if command == "train":
+            cfg = resumed_config(cfg, overrides)
+        config: Any = check_config(cfg, SCHEMAS[command])
+    # imported after the check: torch takes seconds
+    return import_module(f"dcgan_inpaint.cli.{command}").main(config)
 
-    def opened(main: Callable[[DictConfig], Result]) -> Callable[..., Result | None]:
-        conf = str(conf_folder())
-        by_hydra = hydra.main(version_base="1.3", config_path=conf, config_name=name)(main)
 
-        @functools.wraps(main)
-        def call(cfg: DictConfig | None = None) -> Result | None:
-            if cfg is not None:
-                HydraConfig.instance().cfg = None  # of an earlier call, whose words are not ours
-                return main(cfg)
-            logging.getLogger(LIGHTNINGS).addFilter(_is_of_use)
-            with one_line_errors():
-                sys.argv[1:] = mend_words(sys.argv[1:], name)
-            os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us as they are
-            again = "nothing was cut off: give the same command again"
-            try:
-                with exit_on_signal(lambda: again):
-                    by_hydra()
-            except HydraException as error:
-                sys.exit(f"error: {' '.join(str(error).split())}")
-            return None  # what main gives went to Hydra's sweeper
-
-        return call
-
-    return opened
+def _is_relevant(record: logging.LogRecord) -> bool:
+    """Whether a log line of Lightning is neither advertising nor a device that is not used."""
+    return not record.getMessage().startswith(("\N{ELECTRIC LIGHT BULB} Tip", "TPU available"))

@@ -1,22 +1,24 @@
-"""Train a model: check, fit, and judge it by what it is for.  Usage: see train.py."""
+"""Train a model: build it, fit it, and evaluate it on completions.  Usage: see train.py."""
 
 import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig
-from pytorch_lightning import seed_everything
+from pytorch_lightning import Trainer, seed_everything
 
-from dcgan_inpaint.cli.entry_point import door
-from dcgan_inpaint.configs import check_config
+from dcgan_inpaint.data.cache import Source
 from dcgan_inpaint.data.loader import ImageData
 from dcgan_inpaint.data.sources import describe, open_source
 from dcgan_inpaint.errors import exit_on_failure, one_line_errors
-from dcgan_inpaint.inpainting.build import preview_of
+from dcgan_inpaint.files import load_weights
+from dcgan_inpaint.inpainting.build import build_preview
+from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.models.checkpoint import save_weights
-from dcgan_inpaint.runs.callbacks import training_callbacks
-from dcgan_inpaint.runs.options import TrainOptions, check_images
-from dcgan_inpaint.runs.resuming import BegunWith, check_resume, how_to_continue, resumed
-from dcgan_inpaint.runs.run_dir import name_folder, start_run
+from dcgan_inpaint.runs.callbacks import StoreSettings, training_callbacks
+from dcgan_inpaint.runs.resuming import check_checkpoint, flatten, how_to_resume
+from dcgan_inpaint.runs.run_dir import choose_run_dir, start_run
+from dcgan_inpaint.runs.schemas import TrainConfig
 from dcgan_inpaint.runs.trainer import (
     close_loggers,
     complete,
@@ -28,50 +30,95 @@ from dcgan_inpaint.runs.trainer import (
 )
 from dcgan_inpaint.runs.writer import CompletionWriter
 
+FINAL_ITERATIONS = 100  # of the search that completes the `validate` images at the end
 
-@door("train")
-def main(cfg: DictConfig) -> float | None:
-    """Gives the mean PSNR over the holes of `validate` images, by which a sweep can choose."""
+
+def main(config: TrainConfig) -> float | None:
+    """Return the mean PSNR over the holes of `validate` images, which a sweeper can maximize."""
     with one_line_errors():
-        cfg = resumed(cfg)
-        folder = name_folder(cfg, "train")  # where the loggers write, which the check looks at
-        check_config(cfg, TrainOptions)
-        seed_everything(cfg.seed, verbose=False)  # the init; z, order and flips follow from seed
-        source = open_source(cfg.data)
-        shape = {name: getattr(source, name) for name in ("image_size", "channels", "crop")}
-        model = instantiate(cfg.model, **shape)
-        model.check()
-        model.data = describe(source)
-        check_resume(cfg, model)
-        data = ImageData(source, cfg.cache_dir, cfg.batch_size, cfg.flip, cfg.seed)
-        judge_by = cfg.sample_metrics and model.gan is model
-        loggers = open_loggers(cfg.logger, cfg.tags)
-        callbacks = training_callbacks(model, data, folder, cfg.sample_every, cfg.preview)
-        callbacks = [BegunWith(cfg), *callbacks]
-        trainer = make_training_trainer(cfg.trainer, loggers, callbacks, cfg.batch_size)
-        check_images(cfg, source, judge_by, model.calibrates, trainer.world_size)
+        run_dir = choose_run_dir("train", config.output, config.name, config.resume)
+        config = replace(config, output=str(run_dir))
+        settings = asdict(config)
+        seed_everything(config.seed, verbose=False)  # the init; z, order and flips use the seed too
+        source = open_source(config.data)
+        model = build_model(config, source)
+        if config.resume is not None:
+            saved = load_weights("resume", config.resume, "a last.ckpt of train.py")
+            check_checkpoint(config.resume, saved, flatten(settings), model)
+        data = ImageData(source, config.cache_dir, config.batch_size, config.flip, config.seed)
+        loggers = open_loggers(config.logger, config.tags, run_dir)
+        callbacks = [
+            StoreSettings(flatten(settings)),
+            *training_callbacks(model, data, run_dir, config.sample_every, config.preview),
+        ]
+        trainer = make_training_trainer(config.trainer, loggers, callbacks, config.batch_size)
+        for split in check_image_counts(config, source, model, trainer.world_size):
+            data.split(split)  # decoded now, so that an unreadable image is reported at once
         data.prepare_data()
-        validation = data.split("val") if cfg.validate or cfg.preview or model.calibrates else None
-        judged = data.split("test", least=2).images if judge_by else None
-        start_run(cfg, "train", loggers)
+        start_run(run_dir, settings, loggers)
 
-    found = None
-    with exit_on_failure(lambda: how_to_continue(folder)):
-        trainer.fit(model, data, ckpt_path=cfg.resume, weights_only=True)
+    with exit_on_failure(lambda: how_to_resume(run_dir)):
+        trainer.fit(model, data, ckpt_path=config.resume, weights_only=True)
         if not trainer.is_global_zero:
-            return None  # the first process judges alone
-        # last.ckpt can be resumed; this is what to keep and complete with
-        save_weights(model, folder / "weights.safetensors")
-        if validation is not None and cfg.validate:
-            # the true job, and what a sweep can rank models by: completion/psnr_hole
-            shutil.rmtree(folder / "validation", ignore_errors=True)  # of the model resumed from
-            writer = CompletionWriter(folder / "validation", validation, cfg.validate)
-            completer = make_trainer(on_one_device(cfg.trainer), loggers, [writer])
-            complete(completer, writer, preview_of(model, 100), cfg.batch_size)
-            found = writer.summary()["psnr_hole"][0]
-            print(f"{len(writer.names)} validation images completed: {writer}")
-        if judged is not None:
-            print(evaluate_samples(model, judged, cfg.sample_metrics, trainer))
+            return None  # the first process evaluates alone
+        # for completing and sharing; last.ckpt is for resuming
+        save_weights(model, run_dir / "weights.safetensors")
+        psnr = evaluate_completions(config, model, data, trainer) if config.validate else None
+        if samples_are_evaluated(config, model):
+            real = data.split("test", least=2).images  # (N, C, S, S) uint8
+            assert model.gan is not None
+            print(evaluate_samples(model.gan, real, config.sample_metrics, trainer))
     close_loggers(loggers)
-    print(f"trained {model.iteration} iterations\nckpt={folder / 'weights.safetensors'}")
-    return found
+    print(f"trained {model.iteration} iterations\nckpt={run_dir / 'weights.safetensors'}")
+    return psnr
+
+
+def build_model(config: TrainConfig, source: Source) -> Model:
+    """Build the untrained model for the images of `source`."""
+    shape = {name: getattr(source, name) for name in ("image_size", "channels", "crop")}
+    model = instantiate(config.model, **shape)
+    model.check()
+    model.data = describe(source)
+    return model
+
+
+def samples_are_evaluated(config: TrainConfig, model: Model) -> bool:
+    """Whether samples of the trained model are compared with the test split: it is a GAN."""
+    return config.sample_metrics > 0 and model.gan is model
+
+
+def check_image_counts(
+    config: TrainConfig, source: Source, model: Model, processes: int
+) -> list[str]:
+    """Return the splits for evaluation that the training needs, "val" or "test".
+
+    Raises ValueError, with the options to lower, if a split has too few images; decodes none.
+    """
+    uses_val = bool(config.validate or config.preview or model.calibrates)
+    needed = {"train": config.batch_size * processes, "val": int(uses_val)}
+    needed["test"] = 2 if samples_are_evaluated(config, model) else 0
+    counts = {split: len(source.items(split)) for split, count in needed.items() if count}
+    without_val = "validate=0 preview=0" + " model.noise_dim=0" * model.calibrates
+    remedies = {"val": without_val, "test": "sample_metrics=0"}
+    remedies["train"] = f"batch_size={counts['train'] // processes} or less"
+    lower = [remedies[split] for split in counts if counts[split] < needed[split]]
+    if counts["train"] >= processes and lower:
+        have = ", ".join(f"{count} of {split}" for split, count in counts.items())
+        raise ValueError(f"data: too few images ({have}). Use {', '.join(lower)}")
+    return [split for split in counts if split != "train"]
+
+
+def evaluate_completions(
+    config: TrainConfig, model: Model, data: ImageData, trainer: Trainer
+) -> float:
+    """Complete validation images into validation/ and return their mean PSNR over the hole in dB.
+
+    It is logged as completion/psnr_hole, by which a sweep ranks models.
+    """
+    folder = Path(str(config.output)) / "validation"
+    shutil.rmtree(folder, ignore_errors=True)  # of the model that was resumed
+    writer = CompletionWriter(folder, data.split("val"), config.validate)
+    completing = make_trainer(on_one_device(config.trainer), trainer.loggers, [writer])
+    complete(completing, writer, build_preview(model, FINAL_ITERATIONS), config.batch_size)
+    print(f"{len(writer.names)} validation images completed: {writer}")
+    return writer.summary()["psnr_hole"][0]

@@ -11,11 +11,11 @@ from PIL import Image, ImageOps
 from pydantic import Field
 from torchvision.transforms.functional import pil_to_tensor
 
-from dcgan_inpaint.configs import WHOLE
+from dcgan_inpaint.configs import INTEGER
 
 # what a source may be asked for
 Side = Annotated[int, Field(ge=1, le=1024)]  # of its square images, px
-Channels = Annotated[Literal[1, 3], WHOLE]
+Channels = Annotated[Literal[1, 3], INTEGER]
 Crop = Annotated[float, Field(gt=0, le=1)]  # side of the central square / short side
 
 EXTENSIONS = {e.lower() for e, kind in Image.registered_extensions().items() if kind in Image.OPEN}

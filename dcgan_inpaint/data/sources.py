@@ -33,7 +33,6 @@ SOURCES: dict[str, type] = {
     "webdataset": Tars,
 }
 HOW = ("download", "cache_limit")  # what says how images come, and not which
-PLACES = ("root", "path", "urls", "val_urls", "test_urls")  # what says where images lie
 OWN = "own"  # of classes that are not among them
 OWN_FIELDS = ["target", "image_size", "channels", "crop", "settings"]
 
@@ -71,6 +70,12 @@ def describe(source: Source) -> dict[str, Any]:
     values = {field: getattr(source, field) for field in _fields(name)}
     plain = {k: str(v) if k == "root" else v for k, v in values.items() if v is not None}
     return {"source": name} | plain
+
+
+def node_of(source: Source) -> dict[str, Any]:
+    """Return the config node that makes the source again."""
+    values = {k: v for k, v in describe(source).items() if k != "source"}
+    return {"_target_": f"{type(source).__module__}.{type(source).__qualname__}", **values}
 
 
 def check_description(stored: Any) -> dict[str, Any]:

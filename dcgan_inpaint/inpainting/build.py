@@ -1,123 +1,106 @@
-"""The one place that turns a model and a configuration into what completes images."""
+"""Build what completes images from a model and a resolved configuration."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig
 from torch import Tensor
 
 from dcgan_inpaint.blending import paste
-from dcgan_inpaint.configs import make
+from dcgan_inpaint.configs import Node, check_config, compose_config, make, normalize_overrides
 from dcgan_inpaint.data.cache import Source
 from dcgan_inpaint.inpainting.baselines import FillingModule
+from dcgan_inpaint.inpainting.config import InpaintConfig, resolve
 from dcgan_inpaint.inpainting.module import InpaintingModule
 from dcgan_inpaint.inpainting.objective import Objective
 from dcgan_inpaint.inpainting.search import SearchSettings
 from dcgan_inpaint.inpainting.solvers import Adam
 from dcgan_inpaint.masks.masks import center
 from dcgan_inpaint.models.base import Model
+from dcgan_inpaint.models.checkpoint import load_model
 
 Mask = Callable[[Tensor, int], Tensor]
-SEARCH_KEYS = {"objective", "solver", "stages", *SearchSettings.__annotations__, "start", "ema"}
 Completing = InpaintingModule | FillingModule
 
 
-def build(cfg: DictConfig, model: Model, mask: Mask, source: Source | None = None) -> Completing:
-    """What completes by `cfg` (conf/inpaint.yaml): a search, or the fill of cfg.method.
+def load_configured(overrides: Sequence[str]) -> tuple[InpaintConfig, Model]:
+    """Return the resolved configuration of inpaint.py with overrides, and the model of its ckpt=.
 
-    `source` are the training images, for a fill that asks for them (`wants_source`).  What cfg
-    leaves to the model (null) is resolved and written into it.  Raises ValueError when model, mask
-    and method do not fit.
+    Raises ValueError, one line, for an override that does not fit.
     """
-    model.check_raw(cfg.get("ema", True))
-    return _fill(cfg, model, mask, source) if "method" in cfg else _search(cfg, model, mask)
+    composed = compose_config("inpaint", normalize_overrides(overrides))
+    config = check_config(composed, InpaintConfig)
+    model = load_model(str(config.ckpt))
+    return resolve(config, model), model
 
 
-def wants_source(cfg: DictConfig) -> bool:
-    """Whether what completes by `cfg` looks at the training images."""
-    return "method" in cfg and "source" in _parameters(cfg.method)
+def build(
+    config: InpaintConfig, model: Model, mask: Mask, source: Source | None = None
+) -> Completing:
+    """Build the search, or the baseline of config.method, from a resolved configuration.
+
+    `source` is the training data, for a method that uses it (see `uses_source`).  Raises ValueError
+    if model, mask and method do not fit.
+    """
+    build_method = _build_search if config.method is None else _build_baseline
+    return build_method(config, model, mask, source)
 
 
-def preview_of(model: Model, iterations: int) -> Completing:
-    """What completes the center hole, by which models in training are compared.
+def uses_source(config: InpaintConfig) -> bool:
+    """Whether the method looks at the training images."""
+    return config.method is not None and "source" in _parameters(config.method)
 
-    With a GAN it is a quick search; the others do without.
+
+def build_preview(model: Model, iterations: int) -> Completing:
+    """Build what completes the center hole to compare models in training.
+
+    With a GAN it is a search of `iterations`, or none from an encoder; other models fill the hole.
     """
     mask = partial(center, scale=0.25)
     fill, encoder = model.fill(), model.latent_encoder()
     if fill is not None:
         return FillingModule(fill, mask, paste, model.image_shape)
-    assert model.gan is not None  # a model has the one or the other
+    assert model.gan is not None  # a model has a GAN or a fill
     solver = Adam(0 if encoder else iterations, lr=0.1, schedule="cosine")
     return InpaintingModule(model.gan, mask, Objective(), solver, paste, encoder=encoder)
 
 
-def _search(cfg: DictConfig, model: Model, mask: Mask) -> InpaintingModule:
-    """The search for z; it starts from an encoder's z where there is one."""
-    for group in ("objective", "solver", "stages"):
-        if group not in cfg:
-            raise ValueError(f"{group}: missing: the search needs one")
-    if model.gan is None:
-        raise ValueError(
-            f"ckpt={cfg.ckpt} holds a {model.kind}, which has no z to search: use method=network"
-        )
-    measure = instantiate(cfg.measure)
-    encoder = _encoder(cfg, model, measure.of_pixels)
-    samples = encoder is not None and encoder.noise_dim > 0
-    if cfg.candidates is None:
-        cfg.candidates = 1 if encoder is None or samples else 2
-    encoded = encoder is not None and (samples or cfg.candidates <= 2)  # all start from its z
-    if cfg.solver.iterations is None:
-        # from there a search for z meets the known pixels better and the hidden ones worse
-        cfg.solver.iterations = 0 if encoded else 100
-    if cfg.select is None:
-        cfg.select = "best" if not encoded else "sample" if samples else "mean"
+def _build_search(
+    config: InpaintConfig, model: Model, mask: Mask, _: Source | None
+) -> InpaintingModule:
+    assert model.gan is not None  # `resolve` checked it
+    names = SearchSettings.__annotations__
     return InpaintingModule(
         model.gan,
         mask,
-        objective=instantiate(cfg.objective),
-        solver=instantiate(cfg.solver),
-        blend=instantiate(cfg.blend),
-        measure=measure,
-        ema=cfg.ema,
-        encoder=encoder,
-        stages=list(instantiate(cfg.stages).values()),
-        settings=make(SearchSettings, {name: cfg[name] for name in SearchSettings.__annotations__}),
+        objective=instantiate(config.objective),
+        solver=instantiate(config.solver),
+        blend=instantiate(config.blend),
+        measure=instantiate(config.measure),
+        ema=config.ema,
+        encoder=model.latent_encoder() if config.start == "encoder" else None,
+        stages=list(instantiate(config.stages).values()),
+        settings=make(SearchSettings, {name: getattr(config, name) for name in names}),
     )
 
 
-def _encoder(cfg: DictConfig, model: Model, of_pixels: bool) -> Any:
-    """The frozen encoder to start from, if cfg.start and the measurement let it.
-
-    For one select a search from a random z is better than a draw, and for several too much alike
-    (experiments/sampling.md).
-    """
-    encoder: Any = None if cfg.start == "random" else model.latent_encoder()
-    if cfg.start == "encoder" and encoder is None:
+def _build_baseline(
+    config: InpaintConfig, model: Model, mask: Mask, source: Source | None
+) -> FillingModule:
+    """Build the baseline of config.method, with the `model` or `source` that it takes."""
+    method: Any = config.method
+    if not (measure := instantiate(config.measure)).of_pixels:
+        name = type(measure).__name__.lower()
         raise ValueError(
-            f"start=encoder: ckpt={cfg.ckpt} holds none: python train.py model=latent_encoder "
-            f"gan={cfg.ckpt} trains one"
+            f"measure={name}: {method['_target_']} needs known pixels. Use another mask="
         )
-    if cfg.start is None and encoder is not None and encoder.noise_dim:
-        encoder = encoder if (cfg.candidates or 1) > 1 else None
-    return encoder if of_pixels or cfg.start == "encoder" else None
+    available = {"model": model, "source": source}
+    arguments = {name: available[name] for name in available.keys() & _parameters(method)}
+    fill = instantiate(method, **arguments)
+    return FillingModule(fill, mask, instantiate(config.blend), model.image_shape)
 
 
-def _fill(cfg: DictConfig, model: Model, mask: Mask, source: Source | None) -> FillingModule:
-    """The fill of cfg.method, given what it asks for: the `model`, the `source` of its data."""
-    if not (measure := instantiate(cfg.measure)).of_pixels:
-        what = type(measure).__name__.lower()
-        raise ValueError(f"measure={what}: {cfg.method._target_} needs known pixels: another mask=")
-    for name in SEARCH_KEYS & cfg.keys() - cfg.method.keys():  # added by +name=...
-        raise ValueError(f"{name}={cfg[name]}: is for method=search")
-    asked = _parameters(cfg.method)
-    given = {"model": model, "source": source}
-    fill = instantiate(cfg.method, **{name: given[name] for name in given if name in asked})
-    return FillingModule(fill, mask, instantiate(cfg.blend), model.image_shape)
-
-
-def _parameters(node: DictConfig) -> set[str]:
-    return set(inspect.signature(get_object(node._target_)).parameters)
+def _parameters(node: Node) -> set[str]:
+    return set(inspect.signature(get_object(node["_target_"])).parameters)

@@ -13,7 +13,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from dcgan_inpaint.configs import WHOLE, make, settings
+from dcgan_inpaint.configs import INTEGER, make, settings
 from dcgan_inpaint.data.decoding import Channels, Crop
 from dcgan_inpaint.losses import discriminator_losses, generator_loss
 from dcgan_inpaint.randomness import latents
@@ -26,7 +26,7 @@ Width = Annotated[int, Field(ge=1, le=4096)]  # of a layer, a code or z
 class ModelSettings:
     """What every model has: the images that it is for, and how slowly its average follows."""
 
-    image_size: Annotated[Literal[16, 32, 64, 128, 256], WHOLE] = 64
+    image_size: Annotated[Literal[16, 32, 64, 128, 256], INTEGER] = 64
     channels: Channels = 3
     # how the training images were framed, so that completion frames others alike: side of the
     # central square / short side
@@ -49,6 +49,7 @@ class Model(LightningModule):
     training_only: ClassVar[Sequence[str]] = ()  # networks and numbers that completion never uses
     averaged = False  # whether it came from a file that holds the averages alone
     calibrates = False  # whether it has a `calibrate` to call at each epoch's end
+    encoder_noise_dim: int | None = None  # noise of its latent encoder; None: it has no encoder
     gan: "LatentGAN | None"
     mask: Callable[[Tensor, int], Tensor] | None  # of those that learn with masks
 

@@ -21,9 +21,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dcgan_inpaint.checksums import CHECKSUM, check_archive, checksum
-from dcgan_inpaint.configs import Natural, Text, make, settings
+from dcgan_inpaint.configs import LOCATION_KEYS, Natural, Text, make, settings
 from dcgan_inpaint.data.cache import Source
-from dcgan_inpaint.data.sources import PLACES, check_description, from_description, missing_of
+from dcgan_inpaint.data.sources import check_description, from_description, missing_of
 from dcgan_inpaint.models.base import LatentGAN, Model
 from dcgan_inpaint.models.context_encoder import ContextEncoder
 from dcgan_inpaint.models.dcgan import DCGAN
@@ -121,7 +121,7 @@ def source_of(model: Model, chosen: Source | None, ckpt: str) -> Source:
     if chosen is None:
         if model.data is None:
             raise ValueError(f"ckpt={ckpt} does not say what it was trained on: give data=...")
-        for place in PLACES:
+        for place in LOCATION_KEYS:
             if place in model.data:
                 print(f"images of {model.data[place]!r}, where ckpt={ckpt} was trained")
         if missing := missing_of(model.data):
@@ -159,7 +159,9 @@ def save_weights(model: Model, path: str | Path, averaged: bool = False) -> None
         kept = {name: value for name, value in tensors.items() if not dropped.match(name)}
         # biases and statistics are few, and some need the range
         tensors = {n: value.half() if value.ndim > 1 else value for n, value in kept.items()}
-        data = {name: value for name, value in (model.data or {}).items() if name not in PLACES}
+        data = {
+            name: value for name, value in (model.data or {}).items() if name not in LOCATION_KEYS
+        }
         header = replace(header, data=data or None)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     part = Path(path).with_suffix(".part")

@@ -88,6 +88,7 @@ class LatentEncoder(Model):
         self.ema_encoder = copy.deepcopy(self.encoder).eval().requires_grad_(False)
         self.mask = mask
         self.calibrates = s.noise_dim > 0
+        self.encoder_noise_dim = s.noise_dim
         if s.noise_dim:
             self.discriminator = Discriminator(s.image_size, s.channels + 1, s.df_dim, s.layers)
             self.register_buffer("reward", torch.ones(DEPTHS))  # weight of the spread

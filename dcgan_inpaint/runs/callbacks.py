@@ -3,6 +3,7 @@
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -14,7 +15,7 @@ from dcgan_inpaint.configs import Count, checked
 from dcgan_inpaint.data.loader import ImageData
 from dcgan_inpaint.files import save_image
 from dcgan_inpaint.images import grid
-from dcgan_inpaint.inpainting.build import preview_of
+from dcgan_inpaint.inpainting.build import build_preview
 from dcgan_inpaint.metrics.completions import psnr
 from dcgan_inpaint.models.base import LatentGAN, Model
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
@@ -42,6 +43,18 @@ def training_callbacks(
         callbacks.append(Calibration(data))
     # The checkpoint comes last, because it stores what the other callbacks changed.
     return [*callbacks, ModelCheckpoint(run_dir, "last", enable_version_counter=False)]
+
+
+class StoreSettings(Callback):
+    """Stores the flat settings of a training in its checkpoints, to compare with on resume."""
+
+    def __init__(self, settings: dict[str, Any]):
+        self.settings = settings
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, module: Model, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["settings"] = self.settings
 
 
 class Calibration(Callback):
@@ -98,7 +111,7 @@ class CompletionPreview(Callback):
         self.images = _validation_images(self.data, self.count)
 
     def on_train_epoch_end(self, trainer: Trainer, module: Model) -> None:
-        preview = preview_of(module, self.iterations)
+        preview = build_preview(module, self.iterations)
         images = self.images.to(module.device)  # (B, C, S, S)
         index = torch.arange(len(images), device=module.device)
         result = preview.predict_step({"image": images, "index": index})

@@ -1,149 +1,227 @@
-"""A training that is continued: with the settings that it began with, and so exactly."""
+"""Whether an existing run has the settings of this one: for resuming and for evaluation in parts.
 
-from collections.abc import Collection
+Importing this module does not import torch.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning import Callback, Trainer
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from dcgan_inpaint.configs import choices_of
-from dcgan_inpaint.data.sources import PLACES
+from dcgan_inpaint.configs import LOCATION_KEYS, choices_of
 from dcgan_inpaint.errors import show
-from dcgan_inpaint.files import load_weights
-from dcgan_inpaint.models.base import Model
-from dcgan_inpaint.runs.run_dir import flat, read_config
+from dcgan_inpaint.inpainting.config import InpaintConfig
+from dcgan_inpaint.runs.schemas import TrainConfig
 
-# what Lightning reads of a last.ckpt to continue a training
-TRAINING = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "epoch", "global_step"}
+if TYPE_CHECKING:
+    from dcgan_inpaint.models.base import Model
 
-# what may be another: where things are, what is watched, how long and on what it is trained
-FREE = {
+# what Lightning reads from a last.ckpt to resume a training
+TRAINING_STATE = {
+    *("state_dict", "optimizer_states", "lr_schedulers", "loops", "epoch", "global_step")
+}
+# options that may differ when a training is resumed: locations, logging, length and device
+FREE_IN_TRAINING = {
     *("output", "resume", "cache_dir", "data.download", "gan", "model.gan.path"),
-    *(f"data.{place}" for place in PLACES),
+    *(f"data.{key}" for key in LOCATION_KEYS),
     *("logger", "name", "tags", "sample_every", "preview", "validate", "sample_metrics"),
     *("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.accelerator"),
     *("trainer.log_every_n_steps", "trainer.enable_progress_bar", "trainer.profiler"),
     *("trainer.enable_model_summary", "trainer.benchmark", "trainer.detect_anomaly"),
 }
+# options that no result of a completion depends on; of the trainer only precision matters
+FREE_IN_COMPLETION = {"shard", "limit", "batch_size", "cache_dir", "output", "trainer", "logger"}
+FREE_IN_COMPLETION |= {"name", "tags"}
+FIXED_IN_COMPLETION = {"trainer.precision"}
+OLD_TARGETS = ("completion", "observation", "poisson", "data.faces.Faces")  # before version 0.3
+OLD_VERSION = (
+    "was written by an earlier version. Its results can be shown and its checkpoints loaded, but "
+    "it cannot be continued: use another output"
+)
 
 
-def resumed(cfg: DictConfig) -> DictConfig:
-    """What cfg.resume began with, by the config.yaml beside it, with what was typed of FREE.
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Return {"mask.scale": 1} for {"mask": {"scale": 1}}."""
+    if not isinstance(tree, Mapping):
+        return {prefix[:-1]: tree}
+    return {k: v for key, part in tree.items() for k, v in flatten(part, f"{prefix}{key}.").items()}
 
-    It goes on in its own folder unless output= names another.  Without a resume, or a config.yaml,
-    it is `cfg`.  Raises ValueError, one line, for another value than it began with.
+
+def read_config(run_dir: Path) -> dict[str, Any] | None:
+    """Return the config.yaml of a run directory; None if it is missing or damaged."""
+    try:
+        cfg = OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException):
+        return None
+    return cast(dict[str, Any], cfg) if isinstance(cfg, dict) else None
+
+
+def check_same_settings(
+    run: str,
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    keys: Iterable[str],
+    free: Collection[str],
+    fixed: Collection[str] = (),
+) -> None:
+    """Raise ValueError for the first of `keys` whose value in `new` is not that of `old`.
+
+    `run` is how the message calls the old run; `old` and `new` are flat.  An option of `free`, or
+    below one, may differ, unless it is in `fixed`.
+    """
+    for key in sorted(keys):
+        may_differ = key not in fixed and _is_below(key, free)
+        if not may_differ and old.get(key) != new.get(key):
+            raise ValueError(
+                f"{run} was started with {key}={show(old.get(key))}, not {show(new.get(key))}. "
+                "Use the same settings to continue it, or another output"
+            )
+
+
+def _is_below(key: str, options: Collection[str]) -> bool:
+    return any(f"{key}.".startswith(f"{option}.") for option in options)
+
+
+def check_version(run: str, config: Mapping[str, Any], schema: type) -> None:
+    """Raise ValueError if a run's config.yaml was written by an earlier version.
+
+    It then has other keys than the fields of `schema`, or targets that were moved since.
+    """
+    targets = [str(v) for k, v in flatten(config).items() if k.endswith("_target_")]
+    old = tuple(f"dcgan_inpaint.{target}" for target in OLD_TARGETS)
+    if config.keys() != set(schema.__annotations__) or any(
+        target.startswith(old) for target in targets
+    ):
+        raise ValueError(f"{run} {OLD_VERSION}")
+
+
+def resumed_config(cfg: DictConfig, overrides: Sequence[str] | None) -> DictConfig:
+    """Return the original config of cfg.resume, plus the overrides that may change on resume.
+
+    The original config is the config.yaml beside the checkpoint; without one, or without resume,
+    returns `cfg`.  The run stays in its own directory unless output= names another.  Raises
+    ValueError, one line, for an option that has another value than the run was started with.
     """
     if not isinstance(cfg.resume, str):
         return cfg
-    folder = Path(cfg.resume).parent
-    begun = read_config(folder)
-    if begun is None or "model" not in begun:
+    run_dir = Path(cfg.resume).parent
+    original = read_config(run_dir)
+    if original is None or "model" not in original:
         return cfg
-    old, new = flat(begun), flat(OmegaConf.to_container(cfg, resolve=True))
-    typed = _typed(new)
-    for key in sorted(typed):
-        if not _is_free(key) and old.get(key) != new.get(key):
-            raise ValueError(
-                f"resume={cfg.resume} was begun with {key}={show(old.get(key))}, not "
-                f"{show(new.get(key))}: leave it out to continue"
-            )
-    result = OmegaConf.create(begun)
-    for key in typed | {"resume"}:
-        if key in new and _is_free(key):
+    run = f"resume={cfg.resume}"
+    check_version(run, original, TrainConfig)
+    old, new = flatten(original), flatten(OmegaConf.to_container(cfg, resolve=True))
+    overridden = _overridden(new, overrides)
+    check_same_settings(run, old, new, overridden, FREE_IN_TRAINING)
+    result = OmegaConf.create(original)
+    for key in overridden | {"resume"}:
+        if key in new and _is_below(key, FREE_IN_TRAINING):
             OmegaConf.update(result, key, new[key], force_add=True)
-    if any(key.startswith("logger") for key in typed):
+    if any(key.startswith("logger") for key in overridden):
         result.logger = cfg.logger
-    if "output" not in typed:
-        result.output = str(folder)
-    for part in (result.logger or {}).values():
-        if part.get("save_dir") == begun.get("output"):
-            part.save_dir = result.output
+    if "output" not in overridden:
+        result.output = str(run_dir)
     return result
 
 
-def _typed(keys: Collection[str]) -> set[str]:
-    """Those of the keys that the command line sets; all of them without one.
+def _overridden(keys: Collection[str], overrides: Sequence[str] | None) -> set[str]:
+    """Return those of the keys that the overrides set, or all keys without a command line.
 
-    Of a choice of a group it is what is built.
+    A choice of a group sets the group's `_target_`.
     """
-    if not HydraConfig.initialized():
+    if overrides is None:
         return set(keys)
-    typed = set()
-    for override in OverridesParser.create().parse_overrides(HydraConfig.get().overrides.task):
+    overridden = set()
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
         name = override.package or override.key_or_group
         if choices_of(override.key_or_group):
-            typed |= {key for key in keys if key in (name, f"{name}._target_")}
-            typed |= {key for key in keys if name == "logger" and key.startswith("logger")}
+            overridden |= {key for key in keys if key in (name, f"{name}._target_")}
+            overridden |= {key for key in keys if name == "logger" and key.startswith("logger")}
         else:
-            typed |= {key for key in keys if f"{key}.".startswith(f"{name}.")}
-    return typed
+            overridden |= {key for key in keys if f"{key}.".startswith(f"{name}.")}
+    return overridden
 
 
-def _is_free(key: str) -> bool:
-    return any(f"{key}.".startswith(f"{free}.") for free in FREE)
+def check_checkpoint(
+    path: str, saved: Mapping[str, Any], settings: Mapping[str, Any], model: "Model"
+) -> None:
+    """Raise ValueError if a loaded last.ckpt cannot resume this training.
 
-
-def how_to_continue(folder: Path) -> str:
-    """What to type after a training that was stopped, by what is in its folder."""
-    last = folder / "last.ckpt"
-    return f"resume={last} goes on" if last.exists() else f"output={folder} begins again"
-
-
-class BegunWith(Callback):
-    """Writes the settings of a training into its checkpoints: plain values, to compare with."""
-
-    def __init__(self, cfg: DictConfig):
-        self.settings = flat(OmegaConf.to_container(cfg, resolve=True))
-
-    def on_save_checkpoint(
-        self, trainer: Trainer, module: Model, checkpoint: dict[str, Any]
-    ) -> None:
-        checkpoint["settings"] = self.settings
-
-
-def check_resume(cfg: DictConfig, model: Model) -> None:
-    """Raise ValueError (FileNotFoundError) if cfg.resume, where there is one, is no last.ckpt of
-    such a training: of its model and with its settings, whatever config.yaml beside it says."""
-    if (path := cfg.resume) is None:
-        return
-    saved = load_weights("resume", path, "the last.ckpt of a training run")
-    missing = TRAINING - saved.keys()
+    It has to hold the state of a training, of the same model and with the flat `settings`, whatever
+    the config.yaml beside it says.
+    """
+    run = f"resume={path}"
+    missing = TRAINING_STATE - saved.keys()
     if missing:
-        raise ValueError(f"resume={path}: no last.ckpt of train.py: it has no {min(missing)}")
-    kind = saved.get("kind", "DCGAN")  # before there were others, it was not said
+        raise ValueError(f"{run}: not a last.ckpt of train.py: it has no {min(missing)}")
+    kind = saved.get("kind")
     if kind != model.kind:
-        raise ValueError(f"resume={path} holds a {kind}, model= is a {model.kind}")
-    _check_settings(cfg, model, saved)
-    shapes, held = (
+        raise ValueError(f"{run} holds a {kind}, model= is a {model.kind}")
+    stored = saved.get("settings")
+    if not isinstance(stored, dict):
+        raise ValueError(f"{run} {OLD_VERSION}")
+    check_same_settings(run, stored, settings, stored.keys() | settings.keys(), FREE_IN_TRAINING)
+    expected, held = (
         {name: getattr(value, "shape", None) for name, value in dict(state).items()}
         for state in (model.state_dict(), saved["state_dict"])
     )
-    for name in sorted(shapes.keys() ^ held.keys()) or shapes:
-        if shapes.get(name) != held.get(name):
+    for name in sorted(expected.keys() ^ held.keys()) or expected:
+        if expected.get(name) != held.get(name):
             raise ValueError(
-                f"resume={path}: {name} does not fit: use the model= and data= that it began with"
+                f"{run}: {name} does not fit. Use the model= and data= that it was started with"
             )
 
 
-def _check_settings(cfg: DictConfig, model: Model, saved: dict[str, Any]) -> None:
-    ours = flat(OmegaConf.to_container(cfg, resolve=True))
-    theirs = saved.get("settings")
-    if not isinstance(theirs, dict):  # of earlier versions: it says its model and its data
-        parts = {
-            "model": (dict(model.hparams), saved.get("hyper_parameters")),
-            "data": (model.data or {}, saved.get("data")),
-        }
-        ours, theirs = {}, {}
-        for part, (own, stored) in parts.items():
-            known = stored if isinstance(stored, dict) else {}
-            for name in own.keys() & known.keys():
-                ours[f"{part}.{name}"], theirs[f"{part}.{name}"] = own[name], known[name]
-    for key in sorted(ours.keys() | theirs.keys()):
-        if not _is_free(key) and ours.get(key) != theirs.get(key):
-            raise ValueError(
-                f"resume={cfg.resume} was begun with {key}={show(theirs.get(key))}, not "
-                f"{show(ours.get(key))}"
-            )
+def how_to_resume(run_dir: Path) -> str:
+    """Return what to type after an interrupted training, by the files in its run directory."""
+    last = run_dir / "last.ckpt"
+    return f"resume={last} continues" if last.exists() else f"output={run_dir} starts again"
+
+
+def fingerprint(settings: Mapping[str, Any], files: Iterable[Path]) -> str:
+    """Return 16 hex digits of everything that affects the results of a completion.
+
+    These are the flat `settings` without the free ones, and the contents of `files`.
+    """
+    fixed = {
+        key: value
+        for key, value in settings.items()
+        if key in FIXED_IN_COMPLETION or not _is_below(key, FREE_IN_COMPLETION)
+    }
+    digest = hashlib.sha256(json.dumps(fixed, sort_keys=True, default=str).encode())
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def check_continuation(
+    run_dir: Path, config: InpaintConfig, files: Mapping[str, Path], stored: str | None
+) -> str:
+    """Return the fingerprint of a completion that may continue the one in `run_dir`.
+
+    `files` are those that the results depend on, by option; `stored` is the fingerprint in the
+    records of `run_dir`.  They decide; config.yaml, which may be damaged or deleted, only helps to
+    name the option.  Raises ValueError if the run was started with other settings.
+    """
+    settings = flatten(asdict(config))
+    current = fingerprint(settings, files.values())
+    if stored == current or stored is None and not (run_dir / "metrics.csv").is_file():
+        return current
+    run = f"output={run_dir}"
+    if (old := read_config(run_dir)) is not None:
+        check_version(run, old, InpaintConfig)
+        before = flatten(old)
+        keys = before.keys() | settings.keys()
+        check_same_settings(run, before, settings, keys, FREE_IN_COMPLETION, FIXED_IN_COMPLETION)
+    if stored is not None:
+        changed = " or ".join(f"{option}={path}" for option, path in files.items())
+        raise ValueError(f"{run} was started with other contents of {changed}. Use another output")
+    return current

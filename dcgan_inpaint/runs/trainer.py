@@ -145,19 +145,25 @@ def on_one_device(options: Mapping[str, Any]) -> dict[str, Any]:
     return {**options, "devices": 1, "num_nodes": 1, "strategy": "auto"}
 
 
-def open_loggers(options: Mapping[str, Any] | None, tags: Sequence[str]) -> list[Logger]:
+def open_loggers(
+    options: Mapping[str, Any] | None, tags: Sequence[str], run_dir: Path
+) -> list[Logger]:
     """Instantiate the loggers of conf/logger without writing anything.
 
     Args:
         options: Each logger's `_target_` and arguments by name, or None.
         tags: Tags of the run in W&B.
+        run_dir: Where loggers write that do not set `save_dir`.
 
     Raises:
         ValueError: If W&B runs online and is unreachable or has no API key.
     """
     options = options or {}
     loggers = [
-        instantiate(node, **({"tags": list(tags)} if name == "wandb" else {}))
+        instantiate(
+            {"save_dir": str(run_dir), **node},
+            **({"tags": list(tags)} if name == "wandb" else {}),
+        )
         for name, node in options.items()
     ]
     for logger, node in zip(loggers, options.values(), strict=True):

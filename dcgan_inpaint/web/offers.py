@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torchvision.transforms.functional import to_pil_image
 
-from dcgan_inpaint.configs import choices_of, conf_folder
+from dcgan_inpaint.configs import choices_of, conf_dir
 from dcgan_inpaint.data.faces.source import Faces
 from dcgan_inpaint.photos.reading import open_photo
 
@@ -21,7 +21,7 @@ def masks(size: int) -> dict[str, Image.Image]:
     """The masks of conf/mask that have a hole of pixels, drawn at size x size: white is known."""
     found = {}
     for name in choices_of("mask"):
-        cfg = OmegaConf.load(conf_folder() / "mask" / f"{name}.yaml")
+        cfg = OmegaConf.load(conf_dir() / "mask" / f"{name}.yaml")
         # another file is needed, or other masks, or it is a measurement
         if "_target_" not in cfg or OmegaConf.missing_keys(cfg) or "defaults" in cfg:
             continue

@@ -83,7 +83,7 @@ class Server:
     def _looked_at(self, file: bytes) -> dict[str, Any]:
         photo = decoded(file, self.limits.pixels)
         width, height = photo.size
-        region = self.completer.region(photo)
+        region = self.completer.crop_of(photo)
         # upright and inside the photo, if it was rolled, or reached outside
         side = max(1, min(round(abs(region.side)), width, height))
         corner = region.origin + region.side * (0.5 + 0.5j) - side * (0.5 + 0.5j)

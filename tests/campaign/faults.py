@@ -41,13 +41,13 @@ import bad_values
 import hostile
 import numpy as np
 import torch
+from dcgan_inpaint.runs.options import mend_words
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image, ImageOps
 from safetensors.torch import load_file
 
 from dcgan_inpaint.models.checkpoint import load_gan, save_weights
-from dcgan_inpaint.runs.options import mend_words
 from dcgan_inpaint.runs.records import read_record
 from dcgan_inpaint.runs.run_dir import flat
 

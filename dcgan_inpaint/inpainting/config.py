@@ -1,0 +1,148 @@
+"""The options of a completion, and what they leave to the checkpoint.
+
+Importing this module does not import torch.
+"""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from hydra.utils import instantiate
+from pydantic import AfterValidator, Field
+
+from dcgan_inpaint.configs import (
+    CandidateCount,
+    Count,
+    CropBox,
+    EyePositions,
+    FaceChoice,
+    Natural,
+    Node,
+    RunName,
+    Seed,
+    Split,
+    Text,
+    TrainerOptions,
+    settings,
+)
+from dcgan_inpaint.errors import show
+
+if TYPE_CHECKING:
+    from dcgan_inpaint.models.base import Model
+
+SEARCH_OPTIONS = (  # read by method=search alone; `ema` also by method=network
+    *("objective", "solver", "stages"),
+    *("ema", "candidates", "select", "start", "seed", "out_interval"),
+)
+
+
+def _shard(value: str) -> str:
+    part, count = map(int, value.split("/"))
+    if not 1 <= part <= count:
+        raise ValueError("use 1/16 to 16/16")
+    return value
+
+
+Shard = Annotated[str, Field(pattern=r"^\d{1,9}/\d{1,9}$"), AfterValidator(_shard)]
+
+
+@settings
+class InpaintConfig:
+    """The options of conf/inpaint.yaml; those with a default here belong to one method alone.
+
+    `method` is None for the search.  After `resolve` none of ckpt, candidates, select, start and
+    solver.iterations is None.
+    """
+
+    ckpt: Text | None
+    data: Node | None
+    images: Text | Annotated[list[Text], Field(min_length=1)] | None
+    crop: CropBox | None
+    detector: Text | None
+    face: FaceChoice
+    eyes: EyePositions | None
+    split: Split
+    limit: Count | None
+    shard: Shard | None
+    batch_size: Count
+    mask: Node
+    measure: Node
+    blend: Node
+    lpips: Text | None
+    features: bool
+    trainer: TrainerOptions
+    logger: dict[str, Node] | None
+    cache_dir: Text
+    output: Text | None
+    name: RunName | None
+    tags: list[Text]
+    method: Node | None = None
+    objective: Node | None = None
+    solver: Node | None = None
+    stages: dict[str, Node] = Field(default_factory=dict)
+    ema: bool = True
+    candidates: CandidateCount | None = None
+    select: Literal["best", "mean", "sample"] | None = None
+    start: Literal["encoder", "random"] | None = None
+    seed: Seed = 0
+    out_interval: Natural = 0
+
+
+def check_method(config: InpaintConfig, model: "Model") -> None:
+    """Raise ValueError if the method does not fit the model or the other options."""
+    model.check_raw(config.ema)
+    if config.method is None:
+        for group in ("objective", "solver"):
+            if getattr(config, group) is None:
+                raise ValueError(f"{group}: missing. method=search needs one")
+        if model.gan is None:
+            raise ValueError(
+                f"ckpt={config.ckpt} holds a {model.kind}, which has no z to search. "
+                "Use method=network"
+            )
+        return
+    for name in SEARCH_OPTIONS:  # a plus can add them (+candidates=2)
+        if name not in config.method and (value := getattr(config, name)) != _DEFAULTS[name]:
+            raise ValueError(f"{name}={show(value)}: is an option of method=search")
+
+
+_DEFAULTS: dict[str, Any] = {
+    name: {} if name == "stages" else getattr(InpaintConfig, name) for name in SEARCH_OPTIONS
+}
+
+
+def resolve(config: InpaintConfig, model: "Model") -> InpaintConfig:
+    """Fill in what the options leave to the checkpoint: start, candidates, iterations and select.
+
+    For one completion a search from a random latent is better than one from a sample of an encoder,
+    and several of those are too similar (experiments/sampling.md).  From the latent of an encoder
+    a search for z fits the known pixels better and the hidden ones worse, so it is skipped
+    (experiments/search.md).  Raises ValueError if the method does not fit the model.
+    """
+    check_method(config, model)
+    if config.method is not None:
+        return config
+    noise_dim, start = model.encoder_noise_dim, config.start
+    if start == "encoder" and noise_dim is None:
+        raise ValueError(
+            f"start=encoder: ckpt={config.ckpt} holds no encoder. Train one: python train.py "
+            f"model=latent_encoder gan={config.ckpt}"
+        )
+    if start is None:
+        one_sample = noise_dim and (config.candidates or 1) == 1
+        usable = noise_dim is not None and not one_sample
+        start = "encoder" if usable and instantiate(config.measure).of_pixels else "random"
+    samples = start == "encoder" and bool(noise_dim)
+    candidates = config.candidates or (1 if start == "random" or samples else 2)
+    # whether all candidates start from the encoder: one without noise has two latents
+    encoded = start == "encoder" and (samples or candidates <= 2)
+    solver = dict(config.solver or {})
+    if solver.get("iterations") is None:
+        solver["iterations"] = 0 if encoded else 100
+    select: Any = "best" if not encoded else "sample" if samples else "mean"
+    return replace(
+        config,
+        start=start,
+        candidates=candidates,
+        solver=solver,
+        select=config.select or select,
+    )
