@@ -223,12 +223,11 @@ def test_a_shipped_checkpoint_by_name():
 
 
 WORDS = [
-    ("limit=3", "limit=3: limit is for inpaint.py"),
-    ("~logger", "~logger: logger is for inpaint.py"),
+    ("limit=3", "limit=3: limit is an option of inpaint.py alone"),
+    ("~logger", "~logger: logger is an option of inpaint.py alone"),
     ("solver.rate=3", "Could not override 'solver.rate'"),
     ("solver.lr=-1", "solver.lr=-1: should be greater than 0"),
-    ("objective=near", "objective=near is now objective=windowed"),
-    ("mask=centre", "mask=centre: choose one of center, "),
+    ("mask=centre", "mask=centre: no such choice. Use one of center, "),
 ]
 
 
@@ -248,7 +247,7 @@ CALLS = [
     ({"mask": HOLE[:, :, None] * np.ones(3)}, r"mask has shape \(50, 80, 3\)"),
     ({"mask": HOLE}, "image: mask makes most of the photo a hole: is white your hole"),
     ({"mask": np.zeros((20, 20))}, "image: mask leaves no known pixel"),
-    ({"mask": [HOLE, HOLE]}, "mask is a list of 2, and there are 1 images"),
+    ({"mask": [HOLE, HOLE]}, "mask: a list of 2 for 1 images"),
     ({"crop": [0, 0, 60, 60]}, r"image: crop=\[0,0,60,60\] reaches outside the photo"),
     ({"crop": [0, 0, 20.5, 20]}, "crop.2=20.5: should be a valid integer"),
     ({"crop": 7}, "crop=7: "),
@@ -273,8 +272,8 @@ def test_calls_that_do_not_fit(completer, given, message):
 @pytest.mark.parametrize(
     ("word", "call", "message"),
     [
-        ("method=tv", {"candidates": 2}, "candidates=2: is for method=search"),
-        ("method=tv", {"watch": print}, "watch: is for method=search"),
+        ("method=tv", {"candidates": 2}, "candidates=2: is an option of method=search"),
+        ("method=tv", {"watch": print}, "watch: is an option of method=search"),
         ("method=network", {}, "method=network: ckpt holds a DCGAN"),
         ("trainer.devices=2", {}, "trainer.devices=2: completion runs on one"),
         ("trainer.accelerator=tpu", {}, "trainer.accelerator=tpu: "),

@@ -1,14 +1,9 @@
-"""Every key of every choice is given bad values, through the doors' own code.
-
-Each value is either refused in one line that names key and value, and nothing is written, or it is
-taken, and then the door runs to its end and what it makes is finite.
-"""
+"""Bad values for every option: each is refused in one line that names it, or the run is finite."""
 
 import pickle
 import shutil
 import signal
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -16,11 +11,11 @@ from bad_values import BAD, CONF, HYDRAS, aliases, composed, keys, make_files, w
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
 
-from dcgan_inpaint.cli import inpaint, sample, train
-from dcgan_inpaint.runs.options import TrainerOptions
+from dcgan_inpaint.cli import inpaint, sample
+from dcgan_inpaint.cli.entry_point import run_config
+from dcgan_inpaint.configs import TrainerOptions
 
-HANGS = 20  # seconds
-DOORS = {"train": train, "inpaint": inpaint, "sample": sample}
+TIME_LIMIT = 20  # seconds
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +25,7 @@ def files(tmp_path_factory):
     return root
 
 
-def finite(*values):
+def assert_finite(*values):
     for value in values:
         tensor = isinstance(value, torch.Tensor) and value.is_floating_point()
         assert not tensor or value.isfinite().all(), "not finite"
@@ -38,105 +33,108 @@ def finite(*values):
 
 class FiniteWriter(inpaint.CompletionWriter):
     def write_on_batch_end(self, trainer, module, prediction, *rest):
-        finite(*vars(prediction).values())
+        assert_finite(*vars(prediction).values())
         super().write_on_batch_end(trainer, module, prediction, *rest)
-
-
-def finite_grid(images, *columns, **settings):
-    finite(images)
-    return GRID(images, *columns, **settings)
 
 
 GRID = sample.grid
 
 
+def finite_grid(images, *columns, **settings):
+    assert_finite(images)
+    return GRID(images, *columns, **settings)
+
+
 @pytest.fixture
-def doors(tmp_path, monkeypatch):
-    """The doors in an empty folder; what they make has to be finite."""
+def directory(tmp_path, monkeypatch):
+    """An empty working directory; results that are not finite and runs that take long fail."""
     monkeypatch.setattr(inpaint, "CompletionWriter", FiniteWriter)
     monkeypatch.setattr(sample, "grid", finite_grid)
     monkeypatch.chdir(tmp_path)
 
-    def hangs(*_):
-        raise AssertionError(f"not done in {HANGS} s")
+    def stop(*_):
+        raise AssertionError(f"not done in {TIME_LIMIT} s")
 
-    handler = signal.signal(signal.SIGALRM, hangs)
-    yield DOORS
+    handler = signal.signal(signal.SIGALRM, stop)
+    yield tmp_path
     signal.signal(signal.SIGALRM, handler)
 
 
-def refusal(door: ModuleType, cfg: DictConfig) -> str | None:
-    """What a door says against a configuration, if it does not run to its end."""
-    signal.alarm(HANGS)
+def error_of(command: str, cfg: DictConfig) -> str | None:
+    """The line that a command ends with, or None if it runs to its end."""
+    signal.alarm(TIME_LIMIT)
     try:
-        door.main(cfg)
+        run_config(command, cfg)
     except SystemExit as stop:
         return str(stop.code)
     finally:
         signal.alarm(0)
-    if door is train:
-        finite(*load_file(Path(cfg.output) / "weights.safetensors").values())
+    for weights in Path().rglob("weights.safetensors"):
+        assert_finite(*load_file(weights).values())
     return None
 
 
-def fault(door, cfg, names, shown):
-    """What is wrong with how a door takes a configuration with a bad value, if anything."""
+def fault(command, cfg, names, shown):
+    """What is wrong with how a command handles a bad value, or None."""
     try:
-        line = refusal(door, cfg)
+        line = error_of(command, cfg)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     if line is None:
         return None
     if not line.startswith("error: ") or "\n" in line:
         return f"not one line: {line}"
-    inside = shown[0] in "[{" if shown else False  # then what is in it may be named
+    inside = shown[0] in "[{" if shown else False  # then the line may name an item
     if not any(f"{name}={shown}" in line or (inside and f"{name}." in line) for name in names):
         return f"not named: {line}"
-    written = list(Path().iterdir())  # here, where the run folder would be
+    written = list(Path().iterdir())  # where the run directory would be
     return f"{written} was written: {line}" if written else None
 
 
-@pytest.mark.parametrize(("door", "group", "choice"), list(ways()))
-def test_bad_values(doors, files, tmp_path, door, group, choice):
+def clear(directory):
+    for path in directory.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@pytest.mark.parametrize(("command", "group", "choice"), list(ways()))
+def test_bad_value_is_refused_in_one_line(directory, files, command, group, choice):
     if choice == "huggingface":
         pytest.importorskip("datasets")
-    cfg = composed(door, group, choice, files)
-    stored = pickle.dumps(cfg)  # copied so far faster than by deepcopy
-    assert refusal(doors[door], pickle.loads(stored)) is None  # as it is
+    cfg = composed(command, group, choice, files)
+    stored = pickle.dumps(cfg)  # copied much faster than by deepcopy
+    assert error_of(command, pickle.loads(stored)) is None  # unchanged
     faults = []
     for key in keys(cfg, group, choice):
         for shown in HYDRAS if key.split(".")[-1].startswith("_") else BAD:
-            for made in tmp_path.iterdir():
-                shutil.rmtree(made) if made.is_dir() else made.unlink()
+            clear(directory)
             changed = pickle.loads(stored)
             OmegaConf.update(changed, key, BAD[shown], merge=False)
-            if found := fault(doors[door], changed, aliases(cfg, key), shown):
-                faults.append(f"{key}={shown}: {found}")
+            if problem := fault(command, changed, aliases(cfg, key), shown):
+                faults.append(f"{key}={shown}: {problem}")
     assert not faults, "\n".join(faults)
 
 
-LIGHTNINGS = set(TrainerOptions.__annotations__) - set(
+ADDED_BY_PLUS = set(TrainerOptions.__annotations__) - set(
     OmegaConf.load(CONF / "trainer/default.yaml")
 )
 
 
-@pytest.mark.parametrize("name", [*sorted(LIGHTNINGS), "gradient_clip_val", "num_nodes"])
-@pytest.mark.parametrize("door", ["train", "inpaint"])
-def test_bad_values_of_lightnings_own_arguments(doors, files, tmp_path, door, name):
-    """Those that a user adds by a plus; what no door can take is no option."""
-    stored = pickle.dumps(composed(door, "trainer", "default", files))
+@pytest.mark.parametrize("name", [*sorted(ADDED_BY_PLUS), "gradient_clip_val", "num_nodes"])
+@pytest.mark.parametrize("command", ["train", "inpaint"])
+def test_bad_trainer_argument_is_refused_in_one_line(directory, files, command, name):
+    """Arguments that a plus adds; one that no command supports is an unknown option."""
+    stored = pickle.dumps(composed(command, "trainer", "default", files))
     faults = []
     for shown in BAD:
-        for made in tmp_path.iterdir():
-            shutil.rmtree(made) if made.is_dir() else made.unlink()
+        clear(directory)
         changed = pickle.loads(stored)
         OmegaConf.update(changed, f"trainer.{name}", BAD[shown], force_add=True)
-        if found := fault(doors[door], changed, [f"trainer.{name}"], shown):
-            faults.append(f"{name}={shown}: {found}")
+        if problem := fault(command, changed, [f"trainer.{name}"], shown):
+            faults.append(f"{name}={shown}: {problem}")
     assert not faults, "\n".join(faults)
 
 
-COMMANDS = [  # the script, what is typed, and what the line says; all of them went wrong once
+COMMANDS = [  # script, overrides, message; each of them once failed
     ("sample.py", "ckpt=null", "ckpt=null: should be a valid string"),
     ("inpaint.py", "ckpt=5", "ckpt=5: should be a valid string"),
     ("inpaint.py", "ckpt=[a,b]", "ckpt=['a', 'b']: should be a valid string"),
@@ -168,18 +166,21 @@ COMMANDS = [  # the script, what is typed, and what the line says; all of them w
     ("inpaint.py", "stages.first.leash=inf", "stages.first.leash=inf: should be a finite number"),
     ("inpaint.py", "data=folder", "data.root: missing"),
     ("inpaint.py", "candidates=2000", "candidates=2000: should be less than or equal to 1024"),
-    ("inpaint.py", "solver=[adam,null]", "solver=[adam,null]: choose one of adam, hmc, lbfgs"),
-    ("inpaint.py", "solver=5", "solver=5: choose one of adam, hmc, lbfgs, momentum"),
-    ("inpaint.py", "objective._target_=text", "objective._target_=text: there is no such"),
+    (
+        "inpaint.py",
+        "solver=[adam,null]",
+        "solver=[adam,null]: no such choice. Use one of adam, hmc, lbfgs",
+    ),
+    ("inpaint.py", "solver=5", "solver=5: no such choice. Use one of adam, hmc, lbfgs, momentum"),
+    ("inpaint.py", "objective._target_=text", "objective._target_=text: no such class or function"),
     ("inpaint.py", "mask._partial_=false", "mask._partial_=false: should be true"),
     ("train.py", "seed=null", "seed=null: should be a valid integer"),
     ("train.py", "batch_size=0", "batch_size=0: should be greater than or equal to 1"),
-    ("train.py", "data=folder", "data.root: missing: give data.root="),
-    ("train.py", "experiment=amos2016", "experiment= is for inpaint.py"),
-    ("train.py", "debug=yes", "debug=yes: choose one of true"),
+    ("train.py", "data=folder", "data.root: missing. Give data.root="),
+    ("train.py", "debug=yes", "debug=yes: no such choice. Use one of true"),
     ("train.py", "name=a/b", "name=a/b: string should match"),
     ("train.py", "tags=a", "tags=a: should be a valid list"),
-    ("train.py", "data=null", "data: missing: choose one"),
+    ("train.py", "data=null", "data: missing. Give data="),
     ("train.py", "model.lr=inf", "model.lr=inf: should be a finite number"),
     ("train.py", "model=latent_encoder gan=text", "gan=text: no such file"),
     ("sample.py", "count=true", "count=true: should be a valid integer"),
@@ -188,8 +189,9 @@ COMMANDS = [  # the script, what is typed, and what the line says; all of them w
 
 
 @pytest.mark.parametrize(("script", "typed", "message"), COMMANDS)
-def test_commands(run, tmp_path, monkeypatch, script, typed, message):
-    """Typed as a user would; no folder is made."""
+def test_command_line_error_is_one_line_and_writes_nothing(
+    run, tmp_path, monkeypatch, script, typed, message
+):
     monkeypatch.chdir(tmp_path)
     done = run(script, *typed.split(), fails=True)
     (line,) = (done.stdout + done.stderr).splitlines()
@@ -199,7 +201,7 @@ def test_commands(run, tmp_path, monkeypatch, script, typed, message):
 
 @pytest.mark.parametrize("place", ["load_model", "complete"])
 def test_a_bug_keeps_its_traceback(run, tmp_path, monkeypatch, place):
-    """Before a run begins, where bad input is caught, and in its midst."""
+    """Both before a run starts, where bad input is caught, and during it."""
 
     def bug(*_, **__):
         raise TypeError("a bug")

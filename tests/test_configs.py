@@ -1,5 +1,8 @@
 """Every choice of every group composes, and builds the object it promises."""
 
+import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from small_sets import Few, Little, write_cars, write_tar
 
+from dcgan_inpaint.configs import check_config, normalize_overrides
 from dcgan_inpaint.data.cars import Cars
 from dcgan_inpaint.data.celeba import CelebA
 from dcgan_inpaint.data.faces.source import Faces
@@ -19,6 +23,7 @@ from dcgan_inpaint.data.hub import HuggingFace
 from dcgan_inpaint.data.tars import Tars
 from dcgan_inpaint.data.torchvision_sets import TorchvisionSet
 from dcgan_inpaint.inpainting.build import build, uses_source
+from dcgan_inpaint.inpainting.config import InpaintConfig, resolve
 from dcgan_inpaint.inpainting.module import InpaintingModule
 from dcgan_inpaint.inpainting.objective import Objective
 from dcgan_inpaint.inpainting.solvers import Solver
@@ -27,6 +32,8 @@ from dcgan_inpaint.models.context_encoder import ContextEncoder
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
 from dcgan_inpaint.models.unet import UNet
+from dcgan_inpaint.runs.schemas import TrainConfig
+from dcgan_inpaint.runs.trainer import open_loggers
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -197,9 +204,10 @@ def test_method(choice, tmp_path):
     mask = torch.ones(2, 1, 16, 16)
     mask[:, :, 4:12, 4:12] = 0
     source = Faces(image_size=16, train_size=3)
-    module = build(cfg, model, lambda index, size: mask, source)
+    config = resolve(check_config(cfg, InpaintConfig), model)
+    module = build(config, model, lambda index, size: mask, source)
     assert isinstance(module, InpaintingModule) == (choice == "search")
-    assert uses_source(cfg) == (choice == "nearest")
+    assert uses_source(config) == (choice == "nearest")
     if choice == "search":
         return
     constant = torch.full((2, 3, 16, 16), 0.4)
@@ -223,8 +231,9 @@ def test_hydra_itself_refuses_a_searchs_options_without_a_search(choice, option)
 
 def test_an_option_added_by_force_is_refused_as_well():
     cfg = composed("inpaint", "method=tv", "+candidates=2")
-    with pytest.raises(ValueError, match="candidates=2: is for method=search"):
-        build(cfg, DCGAN(image_size=16, gf_dim=1, df_dim=1), masks.full)
+    config = check_config(cfg, InpaintConfig)
+    with pytest.raises(ValueError, match="candidates=2: is an option of method=search"):
+        resolve(config, DCGAN(image_size=16, gf_dim=1, df_dim=1))
 
 
 @pytest.mark.parametrize(
@@ -238,12 +247,13 @@ def test_an_option_added_by_force_is_refused_as_well():
         (["mask=lowres"], 100, 1, "best"),
     ],
 )
-def test_what_is_left_to_the_model_is_resolved_in_the_config(
-    overrides, iterations, candidates, select
-):
-    cfg = composed("inpaint", *overrides)
-    module = build(cfg, DCGAN(image_size=16, gf_dim=1, df_dim=1), masks.full)
-    assert (cfg.solver.iterations, cfg.candidates, cfg.select) == (iterations, candidates, select)
+def test_resolve_fills_in_what_is_left_to_the_model(overrides, iterations, candidates, select):
+    model = DCGAN(image_size=16, gf_dim=1, df_dim=1)
+    before = check_config(composed("inpaint", *overrides), InpaintConfig)
+    config = resolve(before, model)
+    assert (config.candidates, config.select, config.start) == (candidates, select, "random")
+    assert before.start is None or "experiment=amos2016" in overrides
+    module = build(config, model, masks.full)
     assert module.solver.iterations == iterations
     assert (module.settings.candidates, module.settings.select) == (candidates, select)
 
@@ -255,13 +265,18 @@ def test_blend(choice):
     assert torch.equal(blend(ones, -ones, zeros + 1), -ones)
 
 
+LOGGERS = {"csv": "CSVLogger", "tensorboard": "TensorBoardLogger", "wandb": "WandbLogger"}
+
+
 @pytest.mark.parametrize("choice", choices("logger"))
 def test_logger(choice, tmp_path):
-    overrides = [f"logger={choice}", f"output={tmp_path}"]
+    overrides = [f"logger={choice}"]
     if choice == "wandb":
         overrides.append("logger.wandb.offline=true")
-    loggers = instantiate(composed("train", *overrides).logger)
-    assert set(loggers) == {"csv", choice}
+    config = check_config(composed("train", *overrides), TrainConfig)
+    loggers = open_loggers(config.logger, ["tag"], tmp_path)
+    assert {type(logger).__name__ for logger in loggers} == {"CSVLogger", LOGGERS[choice]}
+    assert all(Path(logger.save_dir) == tmp_path for logger in loggers)
 
 
 PAPERS = {  # method.md's facts, whatever the defaults are
@@ -300,3 +315,45 @@ def test_the_papers_as_they_were(choice):
 def test_unknown_keys_and_groups_fail(door, override):
     with pytest.raises(ConfigCompositionException):
         composed(door, override)
+
+
+def test_checked_config_is_frozen_and_complete():
+    config = check_config(composed("inpaint", "candidates=2"), InpaintConfig)
+    assert config.candidates == 2
+    assert config.mask["_target_"] == "dcgan_inpaint.masks.masks.center"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.candidates = 3
+
+
+OVERRIDES = [
+    (["data=null", "mask=center"], ["~data", "mask=center"]),
+    (["debug=true"], ["debug='true'"]),
+    (["debug=false"], ["~debug"]),
+    (["data._target_=mydata.Discs"], ["data._target_=mydata.Discs", "data=own"]),
+    (["data=own", "data._target_=a.B"], ["data=own", "data._target_=a.B"]),
+]
+
+
+@pytest.mark.parametrize(("typed", "normalized"), OVERRIDES)
+def test_overrides_are_normalized_for_hydra(typed, normalized):
+    assert normalize_overrides(typed) == normalized
+
+
+def test_renamed_option_is_reported_with_its_new_name():
+    with pytest.raises(ValueError, match="answer=mean: the option was renamed. Use select=mean"):
+        normalize_overrides(["answer=mean"])
+
+
+@pytest.mark.parametrize(
+    ("command", "override"), [("train", "batch_size=-1"), ("inpaint", "start=gone")]
+)
+def test_wrong_option_is_reported_without_importing_torch(command, override):
+    code = (
+        "import sys; from dcgan_inpaint.cli.entry_point import run_command_line\n"
+        f"sys.argv = ['{command}.py', '{override}']\n"
+        f"try: run_command_line('{command}')\n"
+        "except SystemExit as stop: print(stop.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=CONF)
+    assert done.stdout.startswith(f"error: {override}: should be"), done.stderr
+    assert done.stdout.rstrip().endswith("False")

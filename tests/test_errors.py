@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dcgan_inpaint.cli.entry_point import door
+from dcgan_inpaint.cli import entry_point
 from dcgan_inpaint.errors import exit_on_failure
 
 
@@ -41,18 +41,17 @@ def test_signal_that_a_library_converts_to_an_error_ends_the_run_with_one_line(c
 def test_signal_before_the_run_starts_says_to_repeat_the_command(number, capsys, monkeypatch):
     """Only the script's own line is compared, not what Hydra prints about errors."""
 
-    @door("sample")
-    def main(cfg):
+    def interrupted(*_):
         os.kill(os.getpid(), number)
         time.sleep(5)
 
+    monkeypatch.setattr(entry_point, "run_config", interrupted)
     monkeypatch.setattr(sys, "argv", ["sample.py"])
     with pytest.raises(SystemExit) as stop:
-        main()
+        entry_point.sample()
     assert stop.value.code == 128 + number
-    assert capsys.readouterr().err == (
-        f"{number.name}: nothing was cut off: give the same command again\n"
-    )
+    expected = f"{number.name}: nothing was written. Run the same command again\n"
+    assert capsys.readouterr().err == expected
 
 
 @pytest.mark.parametrize(

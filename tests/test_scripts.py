@@ -16,13 +16,12 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from dcgan_inpaint.cli.inpaint import main as inpaint_main
-from dcgan_inpaint.cli.train import main as train_main
+from dcgan_inpaint.cli.entry_point import run_config
 from dcgan_inpaint.configs import compose_config
 from dcgan_inpaint.images import grid
 from dcgan_inpaint.models.checkpoint import load_gan, load_model
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
-from dcgan_inpaint.runs.resuming import TRAINING
+from dcgan_inpaint.runs.resuming import TRAINING_STATE
 
 PROJECT = Path(__file__).parents[1]
 SMALL = [
@@ -161,7 +160,7 @@ def test_a_resume_with_another_value_is_refused(run, trained, case):
     arguments, message = OTHERS[case]
     before = state(trained)
     done = run("train.py", f"resume={trained / 'last.ckpt'}", *arguments, fails=True)
-    one_line(done, f"last.ckpt was begun with {message}")
+    one_line(done, f"last.ckpt was started with {message}")
     assert state(trained) == before
 
 
@@ -177,12 +176,12 @@ def test_a_checkpoint_alone_knows_its_model(run, trained, tmp_path):
         ("+trainer.limit_train_batches=1", "trainer.limit_train_batches=null, not 1"),
     ):
         done = run("train.py", *given, argument, fails=True)
-        one_line(done, f"last.ckpt was begun with {message}")
+        one_line(done, f"last.ckpt was started with {message}")
     assert not (tmp_path / "out").exists()
     config = (trained / "config.yaml").read_text()  # and whatever one that is damaged says
     (tmp_path / "config.yaml").write_text(config.replace("flip: true", "flip: false"))
     done = run("train.py", f"resume={tmp_path / 'last.ckpt'}", fails=True)
-    one_line(done, "last.ckpt was begun with flip=true, not false")
+    one_line(done, "last.ckpt was started with flip=true, not false")
 
 
 TAKEN = {
@@ -201,7 +200,7 @@ def test_a_folder_of_other_results_is_left_alone(run, tmp_path, case):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("of another run")
     before = state(tmp_path)
-    one_line(run(script, f"output={tmp_path}", fails=True), f"{message}: use another output")
+    one_line(run(script, f"output={tmp_path}", fails=True), f"{message}. Use another output")
     assert state(tmp_path) == before
 
 
@@ -213,7 +212,7 @@ def test_two_runs_at_once(run, tmp_path):
         other.stdout.readline()
         done = run("sample.py", "count=1", f"output={tmp_path}", fails=True)
         other.communicate(b"\n")
-    one_line(done, "another run is at work there")
+    one_line(done, "another run is using it")
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
     run("sample.py", "count=1", f"output={tmp_path}")
     assert (tmp_path / "samples.png").is_file()
@@ -226,7 +225,7 @@ def test_splits_of_few(run, tmp_path):
     done = run("train.py", *few, "sample_metrics=0", f"output={tmp_path / 'run'}")
     assert "1 validation images completed: psnr_hole" in done.stdout
     done = run("train.py", *few, "data.test_size=1", f"output={tmp_path / 'no'}", fails=True)
-    one_line(done, "too few images (64 of train, 1 of val, 1 of test): use sample_metrics=0")
+    one_line(done, "too few images (64 of train, 1 of val, 1 of test). Use sample_metrics=0")
     assert not (tmp_path / "no").exists()
 
 
@@ -260,7 +259,7 @@ def test_20_images_say_what_to_lower(run, few, tmp_path):
     done = run("train.py", *words, fails=True)
     one_line(done, "error: data: too few images (")
     assert not (tmp_path / "run").exists()
-    lower = done.stderr.rpartition(": use ")[2].replace(" or less", "").replace(",", "").split()
+    lower = done.stderr.rpartition(". Use ")[2].replace(" or less", "").replace(",", "").split()
     assert {word.partition("=")[0] for word in lower} > {"batch_size"}
     assert "trained 1 iterations" in run("train.py", *words, *lower).stdout
 
@@ -384,7 +383,7 @@ def test_inpaint_with_a_context_encoder(run, encoder, tmp_path):
 
 
 ENCODER_ERRORS = {
-    "search": ([], "holds a context encoder, which has no z to search: use method=network"),
+    "search": ([], "holds a context encoder, which has no z to search. Use method=network"),
     "solver": (["method=network", "solver.lr=1"], "Could not override 'solver.lr'"),
     "measure": (["method=network", "mask=grayscale"], "network needs known pixels"),
     "size": (["data=faces", "data.image_size=32"], "use data.image_size=16 data.channels=3"),
@@ -457,7 +456,10 @@ def test_an_encoder_starts_the_search(run, trained, tmp_path):
     assert np.array_equal(z["random"], np.load(tmp_path / "grey" / "z.npy"))
     run("sample.py", both, "count=2", f"output={tmp_path / 'samples'}")
     errors = {
-        (ckpt, "start=encoder"): "last.ckpt holds none: python train.py model=latent_encoder gan=",
+        (
+            ckpt,
+            "start=encoder",
+        ): "last.ckpt holds no encoder. Train one: python train.py model=latent_encoder gan=",
         (both, "start=gone.ckpt"): "start=gone.ckpt: should be 'encoder' or 'random'",
         (both, "start=encoder", "mask=grayscale"): "start=encoder needs known pixels",
     }
@@ -520,10 +522,10 @@ def test_another_command_does_not_go_on(run, trained, tmp_path):
     run("inpaint.py", *small, f"output={tmp_path / 'a'}")
     before = (tmp_path / "a" / "metrics.csv").read_text()
     done = run("inpaint.py", *small, "mask.scale=0.3", f"output={tmp_path / 'a'}", fails=True)
-    one_line(done, "was begun with mask.scale=0.25, not 0.3: use another output")
+    one_line(done, "was started with mask.scale=0.25, not 0.3. Use the same settings")
     bf16 = "trainer.precision=bf16-mixed"
     done = run("inpaint.py", *small, bf16, f"output={tmp_path / 'a'}", fails=True)
-    one_line(done, "was begun with trainer.precision=32-true, not bf16-mixed")
+    one_line(done, "was started with trainer.precision=32-true, not bf16-mixed")
     weights = load_file(tmp_path / "weights.safetensors")
     with safe_open(tmp_path / "weights.safetensors", "pt") as file:
         about = json.loads(file.metadata()["dcgan_inpaint"])
@@ -532,7 +534,7 @@ def test_another_command_does_not_go_on(run, trained, tmp_path):
     next(iter(weights.values())).add_(1)
     save_file(weights, tmp_path / "weights.safetensors", header)
     done = run("inpaint.py", *small, f"output={tmp_path / 'a'}", fails=True)
-    one_line(done, "was begun with other weights than are now in ckpt=")
+    one_line(done, "was started with other contents of ckpt=")
     assert (tmp_path / "a" / "metrics.csv").read_text() == before
 
 
@@ -544,7 +546,7 @@ def test_another_mask_image_does_not_go_on(run, trained, tmp_path):
         mask.paste(0, (column, 2, column + 4, 6))
         mask.save(tmp_path / "mask.png")
         done = run("inpaint.py", *words, fails=column == 9)
-    one_line(done, f"or another image than is now in mask.path={tmp_path / 'mask.png'}: use")
+    one_line(done, f" or mask.path={tmp_path / 'mask.png'}. Use another output")
 
 
 def test_inpaint_logs_what_a_sweep_asks_for(run, trained, tmp_path):
@@ -622,12 +624,14 @@ def test_a_sweeper_is_told_how_good_it_was(trained, photos, tmp_path, monkeypatc
         "solver.iterations=1",
         "stages=none",
     ]
-    found = inpaint_main(compose_config("inpaint", [*short, "limit=3", "output=a"]))
+    found = run_config("inpaint", compose_config("inpaint", [*short, "limit=3", "output=a"]))
     (row,) = [row for row in table(tmp_path / "a" / "summary.csv") if row["metric"] == "psnr_hole"]
     assert found == float(row["mean"])
     hole = ["mask=file", f"mask.path={tmp_path / 'hole.png'}", f"images={photos / 'b.png'}"]
-    assert inpaint_main(compose_config("inpaint", [*short, *hole, "output=b"])) is None
-    found = train_main(compose_config("train", [*TRAIN, cache, "sample_metrics=0", "output=c"]))
+    assert run_config("inpaint", compose_config("inpaint", [*short, *hole, "output=b"])) is None
+    found = run_config(
+        "train", compose_config("train", [*TRAIN, cache, "sample_metrics=0", "output=c"])
+    )
     rows = table(tmp_path / "c" / "validation" / "summary.csv")
     assert [float(row["mean"]) for row in rows if row["metric"] == "psnr_hole"] == [found]
 
@@ -692,7 +696,6 @@ SAMPLE_ERRORS = {
     "z archive": (["z={tmp}/archive.npz"], "archive.npz: not a z.npy, which is one array"),
     "z infinite": (["z={tmp}/infinite.npy"], "infinite.npy: has numbers that are not finite"),
     "z cut": (["z={tmp}/cut.npy"], "cut.npy: not a z.npy"),
-    "old word": (["init_draws=2"], "init_draws= was removed"),
 }
 
 
@@ -761,7 +764,7 @@ TRAIN_ERRORS = {
     "root missing": (["data=folder", "data.root=nowhere"], "data.root=nowhere is not a folder"),
     "celeba missing": (["data=celeba", "data.root=nowhere"], "CelebA not found in data.root="),
     "empty folder": (["data=folder", "data.root={tmp}"], "no images in the train split"),
-    "batch": (["data.train_size=8", "preview=0"], "use batch_size=8 or less"),
+    "batch": (["data.train_size=8", "preview=0"], "Use batch_size=8 or less"),
     "resume": (["resume=gone.ckpt"], "resume=gone.ckpt: no such file"),
     "resume text": (["resume=train.py"], "resume=train.py: truncated or not a PyTorch"),
     "resume weights": (["resume={tmp}/weights.ckpt"], "it has no epoch"),
@@ -773,7 +776,7 @@ TRAIN_ERRORS = {
         "trainer.devices=2: 2 processes do not work with -m",
     ),
     "not there": (["trainer.accelerator=tpu"], "trainer.accelerator=tpu trainer.devices=1: "),
-    "shares": (["trainer=ddp_cpu", "batch_size=40"], "use batch_size=32 or less"),
+    "shares": (["trainer=ddp_cpu", "batch_size=40"], "Use batch_size=32 or less"),
     "no devices": (["trainer.devices=0"], "trainer.devices=0: use 1 or more"),
     "accelerator": (["trainer.accelerator=null"], "trainer.accelerator=null: should be 'auto'"),
     "precision": (["trainer.precision=8"], "trainer.precision=8: should be '32-true'"),
@@ -784,13 +787,8 @@ TRAIN_ERRORS = {
     "many steps": (["model.g_steps=1000000000000"], "model.g_steps=1000000000000: should be"),
     "no test images": (["data.test_size=0"], "data.test_size=0: should be greater"),
     "epochs": (["trainer.max_epochs=-1"], "trainer.max_epochs=-1: should be greater"),
-    "trainer": (["+trainer.speed=1"], "trainer.speed=1: extra inputs are not permitted"),
+    "trainer": (["+trainer.speed=1"], "trainer.speed=1: unknown option"),
     "one sample": (["sample_metrics=1"], "sample_metrics=1: use 2 or more, or 0 for none"),
-    "gan old": (["model=latent_encoder", "ckpt=a.ckpt"], "ckpt= is now gan="),
-    "resume old": (["ckpt_path=a.ckpt"], "ckpt_path= is now resume="),
-    "judge old": (["judge=0"], "judge= is now sample_metrics="),
-    "encoder old": (["model=encoder"], "model=encoder is now model=latent_encoder"),
-    "residual": (["model=residual"], "model=residual was removed: see experiments/beyond.md"),
     "prior": (["model.prior=cauchy"], "model.prior=cauchy: should be 'uniform'"),
     "z_dim": (["model.z_dim=0"], "z_dim=0"),
 }
@@ -801,7 +799,7 @@ def test_train_errors_are_one_line(run, tmp_path, case):
     arguments, message = TRAIN_ERRORS[case]
     arguments = [a.format(tmp=tmp_path) for a in arguments]
     torch.save({"state_dict": {}}, tmp_path / "weights.ckpt")
-    whole = dict.fromkeys(TRAINING, {})
+    whole = dict.fromkeys(TRAINING_STATE, {})
     torch.save(whole | {"kind": "context encoder"}, tmp_path / "kind.ckpt")
     torch.save(whole | {"kind": "DCGAN"}, tmp_path / "shape.ckpt")
     data = [] if any(a.startswith("data=") for a in arguments) else TRAIN[3:5]
@@ -909,7 +907,7 @@ PHOTO_ERRORS = {
     "box": (["crop=[0,0,60,60]"], "a.jpg: crop=[0,0,60,60] reaches outside the photo"),
     "oblong": (["crop=[0,0,60,50]"], "crop=[0,0,60,50] is not square"),
     "detector": (["detector=gone.onnx"], "detector=gone.onnx: no such file"),
-    "no photo": (["images=null", "crop=[0,0,9,9]"], "give images="),
+    "no photo": (["images=null", "crop=[0,0,9,9]"], "Give images="),
 }
 
 

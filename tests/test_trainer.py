@@ -6,6 +6,7 @@ import socket
 import tempfile
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -119,7 +120,7 @@ def use_server(monkeypatch):
 
 def open_loggers(*overrides):
     cfg = compose_config("train", ["logger=wandb", "output=unused", *overrides])
-    return trainer.open_loggers(cfg.logger, cfg.tags)
+    return trainer.open_loggers(cfg.logger, cfg.tags, Path("unused"))
 
 
 UNREACHABLE = "cannot be reached.*logger.wandb.offline=true"
@@ -176,4 +177,4 @@ def test_offline_wandb_needs_no_server(use_server, monkeypatch, mode):
 
 
 def test_no_logger_is_allowed():
-    assert trainer.open_loggers(None, []) == []
+    assert trainer.open_loggers(None, [], Path("unused")) == []

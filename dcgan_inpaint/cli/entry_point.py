@@ -52,7 +52,7 @@ def run_command_line(command: str) -> None:
         return run_config(command, cfg, HydraConfig.get().overrides.task)
 
     try:
-        with exit_on_signal(lambda: "no data loss. Run the same command again"):
+        with exit_on_signal(lambda: "nothing was written. Run the same command again"):
             start()
     except HydraException as error:
         sys.exit(f"error: {' '.join(str(error).split())}")

@@ -41,12 +41,12 @@ import bad_values
 import hostile
 import numpy as np
 import torch
-from dcgan_inpaint.runs.options import mend_words
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image, ImageOps
 from safetensors.torch import load_file
 
+from dcgan_inpaint.configs import normalize_overrides
 from dcgan_inpaint.models.checkpoint import load_gan, save_weights
 from dcgan_inpaint.runs.records import read_record
 from dcgan_inpaint.runs.run_dir import flat
@@ -386,7 +386,7 @@ def bad_value(trial: Trial) -> None:
     own = [w.format(files=shared.files) for w in bad_values.OWN[door].get(choice, [])]
     own = [f"{group}={choice}"] if group else own
     with initialize_config_dir(str(bad_values.CONF), version_base="1.3"):
-        plain = compose(door, mend_words(own, door))
+        plain = compose(door, normalize_overrides(own))
     small = bad_values.composed(door, group, choice, shared.files)
     key = rng.choice(bad_values.keys(small, group, choice))
     hydras = key.split(".")[-1].startswith("_")
