@@ -14,8 +14,7 @@ from dcgan_inpaint.data.loader import Images, batches
 from dcgan_inpaint.errors import unwrapped
 from dcgan_inpaint.inpainting.build import Completing, Mask, build, uses_source
 from dcgan_inpaint.inpainting.config import InpaintConfig, resolve
-from dcgan_inpaint.inpainting.module import InpaintingModule
-from dcgan_inpaint.inpainting.result import Completion, Progress
+from dcgan_inpaint.inpainting.module import Completion, InpaintingModule, Progress
 from dcgan_inpaint.masks.mask_image import MaskImage
 from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.models.checkpoint import load_model, source_of
@@ -186,7 +185,7 @@ class Completer:
         completing = build(config, self.model, mask, source)
         completing.check()
         if isinstance(completing, InpaintingModule):
-            completing.watch = watch
+            completing.on_progress = watch
         elif watch is not None:
             raise ValueError("watch: is an option of method=search")
         return completing

@@ -39,10 +39,9 @@ from dcgan_inpaint.data.faces.painter import render
 from dcgan_inpaint.data.faces.source import draw_factors
 from dcgan_inpaint.data.loader import EpochOrder, ImageData, Images, batches
 from dcgan_inpaint.images import to_float
-from dcgan_inpaint.inpainting.module import InpaintingModule
-from dcgan_inpaint.inpainting.objective import Objective
+from dcgan_inpaint.inpainting.module import InpaintingModule, Objective
 from dcgan_inpaint.inpainting.search import Stage
-from dcgan_inpaint.inpainting.solvers import Adam, gradient
+from dcgan_inpaint.inpainting.solvers import Adam, losses_and_gradient
 from dcgan_inpaint.masks.masks import center
 from dcgan_inpaint.models.checkpoint import load_model, source_of
 from dcgan_inpaint.models.dcgan import DCGAN
@@ -70,13 +69,11 @@ class Iterations:
 
     def evaluate(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         fake = self.g(z).float()
-        context = self.objective.context(fake, self.images, self.mask)
-        prior = self.objective.prior(self.d(fake).float())
-        return context, prior, context + self.objective.lam * prior
+        return self.objective.losses(fake, self.images, self.mask, self.d(fake).float())
 
     def our_search(self) -> Tensor:
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
-            return gradient(self.evaluate, self.latent)[1]
+            return losses_and_gradient(self.evaluate, self.latent)[1]
 
     def ported_search(self) -> Tensor:
         return self.port.search(self.latent, self.images, self.mask)[1]
@@ -272,8 +269,7 @@ def compare_search(ckpt: str, count: int, device: str, bf16: bool) -> None:
             with torch.autocast(device, torch.bfloat16, enabled=bf16, cache_enabled=False):
                 fake = search.predict_step(batch).fake.float()  # (B, C, S, S)
             ours = now() - since
-            context = objective.context(fake, batch["image"], mask)
-            reached = (context + objective.lam * objective.prior(judge(fake))).median()
+            reached = objective.losses(fake, batch["image"], mask, judge(fake))[2].median()
             row = f"{iterations} | {reached:.1f} | {ours / count:.3f} | {taken / ours:.1f}"
             print(f"| {name} | {row} |")
             if reached <= goal:
@@ -309,7 +305,8 @@ def main() -> None:
     def floor(flop: float) -> str:
         return f"{1000 * flop / speed:.1f} ({flop / 1e9:.1f} GFLOP)"
 
-    slope, ported = gradient(it.evaluate, it.latent)[1], it.ported_search()  # (B, z_dim), float32
+    slope = losses_and_gradient(it.evaluate, it.latent)[1]  # (B, z_dim), float32
+    ported = it.ported_search()  # (B, z_dim)
     # in the mean: rounding can put single colours on the other side of the l1 norm's kink
     if (slope - ported).norm() > 0.01 * ported.norm():
         raise RuntimeError("the port's search does not compute what ours does")

@@ -8,14 +8,14 @@ import torch
 from dcgan_inpaint.blending import paste, poisson
 from dcgan_inpaint.data.faces.source import Faces
 from dcgan_inpaint.images import to_float
-from dcgan_inpaint.inpainting import fills
+from dcgan_inpaint.inpainting import baselines
 from dcgan_inpaint.inpainting.baselines import (
+    BaselineModule,
     Biharmonic,
-    FillingModule,
     Nearest,
     OpenCV,
     divergence,
-    gradient,
+    forward_differences,
 )
 from dcgan_inpaint.masks import masks
 
@@ -34,9 +34,9 @@ def fill(request, nearest):
     if request.param in ("telea", "navier_stokes"):
         return OpenCV(request.param)
     return {
-        "mean": lambda: fills.mean,
+        "mean": lambda: baselines.mean,
         "nearest": lambda: nearest,
-        "tv": lambda: partial(fills.total_variation, iterations=30),
+        "tv": lambda: partial(baselines.total_variation, iterations=30),
         "biharmonic": Biharmonic,
     }[request.param]()
 
@@ -48,7 +48,7 @@ def faces(n):
 
 def filling(fill, blend=paste):
     mask = partial(masks.random, seed=0, missing=0.5)
-    return FillingModule(fill, mask, blend, (3, 16, 16))
+    return BaselineModule(fill, mask, blend, (3, 16, 16))
 
 
 def test_the_content_of_the_hole_does_not_matter(fill):
@@ -85,7 +85,7 @@ def test_known_pixels_are_exact(fill, blend):
 def test_mean_by_hand():
     known = torch.tensor([[[[0.5, 0.0], [-0.1, 0.2]]], [[[0.0, 0.0], [0.0, 0.0]]]])
     mask = torch.tensor([[[[1.0, 0.0], [1.0, 1.0]]], [[[0.0, 0.0], [0.0, 0.0]]]])
-    fake = fills.mean(known, mask)
+    fake = baselines.mean(known, mask)
     torch.testing.assert_close(fake[0], torch.full((1, 2, 2), 0.2))
     assert not fake[1].any()  # grey, for lack of anything known
 
@@ -109,16 +109,16 @@ def test_nearest_is_the_plain_search(nearest, monkeypatch):
 def test_gradient_and_divergence():
     x = torch.tensor([[[[1.0, 3.0], [2.0, 7.0]]]])
     down, right = [[1.0, 4.0], [0.0, 0.0]], [[2.0, 0.0], [5.0, 0.0]]
-    assert torch.equal(gradient(x), torch.tensor([[down, right]]))
+    assert torch.equal(forward_differences(x), torch.tensor([[down, right]]))
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 3, 5, 4, generator=generator).double()
     p = torch.randn(2, 6, 5, 4, generator=generator).double()
-    torch.testing.assert_close((gradient(x) * p).sum(), -(x * divergence(p)).sum())
+    torch.testing.assert_close((forward_differences(x) * p).sum(), -(x * divergence(p)).sum())
 
 
 def variation(x):
     """What total_variation makes least, (B,)."""
-    return gradient(x).norm(dim=1).sum((1, 2))
+    return forward_differences(x).norm(dim=1).sum((1, 2))
 
 
 def middle(size=16):
@@ -132,8 +132,8 @@ def step(size=16):
 
 def test_tv_continues_a_constant_and_an_edge():
     mask, constant = middle(), torch.full((1, 3, 16, 16), 0.3)
-    assert torch.equal(fills.total_variation(constant * mask, mask, 5), constant)
-    filled = fills.total_variation(step() * mask, mask, 2000)
+    assert torch.equal(baselines.total_variation(constant * mask, mask, 5), constant)
+    filled = baselines.total_variation(step() * mask, mask, 2000)
     torch.testing.assert_close(filled, step(), rtol=0, atol=0.01)
 
 
@@ -141,7 +141,7 @@ def test_tv_by_hand():
     """One row with 3 of 5 pixels missing between 0 and 1: any way up has the variation 1."""
     known = torch.tensor([0.0, 0, 0, 0, 1]).view(1, 1, 1, 5)
     mask = torch.tensor([1.0, 0, 0, 0, 1]).view(1, 1, 1, 5)
-    filled = fills.total_variation(known, mask, 200)
+    filled = baselines.total_variation(known, mask, 200)
     assert variation(filled).item() == pytest.approx(1, abs=1e-4)
     assert variation(step()).item() == pytest.approx(16 * 3**0.5)  # an edge of all 3 channels
 
@@ -149,8 +149,8 @@ def test_tv_by_hand():
 def test_tv_has_converged():
     images = faces(4)
     mask = masks.half(torch.arange(4), 16, seed=0)
-    short, long = (fills.total_variation(images * mask, mask, n) for n in (1000, 5000))
-    start = poisson(fills.mean(images * mask, mask), images, mask)
+    short, long = (baselines.total_variation(images * mask, mask, n) for n in (1000, 5000))
+    start = poisson(baselines.mean(images * mask, mask), images, mask)
     assert (variation(long) < 0.98 * variation(start)).all()
     assert (variation(short) < 1.01 * variation(long)).all()
 
@@ -202,11 +202,11 @@ def test_errors():
         OpenCV("fmm")
     known = torch.zeros(1, 3, 16, 16)
     with pytest.raises(ValueError, match="iterations=0: should be greater"):
-        fills.total_variation(known, middle(), iterations=0)
+        baselines.total_variation(known, middle(), iterations=0)
 
 
 def test_nearest_is_not_searched_to_check_the_mask(nearest, monkeypatch):
     monkeypatch.setattr(Nearest, "__call__", lambda *_: pytest.fail("it was searched"))
     filling(nearest).check()
     with pytest.raises(ValueError, match="scale"):
-        FillingModule(nearest, partial(masks.center, scale=0.7), paste, (3, 16, 16)).check()
+        BaselineModule(nearest, partial(masks.center, scale=0.7), paste, (3, 16, 16)).check()

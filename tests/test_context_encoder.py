@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 from training import moved_since, quiet_trainer
 
 from dcgan_inpaint.blending import paste
-from dcgan_inpaint.inpainting.baselines import FillingModule
+from dcgan_inpaint.inpainting.baselines import BaselineModule
 from dcgan_inpaint.losses import discriminator_losses, generator_loss
 from dcgan_inpaint.masks import masks
 from dcgan_inpaint.models.checkpoint import load_model
@@ -128,7 +128,7 @@ def test_bf16_trains_close_to_fp32():
 def test_it_completes_by_known_pixels_alone():
     model = small()
     train(model, batches(3))
-    filling = FillingModule(model.fill(), MASK, paste, model.image_shape)
+    filling = BaselineModule(model.fill(), MASK, paste, model.image_shape)
     filling.check()
     images, index = batches(1)[0]["image"], torch.arange(8)
     done = filling.predict_step({"image": images, "index": index})

@@ -24,8 +24,7 @@ from training import small_dcgan
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args, load_sweep_config
 
 from dcgan_inpaint.blending import paste
-from dcgan_inpaint.inpainting.module import InpaintingModule
-from dcgan_inpaint.inpainting.objective import Objective
+from dcgan_inpaint.inpainting.module import InpaintingModule, Objective
 from dcgan_inpaint.inpainting.solvers import Adam
 from dcgan_inpaint.models.checkpoint import save_weights
 from dcgan_inpaint.models.dcgan import DCGAN

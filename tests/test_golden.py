@@ -15,8 +15,7 @@ from torch.utils.data import DataLoader
 from training import quiet_trainer
 
 from dcgan_inpaint.blending import paste
-from dcgan_inpaint.inpainting.module import InpaintingModule
-from dcgan_inpaint.inpainting.objective import Objective
+from dcgan_inpaint.inpainting.module import InpaintingModule, Objective
 from dcgan_inpaint.inpainting.solvers import HMC, Adam
 from dcgan_inpaint.losses import context_loss, discriminator_losses, generator_loss, prior_loss
 from dcgan_inpaint.masks.measurements import Lowres
@@ -93,7 +92,7 @@ def test_completion(golden, name):
     torch.testing.assert_close(done.z, get("z20"), rtol=0, atol=1e-4)
 
     z = torch.from_numpy(golden["eval/z"]).clone().requires_grad_()
-    _, target, weights = search._known(done.images, done.index)
+    _, target, weights = search._measurement(done.images, done.index)
     losses = search.losses(frozen(model.generator)(z), target, weights)
     (gradient,) = torch.autograd.grad(losses[2].sum(), z)
     scale = get("grad0").abs().max().item()

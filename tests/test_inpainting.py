@@ -10,8 +10,7 @@ from dcgan_inpaint.configs import compose_config, make
 from dcgan_inpaint.data.faces.source import Faces
 from dcgan_inpaint.images import to_float
 from dcgan_inpaint.inpainting.build import build
-from dcgan_inpaint.inpainting.module import InpaintingModule
-from dcgan_inpaint.inpainting.objective import Objective
+from dcgan_inpaint.inpainting.module import InpaintingModule, Objective
 from dcgan_inpaint.inpainting.search import SearchSettings, Stage
 from dcgan_inpaint.inpainting.solvers import Adam
 from dcgan_inpaint.masks import masks
@@ -188,7 +187,7 @@ def test_a_search_is_watched(dcgan, select):
 
     unwatched = module(dcgan, **settings).predict_step(batch(2))
     search = module(dcgan, **settings)
-    search.watch = watch
+    search.on_progress = watch
     done = search.predict_step(batch(2))
     assert torch.equal(done.completion, unwatched.completion)
     assert [progress.iteration for progress in seen] == list(range(13))
@@ -209,7 +208,7 @@ def test_who_watches_ends_the_search(dcgan):
             raise InterruptedError("the page was closed")
 
     search = module(dcgan)
-    search.watch = watch
+    search.on_progress = watch
     with pytest.raises(InterruptedError, match="page was closed"):
         search.predict_step(batch(2))
     assert seen == [0, 1, 2, 3]
@@ -266,7 +265,7 @@ def test_predict_in_either_precision(dcgan, precision):
 
 def test_a_normal_prior_is_not_clipped():
     normal = DCGAN(image_size=16, z_dim=8, gf_dim=4, df_dim=4, prior="normal")
-    with pytest.raises(ValueError, match="use solver.bound=none"):
+    with pytest.raises(ValueError, match="Use solver.bound=none"):
         module(normal)
     done = module(normal, solver=Adam(3, 0.05, bound="none")).predict_step(batch(2))
     assert done.z.abs().max() > 1
@@ -369,8 +368,11 @@ def test_stages_do_not_depend_on_the_batch(dcgan):
     [
         ({"level": 0}, "level=0: should be"),
         ({"leash": -1.0}, "leash=-1.0: should be"),
-        ({"bound": "clip"}, "bound=clip of a stage: a feature map needs none"),
-        ({"level": 3}, r"stages of levels \[3\]: use each once, in order, up to 2"),
+        ({"bound": "clip"}, "bound=clip: a feature map has no bound. Use bound=none"),
+        (
+            {"level": 3},
+            r"stages: levels \[3\] do not fit this checkpoint. Use increasing levels from 1 to 2",
+        ),
     ],
 )
 def test_stage_errors(dcgan, settings, message):

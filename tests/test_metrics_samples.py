@@ -24,10 +24,10 @@ from dcgan_inpaint.metrics import samples as sample_quality
 from dcgan_inpaint.metrics.completions import load_lpips, lpips
 from dcgan_inpaint.metrics.samples import (
     frechet_inception_distance,
-    judge_samples,
     laplacian_pyramid,
     load_inception,
     ms_ssim,
+    sample_metrics,
     similarity,
     sliced_wasserstein,
     upsample,
@@ -364,7 +364,7 @@ def test_judge():
     dcgan, real = tiny(), textures(5, 16)
     with torch.no_grad():
         fake = to_uint8(dcgan(dcgan.latents(torch.arange(6), 3)))
-    quality = judge_samples(dcgan, real, 6, 3)
+    quality = sample_metrics(dcgan, real, 6, 3)
     assert quality == {
         "swd_16": pytest.approx(sliced_wasserstein(fake, real, 3)[16]),
         "swd": quality["swd_16"],
@@ -372,7 +372,7 @@ def test_judge():
         "ms_ssim_real": pytest.approx(similarity(real)),
     }
     fid = FrechetInceptionDistance(feature=Means())
-    judged = judge_samples(
+    judged = sample_metrics(
         dcgan,
         real,
         6,
@@ -381,9 +381,9 @@ def test_judge():
     )
     assert judged["fid"] == pytest.approx(frechet_inception_distance(fake, real, fid))
     with pytest.raises(ValueError, match="use 2 or more"):
-        judge_samples(dcgan, real[:1])
+        sample_metrics(dcgan, real[:1])
     with pytest.raises(ValueError, match=r"\(3, 16, 16\), not \(3, 32, 32\)"):
-        judge_samples(dcgan, textures(2, 32))
+        sample_metrics(dcgan, textures(2, 32))
 
 
 @pytest.fixture

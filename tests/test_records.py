@@ -13,8 +13,7 @@ from training import small_dcgan
 
 from dcgan_inpaint.blending import paste
 from dcgan_inpaint.data.loader import Images
-from dcgan_inpaint.inpainting.module import InpaintingModule
-from dcgan_inpaint.inpainting.objective import Objective
+from dcgan_inpaint.inpainting.module import InpaintingModule, Objective
 from dcgan_inpaint.inpainting.search import SearchSettings
 from dcgan_inpaint.inpainting.solvers import Adam
 from dcgan_inpaint.masks.masks import center

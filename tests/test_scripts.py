@@ -461,7 +461,7 @@ def test_an_encoder_starts_the_search(run, trained, tmp_path):
             "start=encoder",
         ): "last.ckpt holds no encoder. Train one: python train.py model=latent_encoder gan=",
         (both, "start=gone.ckpt"): "start=gone.ckpt: should be 'encoder' or 'random'",
-        (both, "start=encoder", "mask=grayscale"): "start=encoder needs known pixels",
+        (both, "start=encoder", "mask=grayscale"): "start=encoder: requires known pixels",
     }
     for arguments, message in errors.items():
         output = f"output={tmp_path / 'no'}"

@@ -9,7 +9,7 @@ from dcgan_inpaint.data.sources import node_of, open_source
 from dcgan_inpaint.errors import exit_on_failure, one_line_errors, show
 from dcgan_inpaint.files import atomic_write, save_image, write_csv
 from dcgan_inpaint.images import grid, save_gif
-from dcgan_inpaint.metrics.samples import judge_samples
+from dcgan_inpaint.metrics.samples import sample_metrics
 from dcgan_inpaint.models.checkpoint import load_gan, source_of
 from dcgan_inpaint.runs.latent_space import arithmetic, check_rows, load_z, walks
 from dcgan_inpaint.runs.run_dir import choose_run_dir, start_run
@@ -57,7 +57,7 @@ def main(config: SampleConfig) -> None:
             save_image(run_dir / "arithmetic.png", grid(gan(results, config.ema)))
         print(run_dir / ("arithmetic.png" if has_arithmetic else "samples.png"))
         if config.metrics:
-            metrics = judge_samples(
+            metrics = sample_metrics(
                 gan, real, config.metrics_count, config.seed, config.ema, distances, bar=True
             )
             write_csv(run_dir / "quality.csv", [("metric", "value"), *metrics.items()])

@@ -11,10 +11,9 @@ from torch import Tensor
 from dcgan_inpaint.blending import paste
 from dcgan_inpaint.configs import Node, check_config, compose_config, make, normalize_overrides
 from dcgan_inpaint.data.cache import Source
-from dcgan_inpaint.inpainting.baselines import FillingModule
+from dcgan_inpaint.inpainting.baselines import BaselineModule
 from dcgan_inpaint.inpainting.config import InpaintConfig, resolve
-from dcgan_inpaint.inpainting.module import InpaintingModule
-from dcgan_inpaint.inpainting.objective import Objective
+from dcgan_inpaint.inpainting.module import InpaintingModule, Objective
 from dcgan_inpaint.inpainting.search import SearchSettings
 from dcgan_inpaint.inpainting.solvers import Adam
 from dcgan_inpaint.masks.masks import center
@@ -22,7 +21,7 @@ from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.models.checkpoint import load_model
 
 Mask = Callable[[Tensor, int], Tensor]
-Completing = InpaintingModule | FillingModule
+Completing = InpaintingModule | BaselineModule
 
 
 def load_configured(overrides: Sequence[str]) -> tuple[InpaintConfig, Model]:
@@ -61,7 +60,7 @@ def build_preview(model: Model, iterations: int) -> Completing:
     mask = partial(center, scale=0.25)
     fill, encoder = model.fill(), model.latent_encoder()
     if fill is not None:
-        return FillingModule(fill, mask, paste, model.image_shape)
+        return BaselineModule(fill, mask, paste, model.image_shape)
     assert model.gan is not None  # a model has a GAN or a fill
     solver = Adam(0 if encoder else iterations, lr=0.1, schedule="cosine")
     return InpaintingModule(model.gan, mask, Objective(), solver, paste, encoder=encoder)
@@ -88,7 +87,7 @@ def _build_search(
 
 def _build_baseline(
     config: InpaintConfig, model: Model, mask: Mask, source: Source | None
-) -> FillingModule:
+) -> BaselineModule:
     """Build the baseline of config.method, with the `model` or `source` that it takes."""
     method: Any = config.method
     if not (measure := instantiate(config.measure)).of_pixels:
@@ -99,7 +98,7 @@ def _build_baseline(
     available = {"model": model, "source": source}
     arguments = {name: available[name] for name in available.keys() & _parameters(method)}
     fill = instantiate(method, **arguments)
-    return FillingModule(fill, mask, instantiate(config.blend), model.image_shape)
+    return BaselineModule(fill, mask, instantiate(config.blend), model.image_shape)
 
 
 def _parameters(node: Node) -> set[str]:

@@ -1,24 +1,21 @@
-"""Completion: search the z whose G(z) agrees with the known pixels and looks real to D.
-
-z_hat = argmin context(z) + lam·prior(z), then the known pixels are put back (Amos 2016; Yeh 2017).
-"""
+"""Image completion by a search in the latent space of a GAN (Amos 2016; Yeh 2017)."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import AfterValidator, Field
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from dcgan_inpaint.configs import Fraction, NonNegative, checked
 from dcgan_inpaint.images import masked
-from dcgan_inpaint.inpainting.objective import Objective
-from dcgan_inpaint.inpainting.result import Progress, SearchedCompletion
 from dcgan_inpaint.inpainting.search import (
     Candidates,
-    Frames,
     Search,
     SearchSettings,
     Stage,
@@ -28,6 +25,7 @@ from dcgan_inpaint.inpainting.search import (
     sampled_start,
 )
 from dcgan_inpaint.inpainting.solvers import Losses, Solver
+from dcgan_inpaint.losses import context_loss, prior_loss, yeh_weights
 from dcgan_inpaint.masks.measurements import Holes, Measurement
 from dcgan_inpaint.models.base import LatentGAN
 from dcgan_inpaint.models.networks import frozen
@@ -35,20 +33,124 @@ from dcgan_inpaint.models.uncertainty import predicted_error
 from dcgan_inpaint.randomness import Draws
 
 
+@dataclass
+class Completion:
+    """Result of one batch, for every method.  Images are (B, C, S, S) in [-1, 1]."""
+
+    index: Tensor  # (B,) position of each image in the data set
+    images: Tensor  # original images
+    mask: Tensor  # (B, 1, S, S), 1 = known
+    observed: Tensor  # the measurement as an image; a hole is gray
+    fake: Tensor  # content for the hole, such as G(z)
+    completion: Tensor  # `fake` blended with the known pixels
+
+
+@dataclass
+class SearchedCompletion(Completion):
+    """Result of a search with T iterations, K candidates per image and F stored frames."""
+
+    z: Tensor  # (B, z_dim) final latents, before any stage in a feature map
+    trace: Tensor  # (T + 1, B, 3) context, prior and total loss of each evaluation
+    candidates: Tensor  # (B, K, C, S, S) completions, best first; by number if select="sample"
+    fakes: Tensor  # (B, K, C, S, S) the images that the candidates were blended from
+    frames: Tensor  # (F, B, C, S, S) completions during the search
+    frame_z: Tensor  # (F, B, z_dim) latents of the frames
+    frame_iterations: list[int]  # (F,) iterations of the frames
+    predicted_error: Tensor | None = None  # (B, 1, S, S) RMS error of the mean of K >= 2 samples
+
+    @property
+    def spread(self) -> Tensor:
+        """Standard deviation over K >= 2 candidates, averaged over channels: (B, 1, S, S)."""
+        return self.candidates.std(1).mean(1, keepdim=True)
+
+
+@dataclass
+class Progress:
+    """State of a search after one evaluation.  It is valid until the next evaluation."""
+
+    index: Tensor  # (B,) position of each image in the data set
+    iteration: int  # 0 to `iterations`
+    iterations: int
+    losses: Tensor  # (B, 3) context, prior and total loss of the best candidate
+    show: Callable[[], Tensor]  # renders the current completion, (B, C, S, S) in [-1, 1]
+
+
+def _odd(pixels: int) -> int:
+    if pixels % 2 == 0:
+        raise ValueError("should be an odd number of pixels")
+    return pixels
+
+
+class Objective:
+    """Completion objective of one image: context loss + lam·prior loss.
+
+    Args:
+        lam: weight of the prior loss.
+        weighting: "mask" weighs all known pixels equally (Amos 2016); "window" weighs known pixels
+            near the hole more (Yeh 2017, eq. 2).
+        window: side of the window in pixels, odd, for weighting="window".
+        floor: minimum weight of a known pixel, for weighting="window".
+        saturating: prior loss log(1 - D(G(z))) (Yeh 2017, eq. 3) instead of the cross-entropy of
+            D(G(z)) and 1 (Amos 2016).
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    @checked
+    def __init__(
+        self,
+        lam: NonNegative = 0.1,
+        weighting: Literal["mask", "window"] = "mask",
+        window: Annotated[int, Field(ge=1, le=511), AfterValidator(_odd)] = 7,
+        floor: Fraction = 0.0,
+        saturating: bool = False,
+    ):
+        self.lam, self.weighting, self.saturating = lam, weighting, saturating
+        self.window, self.floor = window, floor
+
+    def weights(self, mask: Tensor) -> Tensor:
+        """Return the weights (B, 1, H, W) of the context loss for a mask (B, 1, H, W)."""
+        return mask if self.weighting == "mask" else yeh_weights(mask, self.window, self.floor)
+
+    def losses(self, fake: Tensor, target: Tensor, weights: Tensor, fake_logits: Tensor) -> Losses:
+        """Return the context, prior and total loss of each image, (B,) each.
+
+        Args:
+            fake: measurement of G(z), (B, C, H, W).
+            target: measurement of the original images, (B, C, H, W).
+            weights: weights of the context loss, (B, 1, H, W).
+            fake_logits: logits of D(G(z)), (B,).
+        """
+        context = context_loss(fake, target, weights)
+        prior = prior_loss(fake_logits, self.saturating)
+        return context, prior, context + self.lam * prior
+
+
 class InpaintingModule(LightningModule):
-    """A frozen GAN and, during a batch, the learnable z (B·K, z_dim) of its images.
+    """Completes images with a frozen GAN and one learnable z for each candidate of an image.
 
-    `mask(index, size)` draws the masks (masks.py), `solver` moves z (solvers.py), `blend` joins
-    G(z) and the known pixels (poisson.py).  The context compares what `measure` sees of G(z) and of
-    y (measurements.py): by default pixels outside the hole.  `ema=False` searches the raw generator
-    instead of its average.  With an `encoder(known, mask)` (latent_encoder.py) the first candidate
-    starts from its z, and its offset is added to G's 4x4 map; the second from those for the
-    mirrored image.  After z the search continues in the feature maps of the `stages`, in order.
+    The search minimizes the objective over z and then, optionally, over feature maps of G.  The
+    initial z of image i depends on (seed, i) only, and images share no loss, so the other images of
+    a batch do not change a result.  Another batch size changes the rounding, which a search
+    amplifies (experiments/search.md).
 
-    The start of image i follows from (seed, i) alone, and images do not share a loss, so batch
-    neighbours do not change a result.  Batches of another size round otherwise, and a search makes
-    that larger: little from an encoder's start, much from a random one (experiments/search.md).
-    Raises ValueError for stages, a solver or an encoder that do not fit the GAN or the measurement.
+    Args:
+        gan: trained GAN; its weights receive no gradients.
+        mask: function (index, size) -> masks (B, 1, S, S), see masks.py.
+        objective: completion objective.
+        solver: solver for z, see solvers.py.
+        blend: function (fake, images, mask) -> completions, see blending.py.
+        measure: measurement that the context loss compares; by default the known pixels.
+        ema: search the averaged generator; False searches the raw one.
+        encoder: latent encoder for the initial z.  A deterministic encoder initializes the first
+            candidate from the image and the second from its mirror image.  An encoder that samples
+            initializes every candidate.
+        stages: searches in feature maps after the search for z, in order of their level.
+        settings: number of candidates, selection, seed and frames.
+
+    Raises:
+        ValueError: if the stages, the solver or the encoder do not fit the GAN or the measurement.
     """
 
     def __init__(
@@ -72,65 +174,64 @@ class InpaintingModule(LightningModule):
         self.solver, self.blend, self.stages = solver, blend, stages
         self.encoder: Any = encoder
         self.settings = settings or SearchSettings()
-        # sees the search after each evaluation; what it raises ends the search
-        self.watch: Callable[[Progress], None] | None = None
+        # called after each evaluation; an exception ends the search
+        self.on_progress: Callable[[Progress], None] | None = None
         check_stages(stages, self.generator.levels)
         if encoder is not None and not self.measure.of_pixels:
-            raise ValueError("start=encoder needs known pixels: this mask has none")
+            raise ValueError(
+                "start=encoder: requires known pixels, which this mask does not have. "
+                "Use start=random"
+            )
         if gan.hparams["prior"] == "normal" and solver.bound != "none":
             raise ValueError(
-                f"solver.bound={solver.bound}: the checkpoint's z is normal, not in [-1, 1]: "
-                "use solver.bound=none"
+                f"solver.bound={solver.bound}: the z of this checkpoint is normal, not in [-1, 1]. "
+                "Use solver.bound=none"
             )
 
     @property
     def iterations(self) -> int:
-        """Evaluations of G in all."""
+        """Total number of evaluations of G."""
         return self.solver.iterations + sum(stage.solver.iterations for stage in self.stages)
 
     @torch.no_grad()
     def check(self) -> None:
-        """Raise ValueError if mask or measure do not fit the images, before any long work."""
+        """Raise ValueError if the mask or the measurement does not fit the image size."""
         images = torch.zeros(1, *self.image_shape)
-        self._known(images, torch.arange(1))
+        self._measurement(images, torch.arange(1))
         self.measure.predict(images)
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> SearchedCompletion:
-        """Complete one batch {"image": (B, C, S, S) in [-1, 1], "index": (B,)}."""
-        # Lightning predicts without gradients; z needs its own
+        """Complete a batch {"image": (B, C, S, S) in [-1, 1], "index": (B,)}."""
+        # Lightning predicts in inference mode, but the search needs gradients.
         with torch.inference_mode(False), torch.enable_grad():
             return self._complete(batch["image"].clone(), batch["index"].clone())
 
-    def _known(self, images: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Masks (B, 1, S, S), and the target of the context loss with its weights."""
+    def losses(self, fake: Tensor, target: Tensor, weights: Tensor) -> Losses:
+        """Return the context, prior and total loss, (B,) each, of images fake (B, C, S, S)."""
+        logits = self.discriminator(fake).float()
+        return self.objective.losses(self.measure.predict(fake), target, weights, logits)
+
+    def _measurement(self, images: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the masks (B, 1, S, S), the measurement, and the weights of the context loss."""
         mask = self.mask(index, images.shape[-1])  # (B, 1, S, S)
         target = self.measure.observe(images, index)
         if self.measure.of_pixels:
             return mask, target, self.objective.weights(mask)
         return mask, target, torch.ones_like(target[:, :1])
 
-    def losses(self, fake: Tensor, target: Tensor, weights: Tensor) -> Losses:
-        """context, prior, total, each (B,), of candidate images fake (B, C, S, S)."""
-        context = self.objective.context(self.measure.predict(fake), target, weights)
-        prior = self.objective.prior(self.discriminator(fake).float())
-        return context, prior, context + self.objective.lam * prior
-
-    def _start(self, candidates: Candidates, images: Tensor, mask: Tensor) -> Start:
-        """Where the rows start, for images (B, C, S, S) and masks (B, 1, S, S)."""
-        known, seed = masked(images, mask), self.settings.seed
+    @torch.no_grad()
+    def _start(self, candidates: Candidates, known: Tensor, mask: Tensor) -> Start:
+        """Return the initial latents for masked images (B, C, S, S) and masks (B, 1, S, S)."""
         if self.encoder is not None and self.encoder.noise_dim:
-            with torch.no_grad():
-                return sampled_start(self.encoder, candidates, known, mask, seed)
+            return sampled_start(self.encoder, candidates, known, mask, self.settings.seed)
         z = self.latents(candidates.rows, seed=self.settings.seed)  # (B·K, z_dim)
         if self.encoder is None:
             return Start(z)
-        with torch.no_grad():
-            return encoded_start(
-                self.encoder, z, candidates, candidates.of(known), candidates.of(mask)
-            )
+        known, mask = candidates.repeat(known), candidates.repeat(mask)
+        return encoded_start(self.encoder, z, candidates, known, mask)
 
-    def _steps(self, steps: Iterator[Losses]) -> Iterator[Losses]:
-        """The same steps, on the trainer's progress bar if it shows one."""
+    def _progress_bar(self, steps: Iterator[Losses]) -> Iterator[Losses]:
+        """Show the steps as a progress bar if the trainer has one."""
         shown = self._trainer is not None and self._trainer.progress_bar_callback is not None
         return tqdm(
             steps,
@@ -142,72 +243,78 @@ class InpaintingModule(LightningModule):
         )
 
     def _complete(self, images: Tensor, index: Tensor) -> SearchedCompletion:
-        mask, target, weights = self._known(images, index)
+        mask, target, weights = self._measurement(images, index)
         candidates = Candidates(index, self.settings.candidates)
-        row_images, row_mask = candidates.of(images), candidates.of(mask)
-        losses = partial(self.losses, target=candidates.of(target), weights=candidates.of(weights))
-        start = self._start(candidates, images, mask)
+        repeat = candidates.repeat
+        losses = partial(self.losses, target=repeat(target), weights=repeat(weights))
+        start = self._start(candidates, masked(images, mask), mask)
         search = Search(self.generator, losses, start)
         z = nn.Parameter(start.z)  # (B·K, z_dim)
         draws = Draws(self.settings.seed, candidates.rows)
 
         trace = torch.empty(self.iterations + 1, len(z), 3, device=index.device)
-        frames = Frames(self.settings.out_interval, self.iterations)
-        for t, step in enumerate(self._steps(search.run(z, self.solver, self.stages, draws))):
+        interval = self.settings.out_interval
+        frames: list[tuple[int, Tensor, Tensor]] = []  # iteration, images (B·K, C, S, S), z
+        steps = search.run(z, self.solver, self.stages, draws)
+        for t, step in enumerate(self._progress_bar(steps)):
             trace[t] = torch.stack(step, 1)
-            frames.see(t, search)
-            if self.watch is not None:
-                order = self._order(candidates, trace[t])
-                fake = search.fake.detach()
+            fake = search.fake.detach()  # (B·K, C, S, S)
+            if t == self.iterations or (interval and t % interval == 0):
+                frames.append((t, fake, search.z))
+            if self.on_progress is not None:
+                order = self._order(candidates, trace[t])  # (B, K)
                 show = partial(self._show, fake, order, images, mask)
-                self.watch(Progress(index, t, self.iterations, trace[t, order[:, 0]], show))
+                best_losses = trace[t, order[:, 0]]
+                self.on_progress(Progress(index, t, self.iterations, best_losses, show))
 
-        order = self._order(candidates, trace[-1])
+        order = self._order(candidates, trace[-1])  # (B, K)
         best = order[:, 0]
-        shown = torch.stack([self._show(fake, order, images, mask) for fake in frames.fakes])
-        everything = shown[-1][:, None]  # (B, 1, C, S, S)
+        shown = torch.stack([self._show(fake, order, images, mask) for _, fake, _ in frames])
+        completions = shown[-1][:, None]  # (B, 1, C, S, S)
         if candidates.count > 1:
-            everything = self.blend(frames.fakes[-1], row_images, row_mask)[order]
+            completions = self.blend(fake, repeat(images), repeat(mask))[order]
         return SearchedCompletion(
             index=index,
             images=images,
             mask=mask,
             observed=self._observed(images, target, mask),
-            fake=self._selected(frames.fakes[-1], order),
+            fake=self._selected(fake, order),
             completion=shown[-1],
-            z=frames.z[-1][best],
+            z=search.z[best],
             trace=trace[:, best],
-            candidates=everything,  # (B, K, C, S, S)
-            fakes=frames.fakes[-1][order],  # (B, K, C, S, S)
+            candidates=completions,  # (B, K, C, S, S)
+            fakes=fake[order],  # (B, K, C, S, S)
             frames=shown,
-            frame_z=torch.stack(frames.z)[:, best],
-            frame_iterations=frames.iterations,
-            predicted_error=self._expected_error(everything, mask),
+            frame_z=torch.stack([z[best] for _, _, z in frames]),
+            frame_iterations=[t for t, _, _ in frames],
+            predicted_error=self._predicted_error(completions, mask),
         )
 
-    def _expected_error(self, candidates: Tensor, mask: Tensor) -> Tensor | None:
-        """(B, 1, S, S) of the mean of draws (B, K, C, S, S); of others it was not measured."""
-        sampled = self.encoder is not None and self.encoder.noise_dim > 0
-        if not sampled or candidates.shape[1] < 2:
+    def _predicted_error(self, samples: Tensor, mask: Tensor) -> Tensor | None:
+        """Return the predicted error (B, 1, S, S) of the mean of samples (B, K, C, S, S).
+
+        It is calibrated for K >= 2 samples of an encoder only; otherwise the result is None.
+        """
+        if self.encoder is None or not self.encoder.noise_dim or samples.shape[1] < 2:
             return None
-        return predicted_error(candidates, mask, self.encoder.doubt)
+        return predicted_error(samples, mask, self.encoder.doubt)
 
     def _observed(self, images: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        """What is known, to look at: (B, C, S, S)."""
+        """Return the measurement as images (B, C, S, S)."""
         if self.measure.of_pixels:
             return masked(images, mask)
         return F.interpolate(target, size=images.shape[-1]).expand_as(images)
 
     def _order(self, candidates: Candidates, losses: Tensor) -> Tensor:
-        """The rows (B, K) of each image, the answer's first, by their losses (B·K, 3)."""
+        """Return the rows (B, K) of each image, the selected one first; losses (B·K, 3)."""
         order = candidates.best_first(losses[:, 2])
-        # the first draw, whatever the objective says of it
+        # select=sample takes the first candidate whatever its objective is.
         return order.sort(1).values if self.settings.select == "sample" else order
 
     def _show(self, fake: Tensor, order: Tensor, images: Tensor, mask: Tensor) -> Tensor:
-        """The completions (B, C, S, S) by what the candidates are filled from (B·K, C, S, S)."""
+        """Return the completions (B, C, S, S) for the images fake (B·K, C, S, S)."""
         return self.blend(self._selected(fake, order), images, mask)
 
     def _selected(self, fake: Tensor, order: Tensor) -> Tensor:
-        """(B·K, C, S, S) -> (B, C, S, S): of each image's candidates the first, or their mean."""
+        """Return the first candidate or the mean: (B·K, C, S, S) -> (B, C, S, S)."""
         return fake[order].mean(1) if self.settings.select == "mean" else fake[order[:, 0]]

@@ -1,7 +1,7 @@
-"""One batch under search: K candidates of each of B images, as B·K rows that move at once."""
+"""Search for the latents of a batch, K candidates per image at once."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
@@ -16,13 +16,15 @@ from dcgan_inpaint.randomness import Draws, normal
 
 @settings
 class SearchSettings:
-    """How often each image is searched, and what is kept.
+    """Settings of a search.
 
-    candidates: searches per image.  select: of the candidates "best", the one with the lowest
-    objective, "mean", the mean image, blended, the better guess in squared error, or "sample",
-    the first, whatever the objective says of it.  seed: the
-    starts of image i follow from (seed, i) alone.  out_interval: a frame of the answer is kept
-    every so many iterations; 0: none.
+    Attributes:
+        candidates: number of searches per image.
+        select: how the completion is made from the candidates: "best" takes the candidate with the
+            lowest objective, "mean" blends their mean image, which has a lower squared error, and
+            "sample" takes the first candidate.
+        seed: seed of the initial latents; those of image i depend on (seed, i) only.
+        out_interval: number of iterations between two stored frames; 0 stores none.
     """
 
     candidates: CandidateCount = 1
@@ -32,11 +34,15 @@ class SearchSettings:
 
 
 class Stage:
-    """The search continues in a feature map of G, where there is more than any z can give.
+    """Search in a feature map of G, which can represent more images than z (Daras 2021; Gu 2020).
 
-    `level` 1 is the 4x4 map, 2 the 8x8 one, and so on (networks.Generator.lift; Daras 2021, Gu
-    2020).  `leash` weighs the l1 distance, summed, to the map that the stage started from.  Raises
-    ValueError for a solver that keeps within [-1, 1], where only z has to be.
+    Args:
+        level: 1 for the 4x4 map, 2 for the 8x8 map, and so on; see `Generator.lift`.
+        solver: solver for the feature map, with bound="none".
+        leash: weight of the L1 distance, a sum, to the initial feature map.
+
+    Raises:
+        ValueError: if the solver has a bound, or another argument is out of range.
     """
 
     @checked
@@ -44,55 +50,59 @@ class Stage:
         self, level: Annotated[int, Field(ge=1, le=7)], solver: Solver, leash: NonNegative = 0.0
     ):
         if solver.bound != "none":
-            raise ValueError(f"bound={solver.bound} of a stage: a feature map needs none")
+            raise ValueError(f"bound={solver.bound}: a feature map has no bound. Use bound=none")
         self.level, self.solver, self.leash = level, solver, leash
 
 
 def check_stages(stages: Sequence[Stage], levels: int) -> None:
-    """Raise ValueError unless each stage has a level of its own, in order, up to `levels`."""
+    """Raise ValueError unless the levels of the stages increase and are at most `levels`."""
     used = [stage.level for stage in stages]
     if used != sorted(set(used)) or max(used, default=0) > levels:
         raise ValueError(
-            f"stages of levels {used}: use each once, in order, up to {levels} with this checkpoint"
+            f"stages: levels {used} do not fit this checkpoint. "
+            f"Use increasing levels from 1 to {levels}"
         )
 
 
 class Candidates:
-    """Which row is what: row b·K + k is candidate k of the batch's image b.
+    """Layout of a batch with K candidates per image: row b·K + k is candidate k of image b.
 
-    `rows` names them, to draw their numbers by.  Candidate 0 of image i is row i, so that one
-    search of several is the one that would be made alone; others are beyond any number of images.
+    Args:
+        index: position of each image in the data set, (B,).
+        count: number of candidates per image, K.
+
+    Attributes:
+        k: number of the candidate in each row, (B·K,).
+        rows: index i + k·2^32 of candidate k of image i for random numbers, (B·K,).  Candidate 0
+            has the index of the image, so it is the same search as with a single candidate.
     """
 
     def __init__(self, index: Tensor, count: int):
-        self.images, self.count = len(index), count
+        self.batch_size, self.count = len(index), count
         self.k = torch.arange(count, device=index.device).repeat(len(index))  # (B·K,)
         self.rows = index.repeat_interleave(count) + (self.k << 32)  # (B·K,)
 
-    def of(self, images: Tensor) -> Tensor:
-        """What belongs to each image, (B, ...), for each of its candidates: (B·K, ...)."""
-        return images.repeat_interleave(self.count, 0)
+    def repeat(self, values: Tensor) -> Tensor:
+        """Repeat the values of each image for its candidates: (B, ...) -> (B·K, ...)."""
+        return values.repeat_interleave(self.count, 0)
 
     def best_first(self, totals: Tensor) -> Tensor:
-        """The rows (B, K) of each image by their objective (B·K,), the lowest first."""
-        first = self.count * torch.arange(self.images, device=totals.device)  # (B,)
+        """Return the rows (B, K) of each image, sorted by their total loss (B·K,)."""
+        first = self.count * torch.arange(self.batch_size, device=totals.device)  # (B,)
         return totals.view(-1, self.count).argsort(1) + first[:, None]
 
 
 @dataclass
 class Start:
-    """Where the rows start: z (B·K, z_dim) and, of an encoder's rows, the offset of G's 4x4 map.
+    """Initial latents of a search, and how G renders them."""
 
-    `mirrored` (B·K,) rows stand for the mirror image: their image is G's, mirrored back.
-    """
-
-    z: Tensor
-    offset: Tensor | None = None  # (B·K, 4·4·8·gf)
-    mirrored: Tensor | None = None
+    z: Tensor  # (B·K, z_dim)
+    offset: Tensor | None = None  # (B·K, 4·4·8·gf) added to the 4x4 map of G
+    mirrored: Tensor | None = None  # (B·K,) rows whose image from G is mirrored
 
 
-def turned(images: Tensor, mirrored: Tensor | None) -> Tensor:
-    """Images (B·K, ., S, S), those of the `mirrored` rows flipped left to right."""
+def mirror_rows(images: Tensor, mirrored: Tensor | None) -> Tensor:
+    """Flip the `mirrored` rows (B·K,) of images (B·K, C, S, S) left to right."""
     if mirrored is None:
         return images
     return torch.where(mirrored[:, None, None, None], images.flip(3), images)
@@ -101,11 +111,16 @@ def turned(images: Tensor, mirrored: Tensor | None) -> Tensor:
 def sampled_start(
     encoder: Any, candidates: Candidates, known: Tensor, mask: Tensor, seed: int
 ) -> Start:
-    """The start of each row from a draw of its own of an encoder that samples.
+    """Initialize each candidate with an independent sample of the encoder.
 
-    known (B, C, S, S), 0 in the hole; mask (B, 1, S, S).
+    Args:
+        encoder: latent encoder with noise_dim > 0.
+        candidates: layout of the rows.
+        known: masked images, (B, C, S, S).
+        mask: masks, (B, 1, S, S).
+        seed: seed of the noise.
     """
-    noise = normal("w", seed, candidates.rows, encoder.noise_dim)
+    noise = normal("w", seed, candidates.rows, encoder.noise_dim)  # (B·K, noise_dim)
     z, offset = encoder(known, mask, noise)
     return Start(z.float(), offset.float())
 
@@ -113,26 +128,38 @@ def sampled_start(
 def encoded_start(
     encoder: nn.Module, z: Tensor, candidates: Candidates, known: Tensor, mask: Tensor
 ) -> Start:
-    """The encoder's start for candidate 0 and, from the mirror image (as likely a face), for 1.
+    """Initialize candidate 0 from the image and candidate 1 from its mirror image.
 
-    Other candidates keep their z (B·K, z_dim).  known (B·K, C, S, S), 0 in the hole; mask (B·K, 1,
-    S, S).
+    Args:
+        encoder: deterministic latent encoder.
+        z: random latents (B·K, z_dim), which the other candidates keep.
+        candidates: layout of the rows.
+        known: masked images, (B·K, C, S, S).
+        mask: masks, (B·K, 1, S, S).
     """
     mirrored = candidates.k == 1 if candidates.count > 1 else None
     encoded = candidates.k < 2
-    found, offsets = encoder(turned(known, mirrored)[encoded], turned(mask, mirrored)[encoded])
-    z[encoded] = found.float()  # the search moves float32 also under bf16
+    encoded_z, offsets = encoder(
+        mirror_rows(known, mirrored)[encoded], mirror_rows(mask, mirrored)[encoded]
+    )
+    z[encoded] = encoded_z.float()  # the solver needs float32 even if the networks use bf16
     offset = offsets.new_zeros(len(z), offsets.shape[1])
     offset[encoded] = offsets
     return Start(z, offset, mirrored)
 
 
 class Search:
-    """Moves the rows from their start: z first, then the feature map of each stage.
+    """Search for z and then for the feature map of each stage.
 
-    `losses(fake)` gives context, prior, total, each (B·K,), of images (B·K, C, S, S).  After each
-    evaluation `fake` holds its images and `z` (B·K, z_dim) the latents it was of, or that the
-    stages began with.
+    Args:
+        generator: frozen generator.
+        losses: function of images (B·K, C, S, S) that returns their context, prior and total loss,
+            (B·K,) each.
+        start: initial latents.
+
+    Attributes:
+        fake: images (B·K, C, S, S) of the last evaluation.
+        z: latents (B·K, z_dim) of the last evaluation; in a stage, the final latents.
     """
 
     def __init__(self, generator: Generator, losses: Callable[[Tensor], Losses], start: Start):
@@ -140,15 +167,30 @@ class Search:
         self.z = start.z
 
     def evaluate(self, x: Tensor, level: int = 0) -> Losses:
-        """The losses of z or, at a later level, of feature maps x (B·K, ...)."""
+        """Return the losses of latents x (level 0) or of feature maps x (B·K, H·W·C)."""
         if level == 0:
-            self.z = x.detach().clone()  # solvers move z in place
+            self.z = x.detach().clone()  # solvers change z in place
         images = self.generator(x, level, self.start.offset).float()  # (B·K, C, S, S)
-        self.fake = turned(images, self.start.mirrored)
+        self.fake = mirror_rows(images, self.start.mirrored)
         return self.losses(self.fake)
 
-    def leashed(self, stage: Stage, start: Tensor) -> Callable[[Tensor], Losses]:
-        """`evaluate` in a stage; the total has the distance to the map that it started from."""
+    def run(
+        self, z: nn.Parameter, solver: Solver, stages: Sequence[Stage], draws: Draws
+    ) -> Iterator[Losses]:
+        """Yield the losses of each evaluation and of the final state."""
+        if solver.iterations:
+            yield from solver(z, self.evaluate, draws)
+        x, level = z, 0
+        self.z = z.data.clone()
+        for stage in stages:
+            start = self.generator.lift(x.detach(), level, stage.level, self.start.offset)
+            x, level = nn.Parameter(start.float().clone()), stage.level  # (B·K, H·W·C)
+            yield from stage.solver(x, self._stage_losses(stage, start), draws)
+        with torch.no_grad():
+            yield self.evaluate(x, level)
+
+    def _stage_losses(self, stage: Stage, start: Tensor) -> Callable[[Tensor], Losses]:
+        """Return the losses of a stage, whose total includes the distance to its start."""
 
         def evaluate(x: Tensor) -> Losses:
             context, prior, total = self.evaluate(x, stage.level)
@@ -157,35 +199,3 @@ class Search:
             return context, prior, total
 
         return evaluate
-
-    def run(
-        self, z: nn.Parameter, solver: Solver, stages: Sequence[Stage], draws: Draws
-    ) -> Iterator[Losses]:
-        """The losses of each evaluation, in z and then in each stage, and of the end."""
-        if solver.iterations:
-            yield from solver(z, self.evaluate, draws)
-        x, level = z, 0
-        self.z = z.data.clone()
-        for stage in stages:
-            start = self.generator.lift(x.detach(), level, stage.level, self.start.offset)
-            x, level = nn.Parameter(start.float().clone()), stage.level  # (B·K, H·W·C)
-            yield from stage.solver(x, self.leashed(stage, start), draws)
-        with torch.no_grad():
-            yield self.evaluate(x, level)
-
-
-@dataclass
-class Frames:
-    """What is kept of a search as it goes: of every `every`-th evaluation and of the last."""
-
-    every: int
-    last: int
-    iterations: list[int] = field(default_factory=list)
-    fakes: list[Tensor] = field(default_factory=list)  # (B·K, C, S, S) each
-    z: list[Tensor] = field(default_factory=list)  # (B·K, z_dim) each
-
-    def see(self, t: int, search: Search) -> None:
-        if t == self.last or (self.every and t % self.every == 0):
-            self.iterations.append(t)
-            self.fakes.append(search.fake.detach())
-            self.z.append(search.z)

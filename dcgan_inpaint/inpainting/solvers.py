@@ -1,10 +1,10 @@
-"""How z moves: each solver is an iterator over its own evaluations of G.
+"""Solvers that minimize the objective of each image over its latents.
 
-`solver(z, evaluate, draws)` changes z (B, z_dim) in place, one evaluation per item, and yields the
-per-image losses (context, prior, total), each (B,), that were seen there.  `evaluate(z)` returns
-these three with a graph to z; `draws` gives the random numbers of a step (randomness.Draws).
-Losses are summed for the gradient, and every decision is taken per image, so each image searches on
-its own.  `iterations` counts evaluations of G for every solver: a fair budget.
+A solver is an iterator: `solver(z, evaluate, draws)` updates z (B, z_dim) in place and yields the
+context, prior and total loss, (B,) each, of one evaluation of G per step.  `evaluate(z)` returns
+these losses with a graph to z, and `draws` provides random numbers.  Every decision is made per
+image, so images do not influence each other.  `iterations` counts evaluations of G for all solvers,
+which makes their budgets comparable.
 """
 
 import math
@@ -15,23 +15,28 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from dcgan_inpaint.configs import NonNegative, Positive, Share, checked
+from dcgan_inpaint.configs import Positive, Share, checked
 from dcgan_inpaint.randomness import Draws
 
-Losses = tuple[Tensor, Tensor, Tensor]
+Losses = tuple[Tensor, Tensor, Tensor]  # context, prior and total loss
 Evaluate = Callable[[Tensor], Losses]
 
 Bound = Literal["clip", "stochastic", "none"]
 Schedule = Literal["constant", "cosine"]
-Beta = Annotated[float, Field(ge=0, lt=1)]
 Budget = Annotated[int, Field(ge=0, le=10**6)]  # evaluations of G
+
+SMALLEST_STEP = 1e-4  # of L-BFGS; 5e-5 of the range of z, [-1, 1]
 
 
 def keep_in_bounds(z: Tensor, bound: str, draws: Draws, t: int) -> Tensor:
-    """z (B, z_dim) brought back into [-1, 1].
+    """Return z (B, z_dim) with every component in [-1, 1].
 
-    clip: clamped (Amos 2016).  stochastic: a component outside is drawn anew from U[-1, 1] (Lipton
-    & Tripathi 2017).  none: left alone, for a normal prior.
+    Args:
+        z: latents, (B, z_dim).
+        bound: "clip" clamps (Amos 2016); "stochastic" resamples components outside the range from
+            U[-1, 1] (Lipton & Tripathi 2017); "none" returns z, for a normal prior.
+        draws: random numbers of the rows.
+        t: current iteration.
     """
     if bound == "clip":
         return z.clamp(-1, 1)
@@ -40,18 +45,21 @@ def keep_in_bounds(z: Tensor, bound: str, draws: Draws, t: int) -> Tensor:
     return z
 
 
-def gradient(evaluate: Evaluate, z: Tensor) -> tuple[Losses, Tensor]:
-    """The losses at z, detached, and d total / d z (B, z_dim)."""
+def losses_and_gradient(evaluate: Evaluate, z: Tensor) -> tuple[Losses, Tensor]:
+    """Return the detached losses at z and the gradient (B, z_dim) of the total loss."""
     losses = evaluate(z)
-    (slope,) = torch.autograd.grad(losses[2].sum(), z)
+    # The sum has the gradient of each image's own loss in its row.
+    (gradient,) = torch.autograd.grad(losses[2].sum(), z)
     context, prior, total = (loss.detach() for loss in losses)
-    return (context, prior, total), slope
+    return (context, prior, total), gradient
 
 
 class Solver:
-    """What all solvers share: a budget of G evaluations and the bound on z.
+    """Base class of the solvers.
 
-    With 0 iterations z stays where it starts, and the solver is not called.
+    Args:
+        iterations: number of evaluations of G; with 0 the solver is not called.
+        bound: how z is kept in [-1, 1], see `keep_in_bounds`.
     """
 
     def __init__(self, iterations: int, bound: str):
@@ -62,9 +70,13 @@ class Solver:
 
 
 class GradientSolver(Solver):
-    """One optimizer step per evaluation, with a constant or cosine step size.
+    """Base class of the solvers that take one optimizer step per evaluation.
 
-    `schedule` "cosine" falls from lr to lr / 50 over the iterations.
+    Args:
+        iterations: number of evaluations of G.
+        lr: initial step size.
+        schedule: "constant", or "cosine" for a decay from lr to lr / 50.
+        bound: how z is kept in [-1, 1], see `keep_in_bounds`.
     """
 
     def __init__(self, iterations: int, lr: float, schedule: str, bound: str):
@@ -72,10 +84,11 @@ class GradientSolver(Solver):
         self.lr, self.schedule = lr, schedule
 
     def optimizer(self, z: nn.Parameter) -> torch.optim.Optimizer:
+        """Return the optimizer of z."""
         raise NotImplementedError
 
     def step_size(self, t: int) -> float:
-        """The learning rate of iteration t."""
+        """Return the step size of iteration t."""
         if self.schedule == "constant":
             return self.lr
         floor = self.lr / 50
@@ -85,7 +98,7 @@ class GradientSolver(Solver):
     def __call__(self, z: nn.Parameter, evaluate: Evaluate, draws: Draws) -> Iterator[Losses]:
         optimizer = self.optimizer(z)
         for t in range(self.iterations):
-            losses, z.grad = gradient(evaluate, z)
+            losses, z.grad = losses_and_gradient(evaluate, z)
             optimizer.param_groups[0]["lr"] = self.step_size(t)
             optimizer.step()
             z.data = keep_in_bounds(z.data, self.bound, draws, t)
@@ -93,9 +106,16 @@ class GradientSolver(Solver):
 
 
 class Adam(GradientSolver):
-    """Adam on z (Kingma 2015); the defaults are Amos 2016's.
+    """Adam (Kingma & Ba 2015); the defaults are those of Amos 2016.
 
-    iterations None is left to build.py, which says it by the start; alone it is 100.
+    Args:
+        iterations: number of evaluations of G; None means 100.
+        lr: initial step size.
+        schedule: "constant" or "cosine".
+        bound: "clip", "stochastic" or "none".
+
+    Raises:
+        ValueError: if an argument is out of range.
     """
 
     @checked
@@ -103,20 +123,29 @@ class Adam(GradientSolver):
         self,
         iterations: Budget | None = 1000,
         lr: Positive = 0.01,
-        beta1: Beta = 0.9,
-        beta2: Beta = 0.999,
         schedule: Schedule = "constant",
         bound: Bound = "clip",
     ):
         super().__init__(100 if iterations is None else iterations, lr, schedule, bound)
-        self.betas = (beta1, beta2)
 
     def optimizer(self, z: nn.Parameter) -> torch.optim.Optimizer:
-        return torch.optim.Adam([z], lr=self.lr, betas=self.betas, eps=1e-8)
+        """Return the optimizer of z."""
+        return torch.optim.Adam([z], lr=self.lr)
 
 
 class Momentum(GradientSolver):
-    """Gradient descent with Nesterov momentum; the defaults are those of moodoki's code."""
+    """Gradient descent with Nesterov momentum; the defaults are those of moodoki's code.
+
+    Args:
+        iterations: number of evaluations of G.
+        lr: initial step size.
+        momentum: decay of the velocity.
+        schedule: "constant" or "cosine".
+        bound: "clip", "stochastic" or "none".
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
 
     @checked
     def __init__(
@@ -131,16 +160,27 @@ class Momentum(GradientSolver):
         self.momentum = momentum
 
     def optimizer(self, z: nn.Parameter) -> torch.optim.Optimizer:
+        """Return the optimizer of z."""
         return torch.optim.SGD([z], lr=self.lr, momentum=self.momentum, nesterov=True)
 
 
 class LBFGS(Solver):
-    """Limited-memory BFGS (Nocedal & Wright 2006, algorithm 7.4), every image on its own.
+    """Limited-memory BFGS with a separate line search for each image.
 
-    Each evaluation tries one point per image.  Where the loss has fallen enough (Armijo) the image
-    accepts it and takes its next quasi-Newton direction; elsewhere it halves its own step and
-    tries again, so no image waits for another's line search.  A direction whose step has shrunk
-    below `smallest` is dropped with its history, for steepest descent with a first step of `lr`.
+    Each evaluation tries one point per image (Nocedal & Wright 2006, algorithm 7.4).  If the loss
+    has decreased enough (Armijo condition), the image accepts the point and takes a new
+    quasi-Newton direction.  Otherwise it halves its step, so no image waits for the line search of
+    another.  When the step falls below `SMALLEST_STEP`, the image clears its history and restarts
+    with steepest descent.
+
+    Args:
+        iterations: number of evaluations of G.
+        lr: length of a steepest descent step.
+        history: number of stored updates.
+        bound: "clip", "stochastic" or "none".
+
+    Raises:
+        ValueError: if an argument is out of range.
     """
 
     @checked
@@ -149,48 +189,53 @@ class LBFGS(Solver):
         iterations: Budget = 300,
         lr: Positive = 0.1,
         history: Annotated[int, Field(ge=1, le=1000)] = 10,
-        smallest: NonNegative = 1e-4,
         bound: Bound = "clip",
     ):
         super().__init__(iterations, bound)
-        self.lr, self.history, self.smallest = lr, history, smallest
+        self.lr, self.history = lr, history
 
     def __call__(self, z: nn.Parameter, evaluate: Evaluate, draws: Draws) -> Iterator[Losses]:
-        losses, slope = gradient(evaluate, z)
+        losses, gradient = losses_and_gradient(evaluate, z)
         yield losses
         best = torch.stack(losses)  # (3, B) at the accepted point z
-        pairs = z.new_zeros(2, self.history, *z.shape)  # newest last: steps s, slope changes y
-        rho = z.new_zeros(self.history, len(z))  # 1 / s·y, 0 where there is no pair
-        direction, step = self._steepest(slope), z.new_ones(len(z), 1)
+        pairs = z.new_zeros(
+            2, self.history, *z.shape
+        )  # steps s and gradient changes y, newest last
+        rho = z.new_zeros(self.history, len(z))  # 1 / s·y, or 0 without a pair
+        direction, step = self._steepest(gradient), z.new_ones(len(z), 1)
         for t in range(1, self.iterations):
             trial = keep_in_bounds(z.data + step * direction, self.bound, draws, t)
-            losses, trial_slope = gradient(evaluate, trial.requires_grad_())
-            move = trial.detach() - z.data  # (B, z_dim), as the bound left it
-            decrease = 1e-4 * (slope * move).sum(1).clamp(max=0)
+            losses, trial_gradient = losses_and_gradient(evaluate, trial.requires_grad_())
+            move = trial.detach() - z.data  # (B, z_dim), after the bound
+            decrease = 1e-4 * (gradient * move).sum(1).clamp(max=0)  # Armijo constant of N&W
             accept = (losses[2] <= best[2] + decrease)[:, None]  # (B, 1)
-            change = trial_slope - slope
+            change = trial_gradient - gradient
             curvature = (move * change).sum(1)
-            known = accept[:, 0] & (curvature > 1e-10)
+            stored = accept[:, 0] & (curvature > 1e-10)  # pairs with s·y <= 0 are skipped
             shifted = torch.cat([pairs[:, 1:], torch.stack([move, change])[:, None]], 1)
-            pairs = torch.where(known[None, None, :, None], shifted, pairs)
+            pairs = torch.where(stored[None, None, :, None], shifted, pairs)
             shifted_rho = torch.cat([rho[1:], (1 / curvature.clamp(min=1e-10))[None]])
-            rho = torch.where(known, shifted_rho, rho)
+            rho = torch.where(stored, shifted_rho, rho)
             z.data = torch.where(accept, trial.detach(), z.data)
-            slope = torch.where(accept, trial_slope, slope)
+            gradient = torch.where(accept, trial_gradient, gradient)
             best = torch.where(accept[:, 0], torch.stack(losses), best)
-            stuck = ~accept & (step * direction.norm(dim=1, keepdim=True) < self.smallest)
+            stuck = ~accept & (step * direction.norm(dim=1, keepdim=True) < SMALLEST_STEP)
             rho = rho * ~stuck[:, 0]
             step = torch.where(accept | stuck, 1.0, step / 2)
-            direction = torch.where(accept | stuck, self._direction(slope, pairs, rho), direction)
+            new_direction = self._direction(gradient, pairs, rho)
+            direction = torch.where(accept | stuck, new_direction, direction)
             yield tuple(best.unbind())  # type: ignore[misc]
 
-    def _steepest(self, slope: Tensor) -> Tensor:
-        return -self.lr * slope / slope.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    def _steepest(self, gradient: Tensor) -> Tensor:
+        return -self.lr * gradient / gradient.norm(dim=1, keepdim=True).clamp(min=1e-12)
 
-    def _direction(self, slope: Tensor, pairs: Tensor, rho: Tensor) -> Tensor:
-        """The two-loop recursion, batched; steepest descent where there is no history."""
+    def _direction(self, gradient: Tensor, pairs: Tensor, rho: Tensor) -> Tensor:
+        """Return the direction (B, z_dim) of the two-loop recursion.
+
+        It is the steepest descent direction for images without a history.
+        """
         steps, changes = pairs
-        q, alphas = slope, []
+        q, alphas = gradient, []
         for s, y, r in zip(steps.flip(0), changes.flip(0), rho.flip(0), strict=True):
             alphas.append(r * (s * q).sum(1))
             q = q - alphas[-1][:, None] * y
@@ -198,16 +243,25 @@ class LBFGS(Solver):
         q = q / newest.clamp(min=1e-12)[:, None]
         for s, y, r, alpha in zip(steps, changes, rho, reversed(alphas), strict=True):
             q = q + (alpha - r * (y * q).sum(1))[:, None] * s
-        downhill = (q * slope).sum(1, keepdim=True) > 0
-        return torch.where((rho[-1] > 0)[:, None] & downhill, -q, self._steepest(slope))
+        downhill = (q * gradient).sum(1, keepdim=True) > 0
+        return torch.where((rho[-1] > 0)[:, None] & downhill, -q, self._steepest(gradient))
 
 
 class HMC(Solver):
-    """Hamiltonian Monte Carlo as in Amos's code: sample z from exp(-beta·total).
+    """Hamiltonian Monte Carlo: samples z from exp(-beta·total loss), as in Amos's code.
 
-    A proposal is `leapfrog` steps of `eps` from a momentum v ~ N(0, I), z kept in bounds at each;
-    it is accepted per image with probability min(1, exp(-change of beta·total + |v|²/2)).  beta is
-    multiplied by `anneal` after each proposal.
+    A proposal integrates `leapfrog` steps from a momentum v ~ N(0, I) and keeps z in its bounds.
+    Each image accepts it with probability min(1, exp(-change of beta·total loss + |v|²/2)).
+
+    Args:
+        iterations: number of evaluations of G.
+        leapfrog: number of steps per proposal.
+        eps: step size.
+        beta: inverse temperature.
+        bound: "clip", "stochastic" or "none".
+
+    Raises:
+        ValueError: if an argument is out of range.
     """
 
     @checked
@@ -217,33 +271,33 @@ class HMC(Solver):
         leapfrog: Annotated[int, Field(ge=1, le=10**6)] = 100,
         eps: Positive = 0.001,
         beta: Positive = 0.2,
-        anneal: Annotated[float, Field(gt=0, le=2)] = 1.0,
         bound: Bound = "clip",
     ):
         super().__init__(iterations, bound)
-        self.leapfrog, self.eps, self.beta, self.anneal = leapfrog, eps, beta, anneal
+        self.leapfrog, self.eps, self.beta = leapfrog, eps, beta
 
     def __call__(self, z: nn.Parameter, evaluate: Evaluate, draws: Draws) -> Iterator[Losses]:
-        losses, slope = gradient(evaluate, z)
+        losses, gradient = losses_and_gradient(evaluate, z)
         yield losses
-        done, proposal, beta = 1, 0, self.beta
+        force = self.eps / 2 * self.beta  # half a momentum step per unit of gradient
+        done, proposal = 1, 0
         while done < self.iterations:
             count = min(self.leapfrog, self.iterations - done)
             v = draws.normal("momentum", proposal, z.shape[1])  # (B, z_dim)
-            trial, energy = z.data, beta * losses[2] + v.square().sum(1) / 2
-            trial_losses, trial_slope = losses, slope
+            trial, energy = z.data, self.beta * losses[2] + v.square().sum(1) / 2
+            trial_losses, trial_gradient = losses, gradient
             for step in range(count):
-                v = v - self.eps / 2 * beta * trial_slope
+                v = v - force * trial_gradient
                 trial = keep_in_bounds(trial + self.eps * v, self.bound, draws, done + step)
-                trial_losses, trial_slope = gradient(evaluate, trial.requires_grad_())
+                trial_losses, trial_gradient = losses_and_gradient(evaluate, trial.requires_grad_())
                 trial = trial.detach()
-                v = v - self.eps / 2 * beta * trial_slope
+                v = v - force * trial_gradient
                 yield trial_losses
-            log_accept = energy - beta * trial_losses[2] - v.square().sum(1) / 2  # (B,)
+            log_accept = energy - self.beta * trial_losses[2] - v.square().sum(1) / 2  # (B,)
             accept = draws.uniform("accept", proposal, 1)[:, 0].log() < log_accept
             z.data = torch.where(accept[:, None], trial, z.data)
-            slope = torch.where(accept[:, None], trial_slope, slope)
+            gradient = torch.where(accept[:, None], trial_gradient, gradient)
             losses = tuple(  # type: ignore[assignment]
                 torch.where(accept, new, old) for new, old in zip(trial_losses, losses, strict=True)
             )
-            done, proposal, beta = done + count, proposal + 1, beta * self.anneal
+            done, proposal = done + count, proposal + 1

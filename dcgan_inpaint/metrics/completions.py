@@ -38,7 +38,7 @@ def ssim(images: Tensor, truth: Tensor, where: Tensor | None = None) -> Tensor:
     return (similarity * weight).sum((1, 2, 3)) / (weight.sum((1, 2, 3)) * truth.shape[1])
 
 
-def quality(images: Tensor, truth: Tensor, hole: Tensor) -> dict[str, Tensor]:
+def completion_metrics(images: Tensor, truth: Tensor, hole: Tensor) -> dict[str, Tensor]:
     """psnr and ssim over the hole (B, 1, H, W) and the whole: psnr_hole, psnr_whole, ..."""
     return {
         f"{metric.__name__}_{place}": metric(images, truth, where)

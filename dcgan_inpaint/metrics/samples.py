@@ -32,7 +32,7 @@ Images = Tensor | np.ndarray
 
 
 @torch.no_grad()
-def judge_samples(
+def sample_metrics(
     gan: LatentGAN,
     real: Images,
     count: int = 4096,

@@ -9,8 +9,8 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from dcgan_inpaint.images import to_float, to_pil
-from dcgan_inpaint.inpainting.result import Completion, SearchedCompletion
-from dcgan_inpaint.metrics.completions import quality
+from dcgan_inpaint.inpainting.module import Completion, SearchedCompletion
+from dcgan_inpaint.metrics.completions import completion_metrics
 from dcgan_inpaint.photos.photos import Photos
 from dcgan_inpaint.photos.reading import Given, photo_of
 
@@ -95,7 +95,10 @@ class Result:
         )  # (1, C, H, W) each
         holes = [self.photos.hole(i, image.size) for i in (*self._others, self._index)]
         hole = torch.stack(holes).any(0)[None, None].float()  # (1, 1, H, W)
-        return {name: value.item() for name, value in quality(completed, original, hole).items()}
+        return {
+            name: value.item()
+            for name, value in completion_metrics(completed, original, hole).items()
+        }
 
     @property
     def _index(self) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 from dcgan_inpaint.checksums import CHECKSUM, checksum
 from dcgan_inpaint.files import atomic_write
 from dcgan_inpaint.images import to_uint8
-from dcgan_inpaint.inpainting.result import Completion, SearchedCompletion
+from dcgan_inpaint.inpainting.module import Completion, SearchedCompletion
 
 ROOM = "records"  # the folder of records in a run's
 SHOWN = 64  # images in the grids, the first of the list

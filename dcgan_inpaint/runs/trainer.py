@@ -29,7 +29,11 @@ from dcgan_inpaint.checksums import check_archive
 from dcgan_inpaint.data.loader import batches
 from dcgan_inpaint.files import atomic_write
 from dcgan_inpaint.metrics.features import fd_efflite0, load_efflite0
-from dcgan_inpaint.metrics.samples import frechet_inception_distance, judge_samples, load_inception
+from dcgan_inpaint.metrics.samples import (
+    frechet_inception_distance,
+    load_inception,
+    sample_metrics,
+)
 from dcgan_inpaint.models.base import LatentGAN
 from dcgan_inpaint.runs.writer import CompletionWriter
 
@@ -278,7 +282,7 @@ def evaluate_samples(model: LatentGAN, real: np.ndarray, count: int, trainer: Tr
     Returns:
         The metrics in one line.
     """
-    metrics = judge_samples(model, real, count, bar=trainer.progress_bar_callback is not None)
+    metrics = sample_metrics(model, real, count, bar=trainer.progress_bar_callback is not None)
     for logger in trainer.loggers:
         logger.log_metrics({f"samples/{name}": value for name, value in metrics.items()})
         logger.save()

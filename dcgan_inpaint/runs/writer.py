@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from dcgan_inpaint.data.loader import Images
 from dcgan_inpaint.files import write_csv
-from dcgan_inpaint.inpainting.result import Completion, SearchedCompletion
-from dcgan_inpaint.metrics.completions import load_lpips, lpips, mean_interval, quality
+from dcgan_inpaint.inpainting.module import Completion, SearchedCompletion
+from dcgan_inpaint.metrics.completions import completion_metrics, load_lpips, lpips, mean_interval
 from dcgan_inpaint.metrics.features import (
     EffLite0,
     compare,
@@ -213,7 +213,9 @@ class CompletionWriter(BasePredictionWriter):
         unknown = torch.full((len(hole),), math.nan, device=hole.device)
         columns = [unknown] * 2 * len(QUALITY)
         if self.truth:
-            pairs = (quality(made, done.images, hole) for made in (done.completion, done.fake))
+            pairs = (
+                completion_metrics(made, done.images, hole) for made in (done.completion, done.fake)
+            )
             columns = [by_name[name] for by_name in pairs for name in QUALITY]
         columns += self._see(done, batch, unknown)
         if isinstance(done, SearchedCompletion):

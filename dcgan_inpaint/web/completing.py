@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dcgan_inpaint.api import Completer
 from dcgan_inpaint.images import to_pil
-from dcgan_inpaint.inpainting.result import Progress, SearchedCompletion
+from dcgan_inpaint.inpainting.module import Progress, SearchedCompletion
 from dcgan_inpaint.photos.result import Result
 from dcgan_inpaint.web.queue import Say, Stopped
 from dcgan_inpaint.web.uploads import decoded

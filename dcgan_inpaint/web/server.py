@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from dcgan_inpaint.api import Completer
-from dcgan_inpaint.inpainting.result import Progress
+from dcgan_inpaint.inpainting.module import Progress
 from dcgan_inpaint.web import offers
 from dcgan_inpaint.web.completing import Kept, Wanted, complete, data_url, png
 from dcgan_inpaint.web.guard import Guard
