@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from bad_values import BAD, CONF, HYDRAS, aliases, composed, keys, make_files, ways
+from bad_values import BAD, CONF, HYDRA_BAD, aliases, choices, compose_small, keys, make_files
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
 
@@ -96,16 +96,16 @@ def clear(directory):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-@pytest.mark.parametrize(("command", "group", "choice"), list(ways()))
+@pytest.mark.parametrize(("command", "group", "choice"), list(choices()))
 def test_bad_value_is_refused_in_one_line(directory, files, command, group, choice):
     if choice == "huggingface":
         pytest.importorskip("datasets")
-    cfg = composed(command, group, choice, files)
+    cfg = compose_small(command, group, choice, files)
     stored = pickle.dumps(cfg)  # copied much faster than by deepcopy
     assert error_of(command, pickle.loads(stored)) is None  # unchanged
     faults = []
     for key in keys(cfg, group, choice):
-        for shown in HYDRAS if key.split(".")[-1].startswith("_") else BAD:
+        for shown in HYDRA_BAD if key.split(".")[-1].startswith("_") else BAD:
             clear(directory)
             changed = pickle.loads(stored)
             OmegaConf.update(changed, key, BAD[shown], merge=False)
@@ -123,7 +123,7 @@ ADDED_BY_PLUS = set(TrainerOptions.__annotations__) - set(
 @pytest.mark.parametrize("command", ["train", "inpaint"])
 def test_bad_trainer_argument_is_refused_in_one_line(directory, files, command, name):
     """Arguments that a plus adds; one that no command supports is an unknown option."""
-    stored = pickle.dumps(composed(command, "trainer", "default", files))
+    stored = pickle.dumps(compose_small(command, "trainer", "default", files))
     faults = []
     for shown in BAD:
         clear(directory)

@@ -10,23 +10,23 @@ from pathlib import Path
 import pytest
 import torch
 from hostile import (
+    BAD_LAYOUTS,
     DATA,
     FACES,
     HEADERS,
     LATENT,
     LENGTHS,
-    LYING,
     OLD_FACES,
     PICKLED,
     PLACES,
     TENSORS,
     TEXTS,
-    Runs,
-    calls,
-    dcgan,
-    lightning,
-    models,
-    write,
+    PickledCommand,
+    lightning_checkpoint,
+    make_calls,
+    make_dcgan,
+    make_models,
+    write_checkpoint,
 )
 from PIL import Image
 from safetensors import safe_open
@@ -70,10 +70,10 @@ both = pytest.mark.parametrize("form", ["weights.ckpt", "weights.safetensors"])
 
 @pytest.mark.parametrize("which", range(3))
 def test_both_forms_to_the_bit(which, tmp_path):
-    model = models()[which]
+    model = make_models()[which]
     model.data, model.trained = FACES, 5
     save_weights(model, tmp_path / "new folder" / "kept")  # told by content, not by name
-    torch.save(lightning(model), tmp_path / "weights")
+    torch.save(lightning_checkpoint(model), tmp_path / "weights")
     for path in (tmp_path / "new folder" / "kept", tmp_path / "weights"):
         loaded = load_model(path)
         assert type(loaded) is type(model)
@@ -89,7 +89,7 @@ def test_both_forms_to_the_bit(which, tmp_path):
 
 def test_what_lightning_saves(tmp_path):
     """Its iteration and description come along, into the other form as well."""
-    trainer, model = quiet_trainer(), dcgan()
+    trainer, model = quiet_trainer(), make_dcgan()
     model.data = FACES
     batches = [{"image": torch.zeros(4, 3, 16, 16)}] * 2
     trainer.fit(model, DataLoader(batches, batch_size=None))
@@ -102,9 +102,9 @@ def test_what_lightning_saves(tmp_path):
 
 def test_loading_draws_as_building_does(tmp_path):
     """A latent encoder's first weights follow from the seed, whatever was checked before."""
-    path = write(tmp_path / "weights.safetensors")
+    path = write_checkpoint(tmp_path / "weights.safetensors")
     draws = []
-    for make in (dcgan, lambda: torch.manual_seed(0) and load_gan(path)):
+    for make in (make_dcgan, lambda: torch.manual_seed(0) and load_gan(path)):
         make()
         draws.append(torch.rand(3))
     assert torch.equal(*draws)
@@ -120,26 +120,26 @@ def test_old_checkpoints(tmp_path):
         (folder, {"source": "folder"} | {k: folder[k] for k in list(folder)[1:]}),
         (celeba | {"download": False}, {"source": "celeba", "root": "../celeba"}),
     ):
-        torch.save(lightning(dcgan(), data=data), tmp_path / "old.ckpt")
+        torch.save(lightning_checkpoint(make_dcgan(), data=data), tmp_path / "old.ckpt")
         assert load_gan(tmp_path / "old.ckpt").data == source
-    first = lightning(dcgan())
+    first = lightning_checkpoint(make_dcgan())
     for name in ("kind", "iteration", "data"):  # were not said at first
         del first[name]
     torch.save(first, tmp_path / "old.ckpt")
     assert load_model(tmp_path / "old.ckpt").data is None
-    saved = lightning(models()[2])
+    saved = lightning_checkpoint(make_models()[2])
     assert saved["hyper_parameters"]["gan_kind"] == "DCGAN"
     torch.save(saved, tmp_path / "old.ckpt")
     loaded = load_model(tmp_path / "old.ckpt", LatentEncoder)
-    assert loaded.gan.settings == dcgan().settings
+    assert loaded.gan.settings == make_dcgan().settings
 
 
 @pytest.mark.parametrize("form", ["weights.ckpt", "weights.safetensors"])
 def test_halved_weights_become_whole(form, tmp_path):
     """A file may hold float16, to be half as large; the model computes in float32."""
-    model = dcgan()
+    model = make_dcgan()
     halved = {k: v.half() for k, v in model.state_dict().items() if v.is_floating_point()}
-    path = write(tmp_path / form, model, tensors=halved)
+    path = write_checkpoint(tmp_path / form, model, tensors=halved)
     for name, value in load_model(path).state_dict().items():
         expected = halved[name].float() if name in halved else model.state_dict()[name]
         assert value.dtype == expected.dtype, name
@@ -174,7 +174,7 @@ def test_the_shipped_gan_of_photos():
 
 
 def test_what_a_search_asks_of_a_model():
-    gan, context, encoder = models()
+    gan, context, encoder = make_models()
     known, mask = torch.zeros(2, 3, 16, 16), torch.ones(2, 1, 16, 16)
     assert (gan.gan, context.gan) == (gan, None)
     assert encoder.gan.kind == "DCGAN"
@@ -189,7 +189,7 @@ def test_what_a_search_asks_of_a_model():
 
 
 def test_source_of(tmp_path, capsys):
-    model = dcgan()
+    model = make_dcgan()
     chosen = Faces(16, train_size=9)
     assert source_of(model, chosen, "a.ckpt") is chosen
     with pytest.raises(ValueError, match=r"ckpt=a.ckpt does not say .* give data="):
@@ -213,8 +213,8 @@ def test_source_of(tmp_path, capsys):
 def test_another_kind(form, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"ckpt=.*gone.ckpt: no such file"):
         load_gan(tmp_path / "gone.ckpt")
-    for model in models():
-        write(tmp_path / form, model)
+    for model in make_models():
+        write_checkpoint(tmp_path / form, model)
         others = [cls for cls in (DCGAN, ContextEncoder, LatentEncoder) if cls is not type(model)]
         assert isinstance(load_model(tmp_path / form, type(model)), type(model))
         with pytest.raises(ValueError, match=f"{form} holds a {model.kind}: use a checkpoint of a"):
@@ -228,8 +228,8 @@ def test_another_kind(form, tmp_path):
 @pytest.mark.parametrize("name", ["copyfile", "touch", "open", "hub", "savetxt"])
 @pytest.mark.parametrize("place", PLACES)
 def test_calls_in_the_data(form, name, place, tmp_path):
-    call = calls(tmp_path / "marker")[name]
-    assert "data" in refused(write(tmp_path / form, data=PLACES[place](call)))
+    call = make_calls(tmp_path / "marker")[name]
+    assert "data" in refused(write_checkpoint(tmp_path / form, data=PLACES[place](call)))
     assert not (tmp_path / "marker").exists()
 
 
@@ -237,7 +237,7 @@ def test_calls_in_the_data(form, name, place, tmp_path):
 @pytest.mark.parametrize("case", DATA)
 def test_data(form, case, tmp_path):
     data, says = DATA[case]
-    assert says in refused(write(tmp_path / form, data=data))
+    assert says in refused(write_checkpoint(tmp_path / form, data=data))
 
 
 # --- hostile: settings and the rest of the header ---
@@ -247,14 +247,14 @@ def test_data(form, case, tmp_path):
 @pytest.mark.parametrize("case", HEADERS)
 def test_headers(form, case, tmp_path):
     header, says = HEADERS[case]
-    assert says in refused(write(tmp_path / form, **header))
+    assert says in refused(write_checkpoint(tmp_path / form, **header))
 
 
 @both
 @pytest.mark.parametrize("case", LATENT)
 def test_a_latent_encoder_whose_gan_lies(form, case, tmp_path):
     settings, says = LATENT[case]
-    assert says in refused(write(tmp_path / form, models()[2], settings=settings))
+    assert says in refused(write_checkpoint(tmp_path / form, make_models()[2], settings=settings))
 
 
 @pytest.mark.parametrize(("header", "says"), TEXTS)
@@ -271,18 +271,18 @@ def test_json(header, says, tmp_path):
 @pytest.mark.parametrize("case", TENSORS)
 def test_tensors(form, case, tmp_path):
     tensors, says = TENSORS[case]
-    assert says in refused(write(tmp_path / form, tensors=tensors))
+    assert says in refused(write_checkpoint(tmp_path / form, tensors=tensors))
 
 
 @pytest.mark.parametrize("case", PICKLED)
 def test_pickled_tensors(case, tmp_path):
     tensors, says = PICKLED[case]
-    assert says in refused(write(tmp_path / "weights.ckpt", tensors=tensors))
+    assert says in refused(write_checkpoint(tmp_path / "weights.ckpt", tensors=tensors))
 
 
 def test_a_storage_that_was_cut(tmp_path):
     """The archive holds less of a tensor than the pickle claims."""
-    whole, path = write(tmp_path / "whole.ckpt"), tmp_path / "weights.ckpt"
+    whole, path = write_checkpoint(tmp_path / "whole.ckpt"), tmp_path / "weights.ckpt"
     with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w") as target:
         records = source.infolist()
         last = max(records, key=lambda record: record.file_size)
@@ -298,9 +298,9 @@ def test_a_storage_that_was_cut(tmp_path):
 @pytest.mark.parametrize("place", ["state_dict", "hyper_parameters", "callbacks", "data"])
 def test_a_pickle_that_runs(place, tmp_path):
     path, marker = tmp_path / "weights.ckpt", tmp_path / "marker"
-    torch.save(lightning(dcgan()) | {place: {"x": Runs(marker)}}, path)
+    torch.save(lightning_checkpoint(make_dcgan()) | {place: {"x": PickledCommand(marker)}}, path)
     assert "(more than tensors and plain values in it)" in refused(path)
-    path.write_bytes(pickle.dumps(Runs(marker)))  # without an archive around it
+    path.write_bytes(pickle.dumps(PickledCommand(marker)))  # without an archive around it
     assert "neither safetensors nor what torch saves" in refused(path)
     assert not marker.exists()
 
@@ -308,7 +308,7 @@ def test_a_pickle_that_runs(place, tmp_path):
 @both
 @pytest.mark.parametrize("share", [0, 0.001, 0.1, 0.5, 0.99])
 def test_truncated(form, share, tmp_path):
-    path = write(tmp_path / form)
+    path = write_checkpoint(tmp_path / form)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
     assert "truncated, or not a" in refused(path)
@@ -316,17 +316,17 @@ def test_truncated(form, share, tmp_path):
 
 def test_the_same_weights_are_the_same_file(tmp_path):
     for name in ("a", "b"):
-        save_weights(dcgan(), tmp_path / name)
+        save_weights(make_dcgan(), tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 @both
 def test_a_flipped_bit(form, tmp_path):
     """Anywhere in a file that we write: refused, or nothing has changed."""
-    model, path = dcgan(), tmp_path / form
+    model, path = make_dcgan(), tmp_path / form
     model.data = FACES
     if path.suffix == ".ckpt":
-        torch.save(lightning(model), path)
+        torch.save(lightning_checkpoint(model), path)
     else:
         save_weights(model, path)
     data, state, taken = path.read_bytes(), model.state_dict(), 0
@@ -349,7 +349,9 @@ def test_a_flipped_bit(form, tmp_path):
 @pytest.mark.parametrize("change", [{"hyper_parameters": {"hidden": 3}}, {"state_dict": None}, {}])
 def test_foreign(change, tmp_path):
     path = tmp_path / "weights.ckpt"
-    torch.save(lightning(dcgan()) | change if change else {"layer": torch.zeros(2)}, path)
+    torch.save(
+        lightning_checkpoint(make_dcgan()) | change if change else {"layer": torch.zeros(2)}, path
+    )
     refused(path)
     path.write_text("not a checkpoint at all")
     assert "neither safetensors nor what torch saves" in refused(path)
@@ -359,7 +361,7 @@ def test_foreign(change, tmp_path):
 
 def test_compressed(tmp_path):
     """torch stores records as they are; a compressed one may unpack to any size."""
-    whole, path = write(tmp_path / "whole.ckpt"), tmp_path / "weights.ckpt"
+    whole, path = write_checkpoint(tmp_path / "whole.ckpt"), tmp_path / "weights.ckpt"
     with (
         zipfile.ZipFile(whole) as source,
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target,
@@ -369,7 +371,7 @@ def test_compressed(tmp_path):
     assert "compressed" in refused(path)
 
 
-@pytest.mark.parametrize("header", LYING)
+@pytest.mark.parametrize("header", BAD_LAYOUTS)
 def test_safetensors_that_lie(header, tmp_path):
     path, text = tmp_path / "weights.safetensors", json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(8))

@@ -1,6 +1,6 @@
-"""Bad values for every key of every choice: what tests/test_bad_values.py and faults.py give.
+"""Bad values for every key of every choice in conf/, for test_bad_values.py and the campaign.
 
-Keys and choices are read from conf/, so a new one is covered as it comes; sizes are the smallest.
+Keys and choices are read from conf/, so new ones are included.  All sizes are small.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ from dcgan_inpaint.models.dcgan import DCGAN
 
 CONF = Path(__file__).parents[2] / "conf"
 GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()}
-BAD = {  # as one would type it
+BAD = {  # as typed on the command line -> value
     "null": None,
     "": "",
     "-1": -1,
@@ -36,8 +36,9 @@ BAD = {  # as one would type it
     "{'a': 1}": {"a": 1},
     "true": True,
 }
-HYDRAS = ["null", "1.5", "text", "{'a': 1}"]  # enough for _target_ and _partial_, of every part
-SMALL = {  # by the last word of a key
+# Keys of Hydra, such as _target_, occur in every group and need fewer values.
+HYDRA_BAD = ["null", "1.5", "text", "{'a': 1}"]
+SMALL = {  # last part of a key -> value
     "accelerator": "cpu",
     "base": [0],
     "batch_size": 4,
@@ -62,41 +63,40 @@ SMALL = {  # by the last word of a key
     "validate": 0,
     "z_dim": 5,
 }
-OWN: dict[str, dict[str, list[str]]] = {  # the ways to use a door by its own keys alone
+# For the keys of a script itself: overrides that make it use all of them.
+OWN: dict[str, dict[str, list[str]]] = {
     "train": {"plain": []},
     "inpaint": {"plain": [], "photos": ["images={files}/img_align_celeba/000000.png"]},
     "sample": {"plain": [], "metrics": ["metrics=true"]},
 }
+MULTIPROCESS = {"ddp", "ddp_cpu", "slurm"}  # choices that start more processes
 
 
-SEVERAL = {"ddp", "ddp_cpu", "slurm"}  # choices that start the program again
-
-
-def ways() -> Iterator[tuple[str, str, str]]:
-    """(door, group, choice) of all that can be chosen; group "" for a door's own keys."""
-    for door, own in OWN.items():
-        yield from ((door, "", way) for way in own)
-        for group in sorted(GROUPS):
+def choices() -> Iterator[tuple[str, str, str]]:
+    """Yield each (script, group, choice); group "" stands for the keys of the script itself."""
+    for script, own in OWN.items():
+        yield from ((script, "", name) for name in own)
+        for group in sorted(groups_of(script)):
             for path in sorted((CONF / group).glob("*.yaml")):
-                if group in brought(door) and path.stem not in SEVERAL:
-                    yield door, group, path.stem
+                if path.stem not in MULTIPROCESS:
+                    yield script, group, path.stem
 
 
-def brought(door: str) -> set[str]:
-    """The groups that a door chooses from, itself or by its default of another group."""
-    found, files = set(), [CONF / f"{door}.yaml"]
+def groups_of(script: str) -> set[str]:
+    """Return the config groups in the defaults of a script, and in the defaults of these."""
+    groups, files = set(), [CONF / f"{script}.yaml"]
     for file in files:
         loaded: Any = OmegaConf.load(file)
         for item in loaded.get("defaults", []):
             for name, choice in item.items() if OmegaConf.is_dict(item) else ():
                 if (group := name.strip("/")) in GROUPS:
-                    found.add(group)
+                    groups.add(group)
                     files += [CONF / group / f"{choice}.yaml"] if choice else []
-    return found
+    return groups
 
 
 def make_files(root: Path) -> None:
-    """What keys point to: images as a folder and as public sets, a mask, checkpoints."""
+    """Write the files that options refer to: data sets, a mask image, and checkpoints."""
     (root / "img_align_celeba").mkdir()
     splits = []
     for i in range(100):
@@ -108,7 +108,7 @@ def make_files(root: Path) -> None:
     write_fashion_mnist(root, levels[:8], levels[8:])
     write_cars(root, train=8, test=2)
     write_tar(root / "few.tar", {f"{i}.png": png(noise(20, 24, 3)) for i in range(40)})
-    if find_spec("datasets"):  # of the extra [huggingface]
+    if find_spec("datasets"):  # the extra [huggingface] is installed
         write_parquet(root / "parquet" / "train.parquet", [png(noise(20, 24, 3))] * 40)
     assert all(Folder(str(root)).items(split) for split in ("train", "val", "test"))
     mask = Image.new("L", (16, 16), 255)
@@ -120,11 +120,11 @@ def make_files(root: Path) -> None:
         save_weights(model, root / f"{type(model).__name__}.safetensors")
 
 
-def composed(door: str, group: str, choice: str, files: Path) -> DictConfig:
-    """The configuration of the choice, in small."""
-    own = [argument.format(files=files) for argument in OWN[door].get(choice, [])]
+def compose_small(script: str, group: str, choice: str, files: Path) -> DictConfig:
+    """Compose the configuration with this choice and small sizes; `files`: see `make_files`."""
+    own = [argument.format(files=files) for argument in OWN[script].get(choice, [])]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose(door, [f"{group}='{choice}'"] if group else own)
+        cfg = compose(script, [f"{group}='{choice}'"] if group else own)
     ckpt = "ContextEncoder" if (group, choice) == ("method", "network") else "DCGAN"
     paths = {"ckpt": f"{ckpt}.safetensors", "gan": "DCGAN.safetensors"}
     paths |= {"root": "", "path": "hole.png", "urls": "few.tar"}
@@ -132,7 +132,7 @@ def composed(door: str, group: str, choice: str, files: Path) -> DictConfig:
     cfg.cache_dir = str(files / "cache")
     if cfg.get("data") is not None:
         cfg.data.image_size = 16
-        if "name" in cfg.data.keys():  # noqa: SIM118  # also where it is to be given
+        if "name" in cfg.data.keys():  # noqa: SIM118  # `in cfg.data` is false for ???
             cfg.data.name = "FashionMNIST"
         if "path" in cfg.data.keys():  # noqa: SIM118
             cfg.data.path = str(files / "parquet")
@@ -142,7 +142,7 @@ def composed(door: str, group: str, choice: str, files: Path) -> DictConfig:
 
 
 def shrink(cfg: Any, small: Mapping[str, Any]) -> None:
-    """Set what a configuration says itself by the last words of its keys."""
+    """Set the values of a configuration, except interpolations, by the last part of their keys."""
     for name, value in cfg.items_ex(resolve=False):
         if OmegaConf.is_interpolation(cfg, name):
             continue
@@ -153,23 +153,23 @@ def shrink(cfg: Any, small: Mapping[str, Any]) -> None:
 
 
 def keys(cfg: DictConfig, group: str, choice: str) -> list[str]:
-    """The keys that a choice brings; for the group "" those of the door, and the groups'."""
+    """Return the keys that a choice adds; for the group "" those of the script and the groups."""
     if not group:
         return [key for key in nodes(cfg) if key.split(".")[0] not in GROUPS or key in cfg]
     below = [key for key in nodes(cfg) if key.split(".")[0] == group]
     file = CONF / group / f"{choice}.yaml"
-    said: Any = OmegaConf.load(file)
-    for base in said.pop("defaults", []):  # of the same group, and tested there
+    loaded: Any = OmegaConf.load(file)
+    for base in loaded.pop("defaults", []):  # a choice of the same group, tested as such
         if isinstance(base, str) and base != "_self_" and "@" not in base:
             others = OmegaConf.load(CONF / group / f"{base}.yaml")
             below = [key for key in below if key.split(".")[1:2] not in [[name] for name in others]]
     if file.read_text().startswith("# @package _global_"):
-        below += [key for key in nodes(said) if key.split(".")[0] in cfg and key not in below]
+        below += [key for key in nodes(loaded) if key.split(".")[0] in cfg and key not in below]
     return below
 
 
 def nodes(cfg: Any, prefix: str = "") -> Iterator[str]:
-    """The names of everything in a configuration, with the items of lists."""
+    """Yield the key of each node of a configuration, including the items of lists."""
     items = enumerate(cfg) if OmegaConf.is_list(cfg) else cfg.items_ex(resolve=False)
     for name, value in items:
         yield f"{prefix}{name}"
@@ -178,7 +178,7 @@ def nodes(cfg: Any, prefix: str = "") -> Iterator[str]:
 
 
 def aliases(cfg: DictConfig, key: str) -> tuple[str, ...]:
-    """The names of a value: its key, and the one that this is taken from (${gan})."""
+    """Return the key of a value and, for an interpolation such as ${gan}, the key it refers to."""
     parent, _, name = key.rpartition(".")
     node: Any = OmegaConf.select(cfg, parent) if parent else cfg
     if OmegaConf.is_dict(node) and OmegaConf.is_interpolation(node, name):

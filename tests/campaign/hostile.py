@@ -1,4 +1,4 @@
-"""Checkpoints that lie: what tests/test_checkpoint.py and faults.py load."""
+"""Malicious and inconsistent checkpoints, for test_checkpoint.py and the campaign."""
 
 import json
 import os
@@ -24,21 +24,26 @@ WEIGHT = "generator.project.weight"
 VARIANCE = "discriminator.norms.1.running_var"
 
 
-def dcgan(**settings: Any) -> DCGAN:
+def make_dcgan(**settings: Any) -> DCGAN:
+    """Return a small DCGAN with fixed initial weights."""
     torch.manual_seed(0)
     small: dict[str, Any] = {"image_size": 16, "z_dim": 3, "gf_dim": 2, "df_dim": 2}
     return DCGAN(**small | settings)
 
 
-def models() -> list[Model]:
-    """One of each kind."""
+def make_models() -> list[Model]:
+    """Return a DCGAN, a context encoder and a latent encoder."""
     context = ContextEncoder(image_size=16, code_dim=4, gf_dim=2, df_dim=2)
-    return [dcgan(), context, LatentEncoder(gan=dcgan(), image_size=16, code_dim=4, df_dim=2)]
+    return [
+        make_dcgan(),
+        context,
+        LatentEncoder(gan=make_dcgan(), image_size=16, code_dim=4, df_dim=2),
+    ]
 
 
-def lightning(model: Model, **header: Any) -> dict[str, Any]:
-    """What Lightning saves of a model, without what only resuming needs."""
-    saved = {
+def lightning_checkpoint(model: Model, **header: Any) -> dict[str, Any]:
+    """Return a checkpoint of Lightning without the states that only resuming reads."""
+    checkpoint = {
         "pytorch-lightning_version": "2.6.6",
         "state_dict": dict(model.state_dict()),
         "hyper_parameters": dict(model.hparams),
@@ -46,10 +51,10 @@ def lightning(model: Model, **header: Any) -> dict[str, Any]:
         "iteration": 5,
         "data": OLD_FACES,
     }
-    return saved | header
+    return checkpoint | header
 
 
-def write(
+def write_checkpoint(
     path: Path,
     model: Model | None = None,
     data: Any = FACES,
@@ -57,8 +62,17 @@ def write(
     tensors: dict | None = None,
     **header: Any,
 ) -> Path:
-    """A checkpoint with these lies in it: safetensors or, by its name, as torch saves."""
-    model = model or dcgan()
+    """Write a checkpoint whose contents are replaced by the arguments, and return its path.
+
+    Args:
+        path: a name that ends in .ckpt is saved by torch, any other as safetensors.
+        model: a small DCGAN if None.
+        data: description of the training data.
+        settings: changes to the settings of the model; a list replaces them.
+        tensors: changes to its tensors; None removes one.
+        header: changes to the other entries.
+    """
+    model = model or make_dcgan()
     if not isinstance(settings, list):
         settings = dict(model.hparams) | (settings or {})
     state = dict(model.state_dict()) | (tensors or {})
@@ -72,8 +86,8 @@ def write(
     return path
 
 
-def calls(marker: Path) -> dict[str, dict]:
-    """Calls that leave a file, as a configuration would write them."""
+def make_calls(marker: Path) -> dict[str, dict]:
+    """Return Hydra configurations that would create the file `marker` if instantiated."""
     hub = marker.parent / "hub"
     hub.mkdir()
     (hub / "hubconf.py").write_text(f"def leave():\n    open({str(marker)!r}, 'w')\n")
@@ -96,6 +110,7 @@ def calls(marker: Path) -> dict[str, dict]:
     }
 
 
+# Positions in the description of the data where such a configuration is inserted.
 PLACES: dict[str, Callable[[dict], dict]] = {
     "itself": lambda call: call,
     "field": lambda call: OLD_FACES | {"seed": call},
@@ -105,6 +120,7 @@ PLACES: dict[str, Callable[[dict], dict]] = {
 }
 
 
+# Descriptions of the data -> part of the error message.
 DATA: dict[str, tuple[Any, str]] = {
     "interpolation": (OLD_FACES | {"seed": "${oc.env:HOME}"}, "data.seed='${oc.env:HOME}': should"),
     "interpolated root": ({"source": "folder", "root": "${oc.env:HOME}"}, "data.root='${oc.env"),
@@ -120,6 +136,7 @@ DATA: dict[str, tuple[Any, str]] = {
 }
 
 
+# Arguments of write_checkpoint and a part of the error message.
 HEADERS: dict[str, tuple[dict, str]] = {
     "instantiator": ({"settings": {"_instantiator": "shutil.rmtree"}}, "_instantiator=shutil."),
     "unknown name": ({"settings": {"hidden": 3}}, "hidden=3: unexpected"),
@@ -133,14 +150,18 @@ HEADERS: dict[str, tuple[dict, str]] = {
     "a list": ({"settings": [1, 2]}, "settings=[1, 2]: should be a valid dictionary"),
     "unknown kind": ({"kind": "pirate\nship"}, " holds a pirate ship: use a checkpoint of a DCGAN"),
     "kind is a list": ({"kind": ["DCGAN"]}, "kind=['DCGAN']: should be a valid string"),
-    "kind lies": ({"kind": "context encoder"}, "z_dim=3: unexpected"),
+    "another kind": ({"kind": "context encoder"}, "z_dim=3: unexpected"),
     "iteration": ({"iteration": "many"}, "iteration=many: should be a valid integer"),
     "below zero": ({"iteration": -1}, "iteration=-1: should be greater"),
 }
 
 
+# Settings of a latent encoder and a part of the error message.
 LATENT: dict[str, tuple[dict, str]] = {
-    "sizes lie": ({"gan_settings": dict(dcgan(gf_dim=4).hparams)}, "tensor gan.generator.project"),
+    "other sizes": (
+        {"gan_settings": dict(make_dcgan(gf_dim=4).hparams)},
+        "tensor gan.generator.project",
+    ),
     "huge": ({"gan_settings": {"image_size": 16, "gf_dim": 10**9}}, "gf_dim=1000000000: should"),
     "another size": ({"gan_settings": {"image_size": 32}}, "GAN makes images (3, 32, 32)"),
     "nested": ({"gan_settings": {"lr": [1]}}, "lr=[1]: should be"),
@@ -152,17 +173,19 @@ LATENT: dict[str, tuple[dict, str]] = {
 
 
 def tensor(name: str) -> Tensor:
-    return dcgan().state_dict()[name].clone()
+    """Return a copy of a tensor of the small DCGAN."""
+    return make_dcgan().state_dict()[name].clone()
 
 
 def with_value(name: str, value: float) -> dict[str, Tensor]:
+    """Return the tensor with one of its numbers replaced, by name."""
     changed = tensor(name)
     changed.view(-1)[1] = value
     return {name: changed}
 
 
-class Claim:
-    """Pickled as a tensor of `size` and `stride`, in a storage of 4 bytes."""
+class OversizedTensor:
+    """Pickled as a tensor of `size` and `stride` whose storage has only 4 bytes."""
 
     def __init__(self, size: tuple[int, ...], stride: tuple[int, ...]):
         self.size, self.stride = size, stride
@@ -173,6 +196,7 @@ class Claim:
         return torch._utils._rebuild_tensor_v2, arguments
 
 
+# Tensors and a part of the error message.
 TENSORS: dict[str, tuple[dict, str]] = {
     "shape": ({WEIGHT: tensor(WEIGHT).T}, "float32 of (3, 256), but the settings say"),
     "flat": ({WEIGHT: tensor(WEIGHT).flatten()}, "of (768,), but the settings say"),
@@ -185,20 +209,21 @@ TENSORS: dict[str, tuple[dict, str]] = {
 }
 
 
-PICKLED: dict[str, tuple[dict, str]] = {  # what safetensors cannot say
+# The same, of tensors that safetensors cannot store.
+PICKLED: dict[str, tuple[dict, str]] = {
     "stride 0": ({WEIGHT: torch.zeros(1).expand(256, 3)}, "strides (0, 0)"),
     "overlap": ({WEIGHT: torch.zeros(400).as_strided((256, 3), (1, 1))}, "strides (1, 1)"),
     "no tensor": ({WEIGHT: [0.0] * 768}, "not a plain tensor"),
     "sparse": ({WEIGHT: torch.zeros(256, 3).to_sparse()}, "not a plain tensor"),
     "meta": ({WEIGHT: torch.zeros(256, 3, device="meta")}, "not a plain tensor"),
     "name": ({5: torch.zeros(1)}, "tensor 5: not of such a model"),
-    "claim": ({WEIGHT: Claim((256, 3), (3, 1))}, "truncated, or not a"),
-    "huge claim": ({WEIGHT: Claim((10**7, 10**7), (10**7, 1))}, "truncated, or not a"),
+    "truncated storage": ({WEIGHT: OversizedTensor((256, 3), (3, 1))}, "truncated, or not a"),
+    "huge tensor": ({WEIGHT: OversizedTensor((10**7, 10**7), (10**7, 1))}, "truncated, or not a"),
 }
 
 
-class Runs:
-    """Leaves a file when it is unpickled."""
+class PickledCommand:
+    """Creates the file `marker` when it is unpickled."""
 
     def __init__(self, marker: Path):
         self.marker = marker
@@ -207,7 +232,7 @@ class Runs:
         return os.system, (f"touch '{self.marker}'",)
 
 
-TEXTS = [  # in the place of the header
+TEXTS = [  # replacement of the header, and a part of the error message
     ("{", "truncated, or not a"),
     ("", "truncated, or not a"),
     ("[1]", "truncated, or not a"),
@@ -216,7 +241,7 @@ TEXTS = [  # in the place of the header
     ('{"settings": {}, "code": "x"}', "code=x: unexpected"),
     ("{}", "settings: missing"),
 ]
-LYING: list[dict] = [  # of what a safetensors file holds
+BAD_LAYOUTS: list[dict] = [  # descriptions of the tensors in a safetensors file
     {"w": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}},
     {"w": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 8]}},
     {"w": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 8]}},
@@ -226,61 +251,70 @@ LYING: list[dict] = [  # of what a safetensors file holds
     {"w": [1]},
     {"__metadata__": {"dcgan_inpaint": {"settings": {}}}},
 ]
-LENGTHS = [0, 1, 2**31, 2**63, 2**64 - 1]  # that its first 8 bytes claim of the header
+LENGTHS = [0, 1, 2**31, 2**63, 2**64 - 1]  # of the header, in the first 8 bytes of the file
 
 
-def every() -> Iterator[tuple[str, Callable[[Path], Path]]]:
-    """(name, what writes it into a folder and gives its path) of each."""
+def all_checkpoints() -> Iterator[tuple[str, Callable[[Path], Path]]]:
+    """Yield the name of each and a function that writes it to a directory and returns its path."""
     for form in ("weights.ckpt", "weights.safetensors"):
         for name, (data, _) in DATA.items():
-            yield f"{form}, data: {name}", partial(_written, form, {"data": data})
+            yield f"{form}, data: {name}", partial(_write, form, {"data": data})
         for name, (header, _) in HEADERS.items():
-            yield f"{form}, header: {name}", partial(_written, form, header)
-        for name, (said, _) in LATENT.items():
-            yield f"{form}, latent encoder: {name}", partial(_latent, form, said)
-        for name, (held, _) in TENSORS.items():
-            yield f"{form}, tensors: {name}", partial(_written, form, {"tensors": held})
+            yield f"{form}, header: {name}", partial(_write, form, header)
+        for name, (settings, _) in LATENT.items():
+            yield f"{form}, latent encoder: {name}", partial(_write_latent, form, settings)
+        for name, (tensors, _) in TENSORS.items():
+            yield f"{form}, tensors: {name}", partial(_write, form, {"tensors": tensors})
         for call in ("copyfile", "touch", "open", "hub", "savetxt"):
             for place in PLACES:
-                yield f"{form}, {call} in {place}", partial(_calling, form, call, place)
-    for name, (held, _) in PICKLED.items():
-        yield f"pickled: {name}", partial(_written, "weights.ckpt", {"tensors": held})
+                yield f"{form}, {call} in {place}", partial(_write_call, form, call, place)
+    for name, (tensors, _) in PICKLED.items():
+        yield f"pickled: {name}", partial(_write, "weights.ckpt", {"tensors": tensors})
     for place in ("state_dict", "hyper_parameters", "callbacks", "data"):
-        yield f"a pickle that runs in {place}", partial(_running, place)
+        yield f"pickled command in {place}", partial(_write_pickle, place)
     for i, (text, _) in enumerate(TEXTS):
-        yield f"safetensors with header {i}", partial(_saying, text)
-    for i, lie in enumerate(LYING):
-        yield f"safetensors that lie {i}", partial(_lying, json.dumps(lie).encode(), None)
+        yield f"safetensors with header {i}", partial(_write_header, text)
+    for i, layout in enumerate(BAD_LAYOUTS):
+        yield (
+            f"safetensors with layout {i}",
+            partial(_write_layout, json.dumps(layout).encode(), None),
+        )
     for length in LENGTHS:
-        yield f"safetensors of length {length}", partial(_lying, b'{"w": 1}', length)
+        yield (
+            f"safetensors with header length {length}",
+            partial(_write_layout, b'{"w": 1}', length),
+        )
 
 
-def _written(form: str, lies: dict, folder: Path) -> Path:
-    return write(folder / form, **lies)
+def _write(form: str, arguments: dict, folder: Path) -> Path:
+    return write_checkpoint(folder / form, **arguments)
 
 
-def _latent(form: str, said: dict, folder: Path) -> Path:
-    return write(folder / form, models()[2], settings=said)
+def _write_latent(form: str, settings: dict, folder: Path) -> Path:
+    return write_checkpoint(folder / form, make_models()[2], settings=settings)
 
 
-def _calling(form: str, call: str, place: str, folder: Path) -> Path:
-    return write(folder / form, data=PLACES[place](calls(folder / "marker")[call]))
+def _write_call(form: str, call: str, place: str, folder: Path) -> Path:
+    config = make_calls(folder / "marker")[call]
+    return write_checkpoint(folder / form, data=PLACES[place](config))
 
 
-def _running(place: str, folder: Path) -> Path:
+def _write_pickle(place: str, folder: Path) -> Path:
     path = folder / "weights.ckpt"
-    torch.save(lightning(dcgan()) | {place: {"x": Runs(folder / "marker")}}, path)
+    torch.save(
+        lightning_checkpoint(make_dcgan()) | {place: {"x": PickledCommand(folder / "marker")}}, path
+    )
     return path
 
 
-def _saying(header: str, folder: Path) -> Path:
+def _write_header(header: str, folder: Path) -> Path:
     path = folder / "weights.safetensors"
     path.write_bytes(save({"w": torch.zeros(2)}, {"dcgan_inpaint": header}))
     return path
 
 
-def _lying(header: bytes, length: int | None, folder: Path) -> Path:
+def _write_layout(layout: bytes, length: int | None, folder: Path) -> Path:
     path = folder / "weights.safetensors"
-    claimed = struct.pack("<Q", len(header) if length is None else length)
-    path.write_bytes(claimed + header + bytes(8))
+    size = struct.pack("<Q", len(layout) if length is None else length)
+    path.write_bytes(size + layout + bytes(8))
     return path
