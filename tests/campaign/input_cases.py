@@ -21,7 +21,7 @@ from reference_runs import CPU, ReferenceRuns, check_equal, read_completion
 from safetensors.torch import load_file
 
 from dcgan_inpaint.configs import normalize_overrides
-from dcgan_inpaint.runs.run_dir import flat
+from dcgan_inpaint.runs.resuming import flatten
 
 TYPED = {"['a', None]": "[a,null]", "{'a': 1}": "{a:1}"}  # as on the command line
 
@@ -40,7 +40,7 @@ def run_bad_value(case: Case) -> None:
     key = rng.choice(bad_values.keys(small, group, choice))
     is_hydra_key = key.split(".")[-1].startswith("_")
     value = rng.choice(bad_values.HYDRA_BAD if is_hydra_key else list(bad_values.BAD))
-    before, after = (flat(OmegaConf.to_container(cfg)) for cfg in (default, small))
+    before, after = (flatten(OmegaConf.to_container(cfg)) for cfg in (default, small))
     words = [f"{k}={v}".replace(" ", "") for k, v in after.items() if v != before.get(k)]
     case.describe(f"{script} {' '.join(own)} {key}={value}")
     result = case.run(f"{script}.py", *own, *words, f"{key}={TYPED.get(value, value)}")
