@@ -1,1 +1,1 @@
-"""The page in the browser: python -m dcgan_inpaint.web"""
+"""Web page for image completion."""

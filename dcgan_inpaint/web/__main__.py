@@ -1,4 +1,4 @@
-"""python -m dcgan_inpaint.web, or dcgan-web: complete images in a browser"""
+"""Command-line entry point of the web page: python -m dcgan_inpaint.web, or dcgan-web."""
 
 import argparse
 import socket
@@ -9,54 +9,55 @@ from dcgan_inpaint.errors import import_extra, one_line_errors
 
 
 def main() -> None:
+    """Serve the page until interrupted."""
     parser = argparse.ArgumentParser(
-        prog="dcgan-web", description="Serve a page to complete images in a browser."
+        prog="dcgan-web", description="Serve a web page that completes images."
     )
     parser.add_argument(
-        "--ckpt", default="celeba64", help="a shipped checkpoint by name, or the path of yours"
+        "--ckpt", default="celeba64", help="name of an included checkpoint, or path of a checkpoint"
     )
     parser.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help="where to listen; the default is this machine alone, 0.0.0.0 is everybody: there is "
-        "no password",
+        "--host", default="127.0.0.1", help="address; 0.0.0.0 accepts anyone, without a password"
     )
-    parser.add_argument("--port", type=int, default=8000, help="0: any that is free")
-    parser.add_argument("words", nargs="*", help="settings as for inpaint.py: solver.iterations=50")
+    parser.add_argument("--port", type=int, default=8000, help="port; 0 selects a free port")
+    parser.add_argument(
+        "overrides", nargs="*", help="overrides of inpaint.py, for example solver.iterations=50"
+    )
     args = parser.parse_args()
     with one_line_errors():
-        uvicorn = import_extra("uvicorn", "the page", "Starlette and uvicorn", "web")
-        for module in ("starlette", "python_multipart"):
-            import_extra(module, "the page", "Starlette and python-multipart", "web")
-        from dcgan_inpaint.web.server import Server  # which imports them
+        uvicorn = import_extra("uvicorn", "the web page", "uvicorn", "web")
+        import_extra("starlette", "the web page", "Starlette", "web")
+        import_extra("python_multipart", "the web page", "python-multipart", "web")
+        from dcgan_inpaint.web.server import Server  # imports the modules above
 
-        listening = listen(args.host, args.port)
-        server = Server(Completer.load(args.ckpt, *args.words))
+        server_socket = open_socket(args.host, args.port)
+        server = Server(Completer.load(args.ckpt, *args.overrides))
     config = uvicorn.Config(
         server.app(args.host),
         log_level="warning",
         server_header=False,
         ws="none",
         limit_concurrency=100,  # connections
-        timeout_graceful_shutdown=1,  # seconds until searches under way are stopped
+        timeout_graceful_shutdown=1,  # seconds until running searches are cancelled
     )
-    print(f"http://{address(args.host)}:{listening.getsockname()[1]}", flush=True)
+    host = f"[{args.host}]" if ":" in args.host else args.host
+    print(f"http://{host}:{server_socket.getsockname()[1]}", flush=True)
     with suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listening])
+        uvicorn.Server(config).run(sockets=[server_socket])
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Raises ValueError, one line, for a place where nobody can listen."""
+def open_socket(host: str, port: int) -> socket.socket:
+    """Open a listening socket; uvicorn's own would exit without a one-line error.
+
+    Raises:
+        ValueError: If the address is invalid or in use.
+    """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise ValueError(f"--host {host} --port {port}: cannot listen there: {why}") from error
-
-
-def address(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"--host {host} --port {port}: cannot listen: {reason}") from error
 
 
 if __name__ == "__main__":

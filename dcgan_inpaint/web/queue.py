@@ -1,102 +1,100 @@
-"""One thread that works, and a line of people who wait for it in turn."""
+"""Job queue with one worker thread, which reports progress and queue positions as events."""
 
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
-Event = tuple[str, dict[str, Any]]  # its name, and what goes with it
-Say = Callable[[str, dict[str, Any]], None]
-Work = Callable[[Say], None]
+Emit = Callable[[str, dict[str, Any]], None]  # called with the name and the data of an event
+Work = Callable[[Emit], None]
 logger = logging.getLogger(__name__)
 
 
-class Busy(Exception):
-    """So many wait already that no more may."""
+class QueueFull(Exception):
+    """Raised when a job is submitted to a full queue."""
 
 
-class Stopped(Exception):
-    """Whom the work is for has left."""
+class JobCancelled(BaseException):
+    """Raised in the worker thread when its job has been cancelled.
+
+    Not an Exception, so that no handler of errors catches it.
+    """
 
 
 class Job:
-    """Work for one of those in the line, and what is to be told to them."""
+    """Work of one client, with the events to send to it.
+
+    Attributes:
+        events: Name and data of each event; None marks the end.
+        cancelled: Set when the job has been removed from the queue.
+        ahead: Number of jobs ahead of this one, as last reported.
+    """
 
     def __init__(self, work: Work):
         self.work = work
-        self.events: asyncio.Queue[Event | None] = asyncio.Queue()  # None: that was all
-        self.stopped = threading.Event()
-        self.ahead = -1  # how many are before it, as last told
-        self.future: Future[None]
+        self.events: asyncio.Queue[tuple[str, dict[str, Any]] | None] = asyncio.Queue()
+        self.cancelled = threading.Event()
+        self.ahead = -1
 
 
-class Line:
-    """Jobs in the order in which they came, all but the first waiting, at most `room` of them.
+class JobQueue:
+    """First-in, first-out queue of jobs.
 
-    Its methods are called in the event loop; the work is done in a thread of its own, and is given
-    `say(event, data)`, which raises Stopped once the job has left.
+    Its methods run in the event loop, and jobs run in one worker thread. A job calls
+    `emit(name, data)` to send an event, which raises JobCancelled once the job is cancelled.
+
+    Args:
+        max_waiting: Maximum number of jobs that wait while another one runs.
     """
 
-    def __init__(self, room: int):
-        self.room = room
-        self.jobs: list[Job] = []
+    def __init__(self, max_waiting: int):
+        self.max_waiting = max_waiting
+        self.jobs: list[Job] = []  # the first one is running
         self.thread = ThreadPoolExecutor(1, "worker")
 
-    def join(self, work: Work) -> Job:
-        """Raises Busy when the line is full."""
-        if len(self.jobs) > self.room:
-            raise Busy
+    def submit(self, work: Work) -> Job:
+        """Append a job. Raises QueueFull if too many jobs are waiting."""
+        if len(self.jobs) > self.max_waiting:
+            raise QueueFull
         job = Job(work)
         self.jobs.append(job)
-        self._tell_places()
-        job.future = self.thread.submit(self._run, job, asyncio.get_running_loop())
+        self._report_positions()
+        self.thread.submit(self._run, job, asyncio.get_running_loop())
         return job
 
-    def leave(self, job: Job) -> None:
-        """Its work is not begun, or ends at its next word."""
-        job.stopped.set()
-        job.future.cancel()
+    def remove(self, job: Job) -> None:
+        """Remove a job. If it is still running, it is cancelled at its next event."""
+        job.cancelled.set()
         if job in self.jobs:
             self.jobs.remove(job)
-            self._tell_places()
+            self._report_positions()
 
-    async def events(self, job: Job) -> AsyncIterator[Event]:
-        """What is said to a job, its place in the line ("place", {"ahead": n}) included."""
-        while (event := await job.events.get()) is not None:
-            yield event
-
-    def _tell_places(self) -> None:
+    def _report_positions(self) -> None:
         for ahead, job in enumerate(self.jobs):
             if job.ahead != ahead:
                 job.ahead = ahead
-                job.events.put_nowait(("place", {"ahead": ahead}))
+                job.events.put_nowait(("position", {"ahead": ahead}))
 
     def _run(self, job: Job, loop: asyncio.AbstractEventLoop) -> None:
-        """In the thread.  A fault ends the job, not the worker."""
+        """Run a job in the worker thread. Exceptions end the job, not the worker."""
 
-        def say(name: str, data: dict[str, Any]) -> None:
-            if job.stopped.is_set():
-                raise Stopped
+        def emit(name: str, data: dict[str, Any]) -> None:
+            if job.cancelled.is_set():
+                raise JobCancelled
             loop.call_soon_threadsafe(job.events.put_nowait, (name, data))
 
-        last: Event | None = None
-        try:
-            job.work(say)
-        except Stopped:
-            pass
-        except ValueError as error:  # what does not fit, in one line
-            last = ("fault", {"line": " ".join(str(error).split())})
-        except Exception:
-            logger.exception("a completion failed")
-            last = ("fault", {"line": "the server failed: its log says why"})
-        loop.call_soon_threadsafe(self._end, job, last)
-
-    def _end(self, job: Job, last: Event | None) -> None:
-        if last:
-            job.events.put_nowait(last)
-        job.events.put_nowait(None)
-        if job in self.jobs:
-            self.jobs.remove(job)
-            self._tell_places()
+        if job.cancelled.is_set():
+            return
+        with suppress(JobCancelled):
+            try:
+                job.work(emit)
+            except ValueError as error:  # invalid input of the client
+                emit("error", {"message": " ".join(str(error).split())})
+            except Exception:
+                logger.exception("a completion failed")
+                emit("error", {"message": "internal server error. See the server's log."})
+            loop.call_soon_threadsafe(job.events.put_nowait, None)
+            loop.call_soon_threadsafe(self.remove, job)

@@ -1,181 +1,262 @@
-"""The routes.  No word of a request names a file: the page's own are read once, at the start."""
+"""ASGI application of the web page."""
 
 import json
-from collections.abc import Callable
+import re
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
-from importlib.resources import files
-from typing import Any, TypeVar
+from typing import Any
 
+import torch
 from anyio import CapacityLimiter, to_thread
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from PIL import Image
 from starlette.applications import Starlette
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartParser
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
+from torchvision.transforms.functional import to_pil_image
 
 from dcgan_inpaint.api import Completer
+from dcgan_inpaint.configs import choices_of, conf_dir
+from dcgan_inpaint.data.faces.source import Faces
+from dcgan_inpaint.images import to_pil
 from dcgan_inpaint.inpainting.module import Progress
-from dcgan_inpaint.web import offers
-from dcgan_inpaint.web.completing import Kept, Wanted, complete, data_url, png
-from dcgan_inpaint.web.guard import Guard
-from dcgan_inpaint.web.queue import Busy, Job, Line, Stopped
-from dcgan_inpaint.web.uploads import Limits, decoded, file_of, form, opened, whole
+from dcgan_inpaint.web.completions import CompletionStore, StoredCompletion, data_url, encode_png
+from dcgan_inpaint.web.queue import Emit, Job, JobCancelled, JobQueue, QueueFull
+from dcgan_inpaint.web.security import Guard, Limits, decode_image, open_image
 
-PAGE = {"": "text/html", "page.js": "text/javascript", "page.css": "text/css"}
-VIEW = 1280  # px of the long side of what is painted on
-T = TypeVar("T")
+FRAME_INTERVAL = 0.1  # seconds; each frame costs a blend, and more would not look smoother
+VIEW_SIZE = 1280  # px of the longer side of the view that users paint on
+FACE_COUNT, FACE_SIZE = 5, 256  # number and size (px) of the example faces
+MultiPartParser.spool_max_size = 0  # 0 keeps uploads in memory; the default writes them to disk
 
 
 class Server:
-    """Serves the page, and completes images for it with `completer`.
+    """Web server that shows the page and completes photos with a Completer.
 
-    Raises ValueError if the completer does not search, or cannot complete an image.
+    Args:
+        completer: Completer for all photos; it must complete by a search.
+        limits: Limits on the resources that clients may use.
+
+    Raises:
+        ValueError: If the completer does not search, or cannot complete an image.
     """
 
     def __init__(self, completer: Completer, limits: Limits | None = None):
-        try_out(completer)
+        check_completer(completer)
         self.completer, self.limits = completer, limits or Limits()
-        self.line, self.kept = Line(self.limits.waiting), Kept(self.limits.kept)
-        self.decoders = CapacityLimiter(2)  # each may hold a large photo
-        size = completer.model.image_shape[-1]
-        self.masks = {name: png(mask) for name, mask in offers.masks(size).items()}
-        self.examples = {name: png(image) for name, image in offers.examples().items()}
-        static = files("dcgan_inpaint.web") / "static"
-        self.page = {name: (static / (name or "index.html")).read_bytes() for name in PAGE}
+        self.queue = JobQueue(self.limits.max_waiting)
+        self.store = CompletionStore(self.limits.max_stored_pixels)
+        self.decoders = CapacityLimiter(2)  # each of these threads may hold a large photo
+        masks = named_masks(completer.model.image_shape[-1])
+        self.masks = {name: encode_png(mask) for name, mask in masks.items()}
+        self.examples = {name: encode_png(image) for name, image in example_images().items()}
 
     def app(self, host: str = "127.0.0.1") -> Guard:
-        """The ASGI application of a server that is known as `host`."""
+        """Return the ASGI application of a server that is reached as `host`."""
         routes = [
-            *(Route(f"/{name}", partial(self.show_page, name=name)) for name in PAGE),
             Route("/about", self.show_about),
-            Route("/masks/{name}", self.show_mask),
-            Route("/examples/{name}", self.show_example),
-            Route("/photo", self.look_at, methods=["POST"]),
-            Route("/complete", self.begin, methods=["POST"]),
-            Route("/completed/{name}", self.forget, methods=["DELETE"]),
-            Route("/completed/{name}/{which}", self.show_completed),
+            Route("/masks/{name}", partial(self.show_image, images=self.masks)),
+            Route("/examples/{name}", partial(self.show_image, images=self.examples)),
+            Route("/photo", self.inspect_photo, methods=["POST"]),
+            Route("/complete", self.complete_photo, methods=["POST"]),
+            Route("/completions/{id}", self.remove_completion, methods=["DELETE"]),
+            Route("/completions/{id}/{name}", self.show_completion),
+            Mount("/", StaticFiles(packages=[("dcgan_inpaint.web", "static")], html=True)),
         ]
-        return Guard(Starlette(routes=routes), host)
-
-    async def show_page(self, request: Request, name: str) -> Response:
-        return Response(self.page[name], media_type=PAGE[name])
+        return Guard(Starlette(routes=routes, max_body_size=self.limits.max_bytes), host)
 
     async def show_about(self, request: Request) -> Response:
-        """What the page offers, and what it may send."""
+        """Return the names of the masks and examples, and the limits."""
         about = {"masks": list(self.masks), "examples": list(self.examples)}
-        names = ("size", "pixels", "candidates")
-        return JSONResponse(about | {name: getattr(self.limits, name) for name in names})
+        return JSONResponse(about | asdict(self.limits))
 
-    async def show_mask(self, request: Request) -> Response:
-        return _image(self.masks.get(request.path_params["name"]))
+    async def show_image(self, request: Request, images: dict[str, bytes]) -> Response:
+        """Return a mask or an example image."""
+        if (file := images.get(request.path_params["name"])) is None:
+            raise HTTPException(404, "unknown image")
+        return Response(file, media_type="image/png")
 
-    async def show_example(self, request: Request) -> Response:
-        return _image(self.examples.get(request.path_params["name"]))
+    async def inspect_photo(self, request: Request) -> Response:
+        """Return the size, the default crop and a view of the photo in the request body."""
+        return JSONResponse(await self._in_thread(self._inspect, await request.body()))
 
-    async def look_at(self, request: Request) -> Response:
-        """The photo that is the body: its size, where its square is, and a view of it."""
-        file = await whole(request, self.limits.size)
-        return JSONResponse(await self._in_thread(self._looked_at, file))
-
-    def _looked_at(self, file: bytes) -> dict[str, Any]:
-        photo = decoded(file, self.limits.pixels)
+    def _inspect(self, file: bytes) -> dict[str, Any]:
+        photo = decode_image("photo", file, self.limits.max_pixels)
         width, height = photo.size
         region = self.completer.crop_of(photo)
-        # upright and inside the photo, if it was rolled, or reached outside
+        # The page shows an upright square inside the photo; the region may be rotated or exceed it.
         side = max(1, min(round(abs(region.side)), width, height))
         corner = region.origin + region.side * (0.5 + 0.5j) - side * (0.5 + 0.5j)
         x = min(max(round(corner.real), 0), width - side)
         y = min(max(round(corner.imag), 0), height - side)
-        photo.thumbnail((VIEW, VIEW), Image.Resampling.BICUBIC)
-        square = [x, y, side, side]
-        return {"width": width, "height": height, "square": square, "view": data_url(photo)}
+        photo.thumbnail((VIEW_SIZE, VIEW_SIZE), Image.Resampling.BICUBIC)
+        crop = [x, y, side, side]
+        return {"width": width, "height": height, "crop": crop, "view": data_url(photo)}
 
-    async def begin(self, request: Request) -> Response:
-        """Server-sent events: of the line ("place"), and of the search (`complete`)."""
-        given = await form(request, self.limits.size)
-        photo, mask = await file_of(given, "photo"), await file_of(given, "mask")
-        square = _numbers("square", str(given.get("square", "")), 4)
-        (candidates,) = _numbers("candidates", str(given.get("candidates", "")), 1)
-        if not 1 <= candidates <= self.limits.candidates:
-            raise HTTPException(400, f"candidates={candidates}: at most {self.limits.candidates}")
-        for file in (photo, mask):  # what is no image does not wait in the line
-            await self._in_thread(opened, file, self.limits.pixels)
-        wanted = Wanted(photo, mask, square, candidates)
+    async def complete_photo(self, request: Request) -> Response:
+        """Return server-sent events: "position" in the queue, and those of the search."""
+        # Two files, and two fields of which the longest is a crop with four numbers.
+        form = await request.form(max_files=2, max_fields=2, max_part_size=200)
+        crop, candidates = str(form.get("crop")), str(form.get("candidates"))
+        if not re.fullmatch(r"-?\d+(,-?\d+){3}", crop):
+            raise HTTPException(400, f"crop={crop}: expected four integers x,y,width,height")
+        max_candidates = self.limits.max_candidates
+        if candidates not in map(str, range(1, max_candidates + 1)):
+            raise HTTPException(400, f"candidates={candidates}: expected 1 to {max_candidates}")
+        files = {}
+        for name in ("photo", "mask"):
+            if not isinstance(upload := form.get(name), UploadFile):
+                raise HTTPException(400, f"{name}: expected a file of a multipart/form-data form")
+            files[name] = await upload.read()
+            # Invalid files are rejected before they wait in the queue.
+            await self._in_thread(open_image, name, files[name], self.limits.max_pixels)
+        square = [int(number) for number in crop.split(",")]
+        work = partial(self._complete, files["photo"], files["mask"], square, int(candidates))
         try:
-            job = self.line.join(
-                lambda say: complete(self.completer, wanted, self.limits.pixels, self.kept, say)
-            )
-        except Busy as error:
-            line = f"{self.limits.waiting} people wait already: try again in a minute"
-            raise HTTPException(503, line) from error
-        return Events(self.line, job)
+            return EventStream(self.queue, self.queue.submit(work))
+        except QueueFull as error:
+            raise HTTPException(503, "too many photos are waiting. Try again later.") from error
 
-    async def show_completed(self, request: Request) -> Response:
-        """A candidate, or the mask, at full size."""
-        completed = self.kept.all.get(request.path_params["name"])
-        if completed is None:
-            raise HTTPException(410, "this completion is no longer kept: complete the photo again")
-        which = request.path_params["which"]
-        return _image(await self._in_thread(lambda: png(completed.image(which))))
+    def _complete(
+        self, photo: bytes, mask: bytes, crop: list[int], candidates: int, emit: Emit
+    ) -> None:
+        """Complete a photo in the worker thread and emit the events of its search.
 
-    async def forget(self, request: Request) -> Response:
-        self.kept.forget(request.path_params["name"])
+        Emits "frame" with the current completion, about ten times per second, and at the end
+        "done" with `StoredCompletion.summary` and the identifier of the completion.
+
+        Args:
+            photo: Content of the photo's file.
+            mask: Content of the mask's file, an image of the photo's shape (white = known).
+            crop: Square [x, y, width, height] in px of the upright photo.
+            candidates: Number of candidates.
+            emit: Sends an event to the client.
+
+        Raises:
+            ValueError: If the photo, the mask or the crop is invalid.
+        """
+        photo_image = decode_image("photo", photo, self.limits.max_pixels)
+        mask_image = decode_image("mask", mask, self.limits.max_pixels).convert("L")
+        totals: list[float] = []  # objective of each iteration since the last frame
+        last_frame = float("-inf")
+
+        def watch(progress: Progress) -> None:
+            nonlocal last_frame
+            totals.append(progress.losses[0, 2].item())
+            if time.monotonic() - last_frame < FRAME_INTERVAL:
+                return
+            frame = {
+                "iteration": progress.iteration,
+                "iterations": progress.iterations,
+                "totals": totals[:],
+                "image": data_url(to_pil(progress.show()[0])),
+            }
+            emit("frame", frame)  # ends the search if the page has been closed
+            totals.clear()
+            last_frame = time.monotonic()
+
+        result = self.completer(photo_image, mask_image, crop, candidates, watch=watch)
+        completion = StoredCompletion(result)
+        identifier = self.store.add(completion)
+        try:
+            emit("done", completion.summary() | {"id": identifier})
+        except JobCancelled:
+            self.store.pop(identifier)  # no client knows the identifier
+            raise
+
+    async def show_completion(self, request: Request) -> Response:
+        """Return a full-size candidate, the mean or the mask."""
+        if (completion := self.store.get(request.path_params["id"])) is None:
+            raise HTTPException(410, "completion no longer stored. Complete the photo again.")
+        name = request.path_params["name"]
+        file = await self._in_thread(lambda: encode_png(completion.image(name)))
+        return Response(file, media_type="image/png")
+
+    async def remove_completion(self, request: Request) -> Response:
+        """Remove a completion from memory."""
+        self.store.pop(request.path_params["id"], None)
         return Response(status_code=204)
 
-    async def _in_thread(self, work: Callable[..., T], *given: Any) -> T:
-        """Work with images, which would hold up everybody else.  Its ValueErrors are answers."""
+    async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Process images in a thread, so that other clients do not have to wait."""
         try:
-            return await to_thread.run_sync(work, *given, limiter=self.decoders)
+            return await to_thread.run_sync(function, *args, limiter=self.decoders)
         except ValueError as error:
             raise HTTPException(400, " ".join(str(error).split())) from error
         except LookupError as error:
-            raise HTTPException(404, "there is no such image") from error
+            raise HTTPException(404, "unknown image") from error
 
 
-class Events(StreamingResponse):
-    """What is said to a job, as server-sent events, until all is said or the page is closed."""
+class EventStream(StreamingResponse):
+    """Server-sent events of a job, which is cancelled when the client disconnects."""
 
-    def __init__(self, line: Line, job: Job):
-        self.line, self.job = line, job
-        super().__init__(self._text(), media_type="text/event-stream")
+    def __init__(self, queue: JobQueue, job: Job):
+        self.queue, self.job = queue, job
+        super().__init__(self._events(), media_type="text/event-stream")
 
-    async def _text(self) -> Any:
-        async for name, data in self.line.events(self.job):
+    async def _events(self) -> AsyncIterator[str]:
+        while (event := await self.job.events.get()) is not None:
+            name, data = event
             yield f"event: {name}\ndata: {json.dumps(data)}\n\n"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self.line.leave(self.job)
+            self.queue.remove(self.job)
 
 
-def try_out(completer: Completer) -> None:
-    """One evaluation: what does not fit is said before anybody comes, and nobody waits for it."""
+def check_completer(completer: Completer) -> None:
+    """Run one iteration, which reports invalid options at start-up and warms up the model.
 
-    def enough(progress: Progress) -> None:
-        raise Stopped
+    Raises:
+        ValueError: If the completer does not search, or cannot complete an image.
+    """
 
-    with suppress(Stopped):
+    def stop(progress: Progress) -> None:
+        raise JobCancelled
+
+    with suppress(JobCancelled):
         gray = Image.new("RGB", (64, 64), "gray")
-        completer(gray, "center", [0, 0, 64, 64], candidates=1, watch=enough)
+        completer(gray, "center", [0, 0, 64, 64], candidates=1, watch=stop)
 
 
-def _image(file: bytes | None) -> Response:
-    if file is None:
-        raise HTTPException(404, "there is no such image")
-    return Response(file, media_type="image/png")
+def named_masks(size: int) -> dict[str, Image.Image]:
+    """Return the masks of conf/mask that users can choose, size x size px (white = known)."""
+    masks = {}
+    for name in choices_of("mask"):
+        cfg = OmegaConf.load(conf_dir() / "mask" / f"{name}.yaml")
+        # Skip masks that need a file or other masks, and measurements of another kind.
+        if "_target_" not in cfg or OmegaConf.missing_keys(cfg) or "defaults" in cfg:
+            continue
+        mask = instantiate(cfg)(torch.tensor([0]), size)[0]  # (1, S, S)
+        if mask.min() < mask.max():
+            masks[name] = to_pil_image(mask)
+    return masks
 
 
-def _numbers(name: str, text: str, count: int) -> list[int]:
-    """Raises HTTPException 400 unless the text is `count` whole numbers."""
-    try:
-        numbers = [int(word) for word in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) != count:
-        raise HTTPException(400, f"{name}={text[:80]}: should be {count} whole numbers")
-    return numbers
+def example_images() -> dict[str, Image.Image]:
+    """Return procedural faces that no included model was trained on, and a public-domain portrait.
+
+    The portrait (NASA, Eileen Collins) is included if scikit-image is installed, which contains it.
+    """
+    faces = Faces(image_size=FACE_SIZE, test_size=FACE_COUNT)
+    images = {
+        f"face-{i}": to_pil_image(torch.from_numpy(image))  # image: uint8 (3, S, S)
+        for i, image in enumerate(faces.decode(faces.items("test")), 1)
+    }
+    with suppress(ImportError):
+        from skimage.data import astronaut  # scikit-image is optional
+
+        images["astronaut"] = Image.fromarray(astronaut())
+    return images

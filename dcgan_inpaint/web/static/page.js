@@ -1,102 +1,105 @@
-// The photo as the server shows it (the view) is painted on at the view's size; the square is kept in
-// pixels of the photo.  What is sent: the photo's own file, the mask as an image, the square.
+// The page shows a view of the photo, which the server has scaled down if it is large. The hole is painted at
+// the size of the view. The crop is stored in pixels of the photo. A request contains the photo's file, the mask
+// as an image at the size of the view, and the crop.
 
 const $ = (id) => document.getElementById(id);
-const HOLE = "#e0218a"; // how the hole is shown
-const LONGEST = 2048; // px of the long side of a mask image that is loaded
+const HOLE_COLOR = "#e0218a"; // magenta, which is rare in photos
+const MAX_MASK_SIZE = 2048; // px of the longer side; larger mask images are scaled down
+const MIN_CROP_SIZE = 8; // px
 
-const about = await (await fetch("about")).json();
+const about = await (await fetch("about")).json(); // names of the masks and examples, and limits
 let photo = null; // {file, width, height}
-let square = null; // {x, y, side}
-let steps = []; // what was painted, one after another: the hole is these drawn again
-let pen = { x: 0, y: 0 }; // where the brush is, in px of the view
-let search = null; // the AbortController of the search under way
-let kept = null; // the name of what is completed
+let crop = null; // {x, y, side}
+let steps = []; // painting steps; undo repaints all but the last
+let cursor = { x: 0, y: 0 }; // position of the brush in px of the view
+let search = null; // AbortController of the running search
+let completionId = null; // identifier of the completion on the server
 
-// ---- said to people
+// ---- errors and requests
 
-function fault(line) {
-  $("fault").textContent = line;
+function showError(message) {
+  $("error").textContent = message;
 }
 
-// an answer that is not as hoped has its reason as its text; undefined: said, and there is none
-async function ask(url, options = {}) {
-  fault("");
+// Returns the response, or undefined if the request has failed and an error is shown.
+async function request(url, options = {}) {
+  showError("");
   try {
-    const answer = await fetch(url, options);
-    if (answer.ok) return answer;
-    fault((options.about ?? "") + (await answer.text()));
+    const response = await fetch(url, options);
+    if (response.ok) return response;
+    showError(await response.text());
   } catch (error) {
-    if (error.name !== "AbortError") fault("The server does not answer.");
+    if (error.name !== "AbortError") showError("The server does not respond.");
   }
 }
 
-// ---- the photo
+// ---- photo
 
-async function take(file) {
+async function loadPhoto(file) {
   if (!file) return;
-  const about_it = `${file.name ?? "the image"}: `;
-  if (file.size > about.size) return fault(`${about_it}too large: at most ${about.size / 2 ** 20} MB`);
-  leave();
-  $("painting").hidden = true;
-  const answer = await ask("photo", { method: "POST", body: file, about: about_it });
-  if (!answer) return;
-  const { width, height, square: [x, y, side], view } = await answer.json();
-  $("photo").src = $("before").src = view;
+  if (file.size > about.max_bytes) {
+    return showError(`photo: file is too large. Use a file of at most ${about.max_bytes / 2 ** 20} MB.`);
+  }
+  discardCompletion();
+  $("hole-section").hidden = true;
+  const response = await request("photo", { method: "POST", body: file });
+  if (!response) return;
+  const { width, height, crop: [x, y, side], view } = await response.json();
+  $("photo").src = $("original").src = view;
   await $("photo").decode();
   photo = { file, width, height };
-  square = { x, y, side };
+  crop = { x, y, side };
   const hole = $("hole");
   hole.width = $("photo").naturalWidth;
   hole.height = $("photo").naturalHeight;
-  for (const id of ["stage", "compare"]) // small ones are enlarged, large ones fit in
-    $(id).style.width = `min(100%, 36rem, ${(70 * width) / height}vh)`;
+  // Small photos are enlarged, and large ones fit into the window.
+  for (const id of ["stage", "comparison"]) $(id).style.width = `min(100%, 36rem, ${(70 * width) / height}vh)`;
   steps = [];
-  pen = { x: scale() * (x + side / 2), y: scale() * (y + side / 2) };
-  $("painting").hidden = false;
-  place();
+  cursor = { x: viewScale() * (x + side / 2), y: viewScale() * (y + side / 2) };
+  $("hole-section").hidden = false;
+  updateOverlay();
 }
 
-$("file").onchange = (event) => {
-  take(event.target.files[0]);
-  event.target.value = ""; // the same file may be chosen again
+$("photo-file").onchange = (event) => {
+  loadPhoto(event.target.files[0]);
+  event.target.value = ""; // allows choosing the same file again
 };
 document.ondragover = (event) => {
   event.preventDefault();
-  $("drop").classList.add("over");
+  $("photo-section").classList.add("drop-target");
 };
-document.ondragleave = () => $("drop").classList.remove("over");
+document.ondragleave = () => $("photo-section").classList.remove("drop-target");
 document.ondrop = (event) => {
   event.preventDefault();
-  $("drop").classList.remove("over");
-  take(event.dataTransfer.files[0]);
+  $("photo-section").classList.remove("drop-target");
+  loadPhoto(event.dataTransfer.files[0]);
 };
 for (const name of about.examples) {
-  const button = image("button", `examples/${name}`, name);
+  const button = createImageButton(`examples/${name}`, name);
   button.onclick = async () => {
-    const answer = await ask(`examples/${name}`);
-    if (answer) take(new File([await answer.blob()], name));
+    const response = await request(`examples/${name}`);
+    if (response) loadPhoto(new File([await response.blob()], name));
   };
   $("examples").append(button);
 }
 
-// an image with its name, as a button or another element
-function image(kind, source, name) {
-  const element = document.createElement(kind);
+function createImageButton(source, label) {
+  const button = document.createElement("button");
   const image = document.createElement("img");
   image.src = source;
-  image.alt = "";
-  element.append(image, name);
-  return element;
+  image.alt = ""; // the label describes the button
+  button.append(image, label);
+  return button;
 }
 
-// ---- the hole
+// ---- hole
 
-const scale = () => $("hole").width / photo.width; // px of the view per px of the photo
-const tool = () => document.querySelector("[name=tool]:checked").value;
-const thickness = () => Math.max(1, ($("brush").value / 100) * square.side * scale());
+const viewScale = () => $("hole").width / photo.width; // px of the view per px of the photo
+const selectedTool = () => document.querySelector("[name=tool]:checked").value;
+const brushWidth = () => Math.max(1, ($("brush-size").value / 100) * crop.side * viewScale()); // px of the view
 
-function draw(step) {
+// A step with points is a stroke. A step with an image replaces the hole. An empty step clears it.
+function paintStep(step) {
   const context = $("hole").getContext("2d", { willReadFrequently: true });
   context.globalCompositeOperation = step.erases ? "destination-out" : "source-over";
   if (!step.points) context.clearRect(0, 0, $("hole").width, $("hole").height);
@@ -106,10 +109,10 @@ function draw(step) {
   }
   if (step.points) {
     context.lineCap = context.lineJoin = "round";
-    context.lineWidth = step.thickness;
-    context.strokeStyle = context.fillStyle = HOLE;
+    context.lineWidth = step.width;
+    context.strokeStyle = context.fillStyle = HOLE_COLOR;
     context.beginPath();
-    context.arc(step.points[0].x, step.points[0].y, step.thickness / 2, 0, 2 * Math.PI);
+    context.arc(step.points[0].x, step.points[0].y, step.width / 2, 0, 2 * Math.PI);
     context.fill();
     context.beginPath();
     for (const { x, y } of step.points) context.lineTo(x, y);
@@ -117,99 +120,100 @@ function draw(step) {
   }
 }
 
-function add(step) {
+function addStep(step) {
   steps.push(step);
-  draw(step);
+  paintStep(step);
 }
 
-function extend(point) {
+const createStroke = (...points) => ({ points, erases: selectedTool() === "eraser", width: brushWidth() });
+
+function extendStroke(point) {
   const stroke = steps.at(-1);
   stroke.points.push(point);
-  draw({ ...stroke, points: stroke.points.slice(-2) });
+  paintStep({ ...stroke, points: stroke.points.slice(-2) });
 }
-
-const stroke = (...points) => ({ points, erases: tool() === "eraser", thickness: thickness() });
 
 function undo() {
   steps.pop();
-  draw({}); // nothing
-  steps.forEach(draw);
+  paintStep({});
+  steps.forEach(paintStep);
 }
 $("undo").onclick = undo;
-$("clear").onclick = () => add({});
+$("clear").onclick = () => addStep({});
 
-// a canvas whose hole has the colour of holes and is else empty, of a mask image
-function holeOf(image, whiteIsHole) {
+// Returns a canvas with the hole of a mask image in HOLE_COLOR and transparent pixels elsewhere.
+function createHoleCanvas(image, whiteIsHole) {
   const canvas = document.createElement("canvas");
-  const share = Math.min(1, LONGEST / Math.max(image.width, image.height));
-  canvas.width = Math.max(1, Math.round(image.width * share));
-  canvas.height = Math.max(1, Math.round(image.height * share));
+  const scale = Math.min(1, MAX_MASK_SIZE / Math.max(image.width, image.height));
+  canvas.width = Math.max(1, Math.round(image.width * scale));
+  canvas.height = Math.max(1, Math.round(image.height * scale));
   const context = canvas.getContext("2d");
   context.drawImage(image, 0, 0, canvas.width, canvas.height);
   const pixels = context.getImageData(0, 0, canvas.width, canvas.height);
-  const levels = new Uint32Array(pixels.data.buffer);
-  const transparent = levels.some((_, i) => pixels.data[4 * i + 3] < 255); // then alpha is the mask
-  const [red, green, blue] = [1, 3, 5].map((i) => parseInt(HOLE.slice(i, i + 2), 16));
+  const colors = new Uint32Array(pixels.data.buffer);
+  const hasAlpha = colors.some((_, i) => pixels.data[4 * i + 3] < 255); // then alpha is the mask
+  const [red, green, blue] = [1, 3, 5].map((i) => parseInt(HOLE_COLOR.slice(i, i + 2), 16));
   for (let i = 0; i < pixels.data.length; i += 4) {
     const [r, g, b, alpha] = pixels.data.subarray(i, i + 4);
-    const white = (transparent ? alpha : 0.299 * r + 0.587 * g + 0.114 * b) > 127.5;
-    pixels.data.set([red, green, blue, white === whiteIsHole ? 255 : 0], i);
+    const isWhite = (hasAlpha ? alpha : 0.299 * r + 0.587 * g + 0.114 * b) > 127.5; // ITU-R BT.601 luma
+    pixels.data.set([red, green, blue, isWhite === whiteIsHole ? 255 : 0], i);
   }
   context.putImageData(pixels, 0, 0);
   return canvas;
 }
 
-const onSquare = () => [square.x, square.y, square.side, square.side].map((each) => each * scale());
+const cropInView = () => [crop.x, crop.y, crop.side, crop.side].map((value) => value * viewScale());
 
-async function takeMask(blob, name, whiteIsHole, mayBeWhole) {
+// A mask with the photo's aspect ratio covers the photo if mayCoverPhoto is set. All others cover the crop.
+async function loadMask(blob, name, whiteIsHole, mayCoverPhoto) {
   let image;
   try {
     image = await createImageBitmap(blob);
   } catch {
-    return fault(`${name}: cannot be read as an image`);
+    return showError(`${name}: not a readable image`);
   }
-  fault("");
+  showError("");
   const { width, height } = photo;
-  const skew = Math.abs(image.width * height - image.height * width); // as in MaskImage.over
-  const whole = mayBeWhole && skew < Math.max(width, height);
-  const box = whole ? [0, 0, $("hole").width, $("hole").height] : onSquare();
-  add({ image: holeOf(image, whiteIsHole), box });
+  // The same tolerance as in MaskImage.over.
+  const sameAspect = Math.abs(image.width * height - image.height * width) < Math.max(width, height);
+  const box = mayCoverPhoto && sameAspect ? [0, 0, $("hole").width, $("hole").height] : cropInView();
+  addStep({ image: createHoleCanvas(image, whiteIsHole), box });
 }
 
 for (const name of about.masks) $("masks").append(new Option(name, name));
 $("masks").onchange = async (event) => {
   const name = event.target.value;
   if (!name) return;
-  const answer = await ask(`masks/${name}`);
-  if (answer) await takeMask(await answer.blob(), name, false, false);
+  const response = await request(`masks/${name}`);
+  if (response) await loadMask(await response.blob(), name, false, false);
 };
-$("maskfile").onchange = async (event) => {
+$("mask-file").onchange = async (event) => {
   const [file] = event.target.files;
-  if (file) await takeMask(file, file.name, $("white").checked, true);
+  if (file) await loadMask(file, file.name, $("white-is-hole").checked, true);
   event.target.value = "";
 };
 
-// the hole as it is sent: white is known.  undefined: said why there is none
-function maskImage() {
+// Returns the mask as a PNG file at the size of the view (white = known), or undefined if the hole is invalid.
+function createMaskFile() {
   const { width, height } = $("hole");
   const canvas = document.createElement("canvas");
   Object.assign(canvas, { width, height });
   const context = canvas.getContext("2d", { willReadFrequently: true });
-  const [x, y, side] = onSquare();
-  // a view's pixel at the edge of the square may reach outside by a part of it: it is left out
+  const [x, y, side] = cropInView();
+  // Pixels of the view on the edge of the crop may lie partly outside. They are not part of the hole.
   const [left, top] = [Math.ceil(x - 1e-6), Math.ceil(y - 1e-6)];
   const [right, bottom] = [Math.floor(x + side + 1e-6), Math.floor(y + side + 1e-6)];
   context.drawImage($("hole"), 0, 0);
   const { data } = context.getImageData(0, 0, width, height);
   let [inside, outside] = [0, 0];
-  for (let i = 3, at = 0; i < data.length; i += 4, at++) {
+  for (let i = 3, pixel = 0; i < data.length; i += 4, pixel++) {
     if (data[i] < 128) continue;
-    const [u, v] = [at % width, Math.floor(at / width)];
+    const [u, v] = [pixel % width, Math.floor(pixel / width)];
     if (u >= left && u < right && v >= top && v < bottom) inside++;
     else if (u < left - 1 || u > right || v < top - 1 || v > bottom) outside++;
   }
-  if (outside) return fault("The hole reaches outside the square: move or enlarge the square.");
-  if (!inside) return fault("There is no hole in the square: paint what is missing.");
+  if (outside) return showError("The hole extends beyond the crop. Move or enlarge the crop.");
+  if (!inside) return showError("There is no hole in the crop. Paint the missing part.");
   context.globalCompositeOperation = "source-in";
   context.fillStyle = "#000";
   context.fillRect(left, top, right - left, bottom - top);
@@ -219,96 +223,101 @@ function maskImage() {
   return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
 }
 
-// ---- the pointer, by mouse, finger or keys
+// ---- mouse, touch and keyboard
 
-function place() {
+// Draws the crop and the brush over the photo.
+function updateOverlay() {
   const { width, height } = photo;
   const percent = (share) => `${100 * share}%`;
-  Object.assign($("square").style, {
-    left: percent(square.x / width),
-    top: percent(square.y / height),
-    width: percent(square.side / width),
-    height: percent(square.side / height),
+  Object.assign($("crop").style, {
+    left: percent(crop.x / width),
+    top: percent(crop.y / height),
+    width: percent(crop.side / width),
+    height: percent(crop.side / height),
   });
-  Object.assign($("pen").style, {
-    left: percent(pen.x / $("hole").width),
-    top: percent(pen.y / $("hole").height),
-    width: percent(thickness() / $("hole").width),
+  Object.assign($("cursor").style, {
+    left: percent(cursor.x / $("hole").width),
+    top: percent(cursor.y / $("hole").height),
+    width: percent(brushWidth() / $("hole").width),
     aspectRatio: 1,
   });
-  $("stage").dataset.tool = tool();
+  $("stage").dataset.tool = selectedTool();
 }
 
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
-// whole pixels, inside the photo
-function setSquare(x, y, side) {
-  side = Math.round(clamp(side, Math.min(8, photo.width, photo.height), Math.min(photo.width, photo.height)));
+// Sets the crop to whole pixels inside the photo.
+function setCrop(x, y, side) {
+  const maxSide = Math.min(photo.width, photo.height);
+  side = Math.round(clamp(side, Math.min(MIN_CROP_SIZE, maxSide), maxSide));
   x = Math.round(clamp(x, 0, photo.width - side));
   y = Math.round(clamp(y, 0, photo.height - side));
-  square = { x, y, side };
-  place();
+  crop = { x, y, side };
+  updateOverlay();
 }
 
-function at(event) {
+function positionInView(event) {
   const box = $("hole").getBoundingClientRect();
   const x = ((event.clientX - box.left) / box.width) * $("hole").width;
   const y = ((event.clientY - box.top) / box.height) * $("hole").height;
   return { x, y };
 }
 
-let drag = null; // what a move does, from where the pointer went down
+let handleDrag = null; // called with each position of the pointer while its button is down
 
-// of a corner, the opposite one stays; elsewhere the whole square moves
-function dragSquare(event) {
-  const start = { ...square };
-  const from = at(event);
+// Dragging a corner keeps the opposite corner fixed. Dragging elsewhere moves the crop.
+function createCropDrag(event) {
+  const start = { ...crop };
+  const from = positionInView(event);
   if (!event.target.dataset.corner)
-    return (to) => setSquare(start.x + (to.x - from.x) / scale(), start.y + (to.y - from.y) / scale(), start.side);
+    return (to) => setCrop(start.x + (to.x - from.x) / viewScale(), start.y + (to.y - from.y) / viewScale(), start.side);
   const [u, v] = event.target.dataset.corner.split(",").map(Number);
   const fixed = { x: start.x + (1 - u) * start.side, y: start.y + (1 - v) * start.side };
   return (to) => {
-    const wide = (to.x / scale() - fixed.x) * (2 * u - 1);
-    const high = (to.y / scale() - fixed.y) * (2 * v - 1);
-    const room = Math.min(u ? photo.width - fixed.x : fixed.x, v ? photo.height - fixed.y : fixed.y);
-    const side = Math.round(clamp(Math.max(wide, high), Math.min(8, room), room));
-    setSquare(u ? fixed.x : fixed.x - side, v ? fixed.y : fixed.y - side, side);
+    const width = (to.x / viewScale() - fixed.x) * (2 * u - 1);
+    const height = (to.y / viewScale() - fixed.y) * (2 * v - 1);
+    const maxSide = Math.min(u ? photo.width - fixed.x : fixed.x, v ? photo.height - fixed.y : fixed.y);
+    const side = Math.round(clamp(Math.max(width, height), Math.min(MIN_CROP_SIZE, maxSide), maxSide));
+    setCrop(u ? fixed.x : fixed.x - side, v ? fixed.y : fixed.y - side, side);
   };
 }
 
 const stage = $("stage");
 stage.onpointerdown = (event) => {
   if (event.button !== 0) return;
-  drag = tool() === "square" ? dragSquare(event) : extend;
+  handleDrag = selectedTool() === "crop" ? createCropDrag(event) : extendStroke;
   stage.setPointerCapture(event.pointerId);
-  if (drag === extend) add(stroke(at(event)));
+  if (handleDrag === extendStroke) addStep(createStroke(positionInView(event)));
 };
 stage.onpointermove = (event) => {
-  pen = at(event);
-  if (drag) drag(pen);
-  place();
+  cursor = positionInView(event);
+  if (handleDrag) handleDrag(cursor);
+  updateOverlay();
 };
-stage.onpointerup = stage.onpointercancel = () => (drag = null);
+stage.onpointerup = stage.onpointercancel = () => (handleDrag = null);
 
-const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+const DIRECTIONS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 stage.onkeydown = (event) => {
-  const [x, y] = ARROWS[event.key] ?? [0, 0];
-  const onSquareTool = tool() === "square";
-  if (event.key === " " && !onSquareTool) add(stroke(pen));
-  else if (!ARROWS[event.key]) return;
-  else if (onSquareTool) {
-    const step = Math.max(1, Math.round(square.side / 20));
-    if (event.shiftKey) setSquare(square.x, square.y, square.side + step * (x || y));
-    else setSquare(square.x + step * x, square.y + step * y, square.side);
+  const [x, y] = DIRECTIONS[event.key] ?? [0, 0];
+  const cropSelected = selectedTool() === "crop";
+  if (event.key === " " && !cropSelected) addStep(createStroke(cursor));
+  else if (!DIRECTIONS[event.key]) return;
+  else if (cropSelected) {
+    const step = Math.max(1, Math.round(crop.side / 20));
+    if (event.shiftKey) setCrop(crop.x, crop.y, crop.side + step * (x || y));
+    else setCrop(crop.x + step * x, crop.y + step * y, crop.side);
   } else {
-    const step = Math.max(1, thickness() / 3);
-    const from = pen;
-    pen = { x: clamp(pen.x + step * x, 0, $("hole").width), y: clamp(pen.y + step * y, 0, $("hole").height) };
-    if (event.shiftKey) add(stroke(from, pen));
+    const step = Math.max(1, brushWidth() / 3);
+    const from = cursor;
+    cursor = {
+      x: clamp(cursor.x + step * x, 0, $("hole").width),
+      y: clamp(cursor.y + step * y, 0, $("hole").height),
+    };
+    if (event.shiftKey) addStep(createStroke(from, cursor));
   }
   event.preventDefault();
-  place();
+  updateOverlay();
 };
 document.onkeydown = (event) => {
   if ((event.ctrlKey || event.metaKey) && event.key === "z" && photo) {
@@ -316,22 +325,24 @@ document.onkeydown = (event) => {
     undo();
   }
 };
-for (const input of [$("brush"), ...document.querySelectorAll("[name=tool]")]) input.oninput = place;
+for (const input of [$("brush-size"), ...document.querySelectorAll("[name=tool]")]) input.oninput = updateOverlay;
 
-// ---- the search
+// ---- search
 
-for (let count = 1; count <= about.candidates; count++) $("count").append(new Option(count, count, count === 4, count === 4));
+for (let count = 1; count <= about.max_candidates; count++)
+  $("candidate-count").append(new Option(count, count, count === 4, count === 4));
 
-// what was completed is forgotten, here and there
-function leave() {
+// Stops the search, removes the completion from the server, and hides it.
+function discardCompletion() {
   search?.abort();
-  if (kept) fetch(`completed/${kept}`, { method: "DELETE", keepalive: true });
-  kept = null;
-  for (const id of ["search", "choice", "chosen"]) $(id).hidden = true;
+  if (completionId) fetch(`completions/${completionId}`, { method: "DELETE", keepalive: true });
+  completionId = null;
+  for (const name of ["search", "candidates", "result"]) $(`${name}-section`).hidden = true;
 }
-window.onpagehide = leave;
+window.onpagehide = discardCompletion;
 
-async function* events(stream) {
+// Yields [name, data] of each server-sent event.
+async function* readEvents(stream) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
   for (let text = ""; ; ) {
     const { value, done } = await reader.read();
@@ -345,110 +356,110 @@ async function* events(stream) {
   }
 }
 
-let totals = []; // the objective so far
+let totals = []; // objective of each iteration
 
 function drawCurve() {
-  const [low, high] = [Math.min, Math.max].map((end) => totals.reduce((a, b) => end(a, b)));
+  const [low, high] = [Math.min, Math.max].map((extreme) => totals.reduce((a, b) => extreme(a, b)));
   const last = Math.max(1, totals.length - 1);
   const points = totals.map((total, i) => `${(100 * i) / last},${48 - (46 * (total - low)) / (high - low || 1)}`);
   $("curve").firstElementChild.setAttribute("points", points.join(" "));
-  $("objective").textContent = `objective ${totals.at(-1).toPrecision(4)}, from ${totals[0].toPrecision(4)}`;
+  $("objective").textContent = `objective ${totals.at(-1).toPrecision(4)}, initially ${totals[0].toPrecision(4)}`;
 }
 
-const told = {
-  place({ ahead }) {
-    $("status").textContent = ahead ? `Waiting: ${ahead} ahead of you` : "Your turn";
+const eventHandlers = {
+  position({ ahead }) {
+    $("status").textContent = ahead ? `Waiting: number ${ahead + 1} in the queue` : "Starting";
   },
-  frame({ iteration, iterations, image, totals: more }) {
-    if (!totals.length) $("status").textContent = "Searching"; // once: it is read aloud
-    $("search").hidden = false;
+  frame({ iteration, iterations, image, totals: newTotals }) {
+    if (!totals.length) $("status").textContent = "Searching"; // once, as screen readers announce every change
+    $("search-section").hidden = false;
     Object.assign($("progress"), { max: iterations, value: iteration });
     $("frame").src = image;
-    totals.push(...more);
+    totals.push(...newTotals);
     drawCurve();
   },
-  done(result) {
-    kept = result.name;
-    totals = result.totals;
+  done(summary) {
+    completionId = summary.id;
+    totals = summary.totals;
     $("progress").value = $("progress").max;
     drawCurve();
-    $("status").textContent = "Done: choose one below";
-    showChoice(result);
+    $("status").textContent = "Done. Choose a candidate.";
+    showCandidates(summary);
   },
-  fault({ line }) {
+  error({ message }) {
     $("status").textContent = "";
-    fault(line);
+    showError(message);
   },
 };
 
 $("complete").onclick = async () => {
-  fault("");
+  showError("");
   $("status").textContent = "";
-  const mask = await maskImage();
+  const mask = await createMaskFile();
   if (!mask) return;
-  leave();
+  discardCompletion();
   totals = [];
   const form = new FormData();
   form.append("photo", photo.file, "photo");
   form.append("mask", mask, "mask");
-  form.append("square", [square.x, square.y, square.side, square.side]);
-  form.append("candidates", $("count").value);
-  const mine = (search = new AbortController());
+  form.append("crop", [crop.x, crop.y, crop.side, crop.side]);
+  form.append("candidates", $("candidate-count").value);
+  const controller = (search = new AbortController());
   $("complete").hidden = true;
   $("stop").hidden = false;
-  $("status").textContent = "Sending the photo";
-  const answer = await ask("complete", { method: "POST", body: form, signal: mine.signal });
-  if (!answer) $("status").textContent = "";
+  $("status").textContent = "Uploading";
+  const response = await request("complete", { method: "POST", body: form, signal: controller.signal });
+  if (!response) $("status").textContent = "";
   else
     try {
-      for await (const [name, data] of events(answer.body)) told[name](data);
+      for await (const [name, data] of readEvents(response.body)) eventHandlers[name](data);
     } catch (error) {
-      if (!mine.signal.aborted) fault("The server has gone.");
-      $("status").textContent = mine.signal.aborted ? "Stopped" : "";
+      if (!controller.signal.aborted) showError("The connection to the server was lost.");
+      $("status").textContent = controller.signal.aborted ? "Stopped" : "";
     }
-  if (search !== mine) return;
+  if (search !== controller) return; // another search has started
   search = null;
   $("stop").hidden = true;
   $("complete").hidden = false;
 };
 $("stop").onclick = () => search?.abort();
 
-// ---- what came out
+// ---- candidates and result
 
-function showChoice({ candidates, mean, spread, widest, error }) {
-  const shown = candidates.map((each, k) => [each, `Candidate ${k + 1}`, k]);
-  if (mean) shown.push([mean, "Their mean", "mean"]);
+function showCandidates({ candidates, mean, spread, max_spread, predicted_error }) {
+  const choices = candidates.map((source, k) => [source, `Candidate ${k + 1}`, k]);
+  if (mean) choices.push([mean, "Mean", "mean"]);
   $("candidates").replaceChildren();
-  for (const [source, name, which] of shown) {
-    const button = image("button", source, name);
+  for (const [source, label, name] of choices) {
+    const button = createImageButton(source, label);
     button.setAttribute("aria-pressed", false);
-    button.onclick = () => choose(which, button);
+    button.onclick = () => chooseCandidate(name, button);
     $("candidates").append(button);
   }
   $("spread").hidden = !spread;
   if (spread) {
     $("spread").firstElementChild.src = spread;
     $("spread").lastElementChild.textContent =
-      `Where they differ: white is a standard deviation of ${widest.toFixed(0)} of 255` +
-      (error ? `. Their mean is wrong by about ${error.toFixed(0)}, as it was on other faces` : "");
+      `Spread of the candidates. White is a standard deviation of ${max_spread.toFixed(0)} gray levels (of 255).` +
+      (predicted_error ? ` Predicted error of the mean: about ${predicted_error.toFixed(0)} gray levels.` : "");
   }
-  $("choice").hidden = false;
+  $("candidates-section").hidden = false;
 }
 
-async function choose(which, button) {
-  const name = kept;
-  $("status").textContent = "Pasting it into the photo";
-  const answer = await ask(`completed/${name}/${which}`);
-  if (!answer) return;
-  const whole = URL.createObjectURL(await answer.blob());
-  if (name !== kept) return URL.revokeObjectURL(whole); // another has begun meanwhile
-  URL.revokeObjectURL($("download").href);
-  for (const each of $("candidates").children) each.setAttribute("aria-pressed", each === button);
-  $("after").src = $("download").href = whole;
-  $("mask").href = `completed/${name}/mask`;
-  $("chosen").hidden = false;
-  await $("after").decode();
-  $("status").textContent = "Pasted: see below";
+async function chooseCandidate(name, button) {
+  const id = completionId;
+  $("status").textContent = "Pasting the candidate into the photo";
+  const response = await request(`completions/${id}/${name}`);
+  if (!response) return;
+  const url = URL.createObjectURL(await response.blob());
+  if (id !== completionId) return URL.revokeObjectURL(url); // the completion has been discarded meanwhile
+  URL.revokeObjectURL($("download-photo").href);
+  for (const other of $("candidates").children) other.setAttribute("aria-pressed", other === button);
+  $("completed").src = $("download-photo").href = url;
+  $("download-mask").href = `completions/${id}/mask`;
+  $("result-section").hidden = false;
+  await $("completed").decode();
+  $("status").textContent = "Done. The completed photo is shown.";
 }
 
-$("split").oninput = () => $("compare").style.setProperty("--split", `${$("split").value}%`);
+$("split").oninput = () => $("comparison").style.setProperty("--split", `${$("split").value}%`);

@@ -1,0 +1,107 @@
+"""Storage of completions in memory, and encoding of their images for the web page."""
+
+import base64
+import secrets
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from dcgan_inpaint.images import to_pil
+from dcgan_inpaint.inpainting.module import SearchedCompletion
+from dcgan_inpaint.photos.result import Result
+
+GRAY_LEVELS = 127.5  # gray levels (0 to 255) per unit of the range [-1, 1]
+
+
+class StoredCompletion:
+    """Candidates of one photo; each full-size image is made on request.
+
+    Args:
+        result: Result of a search.
+    """
+
+    def __init__(self, result: Result):
+        assert isinstance(result.done, SearchedCompletion)  # a watched completion is a search
+        self.result, self.done, self.row = result, result.done, result.row
+        self.index = int(result.done.index[result.row])
+        self.size = result.photos.photo(self.index).size
+        self.pixels = self.size[0] * self.size[1]
+
+    def image(self, name: str) -> Image.Image:
+        """Return a full-size image.
+
+        Args:
+            name: "0", "1", ... for a candidate pasted into the photo, "mean" for the mean of the
+                candidates, or "mask" for the mask (white = known).
+
+        Raises:
+            LookupError: If there is no such image.
+        """
+        if name == "mask":
+            hole = self.result.photos.hole(self.index, self.size).numpy()  # (H, W) bool
+            return Image.fromarray(~hole).convert("L")
+        fakes = self.done.fakes[self.row]  # (K, C, S, S)
+        by_name = {str(k): fake for k, fake in enumerate(fakes)} | {"mean": fakes.mean(0)}
+        return self.result.photos.completed(self.index, by_name[name])
+
+    def summary(self) -> dict[str, Any]:
+        """Return the candidates, their mean and their spread at the model's size as JSON data."""
+        candidates = self.done.candidates[self.row]  # (K, C, S, S)
+        summary: dict[str, Any] = {
+            "candidates": [data_url(to_pil(candidate)) for candidate in candidates],
+            "totals": self.done.trace[:, self.row, 2].tolist(),
+        }
+        if (spread := self.result.spread) is not None:  # (S, S)
+            summary["mean"] = data_url(to_pil(candidates.mean(0)))
+            summary["spread"] = data_url(heat_map(spread))
+            summary["max_spread"] = spread.max().item() * GRAY_LEVELS
+        if (error := self.result.predicted_error) is not None:  # (S, S)
+            hole = self.done.mask[self.row, 0].cpu() == 0
+            summary["predicted_error"] = error[hole].square().mean().sqrt().item() * GRAY_LEVELS
+        return summary
+
+
+class CompletionStore(dict[str, StoredCompletion]):
+    """Completions in memory under unguessable identifiers.
+
+    Args:
+        max_pixels: Maximum total size of the photos. The oldest completions are removed when it
+            is exceeded; the newest completion always stays.
+    """
+
+    def __init__(self, max_pixels: int):
+        super().__init__()
+        self.max_pixels = max_pixels
+
+    def add(self, completion: StoredCompletion) -> str:
+        """Store a completion and return its identifier."""
+        identifier = secrets.token_urlsafe(16)
+        self[identifier] = completion
+        completions = list(self.items())  # a copy: another thread may remove completions meanwhile
+        pixels = sum(stored.pixels for _, stored in completions)
+        for old_identifier, old in completions[:-1]:
+            if pixels > self.max_pixels:
+                self.pop(old_identifier, None)
+                pixels -= old.pixels
+        return identifier
+
+
+def heat_map(values: Tensor) -> Image.Image:
+    """Map (S, S) values from 0 to their maximum to black, red, yellow and white."""
+    shares = (values / values.max().clamp(min=1e-6)).numpy()[..., None] * 3  # (S, S, 1)
+    return Image.fromarray(((shares - np.arange(3)).clip(0, 1) * 255).round().astype(np.uint8))
+
+
+def encode_png(image: Image.Image) -> bytes:
+    """Return the content of a PNG file."""
+    buffer = BytesIO()
+    image.save(buffer, "PNG", compress_level=2)  # Pillow's default of 6 takes seconds per photo
+    return buffer.getvalue()
+
+
+def data_url(image: Image.Image) -> str:
+    """Return an image as a data URL of a PNG file."""
+    return f"data:image/png;base64,{base64.b64encode(encode_png(image)).decode()}"
