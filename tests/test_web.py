@@ -556,9 +556,9 @@ def test_requests_neither_write_files_nor_open_files_by_name(completer, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--ckpt", "gone"], "ckpt=gone: no such file"),
-        (["solver.lr=-1"], "solver.lr=-1: should be greater than 0"),
-        (["method=tv"], "candidates=1: is for method=search"),
+        (["--ckpt", "gone"], "ckpt=gone: "),
+        (["solver.lr=-1"], "solver.lr=-1: "),
+        (["method=tv"], "candidates=1: "),
         (["--host", "256.0.0.1"], "--host 256.0.0.1 --port 0: cannot listen: "),
         (["--port", "70000"], "--host 127.0.0.1 --port 70000: cannot listen: "),
     ],
