@@ -1,1 +1,1 @@
-"""What is known of an image: masks, mask images, measurements."""
+"""Masks, mask images and other measurements of an image."""

@@ -1,4 +1,4 @@
-"""The user's own masks: images that say by bright and dark what is known."""
+"""Masks from image files: brightness or transparency marks the known pixels."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,43 +15,62 @@ from dcgan_inpaint.configs import Fraction, Text, checked
 from dcgan_inpaint.data.decoding import UnreadableImage, to_rgb_or_gray
 from dcgan_inpaint.data.folder import find_images
 
-Polarity = Literal["white", "black"]  # which of them is known
+Polarity = Literal["white", "black"]  # the color of known pixels
 
 
 class MaskImage:
-    """A mask function like those of masks.py, from an image of any size and mode.
+    """Mask function (see masks.py) of one mask image.
 
-    Where its area means are above `threshold` it is white.  known="white": white is known, the rest
-    is the hole; "black": the opposite.  An image with transparency says it by alpha instead:
-    opaque is white.  `name` is what errors call it.  Raises ValueError for one without pixels.
+    An image with transparency is read from its alpha channel, where opaque is white.
+
+    Args:
+        image: an image of any size and mode.
+        threshold: brightness from 0 to 1. Pixels are white where the mean over their area is above.
+        known: the color of known pixels. The rest is the hole.
+        name: the name of the mask in error messages.
+
+    Raises:
+        ValueError: if the image has no pixels.
     """
 
     def __init__(self, image: Image.Image, threshold: float, known: Polarity, name: str):
         self.name, self.threshold, self.known = name, threshold, known
-        self.levels = _levels(ImageOps.exif_transpose(image))  # "F", in [0, 255]
+        self.levels = _mask_levels(ImageOps.exif_transpose(image))  # mode "F", in [0, 255]
 
     def __call__(self, index: Tensor, size: int) -> Tensor:
-        """(B, 1, S, S), 1 = known: the same for all of `index` (B,).
+        """Return the mask (B, 1, S, S), 1 = known, which is the same for all of `index` (B,).
 
-        Raises ValueError for a mask without a hole or without a known pixel.
+        Raises:
+            ValueError: if the mask has no hole or no known pixel.
         """
         levels = torch.from_numpy(np.array(self.levels))[None, None] / 255  # (1, 1, H, W)
-        mask = self.known_at(F.interpolate(levels, (size, size), mode="area"), white=1.0)
-        if mask.min() == mask.max():
-            what = "no hole" if mask.min() == 1 else "no known pixel"
-            other = "black" if self.known == "white" else "white"
-            raise ValueError(
-                f"{self.name} leaves {what} at {size} px: see mask.threshold={self.threshold}, or "
-                f"mask.known={other} for the opposite polarity"
-            )
+        mask = self.threshold_levels(F.interpolate(levels, (size, size), mode="area"), white=1.0)
+        self.check(mask, f"at {size} px")
         return mask.to(index.device).expand(len(index), 1, size, size)
 
-    def known_at(self, levels: Tensor, white: float = 255.0) -> Tensor:
-        """1 = known, for levels in [0, white] of any shape."""
+    @property
+    def unknown(self) -> Polarity:
+        """The color of the hole."""
+        return "black" if self.known == "white" else "white"
+
+    def threshold_levels(self, levels: Tensor, white: float = 255.0) -> Tensor:
+        """Return a mask, 1 = known, from brightness levels in [0, white] of any shape."""
         return ((levels > white * self.threshold) == (self.known == "white")).float()
 
-    def over(self, width: int, height: int) -> Image.Image | None:
-        """Its levels, "F" in [0, 255], for a whole photo of the same aspect ratio, to 1 px."""
+    def check(self, mask: Tensor, where: str) -> None:
+        """Raise ValueError if a mask, 1 = known, has no hole or no known pixel."""
+        if mask.min() == mask.max():
+            raise ValueError(
+                f"{self.name}: the mask has no {'hole' if mask.min() == 1 else 'known pixel'} "
+                f"{where}. Change mask.threshold={self.threshold}, or set "
+                f"mask.known={self.unknown} for the opposite polarity"
+            )
+
+    def resized(self, width: int, height: int) -> Image.Image | None:
+        """Return the levels, mode "F" in [0, 255], at the size of a photo.
+
+        None if the aspect ratio of the photo differs by more than 1 px.
+        """
         w, h = self.levels.size
         if abs(w * height - h * width) >= max(width, height):
             return None
@@ -59,7 +78,7 @@ class MaskImage:
 
 
 class MaskImages(Sequence[MaskImage]):
-    """A mask image for each of several photos, read from its file whenever it is needed."""
+    """The mask images of several photos, read from their files when they are needed."""
 
     def __init__(self, paths: Sequence[Path], threshold: float, known: Polarity):
         self.paths, self.threshold, self.known = paths, threshold, known
@@ -68,30 +87,35 @@ class MaskImages(Sequence[MaskImage]):
         return len(self.paths)
 
     def __getitem__(self, i: int) -> MaskImage:  # type: ignore[override]
-        """Raises UnreadableImage, a ValueError that names the file."""
+        """Read mask i.
+
+        Raises:
+            UnreadableImage: if its file is not a readable image; a ValueError that names the file.
+        """
         name = f"mask.path={self.paths[i]}"
         try:
             with Image.open(self.paths[i]) as image:
                 return MaskImage(image, self.threshold, self.known, name)
-        except Exception as error:  # PIL raises many kinds on broken files
+        except Exception as error:  # PIL raises many types of errors for damaged files
             raise UnreadableImage(f"{name}: cannot be read as an image ({error})") from error
 
     def __call__(self, index: Tensor, size: int) -> Tensor:
-        """What a mask function is asked.  Raises ValueError: whose mask is which is not known."""
-        raise ValueError("mask.path: several masks are for photos of their names: give images=")
+        """Raise ValueError: only photos have names to select their masks by."""
+        raise ValueError("mask.path: several masks need photos of the same names. Set images=")
 
-    def beside(self, photos: Sequence[Path]) -> "MaskImages":
-        """The mask of each photo: the file of the same stem.
+    def for_photos(self, photos: Sequence[Path]) -> "MaskImages":
+        """Return the mask of each photo: the file with the same stem.
 
-        Raises ValueError, naming the photo, where there is none.
+        Raises:
+            ValueError: if a photo has no mask, or two masks have the same stem.
         """
         by_stem: dict[str, Path] = {}
         for path in self.paths:
             if (other := by_stem.setdefault(path.stem, path)) != path:
-                raise ValueError(f"mask.path: {other} and {path} are for the same photo")
+                raise ValueError(f"mask.path: {other} and {path} belong to the same photo")
         for photo in photos:
             if photo.stem not in by_stem:
-                raise ValueError(f"{photo}: mask.path has no mask of the name {photo.stem}")
+                raise ValueError(f"{photo}: no mask has this name. Add {photo.stem} to mask.path")
         return MaskImages([by_stem[photo.stem] for photo in photos], self.threshold, self.known)
 
 
@@ -99,16 +123,23 @@ class MaskImages(Sequence[MaskImage]):
 def mask_file(
     path: Text | Annotated[list[Text], Field(min_length=1)], threshold: Fraction, known: Polarity
 ) -> MaskImage | MaskImages:
-    """The mask image of a file; of a folder, a glob or a list, one for each photo.
+    """Return the mask of an image file, or one mask per photo from several files.
 
-    Raises ValueError where there is none, or what is no image.
+    Args:
+        path: an image file; or a directory, a glob pattern or a list.
+        threshold: see MaskImage.
+        known: see MaskImage.
+
+    Raises:
+        ValueError: if there is no image or it cannot be read.
     """
     masks = MaskImages(find_images(path, "mask.path"), threshold, known)
     one = isinstance(path, str) and masks.paths == [Path(path).expanduser()]
     return masks[0] if one else masks
 
 
-def _levels(image: Image.Image) -> Image.Image:
+def _mask_levels(image: Image.Image) -> Image.Image:
+    """Return the brightness, or the alpha channel, of an image as mode "F" in [0, 255]."""
     if 0 in image.size:
         raise ValueError("it has no pixels")
     if image.has_transparency_data:

@@ -1,9 +1,7 @@
-"""What is known of an image y is a measurement of it; pixels outside a hole are the common one.
+"""Measurements: what is known of an image, such as its pixels outside a hole.
 
-The context loss compares what was observed of y with what G(z) would give.  Each class has
-`observe(images, index)`, what is known, `predict(fake)`, the same of G(z) without chance, and
-`of_pixels`.  Images (B, C, S, S) in [-1, 1].  (Amos 2016 has lowres; moodoki's code has all four
-beyond holes.)
+The context loss compares a measurement of the image with the same measurement of G(z). Amos 2016
+describes superresolution; moodoki's implementation has the other measurements.
 """
 
 from typing import Annotated
@@ -19,57 +17,59 @@ from dcgan_inpaint.randomness import normal
 
 
 class Measurement:
-    """Nothing is lost, nothing is added; the base of the others.
+    """Base class of measurements; this one returns the image itself.
 
-    `of_pixels`: the mask says which pixels are exact.  They weigh in the context loss, are put
-    back, and an encoder can start from them; of any other measurement no pixel is exact.
+    Attributes:
+        of_pixels: whether the mask marks pixels that are known exactly. These weigh in the context
+            loss and are pasted back, and a search can start from their encoding. Other measurements
+            leave no pixel known exactly.
     """
 
     of_pixels = False
 
     def observe(self, images: Tensor, index: Tensor) -> Tensor:
+        """Measure images (B, C, S, S) in [-1, 1] with the numbers `index` (B,), including noise."""
         return self.predict(images)
 
     def predict(self, fake: Tensor) -> Tensor:
+        """Measure G(z) (B, C, S, S) in [-1, 1], without noise."""
         return fake
 
 
 class Holes(Measurement):
-    """The image itself, (B, C, S, S); the mask weighs it."""
+    """The image itself (B, C, S, S); the mask selects its known pixels."""
 
     of_pixels = True
 
 
 class Lowres(Measurement):
-    """Averages over factor x factor blocks: (B, C, S / factor, S / factor).
-
-    Raises ValueError when factor does not divide S.
-    """
+    """Averages over factor x factor blocks (B, C, S / factor, S / factor), for superresolution."""
 
     @checked
     def __init__(self, factor: Annotated[int, Field(ge=1, le=4096)] = 8):
         self.factor = factor
 
     def predict(self, fake: Tensor) -> Tensor:
-        if fake.shape[-1] % self.factor:
-            size = fake.shape[-1]
-            raise ValueError(f"measure.factor={self.factor} does not divide image_size={size}")
+        """Average blocks. Raises ValueError if `factor` does not divide S."""
+        if (size := fake.shape[-1]) % self.factor:
+            raise ValueError(f"measure.factor={self.factor}: does not divide image_size={size}")
         return F.avg_pool2d(fake, self.factor)
 
 
 class Grayscale(Measurement):
-    """The luminance, (B, 1, S, S): colourisation.  Raises ValueError for grey images."""
+    """The luminance (B, 1, S, S), for colorization."""
 
     def predict(self, fake: Tensor) -> Tensor:
+        """Return the luminance. Raises ValueError for gray images."""
         if fake.shape[1] != 3:
-            raise ValueError("mask=grayscale needs a checkpoint of 3 channels")
+            raise ValueError("mask=grayscale: the model is not of color images. Use another ckpt=")
         return (fake * fake.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
 class Noisy(Measurement):
-    """Gaussian noise of standard deviation sigma (in [-1, 1] units) on every pixel: denoising.
+    """The image with Gaussian noise of standard deviation `sigma` in [-1, 1], for denoising.
 
-    The noise of image i follows from (seed, i).
+    The noise depends on (seed, index) only.
     """
 
     @checked
@@ -77,6 +77,7 @@ class Noisy(Measurement):
         self.sigma, self.seed = sigma, seed
 
     def observe(self, images: Tensor, index: Tensor) -> Tensor:
+        """Add noise to images."""
         noise = normal("noise", self.seed, index, images[0].numel()).view_as(images)
         return images + self.sigma * noise
 
@@ -89,5 +90,6 @@ class Quantized(Measurement):
         self.levels = levels
 
     def observe(self, images: Tensor, index: Tensor) -> Tensor:
+        """Round images."""
         steps = (self.levels - 1) / 2
         return torch.round((images + 1) * steps) / steps - 1

@@ -1,1 +1,1 @@
-"""Full-size photos: where the face is, and the way back."""
+"""Full-size photos: reading, face detection, cropping and pasting back."""

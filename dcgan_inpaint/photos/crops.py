@@ -1,6 +1,8 @@
-"""Where the face is in a photo: a square region, given, found from two eyes, or the center."""
+"""Square crops of photos: cutting them out, and pasting completions back in."""
 
-from collections.abc import Callable, Mapping, Sequence
+import cmath
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,41 +10,103 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
-from dcgan_inpaint.configs import CropBox, EyePositions, FaceChoice, Text, checked
-from dcgan_inpaint.data.decoding import Crop, square
-from dcgan_inpaint.photos.detector import find_faces, yunet
+from dcgan_inpaint.blending import harmonic
+from dcgan_inpaint.configs import CropBox, EyePositions
+from dcgan_inpaint.data.decoding import square
+from dcgan_inpaint.images import LUMA
 
-# (u left, u right, v) of the eyes that are found in the papers' crop of CelebA's aligned images,
-# 108 px at (35, 55): the mean over 200 validation images (experiments/detector.md)
+# Mean positions of the detected eyes in the papers' crop of 200 aligned validation images of
+# CelebA (experiments/detector.md): u of the left eye, u of the right eye, v of both.
 EYES: EyePositions = (0.321, 0.679, 0.534)
-PAPERS = 108 / 178  # that crop, of the short side
-AUTO = "auto"  # of detector=: the one that needs no file
+PAPERS_SHARE = 108 / 178  # side of that crop, as a share of the shorter side of the image
 
 
 @dataclass(frozen=True)
-class Region:
-    """A square in a photo, perhaps rolled; points are x + iy, in pixels, y down.
+class Crop:
+    """A square in a photo, possibly rotated.
 
-    (u, v) of the unit square lies at origin + side·(u + iv): |side| is the length, arg the roll.
+    Points are complex numbers x + iy in pixels, with y pointing down. The point (u, v) of the unit
+    square lies at ``origin + side * (u + iv)`` in the photo.
+
+    Args:
+        origin: the top left corner of the crop.
+        side: the vector along the upper edge. Its length is the side of the crop in pixels, and its
+            argument is the rotation.
     """
 
     origin: complex
     side: complex
 
+    @classmethod
+    def from_box(cls, box: CropBox, photo: Image.Image) -> "Crop":
+        """Return the crop of the option ``crop=[x, y, width, height]``.
+
+        Raises:
+            ValueError: if the box is not square, to 1 px, or reaches outside the photo.
+        """
+        x, y, width, height = box
+        option = f"crop=[{x},{y},{width},{height}]"
+        side = min(width, height)
+        if side < 1 or abs(width - height) > 1:
+            fixed = f"crop=[{x},{y},{max(1, side)},{max(1, side)}]"
+            raise ValueError(f"{option}: the crop is not square. Use for example {fixed}")
+        if x < 0 or y < 0 or x + side > photo.width or y + side > photo.height:
+            raise ValueError(
+                f"{option}: the crop reaches outside the upright photo, which has "
+                f"{photo.width} x {photo.height} px. Choose a square inside it"
+            )
+        return cls(complex(x, y), complex(side))
+
+    @classmethod
+    def central(cls, photo: Image.Image, share: float) -> "Crop":
+        """Return the central square whose side is `share` times the shorter side of the photo.
+
+        Training images are cropped in the same way.
+        """
+        left, top, right, _ = square(photo, share)
+        return cls(complex(left, top), complex(right - left))
+
+    @classmethod
+    def from_eyes(cls, left: complex, right: complex, eyes: EyePositions) -> "Crop":
+        """Return the crop that places the eyes of a face at given positions.
+
+        Args:
+            left: the eye at the left of the upright face, a point of the photo.
+            right: the eye at the right of the upright face.
+            eyes: the positions of the eyes in the unit square (u left, u right, v).
+
+        Raises:
+            ValueError: if the eyes, or their positions in the crop, are too close to each other.
+        """
+        u_left, u_right, v = eyes
+        if abs(u_right - u_left) < 0.05 or left == right:  # the crop would be far too large
+            raise ValueError(
+                f"eyes={list(eyes)}: the eyes are too close. "
+                "Use [u left, u right, v] with u at least 0.05 apart"
+            )
+        side = (right - left) / (u_right - u_left)
+        return cls(left - side * complex(u_left, v), side)
+
     def __str__(self) -> str:
         x, y, length = self.origin.real, self.origin.imag, abs(self.side)
-        roll = np.degrees(np.angle(self.side))
+        angle = math.degrees(cmath.phase(self.side))
         box = f"[{x:.0f},{y:.0f},{length:.0f},{length:.0f}]"
-        return box if roll == 0 else f"{box} rolled by {roll:.0f} degrees"
+        return box if angle == 0 else f"{box} rotated by {angle:.0f} degrees"
 
-    def unit(self, box: Sequence[int]) -> Tensor:
-        """u + iv (h, w) of the pixels in box (left, top, right, bottom) of the photo."""
+    def unit_points(self, box: Sequence[int]) -> Tensor:
+        """Return the points u + iv (h, w) of the pixel centers in a box of the photo.
+
+        Args:
+            box: (left, top, right, bottom) in pixels.
+        """
         return (pixel_centers(box) - self.origin) / self.side
 
 
 def pixel_centers(box: Sequence[int]) -> Tensor:
-    """x + iy (h, w) of the pixel centers in box (left, top, right, bottom)."""
+    """Return the points x + iy (h, w) of the pixel centers in a box (left, top, right, bottom)."""
     left, top, right, bottom = box
     y, x = torch.meshgrid(
         torch.arange(top, bottom) + 0.5, torch.arange(left, right) + 0.5, indexing="ij"
@@ -50,95 +114,87 @@ def pixel_centers(box: Sequence[int]) -> Tensor:
     return torch.complex(x, y)
 
 
-RegionFinder = Callable[[Image.Image, str], list[Region]]  # of an upright photo, and its name
+def eye_positions(data: Mapping[str, Any] | None, share: float) -> EyePositions:
+    """Return the positions of the eyes in the images that a model was trained on.
 
+    Args:
+        data: the description of the training images, from the checkpoint.
+        share: side of their central crop, as a share of the shorter side.
 
-def box(crop: CropBox, photo: Image.Image) -> Region:
-    """The region crop = [x, y, w, h] of a photo.
-
-    Raises ValueError unless it is square, to 1 px, and inside the photo.
-    """
-    x, y, w, h = crop
-    side = min(w, h)
-    if side < 1 or abs(w - h) > 1:
-        mend = max(1, side)
-        raise ValueError(
-            f"crop=[{x},{y},{w},{h}] is not square, as the model is: "
-            f"use for example crop=[{x},{y},{mend},{mend}]"
-        )
-    if x < 0 or y < 0 or x + side > photo.width or y + side > photo.height:
-        raise ValueError(
-            f"crop=[{x},{y},{w},{h}] reaches outside the photo, "
-            f"which is {photo.width} x {photo.height} px when upright"
-        )
-    return Region(complex(x, y), complex(side))
-
-
-def central(photo: Image.Image, share: float) -> Region:
-    """The training images' crop: the central square of `share` times the short side."""
-    left, top, right, _ = square(photo, share)
-    return Region(complex(left, top), complex(right - left))
-
-
-def eyes_of(data: Mapping[str, Any] | None, share: float) -> EyePositions:
-    """Where the eyes are in the images that a model was trained on, by its `data` and the `share`
-    it was cropped to: CelebA's, around the same center.  Of others it is not known: EYES.
+    Returns:
+        For CelebA, EYES scaled to the crop of the model. For other data the positions are unknown,
+        and the result is EYES.
     """
     if not data or data.get("source") != "celeba":
         return EYES
-    return [0.5 + (place - 0.5) * PAPERS / share for place in EYES]
+    return [0.5 + (position - 0.5) * PAPERS_SHARE / share for position in EYES]
 
 
-def region_from_eyes(left: complex, right: complex, eyes: EyePositions) -> Region:
-    """The region that has the photo's points `left` and `right` at its eyes (u left, u right, v).
+def sample_image(image: Tensor, points: Tensor, mode: str, padding: str) -> Tensor:
+    """Sample an image (C, H, W) at points u + iv (h, w) of its unit square.
 
-    `left` is the eye on the left of the upright face.  Raises ValueError for eyes that are one, or
-    so near each other in the region that it would be far larger than the photo.
+    Args:
+        mode: the interpolation of :func:`torch.nn.functional.grid_sample`.
+        padding: its padding mode.
+
+    Returns:
+        Values (C, h, w).
     """
-    u_left, u_right, v = eyes
-    if abs(u_right - u_left) < 0.05 or left == right:
-        raise ValueError(f"eyes={list(eyes)}: the eyes, x, x, y, must lie apart by 0.05 or more")
-    side = (right - left) / (u_right - u_left)
-    return Region(left - side * complex(u_left, v), side)
+    grid = torch.view_as_real(points) * 2 - 1  # (h, w, 2)
+    return F.grid_sample(image[None], grid[None], mode, padding, align_corners=False)[0]
 
 
-@checked
-def region_finder(
-    share: Crop,
-    crop: CropBox | None = None,
-    detector: Text | None = None,
-    eyes: EyePositions | None = None,
-    face: FaceChoice = 1,
-    data: Mapping[str, Any] | None = None,
-) -> RegionFinder:
-    """Gives the regions of a photo: the box `crop`, else faces of the detector, else the center.
+def crop_image(image: Image.Image, crop: Crop, size: int, is_mask: bool = False) -> Image.Image:
+    """Cut a crop out of an image and resize it to size x size px, antialiased.
 
-    `detector`: "auto" is ours, which leaves a photo without a face to the center and says so; a
-    file is YuNet's; None is the center.  face=1 is the largest of those found, 2 the next; "all"
-    are several regions.  Their eyes go to `eyes`, or where they are in the model's `data`, cropped
-    to `share`.  Errors and that line call the photo by the name that is given with it.
-    Raises ValueError for a `face` where none is looked for, and what `yunet` raises; the finder
-    ValueError for a photo without a region.
+    Outside an image its border is repeated. Outside a mask (255 = white) the result is black, and
+    each pixel is the mean of the pixels that it covers.
     """
-    if face != 1 and (crop is not None or detector is None):
-        other = "crop=" if crop is not None else "detector=null"
-        raise ValueError(f"face={face}: is for faces that are found: not with {other}")
-    if crop is not None:
-        return lambda photo, name: [box(crop, photo)]
-    if detector is None:
-        return lambda photo, name: [central(photo, share)]
-    find = find_faces if detector == AUTO else yunet(detector)
+    x, y, side = crop.origin.real, crop.origin.imag, crop.side.real
+    inside = min(x, y) >= 0 and x + side <= image.width and y + side <= image.height
+    resample = Image.Resampling.BOX if is_mask else Image.Resampling.BICUBIC
+    if crop.side.imag == 0 and side > 0 and inside:
+        # bitwise equal to the decoding of training images (data/decoding.py)
+        return image.resize((size, size), resample, box=(x, y, x + side, y + side))
+    length = max(1, round(abs(crop.side)))
+    at = crop.origin + crop.side / length * pixel_centers((0, 0, length, length))  # (L, L)
+    points = torch.complex(at.real / image.width, at.imag / image.height)
+    padding = "zeros" if is_mask else "border"
+    upright = _to_image(sample_image(pil_to_tensor(image).float(), points, "bicubic", padding))
+    return upright.resize((size, size), resample)
 
-    def found(photo: Image.Image, name: str) -> list[Region]:
-        faces = find(photo, None if face == "all" else face)
-        if not faces and detector == AUTO and face in (1, "all"):
-            print(f"{name}: no face found: its center is completed, or what crop=[x,y,w,h] says")
-            return [central(photo, share)]
-        chosen = faces if face == "all" else faces[face - 1 : face]
-        if not chosen:
-            what = f"face={face}: only {len(faces)}" if faces else "no face"
-            raise ValueError(f"{what} found: give its square by crop=[x,y,w,h]")
-        places = eyes or eyes_of(data, share)
-        return [region_from_eyes(each.left, each.right, places) for each in chosen]
 
-    return found
+def _to_image(levels: Tensor) -> Image.Image:
+    """Convert float levels (1 or 3, H, W) in [0, 255] to an "L" or "RGB" image."""
+    return to_pil_image(levels.clamp(0, 255).round().to(torch.uint8))
+
+
+def paste_back(photo: Image.Image, crop: Crop, fake: Tensor, hole: np.ndarray) -> Image.Image:
+    """Fill the hole of a photo with the gradients of G(z), at full size (Perez 2003).
+
+    The hole blends into the pixels around it without a seam. All other pixels stay bitwise equal.
+
+    Args:
+        photo: the photo of size (W, H), "L" or "RGB".
+        crop: the square of the photo that `fake` covers.
+        fake: G(z) (C, S, S) in [-1, 1]; it is enlarged to the size of the crop.
+        hole: the pixels to fill (H, W), bool.
+    """
+    if not hole.any():
+        return photo
+    rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
+    # the bounding box of the hole and one pixel around it, clipped to the photo
+    left, right = max(columns[0] - 1, 0), min(columns[-1] + 2, photo.width)
+    top, bottom = max(rows[0] - 1, 0), min(rows[-1] + 2, photo.height)
+    hole = np.ascontiguousarray(hole[top:bottom, left:right])
+    known = pil_to_tensor(photo.crop((left, top, right, bottom))).float()  # (C', h, w)
+    fake = (fake.detach().float().cpu() + 1) * 127.5
+    if len(fake) > len(known):
+        fake = (fake * torch.tensor(LUMA).view(3, 1, 1)).sum(0, keepdim=True)
+    points = crop.unit_points((left, top, right, bottom))
+    fake = sample_image(fake, points, "bicubic", "border").expand_as(known)
+    values, tolerance = (known - fake)[None], 0.05  # both in levels of 0 to 255
+    correction = harmonic(values, torch.from_numpy(hole)[None, None], tolerance)[0]
+    result = photo.copy()
+    result.paste(_to_image(fake + correction), (left, top), Image.fromarray(hole))
+    return result

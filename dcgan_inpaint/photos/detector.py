@@ -1,224 +1,354 @@
-"""Which faces are in a photo, and where their eyes are.
+"""Face detection with BlazeFace, or with OpenCV's YuNet.
 
-Points are x + iy, in pixels of the photo, y down.  A square in it is (origin, side): its point
-(u, v) of the unit square is origin + side·(u + iv), so that |side| is the length and arg the roll.
+BlazeFace (Bazarevsky et al. 2019) is the short-range network of MediaPipe. Its weights and their
+license are stored beside this file; experiments/blazeface.py converts and verifies them, and
+experiments/detector.md measures the detector.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dcgan_inpaint.errors import import_extra
 from dcgan_inpaint.images import to_float
-from dcgan_inpaint.photos.blazeface import SIDE, load_blazeface
+from dcgan_inpaint.photos.crops import Crop
 
-SEARCHED = 1024  # px of the long side of the copy that is searched
-DEPTHS = (1, 2, 4)  # the long side / the side of the squares that are looked at
-SMALLEST = 64  # px of a square that is worth looking at
-TURNS = (1, 1j, -1, -1j)  # the network sees faces that are rolled by up to 60 degrees
-CHUNK = 32  # squares at a time
-OVERLAP = 0.3  # intersection over union of two boxes on one face, as MediaPipe has it
-# once found, a face is looked at again so that its eyes are this far apart, in parts of the side,
-# level and at this height; experiments/detector.md has how sure the network is then
-APART, HEIGHT = 0.13, 0.47
-LIKELY, SURE = 0.0, 1.0  # logits: of what is looked at again, and of a face, after that
-YUNET_SIDE = 640  # px of the long side; YuNet is made for faces of 10 to 300 px
+# The architecture follows MediaPipe's face_detection_short_range.tflite.
+BLAZEFACE_WEIGHTS = Path(__file__).with_name("blazeface.safetensors")  # half precision
+VIEW_SIZE = 128  # px, the input of the network
+WIDTHS = (24, 28, 32, 36, 42, 48, 56, 64, 72, 80, 88, 96, 96, 96, 96, 96)  # of the blocks
+STRIDED_BLOCKS = (2, 5, 11)
+FINE_BLOCKS = 11  # number of blocks before the finer of the two output maps
+ANCHORS_PER_CELL = (2, 6)  # of the finer map, 16 x 16, and of the coarser map, 8 x 8
+VALUES_PER_ANCHOR = 16  # x, y of the box center, width, height, and x, y of six points
+OVERLAP = 0.3  # two boxes of a larger intersection over union show one face; MediaPipe's value
 
-Square = tuple[complex, complex]
+# The search was designed on CelebA's validation images (experiments/detector.md).
+SEARCH_SIZE = 1024  # px, the longer side of the copy of the photo that is searched
+SEARCH_DEPTHS = (1, 2, 4)  # longer side of the photo / side of the views
+MIN_VIEW_SIDE = 64  # px in the searched copy: half of VIEW_SIZE, since enlarging adds no detail
+ROTATIONS = (1, 1j, -1, -1j)  # enough, as the network detects faces rotated by up to 75 degrees
+VIEWS_PER_BATCH = 32  # limits the memory
+EYE_DISTANCE, EYE_HEIGHT = 0.13, 0.47  # where the refined view places the eyes
+CANDIDATE_LOGIT, FACE_LOGIT = 0.0, 1.0  # thresholds before and after refinement
+YUNET_SIZE = 640  # px, the longer side; YuNet detects faces of 10 to 300 px
 
 
 class Face(NamedTuple):
-    """`left` and `right` are the eyes as they are when the face is upright, `middle` and `size`
-    the middle and the side of the box around it, and `sure` is how sure the detector is."""
+    """A detected face.
 
-    left: complex
-    right: complex
-    middle: complex
+    Points are complex numbers x + iy, with y pointing down.
+
+    Args:
+        left_eye: the eye at the left of the face when it is upright.
+        right_eye: the eye at the right of the face when it is upright.
+        center: the center of the bounding box.
+        size: the side of the bounding box.
+        score: the confidence of the detector; a logit for BlazeFace, a probability for YuNet.
+    """
+
+    left_eye: complex
+    right_eye: complex
+    center: complex
     size: float
-    sure: float
+    score: float
 
-    def moved(self, origin: complex, side: complex) -> "Face":
-        """Where a face of the unit square is when that is the square (origin, side)."""
-        points = [origin + side * point for point in (self.left, self.right, self.middle)]
-        return Face(points[0], points[1], points[2], abs(side) * self.size, self.sure)
-
-    def averaged(self, other: "Face") -> "Face":
-        """The mean of two sights of it."""
-        points = [(a + b) / 2 for a, b in zip(self[:3], other[:3], strict=True)]
-        size, sure = (self.size + other.size) / 2, (self.sure + other.sure) / 2
-        return Face(points[0], points[1], points[2], size, sure)
+    def to_photo(self, crop: Crop) -> "Face":
+        """Map a face from the unit square to the photo that the crop belongs to."""
+        left, right, center = (crop.origin + crop.side * point for point in self[:3])
+        return Face(left, right, center, abs(crop.side) * self.size, self.score)
 
 
 FaceFinder = Callable[[Image.Image, int | None], list[Face]]
 
 
-def find_faces(photo: Image.Image, wanted: int | None = None) -> list[Face]:
-    """The faces of an upright photo, the largest first, by BlazeFace (photos/blazeface.py).
+class BlazeBlock(nn.Module):
+    """Depthwise separable convolution with a residual connection.
 
-    The whole photo is looked at, and then smaller and smaller squares of it, until `wanted` faces
-    are found; None: all of them.  A face may be rolled by any angle.
+    Shape: (B, C, H, W) -> (B, C', H / stride, W / stride).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
+        super().__init__()
+        self.depthwise = nn.Conv2d(
+            in_channels, in_channels, 3, stride, stride % 2, groups=in_channels
+        )
+        self.pointwise = nn.Conv2d(in_channels, out_channels, 1)
+        self.stride, self.added_channels = stride, out_channels - in_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block."""
+        shortcut = F.pad(x, (0, 0, 0, 0, 0, self.added_channels))  # (B, C', H, W)
+        if self.stride == 2:  # TensorFlow's "same" pads only at the right and bottom
+            shortcut, x = F.max_pool2d(shortcut, 2), F.pad(x, (0, 1, 0, 1))
+        return F.relu(shortcut + self.pointwise(self.depthwise(x)))
+
+
+class BlazeFace(nn.Module):
+    """Short-range BlazeFace: face logits and positions for 896 anchors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, WIDTHS[0], 5, 2)
+        widths = (WIDTHS[0], *WIDTHS)
+        self.blocks = nn.ModuleList(
+            BlazeBlock(widths[i], widths[i + 1], 2 if i in STRIDED_BLOCKS else 1)
+            for i in range(len(WIDTHS))
+        )
+        heads = list(zip((WIDTHS[FINE_BLOCKS - 1], WIDTHS[-1]), ANCHORS_PER_CELL, strict=True))
+        self.scores = nn.ModuleList(nn.Conv2d(width, count, 1) for width, count in heads)
+        self.faces = nn.ModuleList(
+            nn.Conv2d(width, count * VALUES_PER_ANCHOR, 1) for width, count in heads
+        )
+        self.register_buffer("anchors", _anchors(), persistent=False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Detect faces in images (B, 3, 128, 128) in [-1, 1].
+
+        Returns:
+            Logits (B, 896), and points x, y (B, 896, 8, 2) as shares of the side: the box center,
+            its width and height, the eye at the left, the eye at the right, the nose, the mouth,
+            the ear at the left and the ear at the right of the image.
+        """
+        x = F.relu(self.stem(F.pad(images, (1, 2, 1, 2))))  # (B, 24, 64, 64)
+        for block in self.blocks[:FINE_BLOCKS]:
+            x = block(x)
+        maps = [x]  # (B, 88, 16, 16)
+        for block in self.blocks[FINE_BLOCKS:]:
+            x = block(x)
+        maps.append(x)  # (B, 96, 8, 8)
+        logits, values = (
+            torch.cat([_flatten(head(x), size) for head, x in zip(heads, maps, strict=True)], 1)
+            for heads, size in ((self.scores, 1), (self.faces, VALUES_PER_ANCHOR))
+        )  # (B, 896, 1), (B, 896, 16)
+        return logits[..., 0], values.unflatten(2, (-1, 2)) / VIEW_SIZE + self.anchors
+
+
+def _flatten(x: Tensor, size: int) -> Tensor:
+    """(B, K * size, H, W) -> (B, H * W * K, size)."""
+    return x.permute(0, 2, 3, 1).reshape(len(x), -1, size)
+
+
+def _anchors() -> Tensor:
+    """Return the offset (896, 8, 2) of the outputs of each anchor.
+
+    Points are relative to the center of the anchor's cell, row by row, the finer map first. Widths
+    and heights have no offset.
+    """
+    centers = []
+    for side, count in zip((16, 8), ANCHORS_PER_CELL, strict=True):
+        at = (torch.arange(side) + 0.5) / side
+        y, x = torch.meshgrid(at, at, indexing="ij")
+        centers.append(torch.stack([x, y], 2).reshape(-1, 2).repeat_interleave(count, 0))
+    anchors = torch.cat(centers)[:, None].repeat(1, VALUES_PER_ANCHOR // 2, 1)  # (896, 8, 2)
+    anchors[:, 1] = 0
+    return anchors
+
+
+@cache
+def load_blazeface() -> BlazeFace:
+    """Load the network with its weights, for inference."""
+    network = BlazeFace()
+    weights = load_file(BLAZEFACE_WEIGHTS)
+    network.load_state_dict({name: weight.float() for name, weight in weights.items()})
+    return network.eval().requires_grad_(False)
+
+
+def find_faces(photo: Image.Image, count: int | None = None) -> list[Face]:
+    """Detect faces in an upright photo with BlazeFace, at any rotation.
+
+    The search starts with the complete photo and continues with smaller and smaller views of it.
+
+    Args:
+        photo: an image of any size.
+        count: stop once this number of faces is detected. None: search for all faces.
+
+    Returns:
+        The faces, the largest first.
     """
     photo = photo.convert("RGB")
     small = photo.copy()
-    small.thumbnail((SEARCHED, SEARCHED))
-    found: list[Face] = []
-    for squares in _squares(*small.size):
-        seen = [face for faces in _look(small, squares) for face in faces]
-        likely = [face.moved(0, photo.width / small.width) for face in _distinct(seen)]
-        sure = [again for face in likely if (again := _look_again(photo, face))]
-        found = _distinct([*found, *sure])
-        if wanted is not None and len(found) >= wanted:
+    small.thumbnail((SEARCH_SIZE, SEARCH_SIZE))
+    scale = Crop(0, photo.width / small.width)
+    faces: list[Face] = []
+    for views in _search_views(*small.size):
+        candidates = [face for group in _detect(small, views) for face in group]
+        candidates = [face.to_photo(scale) for face in _drop_duplicates(candidates)]
+        refined = [better for face in candidates if (better := _refine(photo, face))]
+        faces = _drop_duplicates([*faces, *refined])
+        if count is not None and len(faces) >= count:
             break
-    return sorted(found, key=lambda face: -face.size)
+    return sorted(faces, key=lambda face: -face.size)
 
 
-def view(photo: Image.Image, square: Square) -> Image.Image:
-    """A square of an "RGB" photo at 128 x 128 px, antialiased; black outside the photo."""
-    origin, side = square
-    corners = [origin + side * corner for corner in (0, 1, 1j, 1 + 1j)]
-    margin = abs(side) / SIDE * 2  # px that the pixels at the edge see
+def view_of(photo: Image.Image, crop: Crop) -> Image.Image:
+    """Return a crop of an "RGB" photo at 128 x 128 px, antialiased; black outside the photo."""
+    corners = [crop.origin + crop.side * corner for corner in (0, 1, 1j, 1 + 1j)]
+    margin = abs(crop.side) / VIEW_SIZE * 2  # px that antialiasing reads beyond the edge
     left = max(0.0, min(p.real for p in corners) - margin)
     top = max(0.0, min(p.imag for p in corners) - margin)
     right = min(float(photo.width), max(p.real for p in corners) + margin)
     bottom = min(float(photo.height), max(p.imag for p in corners) + margin)
     if right <= left or bottom <= top:
-        return Image.new("RGB", (SIDE, SIDE))
-    # what lies around it to its scale, then turned
-    w, h = (max(1, round(long * SIDE / abs(side))) for long in (right - left, bottom - top))
-    smooth = Image.Resampling.BILINEAR
-    scaled = photo.resize((w, h), smooth, (left, top, right, bottom), reducing_gap=2)
-    step, start = side / SIDE, origin - complex(left, top)
+        return Image.new("RGB", (VIEW_SIZE, VIEW_SIZE))
+    # first scale the bounding box of the crop, then rotate
+    w, h = (max(1, round(px * VIEW_SIZE / abs(crop.side))) for px in (right - left, bottom - top))
+    bilinear = Image.Resampling.BILINEAR
+    scaled = photo.resize((w, h), bilinear, (left, top, right, bottom), reducing_gap=2)
+    step, start = crop.side / VIEW_SIZE, crop.origin - complex(left, top)
     x, y = w / (right - left), h / (bottom - top)
-    across = x * step.real, -x * step.imag, x * start.real
-    down = y * step.imag, y * step.real, y * start.imag
-    return scaled.transform((SIDE, SIDE), Image.Transform.AFFINE, across + down, smooth)
+    x_row = x * step.real, -x * step.imag, x * start.real
+    y_row = y * step.imag, y * step.real, y * start.imag
+    affine = Image.Transform.AFFINE
+    return scaled.transform((VIEW_SIZE, VIEW_SIZE), affine, x_row + y_row, bilinear)
 
 
-def _squares(width: int, height: int) -> Iterator[list[Square]]:
-    """At each depth, the squares that cover a photo, turned four ways.
+def _search_views(width: int, height: int) -> Iterator[list[Crop]]:
+    """Yield, for each depth, the views that cover a photo, each in four rotations.
 
-    Neighbours share a third, so that a face that is small in them is whole in one.
+    Neighboring views overlap by a third, so a small face lies completely inside one of them.
     """
-    for depth in DEPTHS:
+    for depth in SEARCH_DEPTHS:
         side = max(width, height) / depth
-        if depth > 1 and side < SMALLEST:
+        if depth > 1 and side < MIN_VIEW_SIDE:
             return
-        starts = []
+        starts = []  # of the views, along x and along y
         for rest in (width - side, height - side):
             steps = math.ceil(rest / side * 1.5)
             starts.append(np.linspace(0, rest, steps + 1) if rest > 0 else np.array([rest / 2]))
         yield [
-            (complex(x, y) + (1 - turn) * side * (0.5 + 0.5j), turn * side)
-            for turn in TURNS
+            Crop(complex(x, y) + (1 - rotation) * side * (0.5 + 0.5j), rotation * side)
+            for rotation in ROTATIONS
             for x in starts[0]
             for y in starts[1]
         ]
 
 
 @torch.no_grad()
-def _look(photo: Image.Image, squares: list[Square], mirrored: bool = False) -> list[list[Face]]:
-    """The faces seen in each of the squares, or in their mirror images, the surest first."""
-    network = load_blazeface()
-    found: list[list[Face]] = []
-    for i in range(0, len(squares), CHUNK):
-        chunk = squares[i : i + CHUNK]
-        views = np.stack([np.asarray(view(photo, square)) for square in chunk])  # (B, S, S, 3)
-        views = views[:, :, ::-1] if mirrored else views
-        seen = network(to_float(np.ascontiguousarray(views.transpose(0, 3, 1, 2))))
-        for square, logits, values in zip(chunk, *seen, strict=True):
-            found.append([face.moved(*square) for face in _faces(logits, values, mirrored)])
-    return found
+def _detect(photo: Image.Image, crops: Sequence[Crop], mirror: bool = False) -> list[list[Face]]:
+    """Return the faces in each crop, the most confident first.
 
-
-def _faces(logits: Tensor, values: Tensor, mirrored: bool) -> Iterator[Face]:
-    """The faces in what BlazeFace sees at its places, (A,) and (A, 8, 2), in the unit square.
-
-    Where several places see one face it is their mean, by how sure they are, as MediaPipe has it.
+    Args:
+        mirror: show the mirror image of each crop to the network.
     """
-    likely = logits > LIKELY
-    logits, values = logits[likely], values[likely].double()
+    network = load_blazeface()
+    faces: list[list[Face]] = []
+    for i in range(0, len(crops), VIEWS_PER_BATCH):
+        batch = crops[i : i + VIEWS_PER_BATCH]
+        views = np.stack([np.asarray(view_of(photo, crop)) for crop in batch])  # (B, S, S, 3)
+        views = views[:, :, ::-1] if mirror else views
+        outputs = network(to_float(np.ascontiguousarray(views.transpose(0, 3, 1, 2))))
+        for crop, logits, points in zip(batch, *outputs, strict=True):
+            faces.append([face.to_photo(crop) for face in _decode_faces(logits, points, mirror)])
+    return faces
+
+
+def _decode_faces(logits: Tensor, points: Tensor, mirrored: bool) -> Iterator[Face]:
+    """Yield the faces in outputs of BlazeFace, (A,) and (A, 8, 2), in the unit square.
+
+    Overlapping detections are averaged, weighted by their confidence, as in MediaPipe.
+    """
+    likely = logits > CANDIDATE_LOGIT
+    logits, points = logits[likely], points[likely].double()
     while len(logits):
-        low, high = values[:, 0] - values[:, 1] / 2, values[:, 0] + values[:, 1] / 2  # (A, 2)
+        low, high = points[:, 0] - points[:, 1] / 2, points[:, 0] + points[:, 1] / 2  # (A, 2)
         best = logits.argmax()
         both = (torch.minimum(high, high[best]) - torch.maximum(low, low[best])).clamp(min=0)
-        shared, area = both.prod(1), (high - low).prod(1)
+        shared, area = both.prod(1), (high - low).prod(1)  # (A,)
         same = shared > OVERLAP * (area + area[best] - shared)
         same[best] = True
         weight = logits[same].sigmoid().double()
-        mean = (values[same] * weight[:, None, None]).sum(0) / weight.sum()  # (8, 2)
-        middle, left, right = (complex(*mean[i].tolist()) for i in (0, 2, 3))
+        mean = (points[same] * weight[:, None, None]).sum(0) / weight.sum()  # (8, 2)
+        center, left, right = (complex(*mean[i].tolist()) for i in (0, 2, 3))
         if mirrored:
-            middle, right, left = (1 - point.conjugate() for point in (middle, left, right))
-        yield Face(left, right, middle, float(mean[1].mean()), float(logits[best]))
-        logits, values = logits[~same], values[~same]
+            center, right, left = (1 - point.conjugate() for point in (center, left, right))
+        yield Face(left, right, center, float(mean[1].mean()), float(logits[best]))
+        logits, points = logits[~same], points[~same]
 
 
-def _look_again(photo: Image.Image, face: Face) -> Face | None:
-    """The face as it is seen when it is large, at the turn that makes it surest.  None: it is none.
+def _refine(photo: Image.Image, face: Face) -> Face | None:
+    """Detect a face again in a large, upright view; None if it is not a face.
 
-    A face that is small, or not upright, is often seen upside down as well.
+    The first pass tries four rotations, because a small or rotated face is often detected upside
+    down. The second pass uses the best of them.
     """
-    for turns in (TURNS, (1,)):
-        side = (face.right - face.left) / APART
-        center = (face.left + face.right) / 2 + side * 1j * (0.5 - HEIGHT)
-        seen = [again for turn in turns if (again := _at(photo, center, turn * side))]
-        if not seen:
-            return None
-        face = max(seen, key=lambda again: again.sure)
-    return face if face.sure > SURE else None
-
-
-def _at(photo: Image.Image, center: complex, side: complex) -> Face | None:
-    """The face at the center of a square: the mean of how it is seen there and in the mirror."""
-    sights = []
-    for mirrored in (False, True):
-        (faces,) = _look(photo, [(center - side * (0.5 + 0.5j), side)], mirrored)
+    for rotations in (ROTATIONS, (1,)):
+        side = (face.right_eye - face.left_eye) / EYE_DISTANCE
+        center = (face.left_eye + face.right_eye) / 2 + side * 1j * (0.5 - EYE_HEIGHT)
+        views = [_detect_at(photo, center, rotation * side) for rotation in rotations]
+        faces = [view for view in views if view]
         if not faces:
             return None
-        sights.append(min(faces, key=lambda face: abs(face.middle - center)))
-    return sights[0].averaged(sights[1])
+        face = max(faces, key=lambda face: face.score)
+    return face if face.score > FACE_LOGIT else None
 
 
-def _distinct(faces: Iterable[Face]) -> list[Face]:
-    """Without those that are on a face that is surer."""
-    kept: list[Face] = []
-    for face in sorted(faces, key=lambda face: -face.sure):
-        if all(abs(face.middle - other.middle) > max(face.size, other.size) / 2 for other in kept):
-            kept.append(face)
-    return kept
+def _detect_at(photo: Image.Image, center: complex, side: complex) -> Face | None:
+    """Return the face at the center of a crop, averaged with its detection in the mirror image."""
+    crop = Crop(center - side * (0.5 + 0.5j), side)
+    detections = []
+    for mirror in (False, True):
+        (faces,) = _detect(photo, [crop], mirror)
+        if not faces:
+            return None
+        detections.append(min(faces, key=lambda face: abs(face.center - center)))
+    left, right, middle, size, score = ((a + b) / 2 for a, b in zip(*detections, strict=True))
+    return Face(left, right, middle, size.real, score.real)
 
 
-def yunet(detector: str) -> FaceFinder:
-    """Finds the faces of a photo, the largest first, with OpenCV's YuNet of the file `detector`.
+def _drop_duplicates(faces: Sequence[Face]) -> list[Face]:
+    """Keep the most confident of the detections that lie on the same face."""
+    distinct: list[Face] = []
+    for face in sorted(faces, key=lambda face: -face.score):
+        if all(
+            abs(face.center - other.center) > max(face.size, other.size) / 2 for other in distinct
+        ):
+            distinct.append(face)
+    return distinct
 
-    Raises FileNotFoundError, ModuleNotFoundError, or ValueError for another kind of file.
+
+def load_yunet(detector: str) -> FaceFinder:
+    """Load OpenCV's YuNet from the file `detector`.
+
+    Returns:
+        A function with the signature of :func:`find_faces`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ModuleNotFoundError: if OpenCV is not installed.
+        ValueError: if the file is not a YuNet model.
     """
     if not Path(detector).is_file():
-        raise FileNotFoundError(f"detector={detector}: no such file (auto, or OpenCV's YuNet)")
+        raise FileNotFoundError(
+            f"detector={detector}: no such file. Use auto, or the path of a YuNet model"
+        )
     cv2 = import_extra("cv2", f"detector={detector}", "OpenCV", "detect")
     try:
-        network = cv2.FaceDetectorYN.create(str(detector), "", (YUNET_SIDE, YUNET_SIDE))
+        network = cv2.FaceDetectorYN.create(str(detector), "", (YUNET_SIZE, YUNET_SIZE))
     except cv2.error as error:
-        raise ValueError(f"detector={detector}: not a YuNet model") from error
+        raise ValueError(f"detector={detector}: this file is not a YuNet model") from error
 
-    def find(photo: Image.Image, wanted: int | None = None) -> list[Face]:
+    def find(photo: Image.Image, count: int | None = None) -> list[Face]:
         small = photo.convert("RGB")
-        small.thumbnail((YUNET_SIDE, YUNET_SIDE))
+        small.thumbnail((YUNET_SIZE, YUNET_SIZE))
         network.setInputSize(small.size)
-        _, faces = network.detect(np.ascontiguousarray(np.asarray(small)[:, :, ::-1]))  # BGR
-        wide, high = photo.width / small.width, photo.height / small.height
-        found = []
-        # x, y, w, h, then x, y of the person's right eye, which is on the left, and of the left
-        for x, y, w, h, *points, sure in [] if faces is None else faces.tolist():
-            left, right = (complex(points[i] * wide, points[i + 1] * high) for i in (0, 2))
-            middle = complex((x + w / 2) * wide, (y + h / 2) * high)
-            found.append(Face(left, right, middle, math.sqrt(w * wide * h * high), sure))
-        return sorted(found, key=lambda face: -face.size)
+        _, rows = network.detect(np.ascontiguousarray(np.asarray(small)[:, :, ::-1]))  # BGR
+        x_scale, y_scale = photo.width / small.width, photo.height / small.height
+        faces = []
+        # x, y, width, height, then x, y of the eye at the left, of the eye at the right, ...
+        for x, y, w, h, *points, score in [] if rows is None else rows.tolist():
+            left, right = (complex(points[i] * x_scale, points[i + 1] * y_scale) for i in (0, 2))
+            center = complex((x + w / 2) * x_scale, (y + h / 2) * y_scale)
+            faces.append(Face(left, right, center, math.sqrt(w * x_scale * h * y_scale), score))
+        return sorted(faces, key=lambda face: -face.size)
 
     return find

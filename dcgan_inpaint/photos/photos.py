@@ -1,229 +1,305 @@
-"""Photos at full size: a square region is completed at the model's size and put back seamlessly.
-
-Only pixels of the hole ever change.
-"""
+"""Full-size photos: find the square to complete, crop it, and paste the completion back."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
-from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+from torchvision.transforms.functional import pil_to_tensor
 
-from dcgan_inpaint.blending import harmonic
+from dcgan_inpaint.configs import CropBox, EyePositions, FaceChoice
 from dcgan_inpaint.data.loader import Images
-from dcgan_inpaint.images import LUMA
-from dcgan_inpaint.masks.mask_image import MaskImage
-from dcgan_inpaint.photos.crops import Region, RegionFinder, pixel_centers
-from dcgan_inpaint.photos.holes import share_out
+from dcgan_inpaint.masks.mask_image import MaskImage, MaskImages
+from dcgan_inpaint.masks.masks import MaskFunction
+from dcgan_inpaint.photos.crops import Crop, crop_image, eye_positions, paste_back, sample_image
+from dcgan_inpaint.photos.detector import find_faces, load_yunet
+from dcgan_inpaint.photos.reading import open_photo
+
+CropFinder = Callable[[Image.Image, str], list[Crop]]  # of an upright photo and its name
 
 
-def _sample(images: Tensor, unit: Tensor, mode: str, padding: str) -> Tensor:
-    """Values (C, h, w) of an image (C, H, W) at points u + iv (h, w) of its unit square."""
-    grid = torch.view_as_real(unit) * 2 - 1
-    return F.grid_sample(images[None], grid[None], mode, padding, align_corners=False)[0]
+def crop_finder(
+    share: float,
+    crop: CropBox | None = None,
+    detector: str | None = None,
+    eyes: EyePositions | None = None,
+    face: FaceChoice = 1,
+    data: Mapping[str, Any] | None = None,
+) -> CropFinder:
+    """Return a function that finds the crops of a photo.
 
+    Args:
+        share: side of the central crop of the training images, as a share of the shorter side.
+        crop: the square to use, [x, y, width, height] in pixels of the upright photo.
+        detector: "auto" for BlazeFace, the path of a YuNet model, or None for the central square.
+        eyes: positions of the eyes in the crop. None: as in the training images.
+        face: 1 for the largest face, 2 for the second largest, ..., or "all" for one crop per face.
+        data: the description of the training images, from the checkpoint.
 
-def crop(photo: Image.Image, region: Region, size: int, mask: bool = False) -> Image.Image:
-    """The region at size x size px, antialiased.
+    Returns:
+        A function of an upright photo and its name. With detector="auto" it returns the central
+        crop of a photo without a face, and prints a warning. It raises ValueError if the crop does
+        not fit the photo or if the requested face is not detected.
 
-    Outside the photo its border continues; of a mask (255 = white), nothing is known there, and
-    pixels are means of the pixels they cover.
+    Raises:
+        ValueError: if `face` is given without detected faces, or the detector is not a YuNet model.
+        FileNotFoundError: if the file of the detector does not exist.
+        ModuleNotFoundError: if YuNet is requested and OpenCV is not installed.
     """
-    x, y, side = region.origin.real, region.origin.imag, region.side.real
-    inside = min(x, y) >= 0 and x + side <= photo.width and y + side <= photo.height
-    resample = Image.Resampling.BOX if mask else Image.Resampling.BICUBIC
-    if region.side.imag == 0 and side > 0 and inside:
-        # as the training images were (data/images.py), to the bit
-        return photo.resize((size, size), resample, box=(x, y, x + side, y + side))
-    length = max(1, round(abs(region.side)))
-    at = region.origin + region.side / length * pixel_centers((0, 0, length, length))
-    unit = torch.complex(at.real / photo.width, at.imag / photo.height)
-    padding = "zeros" if mask else "border"
-    upright = _to_photo(_sample(pil_to_tensor(photo).float(), unit, "bicubic", padding))
-    return upright.resize((size, size), resample)
+    if face != 1 and (crop is not None or detector is None):
+        conflict = "detector=null" if crop is None else "crop="
+        raise ValueError(f"face={face}: selects a detected face. Remove {conflict}")
+    if crop is not None:
+        return lambda photo, name: [Crop.from_box(crop, photo)]
+    if detector is None:
+        return lambda photo, name: [Crop.central(photo, share)]
+    find = find_faces if detector == "auto" else load_yunet(detector)
+
+    def find_crops(photo: Image.Image, name: str) -> list[Crop]:
+        faces = find(photo, None if face == "all" else face)
+        selected = faces if face == "all" else faces[face - 1 : face]
+        if not selected and detector == "auto" and face in (1, "all"):
+            print(f"{name}: no face detected. Using the center; set crop=[x,y,w,h] to change it")
+            return [Crop.central(photo, share)]
+        if not selected:
+            raise ValueError(
+                f"face={face}: the number of detected faces is {len(faces)}. Set crop=[x,y,w,h]"
+            )
+        positions = eyes or eye_positions(data, share)
+        return [Crop.from_eyes(each.left_eye, each.right_eye, positions) for each in selected]
+
+    return find_crops
 
 
-def _to_photo(image: Tensor) -> Image.Image:
-    """An image, "L" or "RGB", of float (1 or 3, H, W) in [0, 255]."""
-    return to_pil_image(image.clamp(0, 255).round().to(torch.uint8))
+def label_components(hole: np.ndarray) -> np.ndarray:
+    """Number the connected components of a hole.
+
+    Written here because SciPy and OpenCV are optional: 15 lines do not justify a new dependency.
+
+    Args:
+        hole: (H, W), bool. Neighbors are left, right, above and below.
+
+    Returns:
+        The component (N,) of each pixel of the hole, from 0, in the order of ``hole.nonzero()``.
+    """
+    runs = []  # for rows and for columns: the number of the run that each pixel belongs to
+    for lines in (hole, hole.T):
+        starts = lines.copy()
+        starts[:, 1:] &= ~lines[:, :-1]
+        number = starts.cumsum().reshape(lines.shape)
+        runs.append((number if lines is hole else number.T)[hole])
+    label, before = runs[0], None
+    while before is None or (label != before).any():
+        before = label
+        for run in runs[::-1]:  # spread the lowest label along each run until nothing changes
+            lowest = np.full(run.max(initial=0) + 1, label.max(initial=0))
+            np.minimum.at(lowest, run, label)
+            label = lowest[run]
+    return np.unique(label, return_inverse=True)[1]
 
 
-def paste_back(photo: Image.Image, region: Region, fake: Tensor, hole: np.ndarray) -> Image.Image:
-    """The photo with the gradients of G(z) in the hole, at full size (Perez 2003).
+def assign_holes(hole: Tensor, crops: Sequence[Crop], name: str) -> list[Tensor]:
+    """Assign each connected hole of a photo to one of its crops.
 
-    fake (C, S, S) in [-1, 1] covers the region and is enlarged; hole (H, W) bool.  The hole meets
-    the pixels around it without a seam; every other pixel is the photo's own, to the bit.
+    A hole is assigned to the crop that contains it. Of several, it is the crop whose center is
+    nearest, relative to the size of the crop.
+
+    Args:
+        hole: (H, W), bool.
+        crops: the crops of the photo.
+        name: the name of the mask in error messages.
+
+    Returns:
+        The hole (H, W), bool, of each crop.
+
+    Raises:
+        ValueError: if there is no hole, or no crop contains one of the holes.
     """
     if not hole.any():
-        return photo
-    rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
-    # the hole's bounding box and a ring of one pixel, as far as the photo goes
-    left, right = max(columns[0] - 1, 0), min(columns[-1] + 2, photo.width)
-    top, bottom = max(rows[0] - 1, 0), min(rows[-1] + 2, photo.height)
-    hole = np.ascontiguousarray(hole[top:bottom, left:right])
-    known = pil_to_tensor(photo.crop((left, top, right, bottom))).float()  # (C', h, w)
-    fake = (fake.detach().float().cpu() + 1) * 127.5
-    if len(fake) > len(known):
-        fake = (fake * torch.tensor(LUMA).view(3, 1, 1)).sum(0, keepdim=True)
-    unit = region.unit((left, top, right, bottom))
-    fake = _sample(fake, unit, "bicubic", "border").expand_as(known)
-    # to 0.05 of 255 levels
-    correction = harmonic((known - fake)[None], torch.from_numpy(hole)[None, None], 0.05)[0]
-    blended = _to_photo(fake + correction)
-    result = photo.copy()
-    result.paste(blended, (left, top), Image.fromarray(hole))
-    return result
+        raise ValueError(f"{name}: the mask has no hole. Check mask.threshold and mask.known")
+    label = label_components(hole.numpy())
+    pixels = np.bincount(label)
+    distances = []  # of each hole from the center of each crop; the edge of a crop is at 1
+    for crop in crops:
+        points = crop.unit_points((0, 0, hole.shape[1], hole.shape[0]))[hole] * 2 - (1 + 1j)
+        distance = torch.maximum(points.real.abs(), points.imag.abs()).numpy()
+        contained = np.bincount(label, distance < 1) == pixels
+        distances.append(np.where(contained, np.bincount(label, distance) / pixels, np.inf))
+    if (outside := np.isinf(np.min(distances, 0))).any():
+        first = np.zeros(hole.shape, bool)
+        first[hole.numpy()] = label == outside.argmax()
+        raise ValueError(
+            f"{name}: none of the {len(crops)} detected faces contains the hole {_bounds(first)}. "
+            "Set crop=[x,y,w,h] to a square around it"
+        )
+    owner = torch.full(hole.shape, -1)
+    owner[hole] = torch.from_numpy(np.argmin(distances, 0)[label])
+    return [owner == i for i in range(len(crops))]
+
+
+def _bounds(hole: np.ndarray) -> str:
+    """Return the bounding box of a hole (H, W) as "[x,y,width,height]"."""
+    x, y, right, bottom = Image.fromarray(hole).getbbox() or (0, 0, 0, 0)
+    return f"[{x},{y},{right - x},{bottom - y}]"
 
 
 class Photos:
-    """Photos to complete: the crops to search for, their masks, and the way back to full size.
+    """Full-size photos, their crops at the size of a model, and the way back.
 
-    `photo(i)` gives the upright photo `names[i]`, "L" or "RGB", whenever it is needed: only the
-    crops are kept here.  `draws` are their masks (masks.py), each on its region.  But a MaskImage
-    with the aspect ratio of the photo, to 1 px, lies on the whole photo and is cropped along with
-    it: its area means are thresholded, at the size of the photo and at that of the model.  Pixels
-    outside the photo are unknown.
+    Photos are opened again whenever they are needed. Only their crops and masks stay in memory.
 
-    `find_regions` gives the regions of an upright photo, whose name it is given as well: one, or
-    several, which are crops of their own.  Of these, those are kept that a hole of the MaskImage
-    lies in, and each completes its holes alone (holes.py).  image_shape (C, S, S) is the model's.
-    Raises ValueError, naming the photo, for one that has no region, or has a hole that its region
-    does not contain, and what `photo` raises.
+    A mask image with the aspect ratio of the photo, to 1 px, covers the complete photo and is
+    cropped with it. Any other mask covers each crop. Pixels outside the photo are unknown.
+
+    If a photo has several crops, each hole of its mask image is assigned to one of them (see
+    :func:`assign_holes`), and crops without a hole are dropped.
+
+    Args:
+        names: the names of the photos.
+        get_photo: returns the upright photo i, "L" or "RGB".
+        masks: the mask of each photo.
+        find_crops: finds the crops of a photo.
+        image_shape: (C, S, S) of the model.
+
+    Attributes:
+        images: the N crops, with the names of their photos.
+        known: their masks (N, 1, S, S), 1 = known.
+        crops: their squares.
+        photo_index: the index of the photo of each crop.
+        has_mask_image: whether a mask is an image; the true content of its hole is unknown.
+
+    Raises:
+        ValueError: if a photo cannot be read, has no crop, or has a hole outside its crops. The
+            message names the photo.
     """
 
     def __init__(
         self,
         names: Sequence[str],
-        photo: Callable[[int], Image.Image],
-        draws: Sequence[Callable[[Tensor, int], Tensor]],
-        find_regions: RegionFinder,
+        get_photo: Callable[[int], Image.Image],
+        masks: Sequence[MaskFunction],
+        find_crops: CropFinder,
         image_shape: tuple[int, int, int],
     ):
-        self._photo, self.draws = photo, draws
-        self.own_holes = any(isinstance(draw, MaskImage) for draw in draws)
-        self.regions: list[Region] = []  # of each crop
-        self.of: list[int] = []  # and the photo that it is of
-        self.waiting: dict[int, dict[int, Tensor]] = {}  # see `together`
+        self._get_photo, self.masks = get_photo, masks
+        self.has_mask_image = any(isinstance(mask, MaskImage) for mask in masks)
+        self.crops: list[Crop] = []
+        self.photo_index: list[int] = []
         channels, size, _ = image_shape
-        crops, known = [], []
+        images, known = [], []
         for number, name in enumerate(names):
-            upright = photo(number)
-            first = len(self.regions)
+            photo = get_photo(number)
             try:
-                regions = self._with_holes(number, upright, find_regions(upright, name))
-                self.regions += regions
-                self.of += [number] * len(regions)
-                known += [self._known(i, upright, size) for i in range(first, len(self.of))]
+                crops = find_crops(photo, name)
+                if len(crops) > 1 and (holes := _photo_holes(masks[number], photo.size, crops)):
+                    crops = [each for each, hole in zip(crops, holes, strict=True) if hole.any()]
+                first = len(self.crops)
+                self.crops += crops
+                self.photo_index += [number] * len(crops)
+                known += [self._crop_mask(i, photo, size) for i in range(first, len(self.crops))]
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
-            upright = upright.convert("RGB" if channels == 3 else "L")
-            crops += [pil_to_tensor(crop(upright, region, size)).numpy() for region in regions]
-        self.images = Images(np.stack(crops), [names[number] for number in self.of])
+            photo = photo.convert("RGB" if channels == 3 else "L")
+            images += [pil_to_tensor(crop_image(photo, crop, size)).numpy() for crop in crops]
+        self.images = Images(np.stack(images), [names[number] for number in self.photo_index])
         self.known = torch.cat(known)  # (N, 1, S, S)
 
+    @classmethod
+    def from_files(
+        cls,
+        paths: Sequence[Path],
+        mask: MaskFunction | MaskImages,
+        find_crops: CropFinder,
+        image_shape: tuple[int, int, int],
+    ) -> "Photos":
+        """Open photos from files, with one mask for all or the mask image of the same name."""
+        masks = mask.for_photos(paths) if isinstance(mask, MaskImages) else [mask] * len(paths)
+        names = [*map(str, paths)]
+        return cls(names, lambda i: open_photo(paths[i]), masks, find_crops, image_shape)
+
     def mask(self, index: Tensor, size: int) -> Tensor:
-        """(B, 1, S, S), 1 = known: a mask function like those of masks.py, for the crops."""
+        """Return the masks (B, 1, S, S) of the crops `index` (B,); a mask function."""
         return self.known[index.cpu()].to(index.device)
 
     def photo(self, i: int) -> Image.Image:
-        """The upright photo that crop i is of."""
-        return self._photo(self.of[i])
+        """Open the upright photo that crop i belongs to."""
+        return self._get_photo(self.photo_index[i])
 
-    def together(self, i: int, fake: Tensor) -> dict[int, Tensor]:
-        """The fakes of all crops of a photo, by crop, when i is the last and all have been given.
+    def crops_with(self, i: int) -> list[int]:
+        """Return the indices of all crops of the photo that crop i belongs to."""
+        return [k for k, number in enumerate(self.photo_index) if number == self.photo_index[i]]
 
-        Else nothing: the photo is to wait.
+    def complete(self, fakes: Mapping[int, Tensor]) -> Image.Image:
+        """Return a full-size photo whose holes are filled from its crops.
+
+        Args:
+            fakes: G(z) (C, S, S) in [-1, 1] by the index of the crop. All crops belong to the same
+                photo; the holes of its other crops stay as they are.
         """
-        given = self.waiting.setdefault(self.of[i], {})
-        given[i] = fake
-        crops = self._crops(i)
-        if i < crops[-1] or len(given) < len(crops):
-            return {}
-        return self.waiting.pop(self.of[i])
-
-    def completed(
-        self, i: int, fake: Tensor, others: Mapping[int, Tensor] | None = None
-    ) -> Image.Image:
-        """The photo of crop i at full size, its hole completed by fake (C, S, S) in [-1, 1].
-
-        `others` are the fakes of other crops of the photo, which complete theirs.
-        """
-        photo = self.photo(i)
-        for each, filling in {**(others or {}), i: fake}.items():
-            hole = self.hole(each, photo.size).numpy()
-            photo = paste_back(photo, self.regions[each], filling, hole)
+        photo = self.photo(next(iter(fakes)))
+        for i, fake in fakes.items():
+            photo = paste_back(photo, self.crops[i], fake, self.hole(i, photo.size).numpy())
         return photo
 
     def hole(self, i: int, size: tuple[int, int]) -> Tensor:
-        """What crop i completes (H, W), bool, of its photo, which is `size` (W, H)."""
-        region, draw = self.regions[i], self.draws[self.of[i]]
-        if isinstance(draw, MaskImage) and (levels := draw.over(*size)):
-            hole = draw.known_at(pil_to_tensor(levels))[0] == 0
-            if len(crops := self._crops(i)) > 1:
-                owner = share_out(hole, [self.regions[each] for each in crops], draw.name)
-                return torch.from_numpy(owner == crops.index(i))
-            return hole
-        # a mask image is sharper than the model; what is drawn has the model's pixels
-        mask = self.known[i]
-        if isinstance(draw, MaskImage):
-            mask = draw(torch.tensor([i]), max(1, round(abs(region.side))))[0]
-        unit = region.unit((0, 0, *size))
-        return _sample(1 - mask, unit, "nearest", "zeros")[0] > 0.5
+        """Return the hole (H, W), bool, that crop i fills in its photo of size (W, H)."""
+        crop, mask = self.crops[i], self.masks[self.photo_index[i]]
+        crops = self.crops_with(i)
+        holes = _photo_holes(mask, size, [self.crops[k] for k in crops])
+        if holes is not None:
+            return holes[crops.index(i)]
+        known = self.known[i]  # (1, S, S)
+        if isinstance(mask, MaskImage):  # its resolution can be higher than that of the model
+            known = mask(torch.tensor([i]), max(1, round(abs(crop.side))))[0]
+        return sample_image(1 - known, crop.unit_points((0, 0, *size)), "nearest", "zeros")[0] > 0.5
 
-    def _crops(self, i: int) -> list[int]:
-        """Those of the photo that crop i is of."""
-        return [each for each, number in enumerate(self.of) if number == self.of[i]]
+    def _crop_mask(self, i: int, photo: Image.Image, size: int) -> Tensor:
+        """Return the mask (1, 1, S, S) of crop i.
 
-    def _with_holes(self, number: int, photo: Image.Image, regions: list[Region]) -> list[Region]:
-        """Those regions of a photo that have something to complete."""
-        draw = self.draws[number]
-        if len(regions) == 1 or not isinstance(draw, MaskImage):
-            return regions
-        if (levels := draw.over(*photo.size)) is None:  # it lies on each
-            return regions
-        owner = share_out(draw.known_at(pil_to_tensor(levels))[0] == 0, regions, draw.name)
-        return [region for k, region in enumerate(regions) if (owner == k).any()]
-
-    def _known(self, i: int, photo: Image.Image, size: int) -> Tensor:
-        """The mask (1, 1, S, S) of the crop.  Raises ValueError if it cannot be completed."""
-        region, draw = self.regions[i], self.draws[self.of[i]]
-        white = crop(Image.new("L", photo.size, 255), region, size, mask=True)
-        inside = (pil_to_tensor(white)[None] > 127.5).float()
-        if isinstance(draw, MaskImage) and (levels := draw.over(*photo.size)):
-            return inside * _cropped_mask(draw, levels, self.hole(i, photo.size), region, size)
-        return inside * draw(torch.tensor([i]), size)
+        Raises:
+            ValueError: if the crop cannot be completed with it.
+        """
+        crop, mask = self.crops[i], self.masks[self.photo_index[i]]
+        white = crop_image(Image.new("L", photo.size, 255), crop, size, is_mask=True)
+        inside = (pil_to_tensor(white)[None] > 127.5).float()  # (1, 1, S, S)
+        if isinstance(mask, MaskImage) and (levels := mask.resized(*photo.size)):
+            _check_hole_inside(mask, self.hole(i, photo.size), crop)
+            levels = crop_image(levels, crop, size, is_mask=True)
+            known = mask.threshold_levels(pil_to_tensor(levels))[None]
+            mask.check(known, f"at {size} px in the crop {crop}")
+            return inside * known
+        return inside * mask(torch.tensor([i]), size)
 
 
-def _cropped_mask(
-    image: MaskImage, levels: Image.Image, hole: Tensor, region: Region, size: int
-) -> Tensor:
-    """The mask (1, 1, S, S) of a region, from levels that lie on the whole photo.
+def _photo_holes(
+    mask: MaskFunction, size: tuple[int, int], crops: Sequence[Crop]
+) -> list[Tensor] | None:
+    """Return the hole (H, W), bool, of each crop of a photo of size (W, H).
 
-    Raises ValueError if the region does not contain the hole (H, W), or is all hole or known.
+    None if the mask does not cover the complete photo.
     """
-    unit = region.unit((0, 0, *levels.size))
-    within = (unit.real > 0) & (unit.real < 1) & (unit.imag > 0) & (unit.imag < 1)
-    if (hole & ~within).any():
-        if hole.float().mean() > 0.5:  # a mask as LaMa and IOPaint draw it
-            color = image.known
-            other = "black" if color == "white" else "white"
-            raise ValueError(
-                f"{image.name} makes most of the photo a hole: is {color} your hole?  Then use "
-                f"mask.known={other}"
-            )
-        x, y, right, bottom = Image.fromarray(hole.numpy()).getbbox() or (0, 0, 0, 0)
+    if not isinstance(mask, MaskImage) or (levels := mask.resized(*size)) is None:
+        return None
+    hole = mask.threshold_levels(pil_to_tensor(levels))[0] == 0  # (H, W)
+    return [hole] if len(crops) == 1 else assign_holes(hole, crops, mask.name)
+
+
+def _check_hole_inside(mask: MaskImage, hole: Tensor, crop: Crop) -> None:
+    """Raise ValueError if a hole (H, W), bool, of a photo reaches outside the crop."""
+    points = crop.unit_points((0, 0, hole.shape[1], hole.shape[0]))
+    inside = (points.real > 0) & (points.real < 1) & (points.imag > 0) & (points.imag < 1)
+    if not (hole & ~inside).any():
+        return
+    if hole.float().mean() > 0.5:  # probably a mask of the opposite polarity, as in LaMa, IOPaint
+        color, other = mask.known, mask.unknown
         raise ValueError(
-            f"the hole of {image.name} reaches outside the region {region}, which is what can be "
-            f"completed: give crop=[x,y,w,h] around [{x},{y},{right - x},{bottom - y}]"
+            f"{mask.name}: most of the photo is a hole. "
+            f"If {color} marks the hole, set mask.known={other}"
         )
-    known = image.known_at(pil_to_tensor(crop(levels, region, size, mask=True)))[None]
-    if known.min() == known.max():
-        what = "no hole" if known.min() == 1 else "no known pixel"
-        raise ValueError(
-            f"{image.name} leaves {what} at {size} px in the region {region}: see crop and "
-            "mask.threshold, or mask.known for the opposite polarity"
-        )
-    return known
+    raise ValueError(
+        f"{mask.name}: the hole reaches outside the crop {crop}. "
+        f"Set crop=[x,y,w,h] to a square around {_bounds(hole.numpy())}"
+    )

@@ -1,6 +1,5 @@
-"""Photos and masks as they are given: files, PIL images, NumPy arrays, tensors."""
+"""Reading photos and masks from files, PIL images, NumPy arrays and tensors."""
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,103 +7,100 @@ from PIL import Image
 from torch import Tensor
 
 from dcgan_inpaint.data.decoding import UnreadableImage, to_rgb_or_gray
-from dcgan_inpaint.masks.mask_image import MaskImages
-from dcgan_inpaint.photos.crops import RegionFinder
-from dcgan_inpaint.photos.photos import Photos
 
-Given = Image.Image | np.ndarray | Tensor
+ImageLike = Image.Image | np.ndarray | Tensor
 
 
 def open_photo(path: Path) -> Image.Image:
-    """The upright photo of a file, 8 bit, "L" or "RGB".
+    """Open an image file as an upright 8-bit photo, "L" or "RGB".
 
-    Raises UnreadableImage, a ValueError that names the file.
+    Raises:
+        UnreadableImage: if the file is not a readable image; a ValueError that names the file.
     """
     try:
         with Image.open(path) as image:
-            return upright(image)
-    except Exception as error:  # PIL raises many kinds on broken files
+            return to_upright(image)
+    except Exception as error:  # PIL raises many types of errors for damaged files
         raise UnreadableImage(f"{path}: cannot be read as an image ({error})") from error
 
 
-def photos_of_files(
-    paths: Sequence[Path],
-    mask: Callable[[Tensor, int], Tensor] | MaskImages,
-    find_regions: RegionFinder,
-    image_shape: tuple[int, int, int],
-) -> Photos:
-    """The photos of files, all under one mask or each under the one of its name.
+def to_upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation, put transparency on white and convert to 8 bit.
 
-    Raises what Photos and MaskImages.beside do.
+    Gray images become "L", all others "RGB".
     """
-    draws = mask.beside(paths) if isinstance(mask, MaskImages) else [mask] * len(paths)
-    names = [*map(str, paths)]
-    return Photos(names, lambda i: open_photo(paths[i]), draws, find_regions, image_shape)
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """Upright (EXIF), 8 bit, transparency on white; grey stays "L", all else is "RGB"."""
     return to_rgb_or_gray(image, 1 if Image.getmodebase(image.mode) == "L" else 3)
 
 
-def photo_of(given: Given, name: str = "image") -> Image.Image:
-    """The upright photo, 8 bit, "L" or "RGB", of an image of any size; errors call it `name`.
+def to_photo(image: ImageLike, name: str = "image") -> Image.Image:
+    """Convert an image to an upright 8-bit photo, "L" or "RGB".
 
-    A PIL image of any mode; an array (H, W) or (H, W, 1, 3 or 4); a tensor (H, W) or (1, 3 or 4, H,
-    W).  Numbers are uint8, or floats in [0, 1], which are rounded.  Raises ValueError for others.
+    Args:
+        image: a PIL image of any mode; an array (H, W) or (H, W, C); or a tensor (H, W) or
+            (C, H, W). C is 1, 3 or 4. Values are uint8, or floats in [0, 1].
+        name: the name of the image in error messages.
+
+    Raises:
+        ValueError: if the type, shape or range is different.
     """
-    if isinstance(given, Image.Image):
-        return upright(given)
-    return upright(_image(_levels(_array(given, name, (1, 3, 4)), name)))
+    if isinstance(image, Image.Image):
+        return to_upright(image)
+    return to_upright(_to_pil(_to_levels(_to_array(image, name, (1, 3, 4)), name)))
 
 
-def mask_of(given: Given, name: str = "mask") -> Image.Image:
-    """A mask of any size as the image that MaskImage takes, bright where something is known.
+def to_mask(mask: ImageLike, name: str = "mask") -> Image.Image:
+    """Convert a mask to a PIL image that is white where pixels are known.
 
-    A PIL image; an array (H, W) or (H, W, 1), or a tensor (H, W) or (1, H, W), where True, 1 of
-    integers, 1 of floats in [0, 1], or 255 of uint8 is known.  Raises ValueError for others.
+    Args:
+        mask: a PIL image; an array (H, W) or (H, W, 1); or a tensor (H, W) or (1, H, W). Known
+            pixels are True, 1, or 255 in uint8.
+        name: the name of the mask in error messages.
+
+    Raises:
+        ValueError: if the type, shape or range is different.
     """
-    if isinstance(given, Image.Image):
-        return given
-    array = _array(given, name, (1,))
+    if isinstance(mask, Image.Image):
+        return mask
+    array = _to_array(mask, name, (1,))
     if array.dtype.kind in "bui" and array.min() >= 0 and array.max() <= 1:
-        return _image(array.astype(np.uint8) * np.uint8(255))
-    return _image(_levels(array, name))
+        return _to_pil(array.astype(np.uint8) * np.uint8(255))
+    return _to_pil(_to_levels(array, name))
 
 
-def _array(given: np.ndarray | Tensor, name: str, channels: tuple[int, ...]) -> np.ndarray:
-    """(H, W, C), C one of `channels`; of a tensor, whose channels come first, as well."""
-    if isinstance(given, Tensor):
-        given = given.detach().cpu()
-        array = (given.float() if given.is_floating_point() else given).numpy()
+def _to_array(image: ImageLike, name: str, channels: tuple[int, ...]) -> np.ndarray:
+    """Return an array or tensor as (H, W, C), with C one of `channels`."""
+    if isinstance(image, Tensor):
+        image = image.detach().cpu()
+        array = (image.float() if image.is_floating_point() else image).numpy()
         array = np.moveaxis(array, 0, -1) if array.ndim == 3 else array
-    elif isinstance(given, np.ndarray):
-        array = given
+    elif isinstance(image, np.ndarray):
+        array = image
     else:
-        kind = type(given).__name__
-        raise ValueError(f"{name} is a {kind}: give a PIL image, a NumPy array or a tensor")
+        kind = type(image).__name__
+        raise ValueError(f"{name}: unsupported type {kind}. Use a PIL image, an array or a tensor")
     array = array[..., None] if array.ndim == 2 else array
     if array.ndim != 3 or array.shape[-1] not in channels or array.size == 0:
-        which = " or ".join(map(str, channels))
         raise ValueError(
-            f"{name} has shape {tuple(given.shape)}: use (H, W), an array (H, W, C) or a tensor "
-            f"(C, H, W) with C {which}"
+            f"{name}: unsupported shape {tuple(image.shape)}. Use (H, W), an array (H, W, C) or a "
+            f"tensor (C, H, W) with C = {' or '.join(map(str, channels))}"
         )
     return array
 
 
-def _levels(array: np.ndarray, name: str) -> np.ndarray:
-    """uint8, of uint8 or of floats in [0, 1]."""
+def _to_levels(array: np.ndarray, name: str) -> np.ndarray:
+    """Return uint8 or floats in [0, 1] as uint8, rounded."""
     if array.dtype == np.uint8:
         return array
     if array.dtype.kind != "f":
-        raise ValueError(f"{name} is of {array.dtype}: use uint8, or floats in [0, 1]")
+        raise ValueError(f"{name}: unsupported dtype {array.dtype}. Use uint8, or floats in [0, 1]")
     low, high = array.min(), array.max()
-    if not (low >= 0 and high <= 1):  # nan is neither
-        raise ValueError(f"{name} is from {low:.3g} to {high:.3g}: floats should be in [0, 1]")
+    if not (low >= 0 and high <= 1):  # also for nan
+        raise ValueError(
+            f"{name}: values range from {low:.3g} to {high:.3g}. Use floats in [0, 1], or uint8"
+        )
     return (array * 255).round().astype(np.uint8)
 
 
-def _image(levels: np.ndarray) -> Image.Image:
-    """uint8 (H, W, 1, 3 or 4) -> "L", "RGB" or "RGBA"."""
+def _to_pil(levels: np.ndarray) -> Image.Image:
+    """Convert uint8 (H, W, C) to "L", "RGB" or "RGBA"."""
     return Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels)

@@ -1,4 +1,4 @@
-"""A completed image, back at full size: what Completer (api.py) gives."""
+"""The result of completing an image from Python."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,104 +12,122 @@ from dcgan_inpaint.images import to_float, to_pil
 from dcgan_inpaint.inpainting.module import Completion, SearchedCompletion
 from dcgan_inpaint.metrics.completions import completion_metrics
 from dcgan_inpaint.photos.photos import Photos
-from dcgan_inpaint.photos.reading import Given, photo_of
+from dcgan_inpaint.photos.reading import ImageLike, to_photo
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """One completed image of W x H px.
+    """A completed image of W x H px.
 
-    `done` is the batch that it was completed in, and `row` its place there: tensors at the model's
-    size S, in [-1, 1] (completion/result.py).  With face="all" that is the last of its faces, and
-    `before` is the result of the face before it: `image` and `candidates` have their holes
-    completed as well, and `metrics` are over all of them.
+    With face="all" there is one result per face: the last one, and through `previous` all others.
+    Images and metrics of a result include the faces before it.
+
+    Args:
+        photos: the full-size images.
+        batch: the batch that contains the completion, at the size S of the model.
+        row: the row of the completion in the batch.
+        previous: the result of the previous face of the same image.
     """
 
     photos: Photos
-    done: Completion
+    batch: Completion
     row: int
-    before: "Result | None" = None
+    previous: "Result | None" = None
 
     @cached_property
     def image(self) -> Image.Image:
         """The completed image, W x H px, "RGB" or "L".
 
-        Outside the hole it is to the bit what was given: upright, in 8 bit, transparency on white.
+        Pixels outside the hole are bitwise equal to the upright 8-bit input, with transparency on
+        white.
         """
-        return self._pasted(self.done.fake[self.row])
+        return self._paste(self.batch.fake[self.row])
 
     @cached_property
     def candidates(self) -> list[Image.Image]:
-        """K images like `image`, of each candidate: the best first, or draws in their order.
+        """The K candidates as images like `image`, the best first, or samples in their order.
 
-        Of a method without a search it is the image alone.
+        Baselines return `image` alone.
         """
-        if isinstance(self.done, SearchedCompletion):
-            return [self._pasted(fake) for fake in self.done.fakes[self.row]]
+        if isinstance(self.batch, SearchedCompletion):
+            return [self._paste(fake) for fake in self.batch.fakes[self.row]]
         return [self.image]
 
     @property
     def fake(self) -> Image.Image:
-        """What the hole was filled from, S x S px: G(z) of the square at the end of a search."""
-        return to_pil(self.done.fake[self.row])
+        """The S x S image that fills the hole, before blending; G(z) in a search."""
+        return to_pil(self.batch.fake[self.row])
 
     @property
     def spread(self) -> Tensor | None:
-        """(S, S) the standard deviation over the candidates, the mean of channels; white - black
-        is 2.  None of fewer than two candidates."""
-        if isinstance(self.done, SearchedCompletion) and self.done.candidates.shape[1] > 1:
-            return self.done.spread[self.row, 0].cpu()
+        """Standard deviation (S, S) of the candidates, averaged over channels.
+
+        The difference of white and black is 2. None for fewer than two candidates.
+        """
+        if isinstance(self.batch, SearchedCompletion) and self.batch.candidates.shape[1] > 1:
+            return self.batch.spread[self.row, 0].cpu()
         return None
 
     @property
     def predicted_error(self) -> Tensor | None:
-        """(S, S) how far the candidates' mean may be from the truth, a root mean square over
-        channels, 0 where pixels are known; white - black is 2.  As measured on images that a
-        sampler was not trained on (models/doubt.py); None of candidates that are not its draws."""
-        if isinstance(self.done, SearchedCompletion) and self.done.predicted_error is not None:
-            return self.done.predicted_error[self.row, 0].cpu()
+        """Predicted error (S, S) of the mean of the candidates, a root mean square over channels.
+
+        It is 0 at known pixels; the difference of white and black is 2. It is calibrated on images
+        that the model was not trained on (models/uncertainty.py). None unless the candidates are
+        samples of a calibrated model.
+        """
+        if isinstance(self.batch, SearchedCompletion) and self.batch.predicted_error is not None:
+            return self.batch.predicted_error[self.row, 0].cpu()
         return None
 
     @property
     def trace(self) -> Tensor | None:
-        """(T + 1, 3) context, prior, total of the best candidate at T iterations and at the end.
+        """Losses (T + 1, 3) of the best candidate: context, prior and total.
 
-        None of a method without a search.
+        One row for each of T iterations and one at the end. None for baselines.
         """
-        if isinstance(self.done, SearchedCompletion):
-            return self.done.trace[:, self.row].cpu()
+        if isinstance(self.batch, SearchedCompletion):
+            return self.batch.trace[:, self.row].cpu()
         return None
 
-    def metrics(self, truth: Given) -> dict[str, float]:
-        """How near `image` is to the true one, at full size, by name.
+    def metrics(self, truth: ImageLike) -> dict[str, float]:
+        """Compare `image` with the true image at full size.
 
-        psnr_hole and psnr_whole (dB), ssim_hole and ssim_whole (Wang 2004); nan of no hole.
-        Raises ValueError for a truth that is no image, or of another size.
+        Args:
+            truth: the true image, W x H px, of any type that Completer takes.
+
+        Returns:
+            psnr_hole and psnr_whole (dB), ssim_hole and ssim_whole (Wang 2004); nan without a hole.
+
+        Raises:
+            ValueError: if `truth` is not an image or has a different size.
         """
-        image, true = self.image, photo_of(truth, "truth")
-        if true.size != image.size:
-            sizes = [f"{one.width} x {one.height} px" for one in (true, image)]
-            raise ValueError(f"truth is {sizes[0]}, the image {sizes[1]}")
-        completed, original = (
-            to_float(pil_to_tensor(one.convert(image.mode)).numpy())[None] for one in (image, true)
+        image, original = self.image, to_photo(truth, "truth")
+        if original.size != image.size:
+            raise ValueError(
+                f"truth: the size is {original.width} x {original.height} px. "
+                f"Use an image of {image.width} x {image.height} px"
+            )
+        completed, expected = (
+            to_float(pil_to_tensor(each.convert(image.mode)).numpy())[None]
+            for each in (image, original)
         )  # (1, C, H, W) each
-        holes = [self.photos.hole(i, image.size) for i in (*self._others, self._index)]
+        holes = [self.photos.hole(i, image.size) for i in (*self._previous_fakes, self._index)]
         hole = torch.stack(holes).any(0)[None, None].float()  # (1, 1, H, W)
-        return {
-            name: value.item()
-            for name, value in completion_metrics(completed, original, hole).items()
-        }
+        values = completion_metrics(completed, expected, hole)  # (1,) each
+        return {name: value.item() for name, value in values.items()}
 
     @property
     def _index(self) -> int:
-        return int(self.done.index[self.row])
+        """The index of the crop."""
+        return int(self.batch.index[self.row])
 
     @property
-    def _others(self) -> dict[int, Tensor]:
-        """The fakes of the faces before it, by crop."""
-        if self.before is None:
+    def _previous_fakes(self) -> dict[int, Tensor]:
+        """The fakes of the previous faces by the index of their crops."""
+        if (previous := self.previous) is None:
             return {}
-        return self.before._others | {self.before._index: self.before.done.fake[self.before.row]}
+        return previous._previous_fakes | {previous._index: previous.batch.fake[previous.row]}
 
-    def _pasted(self, fake: Tensor) -> Image.Image:
-        return self.photos.completed(self._index, fake, self._others)
+    def _paste(self, fake: Tensor) -> Image.Image:
+        return self.photos.complete({**self._previous_fakes, self._index: fake})
