@@ -1,7 +1,9 @@
-"""What a completion run keeps (runs/records.py), and what it makes of it (runs/shown.py)."""
+"""Records (runs/records.py), and the files that are derived from them (runs/report.py)."""
 
 import csv
+import json
 import os
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -18,22 +20,29 @@ from dcgan_inpaint.inpainting.search import SearchSettings
 from dcgan_inpaint.inpainting.solvers import Adam
 from dcgan_inpaint.masks.masks import center
 from dcgan_inpaint.runs import records
+from dcgan_inpaint.runs.records import CompletionWriter, Record
+from dcgan_inpaint.runs.report import write_report
 from dcgan_inpaint.runs.trainer import complete, make_trainer
-from dcgan_inpaint.runs.writer import CompletionWriter, Networks
 
-NUMBER = 5
+COUNT = 5
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
 
 
-def test_a_record_is_whole_or_nothing(tmp_path):
+def same_record(one, other):
+    """Whether two records are bitwise equal."""
+    if one.tensors.keys() != other.tensors.keys():
+        return False
+    equal = [torch.equal(values, other.tensors[name]) for name, values in one.tensors.items()]
+    return all(equal) and replace(one, tensors={}) == replace(other, tensors={})
+
+
+def test_damaged_record_is_not_read(tmp_path):
     path = tmp_path / "records" / "a.safetensors"
-    kept, about = {"x": torch.arange(6.0).view(2, 3), "y": torch.zeros(0)}, {"name": "a"}
+    tensors = {"x": torch.arange(6.0).view(2, 3), "y": torch.zeros(0)}
+    record = Record("a", "1a2b", "abc", {"psnr_hole": 0.1, "lpips": float("inf")}, tensors)
     assert records.read_record(path) is None
-    records.write_record(path, kept, about)
-    found, whose = records.read_record(path)
-    assert whose == about
-    assert found.keys() == kept.keys()
-    assert all(torch.equal(found[name], kept[name]) for name in kept)
+    records.write_record(path, record)
+    assert same_record(records.read_record(path), record)
     data = path.read_bytes()
     for i in range(len(data)):
         path.write_bytes(data[:i])
@@ -43,19 +52,19 @@ def test_a_record_is_whole_or_nothing(tmp_path):
         flipped[i] ^= 1 << i % 8
         path.write_bytes(flipped)
         read = records.read_record(path)
-        # JSON has several words for one thing, such as 1 and 1e0
-        assert read is None or (read[1] == about and torch.equal(read[0]["x"], kept["x"])), i
+        # JSON can spell the same header in several ways, such as 1 and 1e0.
+        assert read is None or same_record(read, record), i
 
 
 @pytest.fixture(scope="module")
 def images():
-    levels = np.random.default_rng(0).integers(0, 255, (NUMBER, 3, 16, 16), np.uint8)
-    return Images(levels, [f"{i}.png" for i in range(NUMBER)])
+    levels = np.random.default_rng(0).integers(0, 255, (COUNT, 3, 16, 16), np.uint8)
+    return Images(levels, [f"{i}.png" for i in range(COUNT)])
 
 
 @pytest.fixture(scope="module")
 def evaluate(images):
-    """Completes the images, two in a batch, into a folder, or what is missing there."""
+    """Completes the images that have no record in a directory, two per batch."""
     module = InpaintingModule(
         small_dcgan(3),
         partial(center, scale=0.25),
@@ -65,164 +74,175 @@ def evaluate(images):
         settings=SearchSettings(candidates=2, out_interval=1),
     )
 
-    def evaluate(folder, images=images, settings=""):
-        writer = CompletionWriter(folder, images, settings=settings)
-        trainer = make_trainer(QUIET, [], [writer])
-        complete(trainer, writer, module, 2)
-        return writer
+    def evaluate(run_dir, images=images, settings=""):
+        writer = CompletionWriter(run_dir, images, settings=settings)
+        complete(make_trainer(QUIET, [], [writer]), writer, module, 2)
 
     return evaluate
 
 
 @pytest.fixture(scope="module")
-def finished(evaluate, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("finished")
-    evaluate(folder)
-    return contents(folder)
+def expected(evaluate, tmp_path_factory):
+    """Contents of a run that was never interrupted."""
+    run_dir = tmp_path_factory.mktemp("uninterrupted")
+    evaluate(run_dir)
+    return contents(run_dir)
 
 
-def contents(folder):
-    """All that is in it, without the seconds that it took, which the page shows as well."""
-    held = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    assert b"</html>" in held.pop("index.html")
-    for name in [name for name in held if name.startswith("records")]:
-        kept, about = records.read_record(folder / name)
-        kept["measured"] = kept["measured"][:-1]
-        held[name] = {k: v.tolist() for k, v in kept.items()} | about
+def contents(run_dir):
+    """Return what each file holds, without run times."""
+    files = {p.relative_to(run_dir).as_posix(): p for p in run_dir.rglob("*") if p.is_file()}
+    result = {name: path.read_bytes() for name, path in files.items()}
+    assert b"</html>" in result.pop("index.html")  # the page shows the run time
+    for name in [name for name in result if name.startswith("records")]:
+        record = records.read_record(files[name])
+        assert record.metrics.pop("seconds") > 0
+        tensors = {name: values.tolist() for name, values in record.tensors.items()}
+        result[name] = (tensors, record.name, record.image, json.dumps(record.metrics))
     for name in ("metrics.csv", "summary.csv"):
-        with (folder / name).open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        held[name] = [
-            {k: v for k, v in row.items() if k != "seconds"}
-            for row in rows
-            if row.get("metric") != "seconds"
-        ]
-    return held
+        with files[name].open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row.get("metric") != "seconds"]
+        result[name] = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+    return result
 
 
-def test_what_it_leaves(finished):
-    names = {f"0000{i}_{i}" for i in range(NUMBER)}
-    expected = {f"records/0000{i}.safetensors" for i in range(NUMBER)}
-    expected |= {f"{room}/{name}.png" for room in ("completed", "candidates") for name in names}
-    expected |= {f"frames/0000{t}.png" for t in range(4)} | {"search.gif"}
-    expected |= {"metrics.csv", "summary.csv", "trace.csv", "z.npy", "z_frames.npy", "rows.png"}
-    expected |= {f"{n}.png" for n in ("before", "masked", "generated", "completed")}
-    assert finished.keys() == expected | {"mean.png", "spread.png"}
+def test_run_writes_these_files(expected):
+    names = {f"0000{i}_{i}" for i in range(COUNT)}
+    files = {f"records/0000{i}.safetensors" for i in range(COUNT)}
+    files |= {f"{folder}/{name}.png" for folder in ("completed", "candidates") for name in names}
+    files |= {f"frames/0000{t}.png" for t in range(4)} | {"search.gif"}
+    files |= {"metrics.csv", "summary.csv", "trace.csv", "z.npy", "z_frames.npy", "rows.png"}
+    files |= {f"{name}.png" for name in ("before", "masked", "generated", "completed")}
+    assert expected.keys() == files | {"mean.png", "spread.png"}
 
 
-def test_whatever_is_damaged_is_made_again(evaluate, finished, tmp_path):
-    """Each file in turn: deleted, cut in two, with one byte changed, and with more behind it."""
+def delete(path):
+    path.unlink()
+
+
+def cut_in_two(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def change_a_byte(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def append(path):
+    path.write_bytes(path.read_bytes() + b"more")
+
+
+@pytest.mark.parametrize("damage", [delete, cut_in_two, change_a_byte, append])
+def test_damaged_files_are_written_again(evaluate, expected, tmp_path, damage):
     evaluate(tmp_path)
-    for name in finished:
-        path = tmp_path / name
-        data = path.read_bytes()
-        half = len(data) // 2
-        changed = bytes([data[half] ^ 1])
-        for damaged in (
-            None,
-            data[:half],
-            data[:half] + changed + data[half + 1 :],
-            data + b"more",
-        ):
-            path.unlink()
-            if damaged is not None:
-                path.write_bytes(damaged)
-            evaluate(tmp_path)
-            assert contents(tmp_path) == finished, name
+    for name in expected:
+        if not name.startswith("records"):
+            damage(tmp_path / name)
+    evaluate(tmp_path)
+    assert contents(tmp_path) == expected
+    damage(tmp_path / "records" / "00003.safetensors")
+    evaluate(tmp_path)
+    assert contents(tmp_path) == expected
 
 
-def test_killed_at_any_write(evaluate, finished, tmp_path, monkeypatch):
-    """The next run ends as if nothing had been."""
-    replace = os.replace
+def test_run_killed_at_any_write_is_completed_by_the_next(
+    evaluate, expected, tmp_path, monkeypatch
+):
+    move = os.replace
     for moment in range(100):
-        folder, count = tmp_path / str(moment), iter(range(moment))
+        run_dir, writes = tmp_path / str(moment), iter(range(moment))
 
-        def killed(source, target, count=count):
-            if next(count, None) is None:
+        def killed(source, target, writes=writes):
+            if next(writes, None) is None:
                 raise KeyboardInterrupt
-            replace(source, target)
+            move(source, target)
 
         monkeypatch.setattr(os, "replace", killed)
         try:
-            evaluate(folder)
+            evaluate(run_dir)
             break
         except (KeyboardInterrupt, SystemExit):
             pass
-        monkeypatch.setattr(os, "replace", replace)
-        evaluate(folder)
-        assert contents(folder) == finished, moment
-    assert moment == len(finished) + 1  # one for each file, and the page
+        monkeypatch.setattr(os, "replace", move)
+        evaluate(run_dir)
+        assert contents(run_dir) == expected, moment
+    assert moment == len(expected) + 1  # one write for each file, and one for the page
 
 
-def test_a_full_disk_is_an_error_of_the_system(evaluate, finished, tmp_path, monkeypatch):
-    def full(*_):
+def test_full_disk_is_an_os_error(evaluate, expected, tmp_path, monkeypatch):
+    def disk_full(*_):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
+        patch.setattr(os, "fsync", disk_full)
         with pytest.raises(OSError, match="No space left"):
             evaluate(tmp_path)
     evaluate(tmp_path)
-    assert contents(tmp_path) == finished
+    assert contents(tmp_path) == expected
 
 
-def test_another_image_of_the_same_name_is_completed(evaluate, finished, images, tmp_path):
+def test_changed_image_of_the_same_name_is_completed_again(evaluate, expected, images, tmp_path):
     evaluate(tmp_path)
     other = images.images.copy()
     other[3] = 255 - other[3]
     evaluate(tmp_path, Images(other, images.names))
     now = contents(tmp_path)
-    changed = {name for name in finished if now[name] != finished[name]}
-    assert {n for n in changed if "/" in n and "frames" not in n} == {
+    changed = {name for name in expected if now[name] != expected[name]}
+    assert {name for name in changed if "/" in name and "frames" not in name} == {
         "records/00003.safetensors",
         "completed/00003_3.png",
         "candidates/00003_3.png",
     }
 
 
-def test_who_began(evaluate, tmp_path):
-    assert records.begun_with(tmp_path) is None
+def test_first_record_skips_damaged_records(evaluate, tmp_path):
+    assert records.first_record(tmp_path) is None
     evaluate(tmp_path, settings="abc")
     (tmp_path / "records" / "00000.safetensors").write_bytes(b"")
-    assert records.begun_with(tmp_path) == "abc"
+    assert records.first_record(tmp_path).settings == "abc"
+    assert records.first_record(tmp_path).name == "00001_1"
 
 
-def test_beyond_the_grids_less_is_kept(evaluate, tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "SHOWN", 2)
+def test_records_beyond_the_grids_hold_fewer_tensors(evaluate, tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "GRID_IMAGES", 2)
     evaluate(tmp_path)
-    kept = [records.read_record(p)[0] for p in sorted((tmp_path / "records").iterdir())]
+    paths = sorted((tmp_path / "records").iterdir())
+    names = [records.read_record(path).tensors.keys() for path in paths]
     grids = {"before", "masked", "generated", "mean", "spread", "frames", "frame_iterations"}
-    assert [grids <= each.keys() for each in kept] == [True, True, False, False, False]
-    assert all(not grids & each.keys() for each in kept[2:])
-    assert len(list((tmp_path / "completed").iterdir())) == NUMBER
+    assert [grids <= each for each in names] == [True, True, False, False, False]
+    assert all(not grids & each for each in names[2:])
+    assert len(list((tmp_path / "completed").iterdir())) == COUNT
 
 
-def test_photos_are_made_again_from_what_filled_their_holes(evaluate, images, tmp_path):
+def test_photos_are_rebuilt_from_the_records(images, tmp_path):
     photos = SimpleNamespace(
         own_holes=False,
-        known=torch.ones(NUMBER, 1, 16, 16),
+        known=torch.ones(COUNT, 1, 16, 16),
         together=lambda i, fake: {i: fake},
         completed=lambda i, fake, _: Image.new("L", (9, 9), int(fake.mean() * 100 + 100)),
     )
     two = Images(images.images[:2], images.names[:2])
     writer = CompletionWriter(tmp_path, two, photos=photos)
     fake = torch.stack([torch.full((3, 16, 16), value) for value in (-0.5, 0.5)])
-    done = SimpleNamespace(
+    result = SimpleNamespace(
         index=torch.arange(2), images=fake, observed=fake, fake=fake, completion=fake
     )
-    done.mask = torch.zeros(2, 1, 16, 16)
+    result.mask = torch.zeros(2, 1, 16, 16)
     writer.on_predict_batch_start()
-    writer.write_on_batch_end(None, None, done)
+    writer.write_on_batch_end(None, None, result)
     (tmp_path / "photos" / "00001_1.png").unlink()
-    CompletionWriter(tmp_path, two, photos=photos).write_report()
+    again = CompletionWriter(tmp_path, two, photos=photos)
+    write_report(tmp_path, again.records(), photos)
     with Image.open(tmp_path / "photos" / "00001_1.png") as photo:
         assert photo.getpixel((0, 0)) == 150
 
 
-def test_without_a_true_image_nothing_compares(tmp_path, images):
-    photos = SimpleNamespace(own_holes=True, known=torch.ones(NUMBER, 1, 16, 16))
-    with pytest.raises(ValueError, match="nothing to compare with"):
-        CompletionWriter(tmp_path, images, 1, photos, Networks(lpips=torch.nn.Identity()))
-    assert not CompletionWriter(tmp_path, images, 1, photos).truth
+def test_network_metrics_need_a_true_image(tmp_path, images):
+    photos = SimpleNamespace(own_holes=True, known=torch.ones(COUNT, 1, 16, 16))
+    with pytest.raises(ValueError, match="there is no ground truth"):
+        CompletionWriter(tmp_path, images, 1, photos, lpips=torch.nn.Identity())
+    assert not CompletionWriter(tmp_path, images, 1, photos).has_truth
     photos.own_holes = False
-    assert CompletionWriter(tmp_path, images, 1, photos).truth
+    assert CompletionWriter(tmp_path, images, 1, photos).has_truth

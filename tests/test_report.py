@@ -1,76 +1,129 @@
-"""index.html of a completion run (runs/page.py)."""
+"""The report of a run (runs/report.py): index.html, and the report of an earlier version's run."""
 
 import base64
 import io
 import math
+import sys
+import zipfile
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from dcgan_inpaint.runs.page import write_page
+from dcgan_inpaint.runs import report
+from dcgan_inpaint.runs.records import Record
+from dcgan_inpaint.runs.report import write_page
 
 
-class Found(HTMLParser):
+class PageParser(HTMLParser):
     """The elements of a page and its text."""
 
-    def __init__(self, text):
+    def __init__(self, html):
         super().__init__()
-        self.elements, self.words = [], []
-        self.feed(text)
+        self.elements, self.text = [], []
+        self.feed(html)
 
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
 
     def handle_data(self, data):
-        self.words.append(data.strip())
+        self.text.append(data.strip())
 
     def all(self, tag):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-def kept(seed, candidates=3):
+def record(name, seed, candidates=3):
     levels = torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (3, 8, 8), np.uint8))
-    record = {"before": levels, "masked": levels // 2, "completed": levels}
+    tensors = {"before": levels, "masked": levels // 2, "completed": levels}
     if candidates:
-        record |= {"candidates": levels.expand(candidates, -1, -1, -1), "spread": levels}
-    return record
+        tensors |= {"candidates": levels.expand(candidates, -1, -1, -1), "spread": levels}
+    return Record(name, "", "", {}, tensors)
 
 
-def page(tmp_path, names, first, psnr, trace=None, summary=None):
-    write_page(tmp_path / "index.html", "a run", names, first, psnr, trace, summary or {})
-    return Found((tmp_path / "index.html").read_text())
+def page(tmp_path, first, psnr, curve=None, summary=None):
+    write_page(tmp_path / "index.html", "a run", first, psnr, curve, summary or {})
+    return PageParser((tmp_path / "index.html").read_text())
 
 
-def test_it_holds_all_that_it_shows(tmp_path):
-    names = ["a.png", "<script>alert(1)</script>", "c.png"]
+def test_page_holds_the_summary_the_curves_and_the_images(tmp_path):
+    html_name = "<script>alert(1)</script>"
+    first = [record("a", 0), record(html_name, 1)]
     summary = {"psnr_hole": (20.5, 19.0, 22.0), "fd_efflite0": (7.25, math.nan, math.nan)}
-    trace = torch.tensor([8.0, 4.0, 2.0])
-    found = page(tmp_path, names, [kept(0), kept(1)], [20.0, 21.0, 20.5], trace, summary)
-    assert not found.all("script") and not found.all("link")
-    assert names[1] in " ".join(found.words)
-    images = found.all("img")
+    curve = torch.tensor([8.0, 4.0, 2.0])
+    parsed = page(tmp_path, first, {"a": 20.0, html_name: 21.0, "c": 20.5}, curve, summary)
+    assert not parsed.all("script") and not parsed.all("link")
+    assert html_name in " ".join(parsed.text)
+    images = parsed.all("img")
     assert len(images) == 2 * 5  # original, masked, completed, candidates, spread
+    assert images[0]["alt"] == "original of a"
     assert all(image["src"].startswith("data:image/png;base64,") for image in images)
-    with Image.open(io.BytesIO(base64.b64decode(images[0]["src"].partition(",")[2]))) as picture:
-        assert np.array_equal(np.asarray(picture), kept(0)["before"].permute(1, 2, 0).numpy())
-    assert "20.500" in found.words and "19.000 to 22.000" in found.words
-    assert "7.250" in found.words and "nan" not in " ".join(found.words)
-    (line,) = found.all("polyline")
+    with Image.open(io.BytesIO(base64.b64decode(images[0]["src"].partition(",")[2]))) as image:
+        levels = first[0].tensors["before"].permute(1, 2, 0).numpy()
+        assert np.array_equal(np.asarray(image), levels)
+    assert "20.500" in parsed.text and "19.000 to 22.000" in parsed.text
+    assert "7.250" in parsed.text and "nan" not in " ".join(parsed.text)
+    (line,) = parsed.all("polyline")
     assert [[float(x) for x in point.split(",")] for point in line["points"].split()] == [
         [10, 20],  # the highest of three
         [200, pytest.approx(160 - 140 / 3)],
         [390, 160],  # the lowest
     ]
-    heights = [float(bar["height"]) for bar in found.all("rect")]
-    assert [i for i, height in enumerate(heights) if height] == [0, 10, 19]  # of 20
+    heights = [float(bar["height"]) for bar in parsed.all("rect")]
+    assert [i for i, height in enumerate(heights) if height] == [0, 10, 19]  # of 20 bins
     assert set(heights) == {0.0, 140.0}
 
 
-def test_what_nobody_knows_is_not_shown(tmp_path):
-    found = page(tmp_path, ["a.png"], [kept(0, candidates=0)], [math.nan])
-    assert len(found.all("img")) == 3
-    assert not found.all("svg")
-    assert not any("dB" in words for words in found.words)
+def test_page_omits_unknown_values(tmp_path):
+    parsed = page(tmp_path, [record("a", 0, candidates=0)], {"a": math.nan})
+    assert len(parsed.all("img")) == 3
+    assert not parsed.all("svg")
+    assert not any("dB" in text for text in parsed.text)
+
+
+@pytest.fixture
+def old_run(tmp_path):
+    """A run of commit 7f30de1 (2 procedural faces, 2 candidates, 3 frames), and its files."""
+    with zipfile.ZipFile(Path(__file__).parent / "fixtures" / "old_run.zip") as archive:
+        archive.extractall(tmp_path)
+    files = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.suffix in (".csv", ".npy")}
+    assert len(files) == 5
+    images = {p.name: np.asarray(Image.open(p)) for p in tmp_path.glob("*.png")}
+    assert len(images) == 3
+    for name in [*files, *images]:
+        (tmp_path / name).unlink()
+    return tmp_path, files, images
+
+
+def test_report_of_an_old_run_is_rebuilt_from_its_records(old_run, monkeypatch, capsys):
+    run_dir, files, images = old_run
+    monkeypatch.setattr(sys, "argv", ["report", str(run_dir)])
+    report.main()
+    for name, data in files.items():
+        renamed = data.replace(b"pictures", b"images") if name == "summary.csv" else data
+        assert (run_dir / name).read_bytes() == renamed, name
+    for name, levels in images.items():
+        assert np.array_equal(np.asarray(Image.open(run_dir / name)), levels), name
+    assert len(list((run_dir / "candidates").iterdir())) == 2
+    assert len(PageParser((run_dir / "index.html").read_text()).all("img")) == 2 * 6
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith("psnr_hole 15.16 dB, ") and out[1] == str(run_dir / "index.html")
+
+
+def test_old_run_cannot_be_continued(old_run, run):
+    faces = ("data=faces", "data.train_size=4", "data.val_size=2", "data.test_size=2")
+    stderr = run("inpaint.py", *faces, "limit=2", f"output={old_run[0]}", fails=True).stderr
+    error = f"error: output={old_run[0]} was written by an earlier version"
+    assert stderr.splitlines()[-1].startswith(error)
+    assert "Traceback" not in stderr
+
+
+def test_directory_without_records_is_an_error(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path)])
+    with pytest.raises(SystemExit) as stop:
+        report.main()
+    assert stop.value.code == 2
+    assert f"{tmp_path}: no complete records" in capsys.readouterr().err

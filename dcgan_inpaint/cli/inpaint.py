@@ -12,16 +12,18 @@ from dcgan_inpaint.data.sources import node_of, open_source
 from dcgan_inpaint.errors import exit_on_failure, one_line_errors, out_of_memory, show
 from dcgan_inpaint.inpainting.build import build, uses_source
 from dcgan_inpaint.inpainting.config import InpaintConfig, resolve
+from dcgan_inpaint.metrics.completions import load_lpips
+from dcgan_inpaint.metrics.features import load_efflite0
 from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.models.checkpoint import file_of, load_model, source_of
 from dcgan_inpaint.photos.crops import region_finder
 from dcgan_inpaint.photos.photos import Photos
 from dcgan_inpaint.photos.reading import photos_of_files
-from dcgan_inpaint.runs.records import begun_with
+from dcgan_inpaint.runs.records import CompletionWriter, first_record
+from dcgan_inpaint.runs.report import format_summary
 from dcgan_inpaint.runs.resuming import check_continuation
 from dcgan_inpaint.runs.run_dir import choose_run_dir, start_run
 from dcgan_inpaint.runs.trainer import close_loggers, complete, make_trainer, open_loggers
-from dcgan_inpaint.runs.writer import CompletionWriter, load_networks
 
 
 def main(config: InpaintConfig) -> float | None:
@@ -40,25 +42,29 @@ def main(config: InpaintConfig) -> float | None:
         mask = photos.mask if photos else instantiate(config.mask)
         completing = build(config, model, mask, source)
         completing.check()
-        networks = load_networks(config.lpips, config.features, model.image_shape[1])
+        lpips = load_lpips(config.lpips) if config.lpips else None
+        features = load_efflite0(model.image_shape[1]) if config.features else None
         images = (
             photos.images if photos else ImageData(source, config.cache_dir).split(config.split)
         )
-        settings = check_continuation(run_dir, config, input_files(config), begun_with(run_dir))
-        writer = CompletionWriter(run_dir, images, config.limit, photos, networks, settings)
+        record = first_record(run_dir)
+        stored = record and record.settings
+        settings = check_continuation(run_dir, config, input_files(config), stored)
+        writer = CompletionWriter(run_dir, images, config.limit, photos, lpips, features, settings)
         loggers = open_loggers(config.logger, config.tags, run_dir)
         trainer = make_trainer(config.trainer, loggers, [writer])
         start_run(run_dir, asdict(config), loggers, config.shard)
 
     remedy = f"Lower batch_size={config.batch_size} or candidates={show(config.candidates)}"
     with out_of_memory(remedy), exit_on_failure(lambda: f"output={run_dir} continues"):
-        shown = complete(trainer, writer, completing, config.batch_size, config.shard)
+        summary = complete(trainer, writer, completing, config.batch_size, config.shard)
     close_loggers(loggers)
-    if not shown:  # other processes or shards complete the rest
+    if summary is None:  # other processes or shards complete the rest
         return None
-    line = ": ".join(filter(None, (f"{len(writer.rows)} images completed", str(writer))))
-    print(line, writer.place, sep="\n")
-    return writer.summary().get("psnr_hole", (None,))[0]
+    metrics = format_summary(summary)
+    print(": ".join(filter(None, (f"{len(writer.names)} images completed", metrics))))
+    print(writer.main_result)
+    return summary.get("psnr_hole", (None,))[0]
 
 
 def load_photos(config: InpaintConfig, model: Model) -> Photos | None:

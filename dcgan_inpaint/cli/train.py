@@ -16,6 +16,8 @@ from dcgan_inpaint.inpainting.build import build_preview
 from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.models.checkpoint import save_weights
 from dcgan_inpaint.runs.callbacks import StoreSettings, training_callbacks
+from dcgan_inpaint.runs.records import CompletionWriter
+from dcgan_inpaint.runs.report import format_summary
 from dcgan_inpaint.runs.resuming import check_checkpoint, flatten, how_to_resume
 from dcgan_inpaint.runs.run_dir import choose_run_dir, start_run
 from dcgan_inpaint.runs.schemas import TrainConfig
@@ -28,7 +30,6 @@ from dcgan_inpaint.runs.trainer import (
     on_one_device,
     open_loggers,
 )
-from dcgan_inpaint.runs.writer import CompletionWriter
 
 FINAL_ITERATIONS = 100  # of the search that completes the `validate` images at the end
 
@@ -119,6 +120,8 @@ def evaluate_completions(
     shutil.rmtree(folder, ignore_errors=True)  # of the model that was resumed
     writer = CompletionWriter(folder, data.split("val"), config.validate)
     completing = make_trainer(on_one_device(config.trainer), trainer.loggers, [writer])
-    complete(completing, writer, build_preview(model, FINAL_ITERATIONS), config.batch_size)
-    print(f"{len(writer.names)} validation images completed: {writer}")
-    return writer.summary()["psnr_hole"][0]
+    module = build_preview(model, FINAL_ITERATIONS)
+    summary = complete(completing, writer, module, config.batch_size)
+    assert summary is not None  # a single process completes all images
+    print(f"{len(writer.names)} validation images completed: {format_summary(summary)}")
+    return summary["psnr_hole"][0]

@@ -1,86 +1,304 @@
-"""The record of a completed image: one file, whole or absent, of all that is kept of it.
+"""Records of completed images: one file per image, from which the report can be rebuilt."""
 
-What a run shows is made of its records (shown.py) and can be made again; they alone are trusted.
-"""
-
-from collections.abc import Mapping
+import json
+import math
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from PIL import Image
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import BasePredictionWriter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.transforms.functional import to_pil_image
 
 from dcgan_inpaint.checksums import CHECKSUM, checksum
-from dcgan_inpaint.files import atomic_write
-from dcgan_inpaint.images import to_uint8
+from dcgan_inpaint.data.loader import Images
+from dcgan_inpaint.files import atomic_write, save_image
+from dcgan_inpaint.images import grid, to_uint8
 from dcgan_inpaint.inpainting.module import Completion, SearchedCompletion
+from dcgan_inpaint.metrics.completions import completion_metrics
+from dcgan_inpaint.metrics.completions import lpips as lpips_distance
+from dcgan_inpaint.metrics.features import EffLite0, compare, diversity
+from dcgan_inpaint.photos.photos import Photos
 
-ROOM = "records"  # the folder of records in a run's
-SHOWN = 64  # images in the grids, the first of the list
-Kept = dict[str, Tensor]
+RECORDS = "records"  # directory of the records in a run directory
+GRID_IMAGES = 64  # images in the grids, the first of the list: eight rows of eight
+PNG_END = b"IEND\xaeB`\x82"  # the last chunk of a PNG file and its checksum
+
+LOSSES = ("context", "prior", "total")
+METRICS = (  # columns of metrics.csv
+    *("psnr_hole", "psnr_whole", "ssim_hole", "ssim_whole"),
+    *("raw_psnr_hole", "raw_psnr_whole", "raw_ssim_hole", "raw_ssim_whole"),
+    *("lpips", "feature_distance", "diversity", *LOSSES, "seconds"),
+)
 
 
-def kept_of(done: Completion, fakes: bool) -> list[Kept]:
-    """What is kept of each image of a batch, images as uint8 (C, S, S).
+@dataclass
+class Record:
+    """The stored result of one image.
 
-    completed; `fakes`: fake, float, which is put back into a photo; of a search z, trace (T + 1, 3)
-    and, where there are several, candidates (K, C, S, S) and frame_z (F, z_dim).  Of the first 64
-    what the grids show as well: before, masked, generated; mean and spread of candidates; frames
-    (F, C, S, S) of the iterations frame_iterations (F,).
+    Attributes:
+        name: Name of its image files, without suffix.
+        image: Checksum of the image and, for a photo, of its mask.
+        settings: Fingerprint of everything else that affects the result.
+        metrics: Value of each of `METRICS`, nan where it does not apply.
+        tensors: Tensors by name; images are uint8 (C, S, S).
+
+            - completed: The completion.
+            - fake: For photos, the image in [-1, 1] that fills the hole before blending.
+            - features: With `features=true`, pooled features (2, 1280) of completion and image.
+            - z (z_dim,), trace (T + 1, 3): Latent of a search, and its losses as in `LOSSES`.
+            - candidates (K, C, S, S): All completions if there are several, the best first.
+            - frame_z (F, z_dim): Latents during the search.
+            - before, masked, generated, mean, spread, frames (F, C, S, S), frame_iterations (F,):
+              What the grids show, for the first `GRID_IMAGES` images.
     """
-    batch = {"completed": to_uint8(done.completion)}
-    if fakes:
-        batch["fake"] = done.fake.float()
-    of_grids = {}
-    if (shown := done.index < SHOWN).any():
-        of_grids["before"] = to_uint8(done.images)
-        of_grids["masked"] = to_uint8(done.observed)
-        of_grids["generated"] = to_uint8(done.fake)
-    if isinstance(done, SearchedCompletion):
-        batch |= {"z": done.z, "trace": done.trace.transpose(0, 1)}
-        if done.candidates.shape[1] > 1:
-            batch["candidates"] = to_uint8(done.candidates)
-            if shown.any():
-                of_grids["mean"] = to_uint8(done.candidates.mean(1))
-                # a standard deviation of 0.5, a quarter of the range, is white
-                of_grids["spread"] = to_uint8(done.spread / 0.25 - 1)
-        if (count := len(done.frame_iterations)) > 1:
-            batch["frame_z"] = done.frame_z.transpose(0, 1)
-            if shown.any():
-                of_grids["frames"] = to_uint8(done.frames.transpose(0, 1))
-                iterations = torch.tensor(done.frame_iterations)
-                of_grids["frame_iterations"] = iterations.expand(len(shown), count)
-    batch, of_grids = ({k: v.detach().cpu() for k, v in part.items()} for part in (batch, of_grids))
-    parts = (batch | of_grids if in_grids else batch for in_grids in shown.tolist())
-    return [
-        {name: values[i].contiguous() for name, values in part.items()}
-        for i, part in enumerate(parts)
-    ]
+
+    name: str
+    image: str
+    settings: str
+    metrics: dict[str, float]
+    tensors: dict[str, Tensor]
 
 
-def write_record(path: Path, kept: Kept, about: Mapping[str, str]) -> None:
-    """Put a record on the disk, whole or not at all; `about` says whose it is."""
-    data = save(kept, {**about, CHECKSUM: checksum(kept, about)})
+def write_record(path: Path, record: Record) -> None:
+    """Write a record atomically, with a checksum."""
+    metadata = {
+        "name": record.name,
+        "image": record.image,
+        "settings": record.settings,
+        "metrics": json.dumps(record.metrics),
+    }
+    data = save(record.tensors, {**metadata, CHECKSUM: checksum(record.tensors, metadata)})
     with atomic_write(path, durable=True) as file:
         file.write(data)
 
 
-def read_record(path: Path) -> tuple[Kept, dict[str, str]] | None:
-    """What `write_record` was given; None when that is not there, or not what was written."""
+def read_record(path: Path) -> Record | None:
+    """Return a record, also one of an earlier version, or None if it is missing or damaged."""
     try:
         with safe_open(path, "pt") as file:
-            about = dict(file.metadata() or {})
-            kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError):
         return None
-    said = about.pop(CHECKSUM, None)
-    return (kept, about) if said == checksum(kept, about) else None
+    if metadata.pop(CHECKSUM, None) != checksum(tensors, metadata):
+        return None
+    if "measured" in metadata:  # 7f30de1 and before: metrics are one tensor, named in the metadata
+        names, values = metadata.pop("measured").split(), tensors.pop("measured").tolist()
+        metadata["image"] = metadata.pop("picture")
+        metrics = dict(zip(names, values, strict=True))
+    else:
+        metrics = json.loads(metadata.pop("metrics"))
+    return Record(**metadata, metrics=metrics, tensors=tensors)
 
 
-def begun_with(folder: Path) -> str | None:
-    """The settings that a run's records name; None if there is no whole one."""
-    for path in sorted((folder / ROOM).glob("*.safetensors")):
-        if found := read_record(path):
-            return found[1].get("settings")
-    return None
+def first_record(run_dir: Path) -> Record | None:
+    """Return the first complete record of a run, or None if it has none."""
+    paths = sorted((run_dir / RECORDS).glob("*.safetensors"))
+    return next((record for path in paths if (record := read_record(path))), None)
+
+
+def write_images(
+    run_dir: Path, i: int, record: Record, photos: Photos | None, replace: bool = False
+) -> None:
+    """Write the image files of one record that are missing or damaged.
+
+    These are completed/, candidates/ (if there are several) and photos/: the full-size photo with
+    all its completed crops, written together with its last crop.
+
+    Args:
+        run_dir: The run directory.
+        i: Position of the image in the list.
+        record: Its record.
+        photos: The photos that the images were cropped from, if any.
+        replace: Whether existing files are outdated.
+    """
+    tensors = record.tensors
+    images: dict[str, Callable[[], Image.Image]] = {}
+    images["completed"] = lambda: to_pil_image(tensors["completed"])
+    if "candidates" in tensors:
+        images["candidates"] = lambda: grid(tensors["candidates"])
+    if photos is not None and (fakes := photos.together(i, tensors["fake"])):
+        images["photos"] = partial(photos.completed, i, tensors["fake"], fakes)
+    if replace:
+        for folder in ("completed", "candidates", "photos"):
+            (run_dir / folder / f"{record.name}.png").unlink(missing_ok=True)
+    for folder, make_image in images.items():
+        if not _is_complete_png(path := run_dir / folder / f"{record.name}.png"):
+            save_image(path, make_image())
+
+
+def _is_complete_png(path: Path) -> bool:
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            image.verify()  # compares the checksum of each chunk
+        return path.read_bytes().endswith(PNG_END)  # PIL ignores what follows the last chunk
+    except (OSError, SyntaxError):  # PIL raises SyntaxError for a damaged PNG file
+        return False
+
+
+class CompletionWriter(BasePredictionWriter):
+    """Writes the record and the image files of each image as soon as its batch is completed.
+
+    Args:
+        run_dir: The run directory. If it has records, the run is continued.
+        images: Images to complete.
+        limit: Number of images to complete, the first ones; None, or with `photos`, all.
+        photos: The photos that `images` are crops of, if any.
+        lpips: Network of `load_lpips`, to measure LPIPS.
+        features: Network of `load_efflite0`, to measure feature_distance, diversity, fd_efflite0.
+        settings: Fingerprint of everything besides the images that affects the results.
+
+    Raises:
+        ValueError: If a network is given and the photos have holes of their own, so that there is
+            no true image to compare with.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        images: Images,
+        limit: int | None = None,
+        photos: Photos | None = None,
+        lpips: nn.Module | None = None,
+        features: EffLite0 | None = None,
+        settings: str = "",
+    ):
+        super().__init__(write_interval="batch")
+        self.run_dir, self.images, self.photos = run_dir, images, photos
+        self.lpips, self.features, self.settings = lpips, features, settings
+        self.names = images.labels[: None if photos else limit]
+        self.has_truth = photos is None or not photos.own_holes
+        if not self.has_truth and (lpips or features):
+            raise ValueError(
+                "lpips=, features=: there is no ground truth inside the photo's own hole. "
+                "Remove these options"
+            )
+        self.completed: set[int] = set()  # positions of the images that have a record
+        self.find_records()
+
+    def find_records(self) -> bool:
+        """Look for records that other processes have written; return whether none is missing."""
+        missing = set(range(len(self.names))) - self.completed
+        self.completed |= {i for i in missing if self._read(i) is not None}
+        return len(self.completed) == len(self.names)
+
+    def records(self) -> Iterator[Record]:
+        """Read the records of all images in order.
+
+        Raises:
+            OSError: If a record cannot be read.
+        """
+        for i in range(len(self.names)):
+            if (record := self._read(i)) is None:
+                raise OSError(f"{self._path(i)}: the record cannot be read")
+            yield record
+
+    @property
+    def main_result(self) -> Path:
+        """The path to look at first: the grid, or the completed photo or photos."""
+        if self.photos is None:
+            return self.run_dir / "completed.png"
+        is_single = len(set(self.photos.of)) == 1
+        return self.run_dir.joinpath("photos", *[f"{self.names[-1]}.png"] * is_single)
+
+    def on_predict_batch_start(self, *_: object) -> None:
+        self.start = time.perf_counter()
+
+    def write_on_batch_end(
+        self, trainer: Trainer, module: LightningModule, prediction: Completion, *_: object
+    ) -> None:
+        seconds = (time.perf_counter() - self.start) / len(prediction.index)
+        tensors = _record_tensors(prediction, with_fake=self.photos is not None)
+        metrics, features = self._evaluate(prediction)
+        new: dict[int, Record] = {}
+        for k, i in enumerate(prediction.index.tolist()):
+            # A batch is completed as a whole, even if some of its images have a record.
+            if i not in self.completed:
+                if features is not None:
+                    tensors[k]["features"] = features[k].cpu().contiguous()
+                values = {name: values[k] for name, values in metrics.items()}
+                identity = self._identity(i)
+                new[i] = Record(*identity, values | {"seconds": seconds}, tensors[k])
+                write_images(self.run_dir, i, new[i], self.photos, replace=True)
+        with ThreadPoolExecutor() as pool:  # the disk flushes several files at once
+            list(pool.map(write_record, map(self._path, new), new.values()))
+        self.completed |= new.keys()
+
+    def _path(self, i: int) -> Path:
+        return self.run_dir / RECORDS / f"{i:05d}.safetensors"
+
+    def _identity(self, i: int) -> tuple[str, str, str]:
+        """Return what identifies the record of image i: its name, image and settings."""
+        value = zlib.crc32(self.images.images[i].tobytes())
+        if self.photos is not None:
+            value = zlib.crc32(self.photos.known[i].numpy().tobytes(), value)
+        return self.names[i], f"{value:08x}", self.settings
+
+    def _read(self, i: int) -> Record | None:
+        record = read_record(self._path(i))
+        if record and (record.name, record.image, record.settings) == self._identity(i):
+            return record
+        return None
+
+    def _evaluate(self, result: Completion) -> tuple[dict[str, list[float]], Tensor | None]:
+        """Return each of `METRICS` for a batch, and pooled features (B, 2, 1280) or None.
+
+        PSNR in dB and SSIM compare the completion with the image and, as raw_..., what fills the
+        hole before blending. The losses are those at the end of the search.
+        """
+        hole = 1 - result.mask  # (B, 1, S, S)
+        nan = torch.full((len(hole),), math.nan, device=hole.device)
+        metrics = dict.fromkeys(METRICS, nan)  # sets the order
+        pooled = None
+        if self.has_truth:
+            metrics |= completion_metrics(result.completion, result.images, hole)
+            raw = completion_metrics(result.fake, result.images, hole)
+            metrics |= {f"raw_{name}": values for name, values in raw.items()}
+        if self.lpips is not None:
+            network = self.lpips.to(hole.device)
+            metrics["lpips"] = lpips_distance(result.completion, result.images, network)
+        if self.features is not None:
+            network = self.features.to(hole.device)
+            distance, pooled = compare(result.completion, result.images, network)
+            metrics["feature_distance"] = distance
+            if isinstance(result, SearchedCompletion) and result.candidates.shape[1] > 1:
+                metrics["diversity"] = diversity(result.candidates, network)
+        if isinstance(result, SearchedCompletion):
+            metrics |= zip(LOSSES, result.trace[-1].unbind(1), strict=True)
+        return {name: values.tolist() for name, values in metrics.items()}, pooled
+
+
+def _record_tensors(result: Completion, with_fake: bool) -> list[dict[str, Tensor]]:
+    """Return the tensors of each image's `Record`, without the features."""
+    images = {"completed": result.completion}
+    grids = {"before": result.images, "masked": result.observed, "generated": result.fake}
+    others = {"fake": result.fake.float()} if with_fake else {}
+    if isinstance(result, SearchedCompletion):
+        others |= {"z": result.z, "trace": result.trace.transpose(0, 1)}
+        if result.candidates.shape[1] > 1:
+            images["candidates"] = result.candidates
+            grids["mean"] = result.candidates.mean(1)
+            # White is a standard deviation of 0.5, a quarter of the range.
+            grids["spread"] = result.spread / 0.25 - 1
+        if len(result.frame_iterations) > 1:
+            others["frame_z"] = result.frame_z.transpose(0, 1)
+            grids["frames"] = result.frames.transpose(0, 1)
+    rows = []
+    for k, i in enumerate(result.index.tolist()):
+        shown = images | grids if i < GRID_IMAGES else images
+        row = {name: to_uint8(values[k]) for name, values in shown.items()}
+        row |= {name: values[k].detach().cpu() for name, values in others.items()}
+        if "frames" in row:
+            row["frame_iterations"] = torch.tensor(result.frame_iterations)
+        rows.append({name: values.contiguous() for name, values in row.items()})
+    return rows

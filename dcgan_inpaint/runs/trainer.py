@@ -1,7 +1,7 @@
 """Trainers and loggers of a run, and the work they do: completion and evaluation of samples."""
 
+import itertools
 import os
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,7 +35,8 @@ from dcgan_inpaint.metrics.samples import (
     sample_metrics,
 )
 from dcgan_inpaint.models.base import LatentGAN
-from dcgan_inpaint.runs.writer import CompletionWriter
+from dcgan_inpaint.runs.records import CompletionWriter
+from dcgan_inpaint.runs.report import Summary, write_report
 
 # A step of D leaves the parameters of G unused, and a step of G those of D.
 DDP = "ddp_find_unused_parameters_true"
@@ -76,7 +77,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 os.link(path, previous)  # unlike a move, a link leaves the old name in place
 
 
-def _is_complete(archive: Path) -> bool:
+def _is_complete(archive: Path) -> Summary | None:
     try:
         check_archive(archive)
     except (OSError, ValueError):
@@ -179,23 +180,15 @@ def open_loggers(
 
 @rank_zero_only
 def _check_wandb() -> None:
-    url, failures = wandb.setup().settings.base_url, ["no answer"]
-
-    def connect() -> None:
-        try:
-            urllib.request.urlopen(url, timeout=WANDB_TIMEOUT).close()
-            failures.clear()
-        except urllib.error.HTTPError:
-            failures.clear()  # the server answered
-        except OSError as error:
-            failures[:] = [str(error)]
-
-    # The timeout of urlopen does not cover the DNS lookup.
-    thread = threading.Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join(WANDB_TIMEOUT + 1)
-    if failures:
-        raise ValueError(f"logger=wandb: {url} cannot be reached ({failures[0]}). {WANDB_OFFLINE}")
+    url = wandb.setup().settings.base_url
+    try:
+        urllib.request.urlopen(url, timeout=WANDB_TIMEOUT).close()
+    except urllib.error.HTTPError:
+        pass  # the server answered
+    except OSError as error:
+        raise ValueError(
+            f"logger=wandb: {url} cannot be reached ({error}). {WANDB_OFFLINE}"
+        ) from error
     try:
         wandb.login()
     except wandb.errors.Error as error:
@@ -226,7 +219,7 @@ def complete(
     module: LightningModule,
     batch_size: int,
     shard: str | None = None,
-) -> bool:
+) -> Summary | None:
     """Complete the images that have no record yet, and write the report once all have one.
 
     A batch holds the same images in every run, whatever the number of processes: of n processes,
@@ -240,7 +233,8 @@ def complete(
         shard: "3/16" restricts this call to the third of sixteen shares of the batches.
 
     Returns:
-        Whether the report was written.
+        The summary of the metrics, or None if other processes have images left to complete, or
+        this process is not the first.
     """
     count = len(writer.names)
     blocks = [range(i, min(i + batch_size, count)) for i in range(0, count, batch_size)]
@@ -248,26 +242,24 @@ def complete(
     if shard is not None:
         part, shares = map(int, shard.split("/"))
         rank = part - 1
-    incomplete = [any(i not in writer.rows for i in block) for block in blocks]
-    own = [
-        i for k, block in enumerate(blocks) if incomplete[k] and k % shares == rank for i in block
-    ]
+    own = [block for block in blocks[rank::shares] if not writer.completed.issuperset(block)]
     # Processes that Lightning started must join `predict` even if they have nothing to complete.
-    if own or trainer.world_size > 1 and (any(incomplete) or trainer.global_rank):
-        loader = batches(Subset(writer.images, own), batch_size)
-        trainer.predict(module, loader, return_predictions=False)
+    others = trainer.world_size > 1 and (len(writer.completed) < count or trainer.global_rank)
+    if own or others:
+        images = Subset(writer.images, list(itertools.chain(*own)))
+        trainer.predict(module, batches(images, batch_size), return_predictions=False)
         trainer.strategy.barrier()
-    if not trainer.is_global_zero or not writer.reread():
+    if not trainer.is_global_zero or not writer.find_records():
         if shard is not None:
             print(f"{shard} completed: the same command without shard= writes the report")
-        return False
-    summary = writer.write_report()
+        return None
+    summary = write_report(writer.run_dir, writer.records(), writer.photos)
     for logger in trainer.loggers:
         logger.log_metrics({f"completion/{name}": mean for name, (mean, *_) in summary.items()})
         logger.save()
-    with Image.open(writer.folder / "rows.png") as image:
+    with Image.open(writer.run_dir / "rows.png") as image:
         log_image(trainer.loggers, "completion/rows", image)
-    return True
+    return summary
 
 
 def evaluate_samples(model: LatentGAN, real: np.ndarray, count: int, trainer: Trainer) -> str:

@@ -114,9 +114,10 @@ def read_completion(run_dir: Path) -> dict[str, Any]:
                 rows = [row for row in csv.DictReader(file) if row.get("metric") != "seconds"]
             contents[name] = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
         elif name.startswith("records") and (record := read_record(path)):
-            tensors, about = record
-            tensors["measured"] = tensors["measured"][:-1]
-            contents[name] = {k: v.numpy().tobytes() for k, v in tensors.items()} | about
+            del record.metrics["seconds"]
+            contents[name] = {k: v.numpy().tobytes() for k, v in record.tensors.items()}
+            contents[name] |= {"name": record.name, "image": record.image}
+            contents[name] |= {"settings": record.settings, "metrics": json.dumps(record.metrics)}
         else:
             contents[name] = path.read_bytes()
     return contents

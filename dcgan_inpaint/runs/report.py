@@ -1,0 +1,202 @@
+"""The report of a completion run: grids, tables and index.html, derived from its records.
+
+`python -m dcgan_inpaint.runs.report RUN_DIR` rebuilds it, also for a run of an earlier version.
+"""
+
+import argparse
+import base64
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+
+from dcgan_inpaint.files import atomic_write, save_image, write_csv
+from dcgan_inpaint.images import grid, save_gif
+from dcgan_inpaint.metrics.completions import mean_interval
+from dcgan_inpaint.metrics.features import frechet_distance
+from dcgan_inpaint.photos.photos import Photos
+from dcgan_inpaint.runs.records import LOSSES, RECORDS, Record, read_record, write_images
+
+Summary = dict[str, tuple[float, float, float]]  # mean and 95% interval (low, high) of each metric
+
+GRIDS = ("before", "masked", "generated", "completed", "mean", "spread")
+ROWS = ("before", "masked", "completed")  # of rows.png, for the first 8 images
+ARRAYS = {"z": "z.npy", "frame_z": "z_frames.npy", "features": "features.npy"}
+PAGE_COLUMNS = ("before", "masked", "completed", "candidates", "mean", "spread")
+HISTOGRAM_BINS = 20
+
+
+def write_report(run_dir: Path, records: Iterable[Record], photos: Photos | None = None) -> Summary:
+    """Write everything that a run shows, and return the summary of its metrics.
+
+    - Image files of each record that are missing or damaged (`write_images`).
+    - `GRIDS`, frames/ and search.gif of the first 64 images; rows.png of the first 8.
+    - metrics.csv: the metrics of each image; summary.csv: means with 95% intervals over images,
+      and fd_efflite0 of all completions against all images.
+    - trace.csv: iteration and losses of each search.
+    - `ARRAYS`: z (N, z_dim), z_frames (N, F, z_dim), features (N, 2, 1280).
+    - index.html: summary, curves and the first images in one file.
+
+    Args:
+        run_dir: The run directory.
+        records: The records of all images in order, at least one; each is read once.
+        photos: The photos that the images were cropped from, if any.
+    """
+    first: list[Record] = []  # records with the tensors of the grids
+    metrics: dict[str, dict[str, float]] = {}
+    traces: dict[str, Tensor] = {}
+    arrays: dict[str, list[Tensor]] = {name: [] for name in ARRAYS}
+    for i, record in enumerate(records):
+        write_images(run_dir, i, record, photos)
+        metrics[record.name] = record.metrics
+        if "before" in record.tensors:
+            first.append(record)
+        if "trace" in record.tensors:
+            traces[record.name] = record.tensors["trace"]
+        for name in ARRAYS.keys() & record.tensors.keys():
+            arrays[name].append(record.tensors[name])
+    _write_grids(run_dir, [record.tensors for record in first])
+    for name, tensors in arrays.items():
+        if tensors:
+            with atomic_write(run_dir / ARRAYS[name]) as file:
+                np.save(file, torch.stack(tensors).numpy())
+    if traces:
+        losses = ([name, t, *row] for name, x in traces.items() for t, row in enumerate(x.tolist()))
+        write_csv(run_dir / "trace.csv", [["name", "iteration", *LOSSES], *losses])
+    columns = list(next(iter(metrics.values())))
+    rows = [[values[column] for column in columns] for values in metrics.values()]
+    named_rows = [[name, *row] for name, row in zip(metrics, rows, strict=True)]
+    write_csv(run_dir / "metrics.csv", [["name", *columns], *named_rows])
+    summary = _summarize(columns, rows, arrays["features"])
+    means = [[name, *values, len(rows)] for name, values in summary.items()]
+    write_csv(run_dir / "summary.csv", [["metric", "mean", "low", "high", "images"], *means])
+    objectives = [trace[:, LOSSES.index("total")] for trace in traces.values()]
+    curve = torch.stack(objectives).mean(0) if objectives else None
+    psnr = {name: values["psnr_hole"] for name, values in metrics.items()}
+    write_page(run_dir / "index.html", run_dir.name, first, psnr, curve, summary)
+    return summary
+
+
+def _write_grids(run_dir: Path, first: Sequence[Mapping[str, Tensor]]) -> None:
+    for name in GRIDS:
+        if name in first[0]:
+            save_image(run_dir / f"{name}.png", grid(torch.stack([each[name] for each in first])))
+    rows = [each[name] for name in ROWS for each in first[:8]]
+    save_image(run_dir / "rows.png", grid(torch.stack(rows), columns=len(first[:8])))
+    if "frames" in first[0]:
+        frames = [grid(images) for images in torch.stack([each["frames"] for each in first], 1)]
+        for t, frame in zip(first[0]["frame_iterations"].tolist(), frames, strict=True):
+            save_image(run_dir / "frames" / f"{t:05d}.png", frame)
+        with atomic_write(run_dir / "search.gif") as file:
+            save_gif(frames, file)
+
+
+def _summarize(columns: list[str], rows: list[list[float]], features: list[Tensor]) -> Summary:
+    """Summarize the metrics that all images have; `features` are (2, 1280) each, or none."""
+    by_metric = torch.tensor(rows, dtype=torch.float64).unbind(1)
+    summary = {
+        name: mean_interval(values)
+        for name, values in zip(columns, by_metric, strict=True)
+        if not values.isnan().any()
+    }
+    if len(features) > 1:
+        fake, real = torch.stack(features).unbind(1)  # (N, 1280) each
+        summary["fd_efflite0"] = frechet_distance(fake, real), math.nan, math.nan
+    return summary
+
+
+def format_summary(summary: Summary) -> str:
+    """Return the mean PSNR and SSIM in one line."""
+    return ", ".join(
+        f"{name} {mean:.2f} dB" if name.startswith("psnr") else f"{name} {mean:.3f}"
+        for name, (mean, *_) in summary.items()
+        if name.startswith(("psnr", "ssim"))
+    )
+
+
+def write_page(
+    path: Path,
+    title: str,
+    first: Sequence[Record],
+    psnr: Mapping[str, float],
+    curve: Tensor | None,
+    summary: Summary,
+) -> None:
+    """Write a page that needs no other file.
+
+    Args:
+        path: The HTML file.
+        title: Title of the page.
+        first: Records of the images in the table.
+        psnr: PSNR over the hole of each image by name, in dB; not finite if unknown.
+        curve: Mean objective (T + 1,) of the searches, or None.
+        summary: The summary of the metrics.
+    """
+    finite = [value for value in psnr.values() if math.isfinite(value)]
+    rows = [
+        {
+            "name": record.name,
+            "psnr": psnr[record.name] if math.isfinite(psnr[record.name]) else None,
+            "images": {
+                name: _png(record.tensors[name]) for name in PAGE_COLUMNS if name in record.tensors
+            },
+        }
+        for record in first
+    ]
+    loader = PackageLoader("dcgan_inpaint.runs", ".")
+    template = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    text = template.get_template("report.html").render(
+        title=title,
+        count=len(psnr),
+        summary=summary,
+        histogram=_histogram(torch.tensor(finite)) if len(finite) > 1 else None,
+        curve=None if curve is None or len(curve) < 2 else _scaled(curve),
+        columns=[name for name in PAGE_COLUMNS if any(name in each.tensors for each in first)],
+        rows=rows,
+    )
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def _png(images: Tensor) -> str:
+    """Return one image (C, S, S), or a row of images (K, C, S, S), uint8, as base64."""
+    image = grid(images, columns=len(images)) if images.dim() == 4 else to_pil_image(images)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _histogram(values: Tensor) -> dict[str, object]:
+    """Return the counts of values (N,) per bin, relative to the largest, and the range."""
+    low, high = float(values.min()), float(values.max())
+    # a range of zero width would have no bins
+    counts = torch.histc(values, HISTOGRAM_BINS, low, max(high, low + 1e-6))
+    return {"shares": (counts / counts.max()).tolist(), "low": low, "high": high}
+
+
+def _scaled(values: Tensor) -> dict[str, object]:
+    """Return values (T,) scaled to [0, 1], and the largest."""
+    low, high = float(values.min()), float(values.max())
+    return {"shares": ((values - low) / max(high - low, 1e-12)).tolist(), "high": high}
+
+
+def main() -> None:
+    """Rebuild the report of a run directory from its records; photos are left as they are."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("run_dir", type=Path, help="directory of a completion run")
+    run_dir = parser.parse_args().run_dir
+    records = [read_record(path) for path in sorted((run_dir / RECORDS).glob("*.safetensors"))]
+    if not any(records):
+        parser.error(f"{run_dir}: no complete records. Give the directory of a completion run")
+    print(format_summary(write_report(run_dir, filter(None, records))))
+    print(run_dir / "index.html")
+
+
+if __name__ == "__main__":
+    main()
