@@ -1,4 +1,4 @@
-"""Small networks run fastest, and to the bit the same everywhere, on one thread."""
+"""Shared fixtures. All tests run on one thread: small networks are fastest and bitwise equal so."""
 
 import contextlib
 import io
@@ -15,11 +15,18 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; scripts under t
 PROJECT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """Runs a script as `python script arguments` would, in this process, which saves the imports.
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """The cache of decoded images, shared by all runs of a session."""
+    return tmp_path_factory.mktemp("cache")
 
-    The cache of decoded images is shared by the module.
+
+@pytest.fixture(scope="module")
+def run(cache):
+    """Run a script as `python script arguments` would, in this process, which saves the imports.
+
+    `run(script, *arguments, fails=False)` returns an object with `stdout` and `stderr`; it asserts
+    that the exit code is 0, or another one with `fails=True`.
     """
 
     def call(script, *arguments, fails=False):
@@ -30,13 +37,13 @@ def run(tmp_path_factory):
                 runpy.run_path(str(PROJECT / script), run_name="__main__")
             except SystemExit as stop:
                 code = stop.code
-                if isinstance(code, str):  # what the interpreter does with sys.exit("message")
+                if isinstance(code, str):  # sys.exit("message") writes to stderr
                     stderr.write(f"{code}\n")
-        done = SimpleNamespace(stdout=stdout.getvalue(), stderr=stderr.getvalue())
-        assert bool(code) == fails, done.stdout + done.stderr
-        return done
+        result = SimpleNamespace(stdout=stdout.getvalue(), stderr=stderr.getvalue())
+        assert bool(code) == fails, result.stdout + result.stderr
+        return result
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(PROJECT)
-        patch.setenv("DCGAN_INPAINT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("DCGAN_INPAINT_CACHE", str(cache))
         yield call

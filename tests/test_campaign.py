@@ -37,7 +37,7 @@ def ended(code, err):
 
 def test_check_one_line_accepts_one_error_line_or_the_line_of_a_signal():
     ended(1, "a warning\nerror: ckpt=a: no\n").check_one_line("ckpt=a")
-    ended(143, "SIGTERM: output=a goes on\n").check_one_line("goes on", code=143)
+    ended(143, "SIGTERM: output=a continues\n").check_one_line("continues", code=143)
 
 
 @pytest.mark.parametrize(

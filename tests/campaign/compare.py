@@ -178,6 +178,7 @@ def load_checkpoints(checkpoints: dict[str, str], output: Path) -> None:
 
     output.mkdir(parents=True)
     for name, path in checkpoints.items():
+        torch.manual_seed(0)  # networks that a checkpoint lacks have random weights
         state = load_model(path).state_dict()
         np.savez(output / f"{name}.npz", **{key: value.numpy() for key, value in state.items()})
 
@@ -282,13 +283,10 @@ def compare(checkouts: list[Path], root: Path, chosen: list[Command], tolerance:
     make_files(files)
     sides = [root / "old", root / "new"]
     names = [*(command.name for command in chosen), "checkpoints"]
+    shutil.rmtree(sides[1], ignore_errors=True)
     for checkout, side in zip(checkouts, sides, strict=True):
         tasks = _tasks(checkout, side, files, chosen, sides[0])
-        if side == sides[0] and all((side / f"{name}.log").exists() for name in names):
-            print(f"reusing the results in {side}")
-            continue
-        shutil.rmtree(side, ignore_errors=True)
-        _start_checkout(checkout, side, tasks)
+        _run_tasks(checkout, side, [task for task in tasks if not Path(task["log"]).exists()])
     count = 0
     for name in names:
         old, new = (side / f"{name}.log" for side in sides)
@@ -324,9 +322,9 @@ def _tasks(
     return [*tasks, {"load": checkpoints, "output": output, "log": log}]
 
 
-def _start_checkout(checkout: Path, runs: Path, tasks: list[dict[str, Any]]) -> None:
+def _run_tasks(checkout: Path, runs: Path, tasks: list[dict[str, Any]]) -> None:
     """Run the tasks in a process that imports the package of this checkout."""
-    runs.mkdir()
+    runs.mkdir(exist_ok=True)
     todo = runs / "tasks.json"
     todo.write_text(json.dumps(tasks))
     env = os.environ | {"PYTHONPATH": str(checkout), "DCGAN_INPAINT_CACHE": str(runs / "cache")}
@@ -342,8 +340,10 @@ def main() -> int:
     parser.add_argument(
         "--only", nargs="+", metavar="NAME", help="commands whose name contains NAME"
     )
-    parser.add_argument("--keep", type=Path, help="directory for the results; old ones are reused")
-    parser.add_argument("--tasks", type=Path, help=argparse.SUPPRESS)  # see _start_checkout
+    parser.add_argument(
+        "--keep", type=Path, help="directory for the results; those of OLD are reused"
+    )
+    parser.add_argument("--tasks", type=Path, help=argparse.SUPPRESS)  # see _run_tasks
     args = parser.parse_args()
     checkouts = [args.old.resolve(), args.new.resolve()]
     if args.tasks:

@@ -246,7 +246,7 @@ def run_signal(case: Case) -> None:
     seconds = time.perf_counter() - start
     if result.code:
         result.check_one_line(f"{number.name}: ", code=128 + number)
-        advice = ("goes on", "begins again", "give the same command again")
+        advice = ("continues", "starts again", "Run the same command again")
         said = any(text in result.err for text in advice)
         result.require(said, "the line does not say how to continue")
         result.require(seconds < MAX_STOP_SECONDS, f"the run ended after {seconds:.0f} s")
@@ -351,7 +351,7 @@ def run_concurrently(case: Case) -> None:
     for result in results:
         if result.code:
             result.check_one_line(f"output={run_dir}")
-            reasons = ("at work there", "holds a")
+            reasons = ("another run is using it", "holds a")
             known = any(reason in result.err for reason in reasons)
             result.require(known, "the line does not say that the directory is in use")
         else:
