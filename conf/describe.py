@@ -1,8 +1,8 @@
-"""Writes conf/README.md: every group, choice and key, from the comments of these YAML files.
+"""Write conf/README.md, the list of all options, from the comments of the YAML files.
 
 python conf/describe.py
 
-What stands at the top of a file says what the choice is, and what stands behind a key what that is.
+The comment at the top of a file describes the choice; the comment after a key describes the key.
 """
 
 import re
@@ -11,34 +11,34 @@ from pathlib import Path
 from typing import NamedTuple
 
 CONF = Path(__file__).parent
-DOORS = ("train", "inpaint", "sample")
-INTRODUCTION = """# What can be chosen
+COMMANDS = ("train", "inpaint", "sample")
+INTRODUCTION = """# Options
 
-Written by `python conf/describe.py` from the comments of the files in this folder; a test holds it
-to them. On the command line `group=choice` takes one of the files in a group's folder and
-`key=value` sets one key: `python inpaint.py mask=random mask.missing=0.5`. `--help` shows them as
-they stand with what you chose. `${...}` stands for the value of another key, `???` for one that has
-to be given.
+`python conf/describe.py` generates this page from the comments of the files in this directory; a
+test checks that it is up to date. On the command line `group=choice` selects a file in the
+directory of a group, and `key=value` sets one option: `python inpaint.py mask=random80
+mask.missing=0.5`. `--help` prints the configuration as composed with your overrides. `${...}` refers
+to the value of another option; `???` marks a required option.
 """
-LINE = re.compile(  # [- ]key: value # says
+LINE = re.compile(  # [- ]key: value # description
     r"(?P<indent> *)(?P<item>- )?(?P<key>(override )?[^\s:#]+)(:( +(?P<value>[^#\s].*?))?)?"
-    r"( +# (?P<says>.*))?"
+    r"( +# (?P<description>.*))?"
 )
 
 
 class Row(NamedTuple):
-    """A key, or an entry of a defaults list, with what is said of it."""
+    """A key, or an entry of a defaults list, with its description."""
 
     key: str
     value: str
-    says: str
+    description: str
 
 
 def read(path: Path, prefix: str) -> tuple[str, list[Row], list[Row]]:
-    """What a file says of itself; its keys, in full; its defaults list.
+    """Return the description of a file, its full keys, and its defaults list.
 
-    A comment on a line of its own belongs to what stands above it.  Raises ValueError for a line
-    that is written in another way than these files are.
+    A comment on a line of its own continues the line above.  Raises ValueError for a line in
+    another form than these files use.
     """
     about: list[str] = []
     keys: list[Row] = []
@@ -50,23 +50,23 @@ def read(path: Path, prefix: str) -> tuple[str, list[Row], list[Row]]:
         if text == "# @package _global_":
             prefix = ""
         elif text.startswith("# ") and last:
-            last[-1] = last[-1]._replace(says=f"{last[-1].says} {text[2:]}")
+            last[-1] = last[-1]._replace(description=f"{last[-1].description} {text[2:]}")
         elif text.startswith("# "):
             about.append(text[2:])
-        elif found := LINE.fullmatch(line):
-            indent, key = len(found["indent"]), found["key"]
+        elif match := LINE.fullmatch(line):
+            indent, key = len(match["indent"]), match["key"]
             parents = [parent for parent in parents if parent[0] < indent]
-            place = [name for _, name in parents] + [key]
-            value, says = found["value"] or "", found["says"] or ""
-            if found["item"]:
-                defaults.append(Row(key, value, says))
+            full_key = [name for _, name in parents] + [key]
+            value, description = match["value"] or "", match["description"] or ""
+            if match["item"]:
+                defaults.append(Row(key, value, description))
                 last = defaults
                 continue
             if not value:
                 parents.append((indent, key))
-            named = place[0] not in ("hydra", "defaults") and not key.startswith("_")
-            if named and (value or says):
-                keys.append(Row(".".join([*prefix.split(), *place]), value, says))
+            is_option = full_key[0] not in ("hydra", "defaults") and not key.startswith("_")
+            if is_option and (value or description):
+                keys.append(Row(".".join([*prefix.split(), *full_key]), value, description))
                 last = keys
         else:
             raise ValueError(f"{path}: cannot read this line: {line}")
@@ -75,44 +75,46 @@ def read(path: Path, prefix: str) -> tuple[str, list[Row], list[Row]]:
 
 def table(rows: Iterable[Row]) -> str:
     cells = [Row("key", "default", "meaning"), Row("---", "---", "---"), *rows]
-    lines = [f"| {key} | {value} | {says} |" for key, value, says in cells]
+    lines = [f"| {key} | {value} | {description} |" for key, value, description in cells]
     return "\n".join(lines) + "\n"
 
 
-def shown(row: Row) -> Row:
-    says = row.says.replace("|", r"\|").replace("<", r"\<")
-    return Row(f"`{row.key}`", f"`{row.value}`" if row.value else "", says)
+def escaped(row: Row) -> Row:
+    description = row.description.replace("|", r"\|").replace("<", r"\<")
+    return Row(f"`{row.key}`", f"`{row.value}`" if row.value else "", description)
 
 
-def door(name: str) -> str:
+def command_section(name: str) -> str:
     _, keys, defaults = read(CONF / f"{name}.yaml", "")
     groups = [row for row in defaults if row.value and not row.key.startswith("override ")]
-    named = {row.key for row in groups}  # a group that may be null stands among the keys as well
-    rows = [shown(row)._replace(key=f"[`{row.key}=`](#{row.key})") for row in groups]
-    return f"## {name}.py\n\n{table(rows + [shown(row) for row in keys if row.key not in named])}"
+    group_keys = {row.key for row in groups}  # a group that may be null is a key as well
+    rows = [escaped(row)._replace(key=f"[`{row.key}=`](#{row.key})") for row in groups]
+    rows += [escaped(row) for row in keys if row.key not in group_keys]
+    return f"## {name}.py\n\n{table(rows)}"
 
 
-def group(folder: Path) -> str:
+def group_section(folder: Path) -> str:
     rows: list[Row] = []
     for path in sorted(folder.glob("*.yaml")):
         about, keys, defaults = read(path, folder.name)
-        brings = [
+        includes = [
             f"`{re.sub('override |/|@.*', '', row.key)}={row.value}`"
             for row in defaults
             if row.value
         ]
-        says = shown(Row("", "", about)).says
-        if brings:
-            says += f"; with {', '.join(brings)}"
-        rows.append(Row(f"**`{folder.name}={path.stem}`**", "", says))
-        rows += map(shown, keys)
+        description = escaped(Row("", "", about)).description
+        if includes:
+            description += f"; includes {', '.join(includes)}"
+        rows.append(Row(f"**`{folder.name}={path.stem}`**", "", description))
+        rows += map(escaped, keys)
     return f"## {folder.name}\n\n{table(rows)}"
 
 
 def describe() -> str:
-    """The whole of conf/README.md."""
+    """Return the complete text of conf/README.md."""
     folders = sorted({path.parent for path in CONF.glob("*/*.yaml")})
-    return "\n".join([INTRODUCTION, *map(door, DOORS), *map(group, folders)])
+    sections = [*map(command_section, COMMANDS), *map(group_section, folders)]
+    return "\n".join([INTRODUCTION, *sections])
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ PROJECT = Path(__file__).parents[1]
 CONF = PROJECT / "conf"
 DOCUMENTS = sorted(
     path
-    for pattern in ("*.md", "conf/*.md", "dcgan_inpaint/*.md", "experiments/*.md", "tests/*.md")
+    for pattern in ("*.md", "conf/*.md", "dcgan_inpaint/**/*.md", "experiments/*.md", "tests/*.md")
     for path in PROJECT.glob(pattern)
 )
 
@@ -54,7 +54,7 @@ def test_every_key_is_described(describe, path):
     assert [row.key for row in keys if row.value] == list(leaves(parsed, prefix))
     if room != "experiment":  # which sets the keys of others
         known = {row.key for row in defaults}
-        assert [row.key for row in keys if not row.says and row.key not in known] == []
+        assert [row.key for row in keys if not row.description and row.key not in known] == []
 
 
 def test_a_file_is_described_by_its_comments(describe, tmp_path):
