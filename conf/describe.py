@@ -17,7 +17,7 @@ INTRODUCTION = """# Options
 `python conf/describe.py` generates this page from the comments of the files in this directory; a
 test checks that it is up to date. On the command line `group=choice` selects a file in the
 directory of a group, and `key=value` sets one option: `python inpaint.py mask=random80
-mask.missing=0.5`. `--help` prints the configuration as composed with your overrides. `${...}` refers
+mask.missing=0.5`. `--help` prints the composed configuration with your overrides. `${...}` refers
 to the value of another option; `???` marks a required option.
 """
 LINE = re.compile(  # [- ]key: value # description
