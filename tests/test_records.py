@@ -218,31 +218,38 @@ def test_records_beyond_the_grids_hold_fewer_tensors(evaluate, tmp_path, monkeyp
 
 def test_photos_are_rebuilt_from_the_records(images, tmp_path):
     photos = SimpleNamespace(
-        own_holes=False,
+        has_mask_image=False,
         known=torch.ones(COUNT, 1, 16, 16),
-        together=lambda i, fake: {i: fake},
-        completed=lambda i, fake, _: Image.new("L", (9, 9), int(fake.mean() * 100 + 100)),
+        crops_with=lambda i: [0, 1, 2] if i < 3 else [i],
+        complete=lambda fakes: Image.fromarray(
+            np.uint8([[fakes[i].mean() * 100 + 100 for i in fakes]])
+        ),
     )
-    two = Images(images.images[:2], images.names[:2])
-    writer = CompletionWriter(tmp_path, two, photos=photos)
-    fake = torch.stack([torch.full((3, 16, 16), value) for value in (-0.5, 0.5)])
-    result = SimpleNamespace(
-        index=torch.arange(2), images=fake, observed=fake, fake=fake, completion=fake
-    )
-    result.mask = torch.zeros(2, 1, 16, 16)
-    writer.on_predict_batch_start()
-    writer.write_on_batch_end(None, None, result)
-    (tmp_path / "photos" / "00001_1.png").unlink()
-    again = CompletionWriter(tmp_path, two, photos=photos)
+    first = Images(images.images[:4], images.names[:4])
+    writer = CompletionWriter(tmp_path, first, photos=photos)
+    for batch in ([0, 1], [2, 3]):
+        fake = torch.stack([torch.full((3, 16, 16), i / 10) for i in batch])
+        result = SimpleNamespace(
+            index=torch.tensor(batch), images=fake, observed=fake, fake=fake, completion=fake
+        )
+        result.mask = torch.zeros(2, 1, 16, 16)
+        writer.on_predict_batch_start()
+        writer.write_on_batch_end(None, None, result)
+    levels = {"00002_2.png": [100, 110, 120], "00003_3.png": [130]}
+    for name in levels:
+        (tmp_path / "photos" / name).unlink()
+    again = CompletionWriter(tmp_path, first, photos=photos)
     write_report(tmp_path, again.records(), photos)
-    with Image.open(tmp_path / "photos" / "00001_1.png") as photo:
-        assert photo.getpixel((0, 0)) == 150
+    assert {path.name for path in (tmp_path / "photos").iterdir()} == levels.keys()
+    for name, expected in levels.items():
+        with Image.open(tmp_path / "photos" / name) as photo:
+            assert np.asarray(photo).tolist() == [expected]
 
 
 def test_network_metrics_need_a_true_image(tmp_path, images):
-    photos = SimpleNamespace(own_holes=True, known=torch.ones(COUNT, 1, 16, 16))
+    photos = SimpleNamespace(has_mask_image=True, known=torch.ones(COUNT, 1, 16, 16))
     with pytest.raises(ValueError, match="there is no ground truth"):
         CompletionWriter(tmp_path, images, 1, photos, lpips=torch.nn.Identity())
     assert not CompletionWriter(tmp_path, images, 1, photos).has_truth
-    photos.own_holes = False
+    photos.has_mask_image = False
     assert CompletionWriter(tmp_path, images, 1, photos).has_truth

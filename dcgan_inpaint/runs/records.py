@@ -108,7 +108,12 @@ def first_record(run_dir: Path) -> Record | None:
 
 
 def write_images(
-    run_dir: Path, i: int, record: Record, photos: Photos | None, replace: bool = False
+    run_dir: Path,
+    i: int,
+    record: Record,
+    photos: Photos | None,
+    fakes: dict[int, Tensor],
+    replace: bool = False,
 ) -> None:
     """Write the image files of one record that are missing or damaged.
 
@@ -120,6 +125,7 @@ def write_images(
         i: Position of the image in the list.
         record: Its record.
         photos: The photos that the images were cropped from, if any.
+        fakes: What fills the crops of unfinished photos, by position; updated by each call.
         replace: Whether existing files are outdated.
     """
     tensors = record.tensors
@@ -127,8 +133,11 @@ def write_images(
     images["completed"] = lambda: to_pil_image(tensors["completed"])
     if "candidates" in tensors:
         images["candidates"] = lambda: grid(tensors["candidates"])
-    if photos is not None and (fakes := photos.together(i, tensors["fake"])):
-        images["photos"] = partial(photos.completed, i, tensors["fake"], fakes)
+    if photos is not None:
+        fakes[i] = tensors["fake"]
+        crops = photos.crops_with(i)
+        if i == crops[-1] and fakes.keys() >= set(crops):
+            images["photos"] = partial(photos.complete, {k: fakes.pop(k) for k in crops})
     if replace:
         for folder in ("completed", "candidates", "photos"):
             (run_dir / folder / f"{record.name}.png").unlink(missing_ok=True)
@@ -177,12 +186,13 @@ class CompletionWriter(BasePredictionWriter):
         self.run_dir, self.images, self.photos = run_dir, images, photos
         self.lpips, self.features, self.settings = lpips, features, settings
         self.names = images.labels[: None if photos else limit]
-        self.has_truth = photos is None or not photos.own_holes
+        self.has_truth = photos is None or not photos.has_mask_image
         if not self.has_truth and (lpips or features):
             raise ValueError(
                 "lpips=, features=: there is no ground truth inside the photo's own hole. "
                 "Remove these options"
             )
+        self.fakes: dict[int, Tensor] = {}  # of photos whose last crop is not completed yet
         self.completed: set[int] = set()  # positions of the images that have a record
         self.find_records()
 
@@ -208,7 +218,7 @@ class CompletionWriter(BasePredictionWriter):
         """The path to look at first: the grid, or the completed photo or photos."""
         if self.photos is None:
             return self.run_dir / "completed.png"
-        is_single = len(set(self.photos.of)) == 1
+        is_single = len(set(self.photos.photo_index)) == 1
         return self.run_dir.joinpath("photos", *[f"{self.names[-1]}.png"] * is_single)
 
     def on_predict_batch_start(self, *_: object) -> None:
@@ -229,7 +239,7 @@ class CompletionWriter(BasePredictionWriter):
                 values = {name: values[k] for name, values in metrics.items()}
                 identity = self._identity(i)
                 new[i] = Record(*identity, values | {"seconds": seconds}, tensors[k])
-                write_images(self.run_dir, i, new[i], self.photos, replace=True)
+                write_images(self.run_dir, i, new[i], self.photos, self.fakes, replace=True)
         with ThreadPoolExecutor() as pool:  # the disk flushes several files at once
             list(pool.map(write_record, map(self._path, new), new.values()))
         self.completed |= new.keys()

@@ -49,11 +49,12 @@ def write_report(run_dir: Path, records: Iterable[Record], photos: Photos | None
         photos: The photos that the images were cropped from, if any.
     """
     first: list[Record] = []  # records with the tensors of the grids
+    fakes: dict[int, Tensor] = {}
     metrics: dict[str, dict[str, float]] = {}
     traces: dict[str, Tensor] = {}
     arrays: dict[str, list[Tensor]] = {name: [] for name in ARRAYS}
     for i, record in enumerate(records):
-        write_images(run_dir, i, record, photos)
+        write_images(run_dir, i, record, photos, fakes)
         metrics[record.name] = record.metrics
         if "before" in record.tensors:
             first.append(record)
