@@ -1,17 +1,18 @@
-"""How fast: this project against a straightforward port (port.py), side by side in one run.
+"""Compare the speed of this project with that of a straightforward port (port.py).
 
 python experiments/benchmark.py                       gf_dim = df_dim = 64, batches of 64
 python experiments/benchmark.py --width 16 --repeats 3
-python experiments/benchmark.py --ckpt runs/train/celeba/weights.ckpt --images 16
+python experiments/benchmark.py --ckpt <run>/weights.safetensors --images 16
 
-First both are checked to compute the same, in float32.  Then:
-- one iteration of each in turn, of the search and of training: medians, and their ratio, beside the
-  time that the multiply-adds of our layers would take at the speed of a large matrix product here;
-- the most memory that each takes for them;
-- a batch of training data, against files decoded in the loop, as the original does;
-- with the model of --ckpt, the wall-clock time until the median objective is what the port's, with
-  Amos's 1,000 iterations, comes to: of a search for z, of one that goes on in G's feature maps, and
-  from an encoder's start where --ckpt holds one.
+The script first checks in float32 that both compute the same gradients.  It then measures:
+
+- the time of one iteration of the search and of the training, in turn: medians and their ratio,
+  next to a lower bound, the time of the multiply-adds at the speed of a large matrix product;
+- the peak memory of these iterations;
+- the time to load a training batch, compared with decoding JPEG files as the original does;
+- with the model of --ckpt, the time to the median objective that the port reaches in Amos's 1,000
+  iterations: by a search for z, by a search that continues in G's feature maps, and from a learned
+  start if the checkpoint contains a latent encoder.
 """
 
 import argparse
@@ -53,7 +54,14 @@ AMOS_ITERATIONS = 1000
 
 
 class Iterations:
-    """One iteration of training and of the search, of each side, on the same numbers."""
+    """Single iterations of training and search, by this project and by the port, on the same data.
+
+    Args:
+        width: gf_dim and df_dim.
+        batch: number of images in a batch.
+        device: "cuda" or "cpu".
+        precision: of this project, "32-true" or "bf16-mixed"; the port always uses float32.
+    """
 
     def __init__(self, width: int, batch: int, device: str, precision: str):
         torch.manual_seed(0)
@@ -68,17 +76,21 @@ class Iterations:
         self.objective, self.latent = Objective(), nn.Parameter(self.z.clone())
 
     def evaluate(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the context, prior and total loss (B,) of latents z (B, z_dim)."""
         fake = self.g(z).float()
         return self.objective.losses(fake, self.images, self.mask, self.d(fake).float())
 
     def our_search(self) -> Tensor:
+        """Return the gradient of the objective (B, z_dim)."""
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
             return losses_and_gradient(self.evaluate, self.latent)[1]
 
     def ported_search(self) -> Tensor:
+        """Return the gradient of the objective (B, z_dim), computed by the port."""
         return self.port.search(self.latent, self.images, self.mask)[1]
 
     def our_training(self, iterations: int, *callbacks: Callback) -> None:
+        """Train the model for a number of iterations."""
         trainer = Trainer(
             max_epochs=1,
             accelerator="gpu" if self.device == "cuda" else "cpu",
@@ -94,53 +106,56 @@ class Iterations:
         trainer.fit(self.model, loader)
 
     def ported_training(self) -> None:
+        """Train the port for one iteration."""
         self.port.g.train(), self.port.d.train()
         self.port.train(self.images, self.z)
 
 
-class Interleaved(Callback):
-    """Times each of our training iterations, and one of the port's after it, in seconds."""
+class InterleavedTimer(Callback):
+    """Time each training iteration of this project and one of the port after it, in seconds."""
 
     def __init__(self, ported_training: Callable[[], None]):
         self.ported_training = ported_training
         self.pairs: list[tuple[float, float]] = []  # port, ours
 
     def on_train_batch_start(self, *_: object) -> None:
-        self.since = now()
+        self.start = now()
 
     def on_train_batch_end(self, *_: object) -> None:
-        ours = now() - self.since
+        ours = now() - self.start
         self.pairs.append((timed(self.ported_training), ours))
 
 
 def now() -> float:
-    """Seconds, when the device has done what it was given."""
+    """Return the time in seconds, after all queued GPU work has finished."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def timed(run: Callable[[], object]) -> float:
-    since = now()
+    """Return the run time of a function in seconds."""
+    start = now()
     run()
-    return now() - since
+    return now() - start
 
 
-def report(what: str, pairs: list[tuple[float, float]], last: str) -> None:
-    """A row: medians of (port, ours) in ms without the first pair, and their ratio."""
+def print_row(name: str, pairs: list[tuple[float, float]], lower_bound: str = "") -> None:
+    """Print the medians of pairs (port, ours) in ms, without the first pair, and their ratio."""
     port, ours = (statistics.median(column) for column in zip(*pairs[1:], strict=True))
-    print(f"| {what} | {1000 * port:.1f} | {1000 * ours:.1f} | {port / ours:.2f} | {last} |")
+    ratio = f"{port / ours:.2f}"
+    print(f"| {name} | {1000 * port:.1f} | {1000 * ours:.1f} | {ratio} | {lower_bound} |")
 
 
 def fastest_product(device: str, dtype: torch.dtype) -> float:
-    """FLOP/s of a matrix product of 4096 x 4096 (GPU) or 2048 x 2048 (CPU): the best of ten."""
+    """Measure a product of 4096 x 4096 (GPU) or 2048 x 2048 (CPU) matrices: best FLOP/s of ten."""
     n = 4096 if device == "cuda" else 2048
     a, b = (torch.rand(n, n, device=device, dtype=dtype) for _ in range(2))
     return 2 * n**3 / min(timed(lambda: a @ b) for _ in range(10))
 
 
 def multiply_adds(g: nn.Module, d: nn.Module, z: Tensor) -> int:
-    """Of one pass through the layers of G and of D, for a batch."""
+    """Count the multiply-adds of one forward pass through G and D for latents z (B, z_dim)."""
     total = 0
 
     def count(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -148,7 +163,7 @@ def multiply_adds(g: nn.Module, d: nn.Module, z: Tensor) -> int:
         if isinstance(layer, nn.Linear):
             total += output.numel() * layer.in_features
         elif isinstance(layer, nn.Conv2d):
-            total += output.numel() * layer.in_channels * 25
+            total += output.numel() * layer.in_channels * 25  # 5x5 kernels
         elif isinstance(layer, nn.ConvTranspose2d):
             total += inputs[0].numel() * layer.out_channels * 25
 
@@ -161,7 +176,7 @@ def multiply_adds(g: nn.Module, d: nn.Module, z: Tensor) -> int:
 
 
 def peak_memory(job: str, *shape: object) -> float:
-    """MiB that two iterations of one kind take on top of what was there: in its own process."""
+    """Return the additional peak memory of two iterations in MiB; call it in a new process."""
     it = Iterations(*shape)  # type: ignore[arg-type]
     run = {
         "ported search": it.ported_search,
@@ -180,16 +195,23 @@ def peak_memory(job: str, *shape: object) -> float:
 
 
 def compare_memory(shape: tuple[object, ...]) -> None:
+    """Print the peak memory of the search and of the training, each in a new process."""
     spawn = multiprocessing.get_context("spawn")
     print("\n| memory, MiB | port | ours |\n| --- | --- | --- |")
-    for what in ("search", "training"):
-        with spawn.Pool(1, maxtasksperchild=1) as pool:  # a fresh process for each
-            used = [pool.apply(peak_memory, (f"{who} {what}", *shape)) for who in ("ported", "our")]
-        print(f"| {what} | {used[0]:.0f} | {used[1]:.0f} |")
+    for task in ("search", "training"):
+        with spawn.Pool(1, maxtasksperchild=1) as pool:  # a new process for each job
+            port, ours = (
+                pool.apply(peak_memory, (f"{side} {task}", *shape)) for side in ("ported", "our")
+            )
+        print(f"| {task} | {port:.0f} | {ours:.0f} |")
 
 
 def compare_loading(batch: int, repeats: int) -> list[tuple[float, float]]:
-    """Seconds for a training batch: JPEG files of CelebA's shape, and our memory map."""
+    """Return seconds per training batch: decoding JPEG files of CelebA's size, and the memory map.
+
+    Returns:
+        Pairs (port, ours), one per repeat and one more for warm-up.
+    """
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{i}.jpg" for i in range(batch)]
         faces = render(draw_factors(0, torch.arange(batch)), 256)  # (B, 3, 256, 256) in [0, 1]
@@ -213,7 +235,7 @@ def compare_loading(batch: int, repeats: int) -> list[tuple[float, float]]:
 
 
 def searches(encoder: nn.Module | None) -> dict[str, Callable[[int], dict[str, Any]]]:
-    """Ours, by name: the settings of one with so many evaluations of G."""
+    """Return the searches to compare by name, as functions from evaluations of G to settings."""
 
     def steps(iterations: int, lr: float, bound: Any) -> Adam:
         return Adam(iterations, lr=lr, schedule="cosine", bound=bound)
@@ -224,54 +246,56 @@ def searches(encoder: nn.Module | None) -> dict[str, Callable[[int], dict[str, A
             Stage(level, steps(n, 0.05, "none")) for level, n in ((1, iterations - half), (2, half))
         ]
 
-    found: dict[str, Callable[[int], dict[str, Any]]] = {
+    settings: dict[str, Callable[[int], dict[str, Any]]] = {
         "z alone": lambda n: {"solver": steps(n, 0.1, "clip")},
         "z and maps": lambda n: {"solver": steps(n // 2, 0.1, "clip"), "stages": maps(n - n // 2)},
     }
     if encoder is not None:
-        found["learned start and maps"] = lambda n: {
+        settings["learned start and maps"] = lambda n: {
             "encoder": encoder,
             "solver": steps(0, 0.1, "clip"),
             "stages": maps(n),
         }
-    return found
+    return settings
 
 
 def compare_search(ckpt: str, count: int, device: str, bf16: bool) -> None:
-    """Time to the objective that the port, with Amos's settings, ends at.
+    """Print the time to the objective that the port reaches with Amos's settings.
 
-    Ours is judged by the images that it ends with, in float32.
+    The objective of this project's searches is computed in float32 from the final images.
     """
     model = load_model(ckpt).to(device)
     gan, encoder = model.gan, model.latent_encoder()
-    assert gan is not None, f"{ckpt} has no z to search"
+    if gan is None:
+        raise ValueError(f"--ckpt {ckpt}: contains no GAN. Use a DCGAN or a latent encoder")
     data = ImageData(source_of(model, None, ckpt), "~/.cache/dcgan_inpaint").split("test")
     batch = {k: v.to(device) for k, v in data.__getitems__(list(range(count))).items()}
     mask = MASK(batch["index"], data.images.shape[-1])
     port = Port(gan.ema_generator, gan.discriminator, data.images.shape[-1])
     port.g.eval(), port.d.eval()
-    objective, judge = Objective(), frozen(gan.discriminator)
-    start, since = gan.latents(batch["index"], seed=0), now()
-    goal = port.complete(start, batch["image"], mask, AMOS_ITERATIONS).median()
-    taken = now() - since
+    objective, discriminator = Objective(), frozen(gan.discriminator)
+    z, start = gan.latents(batch["index"], seed=0), now()
+    goal = port.complete(z, batch["image"], mask, AMOS_ITERATIONS).median()
+    port_seconds = now() - start
     print(
         f"\n{count} images completed with {ckpt}\n\n"
-        "| search | evaluations | median objective | s an image | times less |\n"
+        "| search | evaluations | median objective | seconds per image | speedup |\n"
         "| --- | --- | --- | --- | --- |\n"
-        f"| port | {AMOS_ITERATIONS} | {goal:.1f} | {taken / count:.3f} | 1 |"
+        f"| port | {AMOS_ITERATIONS} | {goal:.1f} | {port_seconds / count:.3f} | 1 |"
     )
     for name, settings in searches(encoder).items():
         for iterations in (0, 5, 10, 25, 50, 75, 100, 150, 200, 300, 500, 1000):
             search = InpaintingModule(gan, MASK, objective, blend=paste, **settings(iterations))
             search.to(device)
-            since = now()
-            # as Lightning does it: a cache would keep the first z of the search
+            start = now()
+            # as in Lightning: a weight cache would store the first z of the search
             with torch.autocast(device, torch.bfloat16, enabled=bf16, cache_enabled=False):
                 fake = search.predict_step(batch).fake.float()  # (B, C, S, S)
-            ours = now() - since
-            reached = objective.losses(fake, batch["image"], mask, judge(fake))[2].median()
-            row = f"{iterations} | {reached:.1f} | {ours / count:.3f} | {taken / ours:.1f}"
-            print(f"| {name} | {row} |")
+            seconds = now() - start
+            losses = objective.losses(fake, batch["image"], mask, discriminator(fake))
+            reached = losses[2].median()
+            speed = f"{seconds / count:.3f} | {port_seconds / seconds:.1f}"
+            print(f"| {name} | {iterations} | {reached:.1f} | {speed} |")
             if reached <= goal:
                 break
 
@@ -279,17 +303,20 @@ def compare_search(ckpt: str, count: int, device: str, bf16: bool) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--width", type=int, default=64, help="gf_dim and df_dim")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=7, help="timed iterations of each")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--precision", default="32-true", help="of ours: 32-true or bf16-mixed")
+    parser.add_argument("--batch", type=int, default=64, help="images in a batch")
+    parser.add_argument("--repeats", type=int, default=7, help="timed iterations of each kind")
+    default_device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=default_device, help="cuda or cpu")
+    parser.add_argument(
+        "--precision", default="32-true", help="of this project: 32-true or bf16-mixed"
+    )
     shipped = PROJECT / "dcgan_inpaint" / "checkpoints" / "faces64.safetensors"
-    parser.add_argument("--ckpt", default=str(shipped), help="the model to complete with")
-    parser.add_argument("--images", type=int, default=32, help="to complete")
+    parser.add_argument("--ckpt", default=str(shipped), help="checkpoint for the completions")
+    parser.add_argument("--images", type=int, default=32, help="images to complete")
     arguments = parser.parse_args()
     device, repeats = arguments.device, arguments.repeats
     shape = (arguments.width, arguments.batch, device, arguments.precision)
-    compare_memory(shape)  # before this process grows: Linux hands its peak down to the others
+    compare_memory(shape)  # first, because child processes inherit the peak memory on Linux
     it = Iterations(*shape)
     macs = multiply_adds(it.model.generator, it.model.discriminator, it.z)
     speed = fastest_product(device, torch.bfloat16 if it.bf16 else torch.float32)
@@ -298,27 +325,27 @@ def main() -> None:
         f"{device} {name}, {torch.get_num_threads()} threads, torch {torch.__version__}; width "
         f"{arguments.width}, batch {arguments.batch}, ours in {arguments.precision}, matrix "
         f"product {speed / 1e9:.0f} GFLOP/s\n\n"
-        "| iteration | port, ms | ours, ms | ratio | arithmetic at that speed, ms |\n"
+        "| iteration | port, ms | ours, ms | ratio | lower bound, ms |\n"
         "| --- | --- | --- | --- | --- |"
     )
 
-    def floor(flop: float) -> str:
+    def lower_bound(flop: float) -> str:
         return f"{1000 * flop / speed:.1f} ({flop / 1e9:.1f} GFLOP)"
 
     slope = losses_and_gradient(it.evaluate, it.latent)[1]  # (B, z_dim), float32
     ported = it.ported_search()  # (B, z_dim)
-    # in the mean: rounding can put single colours on the other side of the l1 norm's kink
+    # Compare norms: rounding can put single values on the other side of the kink of the l1 loss.
     if (slope - ported).norm() > 0.01 * ported.norm():
-        raise RuntimeError("the port's search does not compute what ours does")
+        raise RuntimeError("the port and this project compute different gradients of the search")
     pairs = [(timed(it.ported_search), timed(it.our_search)) for _ in range(1 + repeats)]
-    # G and D forward, D and G backward to their inputs
-    report("search", pairs, floor(2 * macs * 2))
-    clock = Interleaved(it.ported_training)
+    # G and D forward, D and G backward to their inputs.
+    print_row("search", pairs, lower_bound(2 * macs * 2))
+    clock = InterleavedTimer(it.ported_training)
     it.our_training(1 + repeats, clock)
-    # forward: G twice, D four times; backward: D with weights for two batches, and G and D's inputs
-    # twice, G's weights twice.  D and G have the same multiply-adds, half of macs each
-    report("training", clock.pairs, floor(macs * (2 + 4 + 4 + 2 + 4)))
-    report("data", compare_loading(arguments.batch, repeats), "")
+    # Forward: G twice, D four times.  Backward: D with weights for two batches, the inputs of G and
+    # D twice, the weights of G twice.  G and D have the same number of multiply-adds, macs / 2.
+    print_row("training", clock.pairs, lower_bound(macs * (2 + 4 + 4 + 2 + 4)))
+    print_row("data", compare_loading(arguments.batch, repeats))
     compare_search(arguments.ckpt, arguments.images, device, it.bf16)
 
 

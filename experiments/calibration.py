@@ -1,12 +1,13 @@
-"""Is the mean of the candidates as wrong as it is said to be?
+"""Compare the predicted error of the mean of several completions with its true error.
 
-python -m experiments.calibration candidates=8 limit=64 mask=center --figure runs/calibration.png
+python experiments/calibration.py candidates=8 limit=64 mask=center --figure runs/calibration.png
 
-Takes what inpaint.py takes (ckpt=..., data=..., start=...), completes the images, and sorts the
-pixels of the holes by the error that is predicted for the mean of each image's candidates: the
-expected error of a sampler's draws (models/doubt.py), or, of other candidates and with --alone,
-what their standard deviation says if the truth were one more of them.  For each tenth of the pixels
-it prints the predicted error beside the true one: root mean squares, of intensities from 0 to 1.
+Accepts the overrides of inpaint.py.  The script completes the images and sorts the pixels of the
+holes by the error that is predicted for the mean of the candidates of each image.  The prediction
+is `predicted_error` (models/uncertainty.py).  With --alone, or if the model has no measured error,
+it is the standard deviation of the candidates, under the assumption that the truth is one more of
+them.  For each tenth of the pixels the script prints the predicted and the true error: root mean
+squares, of intensities from 0 to 1.
 """
 
 import argparse
@@ -14,29 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
+from common import CompletionRun
 from torch import Tensor
 
-from dcgan_inpaint.data.loader import ImageData, batches
-from dcgan_inpaint.inpainting.build import build, load_configured
-from dcgan_inpaint.models.checkpoint import source_of
 from dcgan_inpaint.models.uncertainty import own_doubt
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("overrides", nargs="*", help="as for inpaint.py")
-    parser.add_argument("--alone", action="store_true", help="by the candidates alone")
-    parser.add_argument("--figure", type=Path, required=True, help="where to write the plot")
+    parser.add_argument("overrides", nargs="*", help="overrides of inpaint.py")
+    parser.add_argument(
+        "--alone", action="store_true", help="predict from the spread of the candidates alone"
+    )
+    parser.add_argument("--figure", type=Path, required=True, help="path of the plot to write")
     arguments = parser.parse_args()
-    config, model = load_configured(["ckpt=faces64", "candidates=8", *arguments.overrides])
-    module = build(config, model, instantiate(config.mask))
-    data = ImageData(source_of(model, instantiate(config.data), str(config.ckpt)), config.cache_dir)
-    images = data.split(config.split)
-    first = torch.utils.data.Subset(images, range(min(config.limit or len(images), len(images))))
-    completed = (module.predict_step(batch) for batch in batches(first, config.batch_size))
-    numbers = [hole_numbers(done, arguments.alone) for done in completed]
-    predicted, true = (torch.cat(column) for column in zip(*numbers, strict=True))
+    run = CompletionRun(["candidates=8", *arguments.overrides])
+    errors = [hole_errors(completion, arguments.alone) for completion in run.completions()]
+    predicted, true = (torch.cat(column) for column in zip(*errors, strict=True))
     tenths = by_tenths(predicted, true)
     print("| tenth | predicted error | error of the mean | predicted / true |")
     print("| --- | --- | --- | --- |")
@@ -47,26 +42,36 @@ def main() -> None:
     plot(*tenths, arguments.figure)
 
 
-def hole_numbers(done: Any, alone: bool) -> tuple[Tensor, Tensor]:
-    """The predicted and the true error of the mean of a batch's candidates, (N,) each, in the
-    holes: root mean squares over channels.  `alone`: as the candidates say, and no measurement."""
-    predicted = done.predicted_error
+def hole_errors(completion: Any, alone: bool) -> tuple[Tensor, Tensor]:
+    """Return the predicted and the true error of the mean of the candidates, in the holes.
+
+    Args:
+        completion: a completed batch with its candidates.
+        alone: predict from the spread of the candidates, even if the model has a measured error.
+
+    Returns:
+        Two tensors (N,), a value per pixel of the holes: root mean squares over channels, of
+        intensities from 0 to 1.
+    """
+    predicted = completion.predicted_error
     if predicted is None or alone:
-        predicted = own_doubt(done.candidates)  # (B, 1, S, S)
-    error = (done.candidates.mean(1) - done.images).square().mean(1, keepdim=True).sqrt()
-    hole = done.mask == 0
+        predicted = own_doubt(completion.candidates)  # (B, 1, S, S)
+    squares = (completion.candidates.mean(1) - completion.images).square()  # (B, C, S, S)
+    error = squares.mean(1, keepdim=True).sqrt()
+    hole = completion.mask == 0
     return predicted[hole] / 2, error[hole] / 2
 
 
 def by_tenths(predicted: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-    """Root mean squares (10,) of both, in tenths of the numbers sorted by what is predicted."""
+    """Sort by the predicted errors (N,), and return the root mean squares (10,) in each tenth."""
     tenths = predicted.argsort().tensor_split(10)
     rms = [[x[tenth].square().mean().sqrt() for tenth in tenths] for x in (predicted, true)]
     return torch.tensor(rms[0]), torch.tensor(rms[1])
 
 
 def plot(predicted: Tensor, true: Tensor, path: Path) -> None:
-    import matplotlib.pyplot as plt  # an optional extra: tables do without it
+    """Plot the true against the predicted error, (10,) each, to an image file."""
+    import matplotlib.pyplot as plt  # an optional dependency
 
     figure, axes = plt.subplots(figsize=(4.5, 4.5), layout="constrained")
     axes.plot(predicted, true, "o-", label="tenths of the hole's pixels")

@@ -1,13 +1,14 @@
-"""Do feature_distance and fd_efflite0 see what an eye sees?
+"""Check that feature_distance and fd_efflite0 respond to distortions as a viewer does.
 
 python experiments/features.py data=celeba data.root=path/to/celeba --grids runs/train/*/samples/*
 
-Takes what sample.py takes (data=..., split=val by default).  The first `--count` images are
-shifted, blurred, made noisy and compressed, each more and more: for each strength it prints PSNR,
-feature distance to the untouched image, the share of images whose distance is larger than at
-the strength before, and the Fréchet distance to the next `--count` images, the first row's being
-that of untouched ones, the floor.  `--grids` are full grids of samples that train.py or sample.py
-wrote: the Fréchet distance of each to the same.
+Accepts the overrides of sample.py (split=val by default).  The script distorts the first `--count`
+images by shift, blur, noise and JPEG compression of increasing strength.  For each strength it
+prints the PSNR, the feature distance to the original image, the share of images whose distance is
+larger than at the previous strength, and the Fréchet distance to the next `--count` images.  The
+first row is of undistorted images and shows the offset of the Fréchet distance.  `--grids` are
+complete grids of samples that train.py or sample.py wrote; the script prints the Fréchet distance
+of each to the same images.
 """
 
 import argparse
@@ -17,13 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
+from common import markdown_row
 from hydra.utils import instantiate
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import gaussian_blur
 
+from dcgan_inpaint.configs import compose_config
 from dcgan_inpaint.data.loader import ImageData
 from dcgan_inpaint.images import to_float, to_pil, to_uint8
 from dcgan_inpaint.metrics.completions import psnr
@@ -38,24 +40,25 @@ from dcgan_inpaint.metrics.features import (
 )
 from dcgan_inpaint.randomness import normal
 
-PROJECT = Path(__file__).parents[1]
+HEADER = ("distortion", "strength", "PSNR, dB", "feature_distance", "increases", "fd_efflite0")
 
 
 def blur(images: Tensor, index: Tensor, sigma: float) -> Tensor:
-    """Gaussian of `sigma` px."""
+    """Blur images (B, C, S, S) by a Gaussian of `sigma` px."""
     side = 2 * round(3 * sigma) + 1
     return gaussian_blur(images, [side, side], [sigma, sigma])
 
 
 def noise(images: Tensor, index: Tensor, sigma: float) -> Tensor:
-    """Gaussian, of a standard deviation of `sigma` of 255 levels."""
-    draws = normal("noise", 0, index, images[0].numel()).view_as(images)
-    return images + sigma / 127.5 * draws
+    """Add Gaussian noise with a standard deviation of `sigma` levels of 255."""
+    samples = normal("noise", 0, index, images[0].numel()).view_as(images)
+    return images + sigma / 127.5 * samples
 
 
 def jpeg(images: Tensor, index: Tensor, quality: int) -> Tensor:
+    """Compress each image (C, S, S) to JPEG and decode it."""
     decoded = []
-    for image in images:  # a file each
+    for image in images:
         file = io.BytesIO()
         to_pil(image).save(file, "JPEG", quality=quality)
         decoded.append(np.asarray(Image.open(file)))
@@ -63,12 +66,13 @@ def jpeg(images: Tensor, index: Tensor, quality: int) -> Tensor:
 
 
 def shift(images: Tensor, index: Tensor, pixels: int) -> Tensor:
-    """To the right; the left column is repeated."""
+    """Shift images to the right by `pixels`, and repeat the left column."""
     width = images.shape[-1]
     return F.pad(images, (pixels, 0, 0, 0), mode="replicate")[..., :width]
 
 
-STRENGTHS: dict[Callable, tuple[float, ...]] = {  # weakest first; the first changes nothing
+# Distortions with their strengths, weakest first.  A shift by 0 px changes nothing.
+STRENGTHS: dict[Callable, tuple[float, ...]] = {
     shift: (0, 1, 2),
     blur: (0.4, 0.7, 1.0, 1.5, 2.5),
     noise: (4, 8, 16, 32, 64),
@@ -79,64 +83,71 @@ STRENGTHS: dict[Callable, tuple[float, ...]] = {  # weakest first; the first cha
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("overrides", nargs="*", help="as for sample.py")
-    parser.add_argument("--count", type=int, default=512, help="images")
-    parser.add_argument("--grids", type=Path, nargs="*", default=[], help="samples as PNG files")
+    parser.add_argument("overrides", nargs="*", help="overrides of sample.py")
+    parser.add_argument("--count", type=int, default=512, help="images to distort")
+    parser.add_argument("--grids", type=Path, nargs="*", default=[], help="PNG files of samples")
     arguments = parser.parse_args()
-    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-        cfg = compose("sample", ["split=val", *arguments.overrides])
+    cfg = compose_config("sample", ["split=val", *arguments.overrides])
     data = ImageData(instantiate(cfg.data), cfg.cache_dir)
     images = data.split(cfg.split).images[: 2 * arguments.count]  # (2N, C, S, S) uint8
-    ours, others = np.array_split(images, 2)
+    originals, others = np.array_split(images, 2)
     network = load_efflite0(images.shape[-1])
-    print(f"{len(ours)} images against {len(others)} others\n")
-    print("| | strength | PSNR, dB | feature_distance | rises | fd_efflite0 |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for row in distorted(ours, others, network):
-        print(f"| {' | '.join(row)} |", flush=True)
+    print(f"{len(originals)} images against {len(others)} others\n")
+    print(markdown_row(HEADER) + "\n" + markdown_row(["---"] * len(HEADER)))
+    for row in distortion_rows(originals, others, network):
+        print(markdown_row(row), flush=True)
     if arguments.grids:
         print("\n| grid | samples | fd_efflite0 |\n| --- | --- | --- |")
     for path in arguments.grids:
-        samples = cut(path, images.shape[-1])
+        samples = read_grid(path, images.shape[-1])
         distance = fd_efflite0(samples, others, network)
         print(f"| {path.name} | {len(samples)} | {distance:.1f} |", flush=True)
 
 
-def distorted(ours: np.ndarray, others: np.ndarray, network: EffLite0) -> Iterator[list[str]]:
-    """The rows of the table."""
-    reference = torch.cat([seen.pooled for _, seen in look(others, network)])  # (M, 1280)
-    changes = [(change, strength) for change, some in STRENGTHS.items() for strength in some]
-    found: list[list[tuple[Tensor, ...]]] = [[] for _ in changes]
-    chunks = zip(torch.arange(len(ours)).split(CHUNK), look(ours, network), strict=True)
-    for index, (truth, seen) in chunks:
-        for (change, strength), parts in zip(changes, found, strict=True):
-            changed = to_float(to_uint8(change(truth, index, strength)).numpy())
-            now = network(changed)
-            parts.append((psnr(changed, truth), feature_distance(now, seen), now.pooled))
-    before, last = torch.zeros(len(ours)), None
-    for (change, strength), parts in zip(changes, found, strict=True):
+def distortion_rows(
+    originals: np.ndarray, others: np.ndarray, network: EffLite0
+) -> Iterator[list[str]]:
+    """Yield a row of the table per distortion and strength.
+
+    Args:
+        originals: images to distort (N, C, S, S) uint8.
+        others: images to compare the set with (M, C, S, S) uint8.
+        network: the feature network.
+    """
+    # (M, 1280)
+    reference = torch.cat([features.pooled for _, features in extract(others, network)])
+    settings = [(distort, s) for distort, strengths in STRENGTHS.items() for s in strengths]
+    results: list[list[tuple[Tensor, ...]]] = [[] for _ in settings]
+    indices = torch.arange(len(originals)).split(CHUNK)
+    for index, (truth, features) in zip(indices, extract(originals, network), strict=True):
+        for (distort, strength), parts in zip(settings, results, strict=True):
+            distorted = to_float(to_uint8(distort(truth, index, strength)).numpy())
+            new = network(distorted)
+            parts.append((psnr(distorted, truth), feature_distance(new, features), new.pooled))
+    previous_distance, previous = torch.zeros(len(originals)), None
+    for (distort, strength), parts in zip(settings, results, strict=True):
         decibels, distance, pooled = (torch.cat(column) for column in zip(*parts, strict=True))
-        rises = f"{(distance > before).float().mean():.1%}" if change is last else ""
+        increases = f"{(distance > previous_distance).float().mean():.1%}"
         yield [
-            change.__name__,
+            distort.__name__,
             f"{strength}",
             f"{decibels.mean():.1f}",
             f"{distance.mean():.3f}",
-            rises,
+            increases if distort is previous else "",
             f"{frechet_distance(pooled, reference):.1f}",
         ]
-        before, last = distance, change
+        previous_distance, previous = distance, distort
 
 
-def look(images: np.ndarray, network: EffLite0) -> Iterator[tuple[Tensor, Features]]:
-    """Images (N, C, S, S) uint8 by chunks, as floats and as the network sees them."""
+def extract(images: np.ndarray, network: EffLite0) -> Iterator[tuple[Tensor, Features]]:
+    """Yield chunks of images (N, C, S, S) uint8 as floats in [-1, 1], with their features."""
     for start in range(0, len(images), CHUNK):
-        some = to_float(images[start : start + CHUNK])
-        yield some, network(some)
+        chunk = to_float(images[start : start + CHUNK])
+        yield chunk, network(chunk)
 
 
-def cut(path: Path, side: int) -> np.ndarray:
-    """The images (N, 3, S, S) of a grid file as images.grid lays them out."""
+def read_grid(path: Path, side: int) -> np.ndarray:
+    """Read the images (N, 3, S, S) uint8 of a file that images.grid made, of side `side` px."""
     with Image.open(path) as file:
         sheet = np.asarray(file.convert("RGB")).transpose(2, 0, 1)  # (3, H, W)
     cells = sheet[:, 2:, 2:].reshape(3, sheet.shape[1] // (side + 2), side + 2, -1, side + 2)

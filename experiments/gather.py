@@ -1,11 +1,12 @@
-"""Gather completion runs into one table, and one plot.
+"""Gather completion runs into one table and one plot.
 
 python experiments/gather.py runs/lam --by objective.saturating objective.lam --figure lam.png
 
-Reads every metrics.csv of a completion below the folders (a training run has one in validation/),
-takes the settings named by --by from the run's config.yaml, and prints a Markdown table: the runs'
-names (name=), means with 95% bootstrap intervals, and medians.  The plot shows the first metric
-against the last of --by, one line for each value of the others.
+The script reads every metrics.csv of a completion below the given directories; a training run has
+one in validation/.  It takes the settings of --by from the config.yaml of the run and prints a
+Markdown table: the name of the run (name=), means with 95% bootstrap intervals, and medians.  The
+plot shows the first metric against the last setting of --by, with a line for each value of the
+other settings.
 """
 
 import argparse
@@ -19,23 +20,24 @@ from omegaconf import OmegaConf
 
 from dcgan_inpaint.metrics.completions import mean_interval
 
+METRICS = ["psnr_hole", "psnr_whole", "ssim_hole"]  # of --metrics by default
+
 
 class Run(NamedTuple):
-    """One completion run: its settings (as --by names them), its columns of metrics.csv, its
-    name if it has one."""
+    """The settings and the metrics of one completion run."""
 
-    settings: tuple[Any, ...]
-    metrics: dict[str, torch.Tensor]  # (N,) each
-    name: str | None = None
+    settings: tuple[Any, ...]  # in the order of --by
+    metrics: dict[str, torch.Tensor]  # the columns of metrics.csv, (N,) each
+    name: str | None = None  # option name=
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folders", type=Path, nargs="+", help="folders that hold runs")
-    parser.add_argument("--by", nargs="+", required=True, help="settings that tell the runs apart")
-    parser.add_argument("--metrics", nargs="+", default=["psnr_hole", "psnr_whole", "ssim_hole"])
-    parser.add_argument("--medians", nargs="*", default=[], help="metrics to show the median of")
-    parser.add_argument("--figure", type=Path, help="where to write the plot")
+    parser.add_argument("folders", type=Path, nargs="+", help="directories that contain runs")
+    parser.add_argument("--by", nargs="+", required=True, help="settings to compare the runs by")
+    parser.add_argument("--metrics", nargs="+", default=METRICS, help="metrics whose mean is shown")
+    parser.add_argument("--medians", nargs="*", default=[], help="metrics whose median is shown")
+    parser.add_argument("--figure", type=Path, help="path of the plot to write")
     arguments = parser.parse_args()
     try:
         runs = find_runs(arguments.folders, arguments.by)
@@ -47,9 +49,11 @@ def main() -> None:
 
 
 def find_runs(folders: list[Path], by: list[str]) -> list[Run]:
-    """The finished runs below the folders, in the order of their settings.
+    """Return the finished runs below the directories, sorted by their settings.
 
-    Raises FileNotFoundError when there is none, ValueError for a setting that no run has.
+    Raises:
+        FileNotFoundError: if there is no finished run.
+        ValueError: if no run has a setting of `by`.
     """
     runs = []
     for path in sorted(path for folder in folders for path in folder.rglob("summary.csv")):
@@ -57,7 +61,7 @@ def find_runs(folders: list[Path], by: list[str]) -> list[Run]:
             (p / "config.yaml" for p in path.parents if (p / "config.yaml").is_file()), None
         )
         if config is None:
-            raise FileNotFoundError(f"{path} has no config.yaml beside or above it")
+            raise FileNotFoundError(f"{path}: no config.yaml in this directory or above it")
         cfg = OmegaConf.load(config)
         settings = tuple(OmegaConf.select(cfg, key) for key in by)
         with (path.parent / "metrics.csv").open(newline="") as file:
@@ -74,19 +78,25 @@ def find_runs(folders: list[Path], by: list[str]) -> list[Run]:
 
 
 def order(setting: Any) -> tuple[bool, float, str]:
-    """For sorting: numbers by size, after them all else by name."""
+    """Return a sort key: numbers by value, then everything else by name."""
     if isinstance(setting, (int, float)):
         return False, setting, ""
     return True, 0, str(setting)
 
 
 def table(runs: list[Run], by: list[str], means: list[str], medians: list[str]) -> str:
-    """Markdown: names if there are any, settings, number of images, means with 95% intervals,
-    medians."""
+    """Format the runs as a Markdown table.
+
+    The columns are the name, if a run has one, the settings, the number of images, means with 95%
+    intervals, and medians.
+
+    Raises:
+        ValueError: if a metric is not in metrics.csv.
+    """
     for name in [*means, *medians]:
         if name not in runs[0].metrics:
             raise ValueError(
-                f"{name} is not in metrics.csv: choose of {', '.join(runs[0].metrics)}"
+                f"{name}: not a column of metrics.csv. Use one of {', '.join(runs[0].metrics)}"
             )
     named = any(run.name for run in runs)
     header = [
@@ -113,14 +123,14 @@ def table(runs: list[Run], by: list[str], means: list[str], medians: list[str]) 
 
 
 def short(setting: Any) -> str:
-    """A class or function by its own name; everything else as it is."""
+    """Shorten the path of a class or function of the package to its name."""
     text = str(setting)
     return text.rsplit(".", 1)[-1] if text.startswith("dcgan_inpaint.") else text
 
 
 def plot(runs: list[Run], by: list[str], metric: str, path: Path) -> None:
-    """The metric, with its interval, against the last setting; a line per value of the others."""
-    import matplotlib.pyplot as plt  # an optional extra: tables do without it
+    """Plot a metric with its interval against the last setting, a line per value of the others."""
+    import matplotlib.pyplot as plt  # an optional dependency
 
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for others in dict.fromkeys(run.settings[:-1] for run in runs):
@@ -137,7 +147,7 @@ def plot(runs: list[Run], by: list[str], metric: str, path: Path) -> None:
     positive = [value for value in values if value > 0]
     if positive[-1] >= 20 * positive[0]:
         axes.set_xscale("symlog", linthresh=positive[0])
-    if len(values) <= 6:  # more would overlap
+    if len(values) <= 6:  # the labels of more ticks would overlap
         axes.set_xticks(values, [f"{value:g}" for value in values])
         axes.minorticks_off()
     axes.set_xlabel(by[-1])

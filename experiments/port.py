@@ -1,8 +1,9 @@
-"""What a line-by-line translation of the TensorFlow code to torch gives, to compare with.
+"""A line-by-line port of the TensorFlow code to torch, the baseline of benchmark.py.
 
-SAME padding by explicit pads and crops, G(z) computed anew for each step, gradients for weights
-that nobody updates, losses evaluated again after the updates, and a search through networks that
-are not frozen, with their BatchNorm as trained.  It computes what our networks compute.
+The port uses explicit pads and crops for SAME padding, computes G(z) again for each step, computes
+gradients of weights that are not updated, evaluates the losses again after the updates, and
+searches through networks that are not frozen, with BatchNorm that is not folded.  Its results are
+those of this project's networks.
 """
 
 from typing import Any
@@ -15,22 +16,26 @@ from dcgan_inpaint.losses import discriminator_losses, generator_loss
 
 
 class PortedGenerator(nn.Module):
-    """Our Generator's function, upright: full transposed convolutions, cropped."""
+    """The function of networks.Generator, with full transposed convolutions that are cropped.
 
-    def __init__(self, ours: Any):  # a networks.Generator
+    Args:
+        ours: the networks.Generator whose weights are copied.
+    """
+
+    def __init__(self, ours: Any):
         super().__init__()
         self.width = ours.widths[0]
         self.project = nn.Linear(ours.project.in_features, ours.project.out_features)
-        for mine, theirs in zip(
+        for ported, original in zip(
             self.project.parameters(), ours.project.parameters(), strict=True
-        ):  # (16·C, z_dim) and (16·C,): from (H, W, C) mirrored to (C, H, W) upright
-            upright = theirs.data.view(4, 4, self.width, -1).flip(0, 1).permute(2, 0, 1, 3)
-            mine.data = upright.reshape(theirs.shape).clone()
+        ):  # (16·C, z_dim) and (16·C,): from flipped (H, W, C) to (C, H, W)
+            unflipped = original.data.view(4, 4, self.width, -1).flip(0, 1).permute(2, 0, 1, 3)
+            ported.data = unflipped.reshape(original.shape).clone()
         self.norms = nn.ModuleList(nn.BatchNorm2d(norm.num_features) for norm in ours.norms)
         self.deconvs = nn.ModuleList(
             nn.ConvTranspose2d(d.in_channels, d.out_channels, 5, stride=2) for d in ours.deconvs
         )
-        _turn(self.deconvs, ours.deconvs)
+        copy_unflipped(self.deconvs, ours.deconvs)
         self.norms.load_state_dict(ours.norms.state_dict())
 
     def forward(self, z: Tensor) -> Tensor:
@@ -41,14 +46,19 @@ class PortedGenerator(nn.Module):
 
 
 class PortedDiscriminator(nn.Module):
-    """Our Discriminator's function, upright: padded convolutions."""
+    """The function of networks.Discriminator, with padded convolutions.
 
-    def __init__(self, ours: Any, size: int):  # a networks.Discriminator
+    Args:
+        ours: the networks.Discriminator whose weights are copied.
+        size: side of the images in px.
+    """
+
+    def __init__(self, ours: Any, size: int):
         super().__init__()
         self.convs = nn.ModuleList(
             nn.Conv2d(c.in_channels, c.out_channels, 5, stride=2) for c in ours.convs
         )
-        _turn(self.convs, ours.convs)
+        copy_unflipped(self.convs, ours.convs)
         self.norms = nn.ModuleList(
             nn.BatchNorm2d(n.num_features) if isinstance(n, nn.BatchNorm2d) else nn.Identity()
             for n in ours.norms
@@ -56,8 +66,8 @@ class PortedDiscriminator(nn.Module):
         self.norms.load_state_dict(ours.norms.state_dict())
         self.classify = nn.Linear(ours.classify.in_features, 1)
         side = size // 16
-        upright = ours.classify.weight.data.view(side, side, -1).flip(0, 1).permute(2, 0, 1)
-        self.classify.weight.data = upright.reshape(1, -1).clone()
+        unflipped = ours.classify.weight.data.view(side, side, -1).flip(0, 1).permute(2, 0, 1)
+        self.classify.weight.data = unflipped.reshape(1, -1).clone()
         self.classify.bias.data = ours.classify.bias.data.clone()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -67,15 +77,21 @@ class PortedDiscriminator(nn.Module):
         return self.classify(h.flatten(1)).squeeze(1)  # (B,)
 
 
-def _turn(ported: Any, ours: Any) -> None:
-    """Kernels from mirrored to upright."""
-    for mine, theirs in zip(ported, ours, strict=True):
-        mine.weight.data = theirs.weight.data.flip(2, 3).clone()
-        mine.bias.data = theirs.bias.data.clone()
+def copy_unflipped(ported_layers: Any, our_layers: Any) -> None:
+    """Copy biases and kernels; the kernels of this project's networks are flipped."""
+    for ported, ours in zip(ported_layers, our_layers, strict=True):
+        ported.weight.data = ours.weight.data.flip(2, 3).clone()
+        ported.bias.data = ours.bias.data.clone()
 
 
 class Port:
-    """The straightforward port: its training iteration and its iteration of the search."""
+    """The training iteration and the search of the straightforward port.
+
+    Args:
+        generator: the networks.Generator whose weights are copied.
+        discriminator: the networks.Discriminator whose weights are copied.
+        size: side of the images in px.
+    """
 
     def __init__(self, generator: nn.Module, discriminator: nn.Module, size: int):
         device = next(generator.parameters()).device
@@ -87,6 +103,7 @@ class Port:
         )
 
     def train(self, images: Tensor, z: Tensor) -> None:
+        """Update D once and G twice by images (B, C, S, S) and latents z (B, z_dim)."""
         real, fake = discriminator_losses(self.d(images), self.d(self.g(z).detach()))
         self.d_adam.zero_grad()
         (real + fake).backward()
@@ -95,13 +112,13 @@ class Port:
             self.g_adam.zero_grad()
             generator_loss(self.d(self.g(z))).backward()
             self.g_adam.step()
-        # as the original prints them
+        # The original evaluates the losses again to print them.
         with torch.no_grad():
             real, fake = discriminator_losses(self.d(images), self.d(self.g(z)))
             float(real), float(fake), float(generator_loss(self.d(self.g(z))))
 
     def search(self, z: Tensor, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """The objective of each image (B,) and its gradient (B, z_dim)."""
+        """Return the objective of each image (B,) and its gradient (B, z_dim)."""
         fake = self.g(z)
         context = (mask * (fake - images).abs()).sum((1, 2, 3))
         total = context + 0.1 * F.softplus(-self.d(fake))
@@ -111,12 +128,12 @@ class Port:
         return total.detach(), slope
 
     def complete(self, z: Tensor, images: Tensor, mask: Tensor, iterations: int) -> Tensor:
-        """Amos's search from z (B, z_dim), which moves: the objective (B,) where it ends."""
+        """Run Amos's search from z (B, z_dim) in place, and return the final objective (B,)."""
         z = nn.Parameter(z)
         adam = torch.optim.Adam([z], 0.01)
         for _ in range(iterations):
             _, z.grad = self.search(z, images, mask)
             adam.step()
-            z.grad = None  # which the next backward pass would add to
+            z.grad = None  # otherwise the next backward pass would add to it
             z.data.clamp_(-1, 1)
         return self.search(z, images, mask)[0]

@@ -1,12 +1,12 @@
-"""The paper's table: masks x methods on the same test images.
+"""Compare all methods under the four masks of the paper, on the same test images.
 
-python experiments/table1.py gan=<run>/weights.ckpt encoder=<run>/weights.ckpt \\
-    context_encoder=<run>/weights.ckpt data.root=path/to/celeba
+python experiments/table1.py gan=<run>/weights.safetensors encoder=<run>/weights.safetensors \\
+    context_encoder=<run>/weights.safetensors data.root=path/to/celeba
 
-Runs inpaint.py once for each mask and method, in runs/table1/<mask>/<method>, and prints the tables
-of experiments/table1.md.  Killed, it goes on where it stopped.  gan is a DCGAN, encoder the latent
-encoder that learned from it; what else is given goes to every run (batch_size=...,
-trainer.accelerator=...).
+The script runs inpaint.py once for each mask and method, in runs/table1/<mask>/<method>, and prints
+the tables of experiments/table1.md.  An interrupted script resumes where it stopped.  gan is a
+DCGAN, and encoder the latent encoder that was trained with it.  All other overrides are passed to
+every run (batch_size=..., trainer.accelerator=...).
 """
 
 import subprocess
@@ -27,8 +27,8 @@ PRINTED = {  # Yeh 2017, table 1, CelebA: context encoder, Yeh; dB
     "half": (15.5, 13.7),
 }
 MODELS = ("gan", "encoder", "context_encoder")
-METHODS = {  # by name: which of MODELS, and what else inpaint.py is told
-    "mean colour": ("gan", ["method=mean"]),
+METHODS = {  # by name: one of MODELS, and the overrides of inpaint.py
+    "mean color": ("gan", ["method=mean"]),
     "nearest training image": ("gan", ["method=nearest"]),
     "biharmonic": ("gan", ["method=biharmonic"]),
     "total variation": ("gan", ["method=tv"]),
@@ -44,19 +44,19 @@ METHODS = {  # by name: which of MODELS, and what else inpaint.py is told
 }
 DIGITS = {"psnr_hole": ".2f", "psnr_whole": ".2f", "ssim_hole": ".3f", "seconds": ".2g"}
 LIMIT = 512
-SEEN = 64  # of them, the first, that search.md and beyond.md compare ideas on
+SEEN = 64  # the first images of LIMIT, on which search.md and beyond.md compare ideas
 
 
 def main() -> None:
-    given = dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument)
-    if not set(MODELS) <= given.keys() or len(given) < len(sys.argv) - 1:
-        sys.exit(f"error: give {'=... '.join(MODELS)}=... and key=value for inpaint.py")
-    weights = {model: given.pop(model) for model in MODELS}
-    common = ["data=celeba", f"limit={LIMIT}", *(f"{key}={value}" for key, value in given.items())]
+    overrides = dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument)
+    if not set(MODELS) <= overrides.keys() or len(overrides) < len(sys.argv) - 1:
+        sys.exit(f"error: expected {'=... '.join(MODELS)}=... and overrides of inpaint.py")
+    weights = {model: overrides.pop(model) for model in MODELS}
+    common = ["data=celeba", f"limit={LIMIT}", *(f"{k}={v}" for k, v in overrides.items())]
     for mask in MASKS:
         for name, (model, arguments) in METHODS.items():
             command = [sys.executable, str(PROJECT / "inpaint.py"), f"ckpt={weights[model]}"]
-            more = [f"mask={mask}", *arguments, *common, f"output={folder(mask, name)}"]
+            more = [f"mask={mask}", *arguments, *common, f"output={run_dir(mask, name)}"]
             subprocess.run([*command, *more], check=True)
     for metric in DIGITS:
         print(f"\n{metric}\n\n{table(metric)}")
@@ -64,9 +64,10 @@ def main() -> None:
 
 
 def table(metric: str) -> str:
-    """Markdown: a row for each method, a column for each mask.
+    """Format a metric as a Markdown table with a row per method and a column per mask.
 
-    Means with 95% intervals; medians of the seconds, which other work on the machine may stretch.
+    The cells are means with 95% intervals.  For seconds they are medians, which are less sensitive
+    to other work on the machine.
     """
     lines = []
     if metric == "psnr_hole":
@@ -80,7 +81,7 @@ def table(metric: str) -> str:
 
 
 def margins() -> str:
-    """Markdown: by how much our PSNR over the hole is above each method's, on the same images."""
+    """Format the differences in PSNR over the hole, ours minus each method, as a Markdown table."""
     lines = []
     for name in [name for name in METHODS if name != "ours"]:
         pairs = [[column(mask, who, "psnr_hole") for who in ("ours", name)] for mask in MASKS]
@@ -89,22 +90,24 @@ def margins() -> str:
 
 
 def markdown(lines: list[list[str]]) -> str:
+    """Format rows as a Markdown table with a column per mask."""
     header = [["method", *MASKS], ["---"] * (1 + len(MASKS))]
     return "\n".join(f"| {' | '.join(line)} |" for line in header + lines)
 
 
-def folder(mask: str, method: str) -> Path:
+def run_dir(mask: str, method: str) -> Path:
+    """Return the run directory of a mask and a method."""
     return Path("runs/table1") / mask / method.replace(",", "").replace(" ", "_")
 
 
 def column(mask: str, method: str, metric: str) -> torch.Tensor:
-    """A metric of each image (N,)."""
-    (run,) = find_runs([folder(mask, method)], ["ckpt"])
+    """Return a metric of each image (N,)."""
+    (run,) = find_runs([run_dir(mask, method)], ["ckpt"])
     return run.metrics[metric]
 
 
 def cell(values: torch.Tensor, metric: str) -> str:
-    """What the table says of a metric of each image (N,)."""
+    """Format a metric (N,): the median for seconds, the mean and its interval for all others."""
     numbers = (float(values.median()),) if metric == "seconds" else mean_interval(values)
     first, *interval = (format(number, DIGITS[metric]) for number in numbers)
     return f"{first} [{', '.join(interval)}]" if interval else first

