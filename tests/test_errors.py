@@ -90,5 +90,5 @@ def test_stopped_training_leaves_a_checkpoint_and_says_how_to_resume(tmp_path):
     assert "Traceback" not in stderr
     assert stderr.count("GPU available") == 1  # one line about the devices, no advertisement
     assert not any(word in stderr for word in ("TPU", "Tip", "litlogger"))
-    assert stderr.splitlines()[-1] == f"SIGTERM: resume={run / 'last.ckpt'} goes on"
+    assert stderr.splitlines()[-1] == f"SIGTERM: resume={run / 'last.ckpt'} continues"
     assert torch.load(run / "last.ckpt")["iteration"] > 0

@@ -142,6 +142,16 @@ def state(folder):
     return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
 
 
+def test_resume_from_a_checkpoint_with_another_shape_is_refused(run, trained, tmp_path):
+    saved = torch.load(trained / "last.ckpt")
+    name = next(iter(saved["state_dict"]))
+    saved["state_dict"][name] = torch.zeros(1)
+    torch.save(saved, tmp_path / "last.ckpt")
+    shutil.copy(trained / "config.yaml", tmp_path)
+    done = run("train.py", f"resume={tmp_path / 'last.ckpt'}", fails=True)
+    one_line(done, f"{name} does not fit. Use the model= and data= that it was started with")
+
+
 OTHERS = {
     "seed": (["seed=1"], "seed=0, not 1"),
     "batch_size": (["batch_size=8"], "batch_size=16, not 8"),
@@ -769,7 +779,7 @@ TRAIN_ERRORS = {
     "resume text": (["resume=train.py"], "resume=train.py: truncated or not a PyTorch"),
     "resume weights": (["resume={tmp}/weights.ckpt"], "it has no epoch"),
     "resume kind": (["resume={tmp}/kind.ckpt"], "holds a context encoder, model= is a DCGAN"),
-    "resume shape": (["resume={tmp}/shape.ckpt"], "does not fit: use the model= and data= that"),
+    "resume old": (["resume={tmp}/old.ckpt"], "was written by an earlier version"),
     "devices": (["trainer.devices=2"], "trainer.devices=2: several devices require trainer=ddp"),
     "multirun": (
         ["trainer=ddp_cpu", "hydra.sweep.dir={tmp}/sweep", "-m"],
@@ -801,7 +811,7 @@ def test_train_errors_are_one_line(run, tmp_path, case):
     torch.save({"state_dict": {}}, tmp_path / "weights.ckpt")
     whole = dict.fromkeys(TRAINING_STATE, {})
     torch.save(whole | {"kind": "context encoder"}, tmp_path / "kind.ckpt")
-    torch.save(whole | {"kind": "DCGAN"}, tmp_path / "shape.ckpt")
+    torch.save(whole | {"kind": "DCGAN"}, tmp_path / "old.ckpt")
     data = [] if any(a.startswith("data=") for a in arguments) else TRAIN[3:5]
     small = [a for a in TRAIN if not a.startswith(("data.train", "data.val"))]
     output = [f"output={tmp_path / 'out'}"]

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -22,27 +23,11 @@ from dcgan_inpaint.runs.resuming import resumed_config
 from dcgan_inpaint.runs.schemas import SampleConfig, TrainConfig
 
 SCHEMAS: dict[str, type] = {"train": TrainConfig, "inpaint": InpaintConfig, "sample": SampleConfig}
-LIGHTNING_LOG = "pytorch_lightning.utilities.rank_zero"
-
-
-def train() -> None:
-    """Run train.py's command line."""
-    run_command_line("train")
-
-
-def inpaint() -> None:
-    """Run inpaint.py's command line."""
-    run_command_line("inpaint")
-
-
-def sample() -> None:
-    """Run sample.py's command line."""
-    run_command_line("sample")
 
 
 def run_command_line(command: str) -> None:
     """Compose conf/<command>.yaml with the overrides in sys.argv and run the command."""
-    logging.getLogger(LIGHTNING_LOG).addFilter(_is_relevant)
+    _set_up_lightning_log()
     with one_line_errors():
         sys.argv[1:] = normalize_overrides(sys.argv[1:])
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors arrive here unchanged
@@ -76,6 +61,20 @@ def run_config(
     return import_module(f"dcgan_inpaint.cli.{command}").main(config)
 
 
-def _is_relevant(record: logging.LogRecord) -> bool:
-    """Whether a log line of Lightning is neither advertising nor a device that is not used."""
-    return not record.getMessage().startswith(("\N{ELECTRIC LIGHT BULB} Tip", "TPU available"))
+train = partial(run_command_line, "train")
+inpaint = partial(run_command_line, "inpaint")
+sample = partial(run_command_line, "sample")
+
+
+def _set_up_lightning_log() -> None:
+    """Log Lightning's lines as they are to standard error, without advertisements.
+
+    Lightning does so when it is imported, but not after Hydra has configured the root logger.
+    """
+    for package in ("pytorch_lightning", "lightning_fabric"):
+        logger = logging.getLogger(package)
+        logger.propagate = False
+        logger.handlers = [logging.StreamHandler()]
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
+        lambda record: not record.getMessage().startswith(("\N{ELECTRIC LIGHT BULB} Tip", "TPU"))
+    )

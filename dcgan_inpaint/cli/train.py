@@ -53,9 +53,10 @@ def main(config: TrainConfig) -> float | None:
             *training_callbacks(model, data, run_dir, config.sample_every, config.preview),
         ]
         trainer = make_training_trainer(config.trainer, loggers, callbacks, config.batch_size)
-        for split in check_image_counts(config, source, model, trainer.world_size):
-            data.split(split)  # decoded now, so that an unreadable image is reported at once
+        splits = check_image_counts(config, source, model, trainer.world_size)
         data.prepare_data()
+        for split in splits:
+            data.split(split)  # decoded now, so that an unreadable image is reported at once
         start_run(run_dir, settings, loggers)
 
     with exit_on_failure(lambda: how_to_resume(run_dir)):

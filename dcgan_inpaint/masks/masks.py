@@ -3,7 +3,7 @@
 A mask function maps (index, size) to masks (B, 1, S, S), float, where 1 is a known pixel and 0 the
 hole (Amos 2016; Yeh 2017). LaMa, latent diffusion and IOPaint use the opposite polarity.
 
-`index` (B,) holds the numbers of the images. Random masks depend on (seed, index) only, never on the
+`index` (B,) holds the numbers of the images. Random masks depend on (seed, index) only, not on the
 rest of the batch. Masks from image files are in mask_image.py.
 """
 
