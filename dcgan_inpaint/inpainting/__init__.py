@@ -1,1 +1,1 @@
-"""The search for z, what one would use instead, and what either gives."""
+"""Completion of images: search, solvers and baselines."""

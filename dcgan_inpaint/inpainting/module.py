@@ -19,10 +19,8 @@ from dcgan_inpaint.inpainting.search import (
     Search,
     SearchSettings,
     Stage,
-    Start,
     check_stages,
-    encoded_start,
-    sampled_start,
+    initialize,
 )
 from dcgan_inpaint.inpainting.solvers import Losses, Solver
 from dcgan_inpaint.losses import context_loss, prior_loss, yeh_weights
@@ -219,38 +217,22 @@ class InpaintingModule(LightningModule):
             return mask, target, self.objective.weights(mask)
         return mask, target, torch.ones_like(target[:, :1])
 
-    @torch.no_grad()
-    def _start(self, candidates: Candidates, known: Tensor, mask: Tensor) -> Start:
-        """Return the initial latents for masked images (B, C, S, S) and masks (B, 1, S, S)."""
-        if self.encoder is not None and self.encoder.noise_dim:
-            return sampled_start(self.encoder, candidates, known, mask, self.settings.seed)
-        z = self.latents(candidates.rows, seed=self.settings.seed)  # (B·K, z_dim)
-        if self.encoder is None:
-            return Start(z)
-        known, mask = candidates.repeat(known), candidates.repeat(mask)
-        return encoded_start(self.encoder, z, candidates, known, mask)
-
     def _progress_bar(self, steps: Iterator[Losses]) -> Iterator[Losses]:
         """Show the steps as a progress bar if the trainer has one."""
         shown = self._trainer is not None and self._trainer.progress_bar_callback is not None
-        return tqdm(
-            steps,
-            total=self.iterations + 1,
-            desc="searching z",
-            unit="iteration",
-            leave=False,
-            disable=not shown,
-        )
+        total = self.iterations + 1
+        return tqdm(steps, "searching z", total, unit="iteration", leave=False, disable=not shown)
 
     def _complete(self, images: Tensor, index: Tensor) -> SearchedCompletion:
         mask, target, weights = self._measurement(images, index)
         candidates = Candidates(index, self.settings.candidates)
         repeat = candidates.repeat
         losses = partial(self.losses, target=repeat(target), weights=repeat(weights))
-        start = self._start(candidates, masked(images, mask), mask)
+        known, seed = masked(images, mask), self.settings.seed
+        start = initialize(self.encoder, self.latents, candidates, known, mask, seed)
         search = Search(self.generator, losses, start)
         z = nn.Parameter(start.z)  # (B·K, z_dim)
-        draws = Draws(self.settings.seed, candidates.rows)
+        draws = Draws(seed, candidates.rows)
 
         trace = torch.empty(self.iterations + 1, len(z), 3, device=index.device)
         interval = self.settings.out_interval

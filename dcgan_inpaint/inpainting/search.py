@@ -108,43 +108,43 @@ def mirror_rows(images: Tensor, mirrored: Tensor | None) -> Tensor:
     return torch.where(mirrored[:, None, None, None], images.flip(3), images)
 
 
-def sampled_start(
-    encoder: Any, candidates: Candidates, known: Tensor, mask: Tensor, seed: int
+@torch.no_grad()
+def initialize(
+    encoder: Any,
+    latents: Callable[..., Tensor],
+    candidates: Candidates,
+    known: Tensor,
+    mask: Tensor,
+    seed: int,
 ) -> Start:
-    """Initialize each candidate with an independent sample of the encoder.
+    """Return the initial latents of a search.
+
+    An encoder that samples initializes every candidate with an independent sample.  A deterministic
+    encoder initializes candidate 0 from the image and candidate 1 from its mirror image.  All other
+    candidates start from random latents.
 
     Args:
-        encoder: latent encoder with noise_dim > 0.
+        encoder: latent encoder, or None.
+        latents: function (index, seed) that returns random latents (B·K, z_dim).
         candidates: layout of the rows.
         known: masked images, (B, C, S, S).
         mask: masks, (B, 1, S, S).
-        seed: seed of the noise.
+        seed: seed of the random numbers.
     """
-    noise = normal("w", seed, candidates.rows, encoder.noise_dim)  # (B·K, noise_dim)
-    z, offset = encoder(known, mask, noise)
-    return Start(z.float(), offset.float())
-
-
-def encoded_start(
-    encoder: nn.Module, z: Tensor, candidates: Candidates, known: Tensor, mask: Tensor
-) -> Start:
-    """Initialize candidate 0 from the image and candidate 1 from its mirror image.
-
-    Args:
-        encoder: deterministic latent encoder.
-        z: random latents (B·K, z_dim), which the other candidates keep.
-        candidates: layout of the rows.
-        known: masked images, (B·K, C, S, S).
-        mask: masks, (B·K, 1, S, S).
-    """
+    if encoder is not None and encoder.noise_dim:
+        noise = normal("w", seed, candidates.rows, encoder.noise_dim)  # (B·K, noise_dim)
+        z, offset = encoder(known, mask, noise)
+        return Start(z.float(), offset.float())
+    z = latents(candidates.rows, seed=seed)  # (B·K, z_dim)
+    if encoder is None:
+        return Start(z)
     mirrored = candidates.k == 1 if candidates.count > 1 else None
     encoded = candidates.k < 2
-    encoded_z, offsets = encoder(
-        mirror_rows(known, mirrored)[encoded], mirror_rows(mask, mirrored)[encoded]
-    )
+    known, mask = (mirror_rows(candidates.repeat(x), mirrored)[encoded] for x in (known, mask))
+    encoded_z, encoded_offset = encoder(known, mask)
     z[encoded] = encoded_z.float()  # the solver needs float32 even if the networks use bf16
-    offset = offsets.new_zeros(len(z), offsets.shape[1])
-    offset[encoded] = offsets
+    offset = encoded_offset.new_zeros(len(z), encoded_offset.shape[1])
+    offset[encoded] = encoded_offset
     return Start(z, offset, mirrored)
 
 

@@ -1,1 +1,1 @@
-"""How good completions and samples are."""
+"""Metrics of completions and of samples."""
