@@ -30,7 +30,7 @@ from dcgan_inpaint.data.loader import ImageData
 from dcgan_inpaint.images import to_float, to_pil, to_uint8
 from dcgan_inpaint.metrics.completions import psnr
 from dcgan_inpaint.metrics.features import (
-    CHUNK,
+    FEATURE_BATCH,
     EffLite0,
     Features,
     fd_efflite0,
@@ -118,7 +118,7 @@ def distortion_rows(
     reference = torch.cat([features.pooled for _, features in extract(others, network)])
     settings = [(distort, s) for distort, strengths in STRENGTHS.items() for s in strengths]
     results: list[list[tuple[Tensor, ...]]] = [[] for _ in settings]
-    indices = torch.arange(len(originals)).split(CHUNK)
+    indices = torch.arange(len(originals)).split(FEATURE_BATCH)
     for index, (truth, features) in zip(indices, extract(originals, network), strict=True):
         for (distort, strength), parts in zip(settings, results, strict=True):
             distorted = to_float(to_uint8(distort(truth, index, strength)).numpy())
@@ -141,8 +141,8 @@ def distortion_rows(
 
 def extract(images: np.ndarray, network: EffLite0) -> Iterator[tuple[Tensor, Features]]:
     """Yield chunks of images (N, C, S, S) uint8 as floats in [-1, 1], with their features."""
-    for start in range(0, len(images), CHUNK):
-        chunk = to_float(images[start : start + CHUNK])
+    for start in range(0, len(images), FEATURE_BATCH):
+        chunk = to_float(images[start : start + FEATURE_BATCH])
         yield chunk, network(chunk)
 
 

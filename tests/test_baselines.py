@@ -19,7 +19,7 @@ from dcgan_inpaint.inpainting.baselines import (
 )
 from dcgan_inpaint.masks import masks
 
-NEEDS = {"biharmonic": "skimage", "telea": "cv2", "navier_stokes": "cv2"}
+LIBRARIES = {"biharmonic": "skimage", "telea": "cv2", "navier_stokes": "cv2"}
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +28,9 @@ def nearest(tmp_path_factory):
 
 
 @pytest.fixture(params=["mean", "nearest", "tv", "biharmonic", "telea", "navier_stokes"])
-def fill(request, nearest):
-    if request.param in NEEDS:
-        pytest.importorskip(NEEDS[request.param])
+def baseline(request, nearest):
+    if request.param in LIBRARIES:
+        pytest.importorskip(LIBRARIES[request.param])
     if request.param in ("telea", "navier_stokes"):
         return OpenCV(request.param)
     return {
@@ -46,13 +46,13 @@ def faces(n):
     return to_float(np.stack(source.decode(source.items("test"))))
 
 
-def filling(fill, blend=paste):
+def baseline_module(baseline, blend=paste):
     mask = partial(masks.random, seed=0, missing=0.5)
-    return BaselineModule(fill, mask, blend, (3, 16, 16))
+    return BaselineModule(baseline, mask, blend, (3, 16, 16))
 
 
-def test_the_content_of_the_hole_does_not_matter(fill):
-    module, images, index = filling(fill), faces(3), torch.arange(3)
+def test_result_does_not_depend_on_the_pixels_in_the_hole(baseline):
+    module, images, index = baseline_module(baseline), faces(3), torch.arange(3)
     done = module.predict_step({"image": images, "index": index})
     other = torch.where(done.mask == 0, -images.flip(0), images)
     again = module.predict_step({"image": other, "index": index})
@@ -60,8 +60,8 @@ def test_the_content_of_the_hole_does_not_matter(fill):
     assert torch.equal(done.completion, again.completion)
 
 
-def test_results_do_not_depend_on_the_batch(fill):
-    module, images = filling(fill), faces(3)
+def test_completions_do_not_depend_on_the_batch(baseline):
+    module, images = baseline_module(baseline), faces(3)
     together = module.predict_step({"image": images, "index": torch.arange(3)})
     for i in range(3):
         alone = module.predict_step({"image": images[i : i + 1], "index": torch.tensor([i])})
@@ -69,9 +69,11 @@ def test_results_do_not_depend_on_the_batch(fill):
 
 
 @pytest.mark.parametrize("blend", [paste, poisson])
-def test_known_pixels_are_exact(fill, blend):
+def test_known_pixels_are_unchanged(baseline, blend):
     images = faces(2)
-    done = filling(fill, blend=blend).predict_step({"image": images, "index": torch.arange(2)})
+    done = baseline_module(baseline, blend=blend).predict_step(
+        {"image": images, "index": torch.arange(2)}
+    )
     known = done.mask.expand_as(images) == 1
     assert torch.equal(done.completion[known], images[known])
     assert done.fake.shape == images.shape
@@ -82,21 +84,21 @@ def test_known_pixels_are_exact(fill, blend):
         assert torch.equal(done.completion[~known], done.fake[~known])
 
 
-def test_mean_by_hand():
+def test_mean_is_the_mean_of_the_known_pixels():
     known = torch.tensor([[[[0.5, 0.0], [-0.1, 0.2]]], [[[0.0, 0.0], [0.0, 0.0]]]])
     mask = torch.tensor([[[[1.0, 0.0], [1.0, 1.0]]], [[[0.0, 0.0], [0.0, 0.0]]]])
     fake = baselines.mean(known, mask)
     torch.testing.assert_close(fake[0], torch.full((1, 2, 2), 0.2))
-    assert not fake[1].any()  # grey, for lack of anything known
+    assert not fake[1].any()  # gray without known pixels
 
 
-def test_nearest_finds_the_image_itself(nearest):
+def test_nearest_returns_a_training_image_for_itself(nearest):
     images = to_float(nearest.images[[7, 31, 0]])
     mask = masks.random(torch.arange(3), 16, seed=0, missing=0.8)
     assert torch.equal(nearest(images * mask, mask), images)
 
 
-def test_nearest_is_the_plain_search(nearest, monkeypatch):
+def test_nearest_matches_a_direct_search(nearest, monkeypatch):
     images, training = faces(5), to_float(nearest.images)
     mask = masks.half(torch.arange(5), 16, seed=0)
     distance = (mask[:, None] * (training[None] - images[:, None]) ** 2).sum((2, 3, 4))  # (B, N)
@@ -106,7 +108,7 @@ def test_nearest_is_the_plain_search(nearest, monkeypatch):
         assert torch.equal(nearest(images * mask, mask), expected)
 
 
-def test_gradient_and_divergence():
+def test_divergence_is_the_negative_adjoint_of_forward_differences():
     x = torch.tensor([[[[1.0, 3.0], [2.0, 7.0]]]])
     down, right = [[1.0, 4.0], [0.0, 0.0]], [[2.0, 0.0], [5.0, 0.0]]
     assert torch.equal(forward_differences(x), torch.tensor([[down, right]]))
@@ -117,36 +119,36 @@ def test_gradient_and_divergence():
 
 
 def variation(x):
-    """What total_variation makes least, (B,)."""
+    """The total variation, (B,)."""
     return forward_differences(x).norm(dim=1).sum((1, 2))
 
 
-def middle(size=16):
+def center_mask(size=16):
     return masks.center(torch.arange(1), size, 0.25)
 
 
-def step(size=16):
-    """-0.5 left of column 7, 0.5 from there on."""
+def edge(size=16):
+    """-0.5 to the left of column 7, 0.5 elsewhere."""
     return (torch.arange(size) >= 7).float().expand(1, 3, size, size) - 0.5
 
 
-def test_tv_continues_a_constant_and_an_edge():
-    mask, constant = middle(), torch.full((1, 3, 16, 16), 0.3)
+def test_total_variation_continues_a_constant_and_an_edge():
+    mask, constant = center_mask(), torch.full((1, 3, 16, 16), 0.3)
     assert torch.equal(baselines.total_variation(constant * mask, mask, 5), constant)
-    filled = baselines.total_variation(step() * mask, mask, 2000)
-    torch.testing.assert_close(filled, step(), rtol=0, atol=0.01)
+    filled = baselines.total_variation(edge() * mask, mask, 2000)
+    torch.testing.assert_close(filled, edge(), rtol=0, atol=0.01)
 
 
-def test_tv_by_hand():
-    """One row with 3 of 5 pixels missing between 0 and 1: any way up has the variation 1."""
+def test_total_variation_of_a_monotonic_row():
+    """Three of five pixels between 0 and 1 are missing; every monotonic row has variation 1."""
     known = torch.tensor([0.0, 0, 0, 0, 1]).view(1, 1, 1, 5)
     mask = torch.tensor([1.0, 0, 0, 0, 1]).view(1, 1, 1, 5)
     filled = baselines.total_variation(known, mask, 200)
     assert variation(filled).item() == pytest.approx(1, abs=1e-4)
-    assert variation(step()).item() == pytest.approx(16 * 3**0.5)  # an edge of all 3 channels
+    assert variation(edge()).item() == pytest.approx(16 * 3**0.5)  # an edge in 3 channels
 
 
-def test_tv_has_converged():
+def test_total_variation_converges_in_1000_iterations():
     images = faces(4)
     mask = masks.half(torch.arange(4), 16, seed=0)
     short, long = (baselines.total_variation(images * mask, mask, n) for n in (1000, 5000))
@@ -160,7 +162,7 @@ def test_biharmonic_continues_a_ramp():
     y, x = torch.meshgrid(
         torch.linspace(-0.5, 0.5, 16), torch.linspace(-0.4, 0.4, 16), indexing="ij"
     )
-    ramp, mask = (x + y).expand(1, 3, 16, 16), middle()
+    ramp, mask = (x + y).expand(1, 3, 16, 16), center_mask()
     filled = Biharmonic()(ramp * mask, mask).float()
     torch.testing.assert_close(filled, ramp, rtol=0, atol=1e-4)
 
@@ -170,13 +172,16 @@ def test_biharmonic_continues_a_ramp():
 def test_opencv_continues_a_constant(algorithm, channels):
     pytest.importorskip("cv2")
     inpaint = OpenCV(algorithm, radius=3)
-    constant, mask = torch.full((2, channels, 16, 16), 51 / 127.5 - 1), middle().repeat(2, 1, 1, 1)
+    constant, mask = (
+        torch.full((2, channels, 16, 16), 51 / 127.5 - 1),
+        center_mask().repeat(2, 1, 1, 1),
+    )
     filled = inpaint(constant * mask, mask)
     torch.testing.assert_close(
         filled, constant, rtol=0, atol=2.01 / 127.5
     )  # Telea rounds on its way
     images = faces(1)[:, :channels]
-    levels = (inpaint(images * middle(), middle()) + 1) * 127.5  # 8-bit
+    levels = (inpaint(images * center_mask(), center_mask()) + 1) * 127.5  # 8-bit
     torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)
 
 
@@ -188,25 +193,25 @@ def test_opencv_continues_a_constant(algorithm, channels):
         (partial(OpenCV, "navier_stokes"), "OpenCV", "cv2"),
     ],
 )
-def test_a_missing_library_is_named(method, library, module, monkeypatch):
+def test_a_missing_library_raises_with_its_extra(method, library, module, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    line = rf'method=\w+ needs {library}: pip install -e "\.\[baselines\]"'
+    line = rf'method=\w+ needs {library}\. Install it: pip install -e "\.\[baselines\]"'
     with pytest.raises(ModuleNotFoundError, match=line):
         method()
 
 
-def test_errors():
+def test_arguments_out_of_range_raise():
     with pytest.raises(ValueError, match="radius=0: should be greater than 0"):
         OpenCV("telea", radius=0)
     with pytest.raises(ValueError, match="algorithm=fmm: should be 'telea' or 'navier_stokes'"):
         OpenCV("fmm")
     known = torch.zeros(1, 3, 16, 16)
     with pytest.raises(ValueError, match="iterations=0: should be greater"):
-        baselines.total_variation(known, middle(), iterations=0)
+        baselines.total_variation(known, center_mask(), iterations=0)
 
 
-def test_nearest_is_not_searched_to_check_the_mask(nearest, monkeypatch):
-    monkeypatch.setattr(Nearest, "__call__", lambda *_: pytest.fail("it was searched"))
-    filling(nearest).check()
+def test_check_does_not_run_the_baseline(nearest, monkeypatch):
+    monkeypatch.setattr(Nearest, "__call__", lambda *_: pytest.fail("the baseline was run"))
+    baseline_module(nearest).check()
     with pytest.raises(ValueError, match="scale"):
         BaselineModule(nearest, partial(masks.center, scale=0.7), paste, (3, 16, 16)).check()

@@ -6,17 +6,16 @@ from torch.utils.data import DataLoader
 from training import quiet_trainer, small_dcgan
 
 from dcgan_inpaint.blending import paste, poisson
-from dcgan_inpaint.configs import compose_config, make
+from dcgan_inpaint.configs import make
 from dcgan_inpaint.data.faces.source import Faces
 from dcgan_inpaint.images import to_float
-from dcgan_inpaint.inpainting.build import build
+from dcgan_inpaint.inpainting.build import build, load_configured
 from dcgan_inpaint.inpainting.module import InpaintingModule, Objective
 from dcgan_inpaint.inpainting.search import SearchSettings, Stage
 from dcgan_inpaint.inpainting.solvers import Adam
 from dcgan_inpaint.masks import masks
 from dcgan_inpaint.masks.measurements import Lowres
 from dcgan_inpaint.metrics.completions import psnr
-from dcgan_inpaint.models.checkpoint import load_model
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.networks import frozen
 from dcgan_inpaint.models.uncertainty import DEPTHS
@@ -28,17 +27,15 @@ def dcgan():
     return small_dcgan(z_dim=8)
 
 
-KEPT = {"candidates", "select", "seed", "out_interval"}
+SEARCH_OPTIONS = {"candidates", "select", "seed", "out_interval"}
 
 
-def module(dcgan, mask=lambda i, s: masks.center(i, s, 0.25), **settings):
-    defaults = {
-        "objective": Objective(),
-        "solver": Adam(iterations=12, lr=0.05),
-        "blend": paste,
-    }
-    kept = {name: settings.pop(name) for name in KEPT & settings.keys()}
-    return InpaintingModule(dcgan, mask, **defaults | settings, settings=make(SearchSettings, kept))
+def module(dcgan, mask=lambda i, s: masks.center(i, s, 0.25), **options):
+    """An InpaintingModule with a short search; options of SearchSettings or of the module."""
+    search_options = {name: options.pop(name) for name in SEARCH_OPTIONS & options.keys()}
+    settings = make(SearchSettings, search_options)
+    defaults = {"objective": Objective(), "solver": Adam(iterations=12, lr=0.05), "blend": paste}
+    return InpaintingModule(dcgan, mask, **defaults | options, settings=settings)
 
 
 def batch(n, start=0):
@@ -49,13 +46,13 @@ def batch(n, start=0):
     return {"image": images * 2 - 1, "index": index}
 
 
-def test_the_search_lowers_the_objective(dcgan):
+def test_search_lowers_the_objective(dcgan):
     done = module(dcgan, solver=Adam(iterations=60, lr=0.05)).predict_step(batch(6))
     assert (done.trace[-1, :, 2] < 0.97 * done.trace[0, :, 2]).all()
 
 
-def test_it_finds_the_z_of_a_generated_image(dcgan):
-    """With nothing missing and a start near it, the search recovers the image."""
+def test_search_recovers_a_generated_image(dcgan):
+    """All pixels are known and the latents are small."""
     z = dcgan.latents(torch.arange(3), seed=5) * 0.5
     with torch.no_grad():
         images = dcgan(z)
@@ -64,15 +61,15 @@ def test_it_finds_the_z_of_a_generated_image(dcgan):
     assert (done.trace[-1, :, 2] < 0.15 * done.trace[0, :, 2]).all()
 
 
-def test_only_z_gets_gradient(dcgan):
+def test_search_leaves_the_networks_unchanged(dcgan):
     before = {name: value.clone() for name, value in dcgan.state_dict().items()}
     search = module(dcgan)
-    frozen = {name: value.clone() for name, value in search.state_dict().items()}
+    copies = {name: value.clone() for name, value in search.state_dict().items()}
     done = search.predict_step(batch(2))
     assert not any(p.requires_grad for p in search.parameters())
     assert all(p.grad is None for p in [*search.parameters(), *dcgan.parameters()])
     for name, value in search.state_dict().items():
-        assert torch.equal(value, frozen[name])
+        assert torch.equal(value, copies[name])
     for name, value in dcgan.state_dict().items():
         assert torch.equal(value, before[name])
     assert not done.z.requires_grad
@@ -80,7 +77,7 @@ def test_only_z_gets_gradient(dcgan):
 
 
 @pytest.mark.parametrize("weighting", ["mask", "window"])
-def test_known_pixels_are_exact_after_paste(dcgan, weighting):
+def test_pasting_leaves_known_pixels_unchanged(dcgan, weighting):
     search = module(
         dcgan,
         lambda i, s: masks.random(i, s, seed=0, missing=0.5),
@@ -93,7 +90,7 @@ def test_known_pixels_are_exact_after_paste(dcgan, weighting):
 
 
 @pytest.mark.parametrize("objective", [Objective(), Objective(0.003, "window", saturating=True)])
-def test_results_do_not_depend_on_the_batch(dcgan, objective):
+def test_completions_do_not_depend_on_the_batch(dcgan, objective):
     search = module(
         dcgan, lambda i, s: masks.random(i, s, seed=3, missing=0.4), objective=objective
     )
@@ -105,38 +102,40 @@ def test_results_do_not_depend_on_the_batch(dcgan, objective):
         assert torch.equal(alone.mask[0], together.mask[i])
 
 
-def test_the_default_search_of_64_images_hardly_depends_on_the_batch_size():
-    """What rounding does to the search of the shipped model from a random z; search.md has more."""
-    cfg = compose_config("inpaint", ["ckpt=celeba64"])
-    search = build(cfg, load_model(cfg.ckpt), instantiate(cfg.mask))
+def test_batch_size_hardly_changes_the_default_search_of_64_images():
+    """The search from random latents amplifies rounding (experiments/search.md)."""
+    config, model = load_configured(["ckpt=celeba64"])
+    search = build(config, model, instantiate(config.mask))
     faces = Faces(image_size=64)
-    drawn = np.stack(faces.decode(faces.items("test")[:64]))  # (64, 3, 64, 64) uint8
-    images = to_float(drawn)  # in [-1, 1]
-    quality = {}
+    levels = np.stack(faces.decode(faces.items("test")[:64]))  # (64, 3, 64, 64) uint8
+    images = to_float(levels)  # in [-1, 1]
+    by_size = {}
     for size in (64, 5):
-        done = [
+        batches = [
             search.predict_step({"image": images[i], "index": i})
             for i in torch.arange(64).split(size)
         ]
-        quality[size] = torch.cat([psnr(d.completion, d.images, 1 - d.mask) for d in done])  # (64,)
-    change = (quality[64] - quality[5]).abs()
+        by_size[size] = torch.cat(
+            [psnr(done.completion, done.images, 1 - done.mask) for done in batches]
+        )  # (64,)
+    change = (by_size[64] - by_size[5]).abs()
     assert 0 < change.max() < 1
     assert change.mean() < 0.2
-    assert abs(quality[64].mean() - quality[5].mean()) < 0.05
+    assert abs(by_size[64].mean() - by_size[5].mean()) < 0.05
 
 
-def test_neighbours_change_nothing(dcgan):
-    """To the bit, in a batch of the same size, from a random z."""
+def test_results_are_bitwise_equal_beside_other_images(dcgan):
+    """In a batch of the same size, from random latents."""
     search, data = module(dcgan), batch(8)
-    found = []
+    results = []
     for rows in ([0, 1, 2, 3, 4, 5], [6, 1, 7, 3, 6, 7]):
         done = search.predict_step({name: value[rows] for name, value in data.items()})
-        found.append((done.z[[1, 3]], done.fake[[1, 3]]))
-    assert torch.equal(found[0][0], found[1][0])
-    assert torch.equal(found[0][1], found[1][1])
+        results.append((done.z[[1, 3]], done.fake[[1, 3]]))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
 
 
-def test_start_follows_seed_and_index(dcgan):
+def test_initial_z_depends_on_seed_and_index(dcgan):
     start = {}
     for seed in (0, 1):
         search = module(dcgan, solver=Adam(1, lr=1e-12), seed=seed)
@@ -145,7 +144,7 @@ def test_start_follows_seed_and_index(dcgan):
     assert not torch.allclose(start[0], start[1])
 
 
-def test_trace_holds_the_losses_seen(dcgan):
+def test_trace_contains_the_losses_of_each_evaluation(dcgan):
     search = module(dcgan, objective=Objective(lam=0.5))
     data = batch(3)
     done = search.predict_step(data)
@@ -160,12 +159,12 @@ def test_trace_holds_the_losses_seen(dcgan):
     torch.testing.assert_close(prior[0], torch.nn.functional.softplus(-logits))
 
 
-def test_frames(dcgan):
+def test_frames_are_the_completions_of_their_iterations(dcgan):
     done = module(dcgan, out_interval=5).predict_step(batch(2))
     assert done.frame_iterations == [0, 5, 10, 12]
     assert done.frames.shape == (4, 2, 3, 16, 16)
     assert torch.equal(done.frames[-1], done.completion)
-    assert torch.equal(done.frame_z[0], dcgan.latents(done.index))  # as evaluated, not as moved
+    assert torch.equal(done.frame_z[0], dcgan.latents(done.index))  # before the step
     assert torch.equal(done.frame_z[-1], done.z)
     with torch.no_grad():
         second = paste(dcgan(done.frame_z[1]), done.images, done.mask)
@@ -175,46 +174,46 @@ def test_frames(dcgan):
 
 
 @pytest.mark.parametrize("select", ["best", "mean", "sample"])
-def test_a_search_is_watched(dcgan, select):
-    """Each evaluation, as it stands in the trace and the frames; watching changes nothing."""
+def test_on_progress_receives_every_evaluation(dcgan, select):
+    """Its losses and images are those of the trace and the frames."""
     settings = {"select": select, "candidates": 1 if select == "best" else 3, "out_interval": 5}
-    seen, shown = [], {}
+    calls, shown = [], {}
 
-    def watch(progress):
-        seen.append(progress)
+    def on_progress(progress):
+        calls.append(progress)
         if progress.iteration in (0, 5, 10, 12):
             shown[progress.iteration] = progress.show()
 
-    unwatched = module(dcgan, **settings).predict_step(batch(2))
+    plain = module(dcgan, **settings).predict_step(batch(2))
     search = module(dcgan, **settings)
-    search.on_progress = watch
+    search.on_progress = on_progress
     done = search.predict_step(batch(2))
-    assert torch.equal(done.completion, unwatched.completion)
-    assert [progress.iteration for progress in seen] == list(range(13))
-    assert {progress.iterations for progress in seen} == {12}
-    assert all(torch.equal(progress.index, done.index) for progress in seen)
-    assert torch.equal(seen[-1].losses, done.trace[-1])
+    assert torch.equal(done.completion, plain.completion)
+    assert [progress.iteration for progress in calls] == list(range(13))
+    assert {progress.iterations for progress in calls} == {12}
+    assert all(torch.equal(progress.index, done.index) for progress in calls)
+    assert torch.equal(calls[-1].losses, done.trace[-1])
     for frame, iteration in zip(done.frames, done.frame_iterations, strict=True):
-        torch.testing.assert_close(frame, shown[iteration])  # a mean may be of another order
+        torch.testing.assert_close(frame, shown[iteration])  # the order of a mean may differ
         assert not shown[iteration].requires_grad
 
 
-def test_who_watches_ends_the_search(dcgan):
-    seen = []
+def test_an_exception_of_on_progress_ends_the_search(dcgan):
+    iterations = []
 
-    def watch(progress):
-        seen.append(progress.iteration)
+    def on_progress(progress):
+        iterations.append(progress.iteration)
         if progress.iteration == 3:
             raise InterruptedError("the page was closed")
 
     search = module(dcgan)
-    search.on_progress = watch
+    search.on_progress = on_progress
     with pytest.raises(InterruptedError, match="page was closed"):
         search.predict_step(batch(2))
-    assert seen == [0, 1, 2, 3]
+    assert iterations == [0, 1, 2, 3]
 
 
-def test_spread_and_fakes_of_candidates(dcgan):
+def test_spread_is_the_standard_deviation_of_the_candidates(dcgan):
     done = module(dcgan, candidates=3).predict_step(batch(2))
     assert torch.equal(done.fakes[:, 0], done.fake)
     hole = (done.mask == 0).expand_as(done.images)
@@ -223,11 +222,11 @@ def test_spread_and_fakes_of_candidates(dcgan):
     assert done.spread.shape == (2, 1, 16, 16)
     assert (done.spread[done.mask == 1] == 0).all()
     one = done.candidates[1, :, :, 7, 8]  # (3 candidates, 3 channels)
-    by_hand = sum((((c - c.mean()) ** 2).sum() / 2).sqrt() for c in one.T) / 3
-    torch.testing.assert_close(done.spread[1, 0, 7, 8], by_hand)
+    expected = sum((((c - c.mean()) ** 2).sum() / 2).sqrt() for c in one.T) / 3
+    torch.testing.assert_close(done.spread[1, 0, 7, 8], expected)
 
 
-def test_measured_restoration(dcgan):
+def test_search_lowers_the_context_loss_of_a_low_resolution_measurement(dcgan):
     measure = Lowres(4)
     search = module(dcgan, masks.nothing, measure=measure, solver=Adam(40, 0.05))
     data = batch(2)
@@ -239,10 +238,10 @@ def test_measured_restoration(dcgan):
     assert torch.equal(done.observed[:, :, :4, :4], done.observed[:, :, :1, :1].expand(2, 3, 4, 4))
 
 
-def test_raw_generator_on_request(dcgan):
-    start = Adam(1, lr=1e-12)
-    averaged = module(dcgan, solver=start).predict_step(batch(1)).fake
-    raw = module(dcgan, solver=start, ema=False).predict_step(batch(1)).fake
+def test_ema_false_searches_the_raw_generator(dcgan):
+    solver = Adam(1, lr=1e-12)
+    averaged = module(dcgan, solver=solver).predict_step(batch(1)).fake
+    raw = module(dcgan, solver=solver, ema=False).predict_step(batch(1)).fake
     z = dcgan.latents(torch.arange(1))
     with torch.no_grad():
         torch.testing.assert_close(averaged, dcgan(z), rtol=1e-4, atol=1e-5)
@@ -250,12 +249,10 @@ def test_raw_generator_on_request(dcgan):
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_predict_in_either_precision(dcgan, precision):
-    """Through Lightning; bf16 follows fp32 for a while."""
+def test_trainer_predicts_in_both_precisions(dcgan, precision):
+    """The first losses of bf16 are close to those of fp32."""
     search = module(dcgan)
-    trainer = quiet_trainer(
-        precision=precision,
-    )
+    trainer = quiet_trainer(precision=precision)
     (done,) = trainer.predict(search, DataLoader([batch(4)], batch_size=None))
     exact = search.predict_step(batch(4))
     assert done.z.dtype == done.completion.dtype == torch.float32
@@ -263,22 +260,22 @@ def test_predict_in_either_precision(dcgan, precision):
     assert (done.trace[-1, :, 2] < done.trace[0, :, 2]).all()
 
 
-def test_a_normal_prior_is_not_clipped():
-    normal = DCGAN(image_size=16, z_dim=8, gf_dim=4, df_dim=4, prior="normal")
+def test_a_normal_prior_requires_a_solver_without_a_bound():
+    normal_gan = DCGAN(image_size=16, z_dim=8, gf_dim=4, df_dim=4, prior="normal")
     with pytest.raises(ValueError, match="Use solver.bound=none"):
-        module(normal)
-    done = module(normal, solver=Adam(3, 0.05, bound="none")).predict_step(batch(2))
+        module(normal_gan)
+    done = module(normal_gan, solver=Adam(3, 0.05, bound="none")).predict_step(batch(2))
     assert done.z.abs().max() > 1
 
 
-def test_works_inside_inference_mode(dcgan):
+def test_search_works_in_inference_mode(dcgan):
     search = module(dcgan)
     with torch.inference_mode():
         done = search.predict_step(batch(2))
     assert (done.trace[-1, :, 2] < done.trace[0, :, 2]).all()
 
 
-def test_check_finds_a_bad_mask_at_once(dcgan):
+def test_check_raises_for_options_out_of_range(dcgan):
     with pytest.raises(ValueError, match="measure.factor=3"):
         module(dcgan, masks.nothing, measure=Lowres(3)).check()
     for name, value in (("out_interval", -1), ("candidates", 0)):
@@ -286,13 +283,13 @@ def test_check_finds_a_bad_mask_at_once(dcgan):
             module(dcgan, **{name: value})
 
 
-def test_candidates_are_separate_searches_and_the_best_is_kept(dcgan):
+def test_candidates_are_independent_and_the_best_one_is_selected(dcgan):
     one, four = module(dcgan), module(dcgan, candidates=4)
     single, several = one.predict_step(batch(3)), four.predict_step(batch(3))
     assert several.candidates.shape == (3, 4, 3, 16, 16)
     assert torch.equal(several.candidates[:, 0], several.completion)
     assert (several.trace[-1, :, 2] <= single.trace[-1, :, 2] * 1.001).all()
-    for i in range(3):  # candidate 0 is the search that candidates=1 makes
+    for i in range(3):  # candidate 0 equals the search with candidates=1
         distance = (several.candidates[i] - single.completion[i]).abs().amax((1, 2, 3))
         assert distance.min() < 1e-3
         assert distance.max() > 1e-2
@@ -300,7 +297,7 @@ def test_candidates_are_separate_searches_and_the_best_is_kept(dcgan):
     truth = several.images[:, None].expand_as(several.candidates)
     assert torch.equal(several.candidates[known], truth[known])
     with torch.no_grad():
-        fake = dcgan(several.z)  # z, trace and images are of the same candidate
+        fake = dcgan(several.z)  # z, trace and images belong to the same candidate
         torch.testing.assert_close(fake, several.fake, rtol=1e-3, atol=1e-4)
 
 
@@ -316,41 +313,41 @@ def stage(level=1, leash=0.0, **solver):
     return Stage(level, Adam(**defaults | solver), leash)
 
 
-def test_stages_go_on_where_z_stopped(dcgan):
+def test_stages_continue_from_the_final_z(dcgan):
     plain = module(dcgan).predict_step(batch(4))
     staged = module(dcgan, stages=[stage(1), stage(2)]).predict_step(batch(4))
     assert staged.trace.shape == (12 + 30 + 30 + 1, 4, 3)
     assert torch.equal(staged.z, plain.z)
     torch.testing.assert_close(staged.trace[:13], plain.trace)
-    # each stage starts with the image of the one before, and does better than it
+    # Each stage starts from the image of the previous one and lowers its loss.
     assert (staged.trace[42, :, 2] < 0.9 * staged.trace[12, :, 2]).all()
     assert (staged.trace[-1, :, 2] < 0.9 * staged.trace[42, :, 2]).all()
     known = staged.mask.expand_as(staged.images) == 1
     assert torch.equal(staged.completion[known], staged.images[known])
 
 
-def test_a_short_leash_holds(dcgan):
+def test_a_larger_leash_changes_the_image_less(dcgan):
     plain = module(dcgan).predict_step(batch(3))
     change = {}
     for leash in (0.0, 0.3, 1e6):
-        # with a step that falls to almost nothing, Adam rests where the leash is tight
-        held = module(dcgan, stages=[stage(1, leash, lr=1e-3, schedule="cosine")])
-        change[leash] = (held.predict_step(batch(3)).fake - plain.fake).abs().mean()
+        # A step that decays to almost 0 lets Adam converge under a large leash.
+        staged = module(dcgan, stages=[stage(1, leash, lr=1e-3, schedule="cosine")])
+        change[leash] = (staged.predict_step(batch(3)).fake - plain.fake).abs().mean()
     assert change[1e6] < change[0.3] < change[0.0]
     assert change[1e6] < 0.1 * change[0.0]
 
 
-def test_the_leash_is_the_l1_distance_to_the_start(dcgan):
+def test_the_leash_adds_the_l1_distance_to_the_initial_map(dcgan):
     extra = {}
     for leash in (0.7, 1.4):
-        held = module(dcgan, objective=Objective(lam=0), stages=[stage(2, leash, iterations=2)])
-        done = held.predict_step(batch(2))
+        staged = module(dcgan, objective=Objective(lam=0), stages=[stage(2, leash, iterations=2)])
+        done = staged.predict_step(batch(2))
         totals, contexts = done.trace[:, :, 2], done.trace[:, :, 0]
-        assert torch.equal(totals[:13], contexts[:13])  # z, and the start of the stage
-        assert torch.equal(totals[-1], contexts[-1])  # the end is judged without it
+        assert torch.equal(totals[:13], contexts[:13])  # in z and at the start of the stage
+        assert torch.equal(totals[-1], contexts[-1])  # the final loss is without it
         extra[leash] = totals[13] - contexts[13]
-    size = held.generator.lift(done.z, 0, 2).shape[1]
-    # Adam's first step moves what has a gradient by lr: not what a ReLU has cut off
+    size = staged.generator.lift(done.z, 0, 2).shape[1]
+    # Adam's first step is lr for every component with a gradient; a ReLU removes some of them.
     assert (extra[0.7] > 0.2 * 0.7 * 0.05 * size).all()
     assert (extra[0.7] < 1.001 * 0.7 * 0.05 * size).all()
     torch.testing.assert_close(extra[1.4], 2 * extra[0.7], rtol=1e-3, atol=0)
@@ -375,13 +372,13 @@ def test_stages_do_not_depend_on_the_batch(dcgan):
         ),
     ],
 )
-def test_stage_errors(dcgan, settings, message):
+def test_stages_that_do_not_fit_raise(dcgan, settings, message):
     with pytest.raises(ValueError, match=message):
         module(dcgan, stages=[stage(**settings)])
 
 
 class Constant(torch.nn.Module):
-    """An encoder that always says the same, and remembers what it was shown."""
+    """A deterministic encoder with constant output that stores its input."""
 
     def __init__(self, map_dim):
         super().__init__()
@@ -392,33 +389,32 @@ class Constant(torch.nn.Module):
         return torch.full((len(known), 8), 0.25), torch.full((len(known), self.map_dim), 0.5)
 
 
-def test_an_encoder_and_stages_in_bf16(dcgan):
-    """What is moved stays float32, though the networks speak bf16, whose steps would be lost."""
+def test_solvers_update_float32_with_networks_in_bf16(dcgan):
     generator = frozen(dcgan.ema_generator)
 
-    class Speaks(Constant):
+    class Half(Constant):
         def forward(self, known, mask):
-            return tuple(says.bfloat16() for says in super().forward(known, mask))
+            return tuple(output.bfloat16() for output in super().forward(known, mask))
 
-    moved = []
+    dtypes = []
 
-    class Watched(Adam):
+    class RecordingAdam(Adam):
         def optimizer(self, z):
-            moved.append(z.dtype)
+            dtypes.append(z.dtype)
             return super().optimizer(z)
 
     settings = {"iterations": 2, "lr": 0.01, "bound": "none"}
-    stages = [Stage(level, Watched(**settings)) for level in (1, 2)]
-    encoder = Speaks(generator.project.out_features)
-    search = module(dcgan, solver=Watched(2), encoder=encoder, candidates=3, stages=stages)
+    stages = [Stage(level, RecordingAdam(**settings)) for level in (1, 2)]
+    encoder = Half(generator.project.out_features)
+    search = module(dcgan, solver=RecordingAdam(2), encoder=encoder, candidates=3, stages=stages)
     trainer = quiet_trainer(precision="bf16-mixed")
     (done,) = trainer.predict(search, DataLoader([batch(2)], batch_size=None))
-    assert moved == [torch.float32] * 3
+    assert dtypes == [torch.float32] * 3
     assert done.completion.dtype == torch.float32
 
 
-def test_an_encoder_starts_two_candidates(dcgan):
-    """From the image, and from its mirror image; a third candidate starts from a draw of z."""
+def test_an_encoder_initializes_two_candidates(dcgan):
+    """The first from the image, the second from its mirror image; the third is random."""
     generator = frozen(dcgan.ema_generator)
     encoder = Constant(generator.project.out_features)
     search = module(dcgan, solver=Adam(0), encoder=encoder, candidates=3)
@@ -429,64 +425,60 @@ def test_an_encoder_starts_two_candidates(dcgan):
         first = generator(generator.project(torch.full((2, 8), 0.25)) + 0.5, level=1)
         third = dcgan(dcgan.latents(data["index"] + (2 << 32)))
     hole = (1 - done.mask[:, None]).bool().expand_as(done.candidates)
-    for fake in (
-        first,
-        first.flip(3),
-        third,
-    ):  # all are among the candidates, in the order of the objective
+    for fake in (first, first.flip(3), third):  # the candidates are sorted by their objective
         distance = ((done.candidates - fake[:, None]) * hole).abs().amax((2, 3, 4)).amin(1)
         assert (distance < 1e-4).all()
     known = data["image"] * done.mask
     assert (encoder.known == torch.stack([known, known.flip(3)], 1).flatten(0, 1)).all()
-    # and a stage goes on from there
-    still = module(dcgan, solver=Adam(0), encoder=encoder, stages=[stage(iterations=0, level=2)])
-    torch.testing.assert_close(still.predict_step(data).fake, first)
+    # A stage continues from the image of the encoder.
+    staged = module(dcgan, solver=Adam(0), encoder=encoder, stages=[stage(iterations=0, level=2)])
+    torch.testing.assert_close(staged.predict_step(data).fake, first)
 
 
 class Sampling(torch.nn.Module):
-    """An encoder whose z is its noise, and that counts the images it was shown."""
+    """An encoder that returns its noise as z and counts its input images."""
 
     noise_dim = 8
 
     def __init__(self, map_dim):
         super().__init__()
-        self.map_dim, self.shown = map_dim, 0
+        self.map_dim, self.image_count = map_dim, 0
         self.doubt = torch.tensor([[2.0, 0.1]] * DEPTHS)
 
     def forward(self, known, mask, noise):
-        self.shown += len(known)
+        self.image_count += len(known)
         return noise.clamp(-1, 1), torch.zeros(len(noise), self.map_dim)
 
 
-def sampled(dcgan, data, **settings):
+def complete_by_sampling(dcgan, data, **settings):
     encoder = Sampling(frozen(dcgan.ema_generator).project.out_features)
     search = module(dcgan, solver=Adam(0), encoder=encoder, **settings)
     return search.predict_step(data), encoder
 
 
-def test_a_sampling_encoder_draws_every_candidate(dcgan):
-    """K draws of one encoding; the first of them is what one draw gives, whoever is beside it."""
-    several, encoder = sampled(dcgan, batch(3), candidates=4, select="sample")
-    assert encoder.shown == 3
+def test_a_sampling_encoder_samples_every_candidate(dcgan):
+    """Each image is encoded once, and its first sample does not depend on the batch."""
+    several, encoder = complete_by_sampling(dcgan, batch(3), candidates=4, select="sample")
+    assert encoder.image_count == 3
     assert several.candidates.shape == (3, 4, 3, 16, 16)
-    alone, _ = sampled(dcgan, batch(1, start=2), select="sample")
+    alone, _ = complete_by_sampling(dcgan, batch(1, start=2), select="sample")
     torch.testing.assert_close(several.completion[2], alone.completion[0], rtol=0, atol=1e-5)
     noise = normal("w", 0, torch.arange(3), 8).clamp(-1, 1)
     torch.testing.assert_close(several.z, noise)
     with torch.no_grad():
         torch.testing.assert_close(several.fake, dcgan(noise), rtol=1e-4, atol=1e-5)
-    other, _ = sampled(dcgan, batch(3), candidates=4, select="sample", seed=1)
+    other, _ = complete_by_sampling(dcgan, batch(3), candidates=4, select="sample", seed=1)
     assert not torch.allclose(several.z, other.z)
     error = (2 * several.spread * (1 + 1 / 4) ** 0.5 + 0.1) * (1 - several.mask)
     torch.testing.assert_close(several.predicted_error, error)
     assert alone.predicted_error is None
 
 
-def test_answers_of_a_sampling_encoder(dcgan):
-    """The first draw, whatever the objective says; the best by it; the mean of all."""
-    data = batch(4)
-    answers = ("sample", "best", "mean")
-    first, best, mean = (sampled(dcgan, data, candidates=5, select=a)[0] for a in answers)
+def test_select_chooses_the_first_or_the_best_sample_or_the_mean(dcgan):
+    first, best, mean = (
+        complete_by_sampling(dcgan, batch(4), candidates=5, select=select)[0]
+        for select in ("sample", "best", "mean")
+    )
     assert (best.trace[-1, :, 2] <= first.trace[-1, :, 2]).all()
     assert (best.trace[-1, :, 2] < first.trace[-1, :, 2]).any()
     torch.testing.assert_close(first.candidates[:, 0], first.completion)
@@ -496,14 +488,14 @@ def test_answers_of_a_sampling_encoder(dcgan):
 
 
 @pytest.mark.parametrize("blend", [paste, poisson])
-def test_the_mean_of_the_candidates(dcgan, blend):
+def test_select_mean_blends_the_mean_of_the_candidates(dcgan, blend):
     best = module(dcgan, candidates=3, blend=blend).predict_step(batch(2))
     settings = {"candidates": 3, "blend": blend, "select": "mean", "out_interval": 5}
     mean = module(dcgan, **settings).predict_step(batch(2))
     assert torch.equal(mean.candidates, best.candidates)
     assert torch.equal(mean.frames[-1], mean.completion)
     assert torch.equal(mean.z, best.z)
-    # blending is linear, but for Poisson's clamp
+    # Blending is linear except for the clamp of Poisson blending.
     difference = (mean.completion - best.candidates.mean(1)).abs()
     assert (difference < 1e-5).float().mean() > (0.999 if blend is paste else 0.9)
     known = mean.mask.expand_as(mean.images) == 1

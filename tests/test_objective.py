@@ -16,7 +16,7 @@ from dcgan_inpaint.losses import (
 )
 
 
-def test_gan_losses_by_hand():
+def test_gan_losses_match_a_manual_computation():
     real, fake = torch.tensor([0.0, 2.0]), torch.tensor([0.0, -1.0])
     loss_real, loss_fake = discriminator_losses(real, fake)
     assert loss_real.item() == pytest.approx((math.log(2) + math.log(1 + math.exp(-2))) / 2)
@@ -24,11 +24,11 @@ def test_gan_losses_by_hand():
     assert generator_loss(fake).item() == pytest.approx((math.log(2) + math.log(1 + math.e)) / 2)
 
 
-def test_hole_loss_by_hand():
+def test_hole_loss_is_the_mean_square_over_the_hole():
     fake = torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]]).repeat(2, 1, 1, 1)  # (2, 2, 1, 2)
     images = torch.tensor([[[[0.0, 0.0]], [[1.0, 1.0]]]]).repeat(2, 1, 1, 1)
     mask = torch.tensor([[[[1.0, 0.0]]], [[[1.0, 1.0]]]])
-    # the hole is the right pixel: (2² + 3²) / 2; the second image has none
+    # The hole of the first image is its right pixel, (2² + 3²) / 2; the second has no hole.
     assert hole_loss(fake, images, mask).tolist() == [6.5, 0]
 
 
@@ -39,14 +39,14 @@ def test_losses_are_finite_for_extreme_logits():
     assert prior_loss(logits, saturating=True).tolist() == [0, -1e4]
 
 
-def test_prior_is_the_log_of_one_minus_d_when_saturating():
+def test_saturating_prior_is_log_one_minus_d():
     logit = torch.tensor([0.3])
     d = torch.sigmoid(logit)
     torch.testing.assert_close(prior_loss(logit, saturating=True), torch.log(1 - d))
     torch.testing.assert_close(prior_loss(logit), -torch.log(d))
 
 
-def test_context_loss_by_hand_and_per_image():
+def test_context_loss_is_a_weighted_sum_per_image():
     fake, images = torch.zeros(2, 3, 2, 2), torch.ones(2, 3, 2, 2)
     weights = torch.tensor([[1.0, 0.0], [0.5, 0.0]]).expand(2, 1, 2, 2).clone()
     weights[1] = 0
@@ -59,18 +59,18 @@ def test_l2_context_loss_matches_a_manual_computation():
     assert context_loss(fake, images, weights, "l2").item() == 3 * 1.5 * 1.5**2
 
 
-def test_yeh_weights_by_hand():
+def test_yeh_weights_are_the_missing_share_of_the_window():
     mask = torch.ones(1, 1, 9, 9)
     mask[0, 0, 4, 4] = 0
     weights = yeh_weights(mask)[0, 0]
     assert weights[4, 4] == 0  # the hole itself
     assert weights[0, 4] == 0  # 4 rows away: outside the 7x7 window
-    assert weights[4, 3].item() == pytest.approx(1 / 49)  # window whole inside the image
+    assert weights[4, 3].item() == pytest.approx(1 / 49)  # the window is inside the image
     assert weights[1, 1].item() == pytest.approx(1 / 25)  # rows and columns 0..4 of the window
     assert weights[1, 4].item() == pytest.approx(1 / 35)  # rows 0..4, columns 1..7
 
 
-def test_yeh_weights_grow_towards_the_hole():
+def test_yeh_weights_increase_toward_the_hole():
     mask = torch.ones(1, 1, 32, 32)
     mask[:, :, 8:24, 8:24] = 0
     row = yeh_weights(mask)[0, 0, 16, :8]  # from the border to the hole
@@ -79,7 +79,7 @@ def test_yeh_weights_grow_towards_the_hole():
     assert not row[:5].any()
 
 
-def test_a_floor_keeps_what_is_far_from_the_hole():
+def test_floor_is_the_minimum_weight_of_known_pixels():
     mask = torch.ones(1, 1, 32, 32)
     mask[:, :, 8:24, 8:24] = 0
     weights = Objective(weighting="window", floor=0.1).weights(mask)
@@ -88,7 +88,7 @@ def test_a_floor_keeps_what_is_far_from_the_hole():
     assert not weights[mask == 0].any()
 
 
-def test_objective_weighting():
+def test_objective_uses_its_weighting_window_and_prior():
     mask = torch.ones(1, 1, 9, 9)
     mask[0, 0, 4, 4] = 0
     assert torch.equal(Objective(weighting="mask").weights(mask), mask)
@@ -107,25 +107,25 @@ def test_objective_weighting():
         ({"floor": 1.5}, "floor=1.5"),
     ],
 )
-def test_objective_errors(arguments, message):
+def test_objective_rejects_arguments_out_of_range(arguments, message):
     with pytest.raises(ValueError, match=message):
         Objective(**arguments)
 
 
-def test_spread_by_hand():
-    """Three draws of two pixels: sqrt(pi / 12) times the sum of distances to the mean."""
+def test_spread_l1_matches_a_manual_computation():
+    """For three samples: sqrt(pi / 12) times the sum of distances to the mean, over two pixels."""
     fakes = torch.tensor([[0.0, 1.0], [0.3, 1.0], [0.6, 1.0]]).view(1, 3, 1, 1, 2)
     torch.testing.assert_close(spread_l1(fakes), torch.tensor([math.sqrt(math.pi / 12) * 0.6 / 2]))
 
 
-def test_spread_estimates_the_standard_deviation():
+def test_spread_l1_estimates_the_standard_deviation():
     fakes = 0.7 * torch.randn(400, 2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    # of two Gaussian draws: E |x1 - x2| is 2 sigma / sqrt(pi)
+    # For two Gaussian samples, E |x1 - x2| is 2 sigma / sqrt(pi).
     assert spread_l1(fakes).mean().item() == pytest.approx(0.7, rel=0.01)
 
 
-def test_gradient_penalty_by_hand():
-    """Of a linear D the gradient is its weights, everywhere."""
+def test_gradient_penalty_of_a_linear_discriminator():
+    """Its gradient is equal to its weights everywhere."""
     weights = torch.tensor([1.0, -2.0, 3.0, 0.5]).view(1, 1, 2, 2)
     penalty = gradient_penalty(lambda x: (weights * x).sum((1, 2, 3)), torch.rand(5, 1, 2, 2))
     assert penalty.item() == pytest.approx((1 + 4 + 9 + 0.25) / 2)

@@ -15,7 +15,7 @@ TARGET = torch.tensor([[0.3, -0.5, 0.2], [0.9, 0.1, -0.7], [0.0, 0.4, 0.6], [-0.
 
 
 def quadratic(target=TARGET, scales=SCALES):
-    """A loss per image with its own minimum: sum scales·(z - target)², all of it context."""
+    """A context loss per image, sum scales·(z - target)², with its minimum at the target."""
 
     def evaluate(z):
         loss = (scales * (z - target[: len(z)]).square()).sum(1)
@@ -33,15 +33,15 @@ def solve(solver, evaluate=None, n=4, start=0):
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-def test_it_finds_the_minimum(name):
+def test_solver_finds_the_minimum(name):
     z, trace = solve(SOLVERS[name]())
-    close = 0.25 if name == "hmc" else 0.01  # it samples around it
+    close = 0.25 if name == "hmc" else 0.01  # HMC samples around the minimum
     torch.testing.assert_close(z, TARGET, rtol=0, atol=close)
     assert (trace[-1, 2] < trace[0, 2]).all()
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-def test_iterations_count_evaluations_and_yields(name):
+def test_solver_yields_once_per_evaluation(name):
     calls = []
 
     def evaluate(z):
@@ -51,13 +51,13 @@ def test_iterations_count_evaluations_and_yields(name):
     _, trace = solve(SOLVERS[name](iterations=37), evaluate)
     assert len(calls) == len(trace) == 37
     assert not trace.requires_grad
-    assert torch.equal(trace[0, 2], (SCALES * TARGET.square()).sum(1))  # seen at the start
+    assert torch.equal(trace[0, 2], (SCALES * TARGET.square()).sum(1))  # of the initial z
 
 
 @pytest.mark.parametrize("name", SOLVERS)
 @pytest.mark.parametrize("bound", ["clip", "stochastic"])
 def test_images_do_not_influence_each_other(name, bound):
-    """Alone or beside others, some of which are hard, an image takes the same path."""
+    """An image takes the same path alone and beside images that are harder to optimize."""
     far = TARGET * torch.tensor([[1.0], [5.0], [1.0], [30.0]])
     solver = SOLVERS[name](iterations=43, bound=bound)
     together, _ = solve(solver, quadratic(far))
@@ -68,44 +68,44 @@ def test_images_do_not_influence_each_other(name, bound):
 
 @pytest.mark.parametrize("name", SOLVERS)
 @pytest.mark.parametrize("bound", ["clip", "stochastic"])
-def test_z_stays_in_the_box(name, bound):
+def test_z_stays_in_bounds(name, bound):
     z, _ = solve(SOLVERS[name](bound=bound), quadratic(TARGET * 5))
     assert z.abs().max() <= 1
 
 
 @pytest.mark.parametrize("name", ["adam", "momentum", "lbfgs"])
-def test_no_bound(name):
+def test_z_leaves_the_range_without_a_bound(name):
     z, _ = solve(SOLVERS[name](bound="none", iterations=600), quadratic(TARGET * 3))
     torch.testing.assert_close(z, TARGET * 3, rtol=0, atol=0.05)
 
 
-def test_keep_in_bounds_by_hand():
+def test_keep_in_bounds_clips_or_resamples():
     z = torch.tensor([[0.5, 1.5, -2.0], [-0.1, 0.2, 1.0]])
     draws = Draws(0, torch.tensor([4, 9]))
     assert keep_in_bounds(z, "clip", draws, 0).tolist()[0] == [0.5, 1, -1]
-    drawn = keep_in_bounds(z, "stochastic", draws, 0)
-    assert torch.equal(drawn[1], z[1])
-    assert drawn[0, 0] == 0.5
-    assert (drawn[0, 1:].abs() < 1).all()
-    assert not torch.equal(drawn, keep_in_bounds(z, "stochastic", draws, 1))  # another step
+    resampled = keep_in_bounds(z, "stochastic", draws, 0)
+    assert torch.equal(resampled[1], z[1])
+    assert resampled[0, 0] == 0.5
+    assert (resampled[0, 1:].abs() < 1).all()
+    assert not torch.equal(resampled, keep_in_bounds(z, "stochastic", draws, 1))
     alone = keep_in_bounds(z[:1], "stochastic", Draws(0, torch.tensor([4])), 0)
-    assert torch.equal(alone[0], drawn[0])
+    assert torch.equal(alone[0], resampled[0])
     assert torch.equal(keep_in_bounds(z, "none", draws, 0), z)
 
 
 def test_adam_matches_torch():
-    ours, _ = solve(Adam(iterations=20, lr=0.05, bound="none"))
+    result, _ = solve(Adam(iterations=20, lr=0.05, bound="none"))
     z = torch.nn.Parameter(torch.zeros(4, 3))
     optimizer = torch.optim.Adam([z], lr=0.05)
     for _ in range(20):
         optimizer.zero_grad()
         quadratic()(z)[2].sum().backward()
         optimizer.step()
-    assert torch.equal(ours, z.data)
+    assert torch.equal(result, z.data)
 
 
-def test_nesterov_momentum_by_hand():
-    """v <- m v + g; z <- z - lr (g + m v), on z² / 2 from 1 (Sutskever 2013)."""
+def test_nesterov_momentum_matches_a_manual_computation():
+    """v <- m v + g and z <- z - lr (g + m v) for the loss z² / 2 from z = 1 (Sutskever 2013)."""
 
     def evaluate(z):
         loss = (z.square() / 2).sum(1)
@@ -118,7 +118,7 @@ def test_nesterov_momentum_by_hand():
     assert z.item() == pytest.approx(first - 0.1 * (first + 0.5 * velocity))
 
 
-def test_cosine_schedule():
+def test_cosine_schedule_decays_to_a_fiftieth():
     solver = Adam(iterations=101, lr=0.1, schedule="cosine")
     assert solver.step_size(0) == pytest.approx(0.1)
     assert solver.step_size(50) == pytest.approx((0.1 + 0.002) / 2)
@@ -126,8 +126,7 @@ def test_cosine_schedule():
     assert Adam(lr=0.1).step_size(77) == 0.1
 
 
-def test_lbfgs_beats_gradient_descent_on_a_narrow_valley():
-    """Rosenbrock per image, each from its own scale."""
+def test_lbfgs_converges_faster_than_gradient_descent_on_the_rosenbrock_function():
 
     def evaluate(z):
         loss = (1 - z[:, 0]).square() + 100 * (z[:, 1] - z[:, 0].square()).square() + z[:, 2] ** 2
@@ -140,8 +139,8 @@ def test_lbfgs_beats_gradient_descent_on_a_narrow_valley():
     assert (trace[-1, 2] < 0.1 * descent[-1, 2]).all()
 
 
-def test_hmc_samples_the_distribution():
-    """exp(-beta·loss) with loss = |z|² / 2 is a normal of variance 1 / beta."""
+def test_hmc_samples_a_normal_distribution():
+    """exp(-beta·loss) with loss = |z|² / 2 is a normal distribution with variance 1 / beta."""
 
     def evaluate(z):
         loss = z.square().sum(1) / 2
@@ -152,8 +151,8 @@ def test_hmc_samples_the_distribution():
     assert z.std().item() == pytest.approx(0.5, rel=0.03)
 
 
-def test_hmc_rejects_what_gains_energy():
-    """With steps far too large proposals blow up; the images stay where they were."""
+def test_hmc_rejects_proposals_that_diverge():
+    """With steps that are far too large, z keeps its initial value."""
     z, _ = solve(HMC(iterations=41, leapfrog=10, eps=5.0, beta=5, bound="none"))
     assert torch.equal(z, torch.zeros(4, 3))
 
@@ -171,6 +170,6 @@ def test_hmc_rejects_what_gains_energy():
         (lambda: HMC(eps=0), "eps=0"),
     ],
 )
-def test_errors(make, message):
+def test_arguments_out_of_range_raise(make, message):
     with pytest.raises(ValueError, match=message):
         make()
