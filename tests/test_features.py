@@ -234,7 +234,7 @@ def test_sample_writes_fd_efflite0(run, tmp_path):
 def test_features_experiment_prints_its_tables(faces, tmp_path, monkeypatch, capsys):
     """Both metrics are largest for the strongest distortion of each kind."""
     grid(faces[:8]).save(tmp_path / "samples.png")
-    assert np.array_equal(experiment.cut(tmp_path / "samples.png", 64), to_uint8(faces[:8]))
+    assert np.array_equal(experiment.read_grid(tmp_path / "samples.png", 64), to_uint8(faces[:8]))
     cases = {change: strengths[::2] for change, strengths in experiment.STRENGTHS.items()}
     monkeypatch.setattr(experiment, "STRENGTHS", cases)
     data = ["data=faces", "data.val_size=6", f"cache_dir={tmp_path}"]

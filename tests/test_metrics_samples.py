@@ -413,7 +413,10 @@ def test_sample_writes_quality_csv(sample, tmp_path):
     last = done.stdout.splitlines()[-1]
     assert last.startswith("10 samples against ")
     assert f"train images: swd_16 {metrics['swd_16']:.4g}" in last
-    assert "source: folder" in (tmp_path / "out" / "config.yaml").read_text()
+    assert (
+        "_target_: dcgan_inpaint.data.folder.Folder"
+        in (tmp_path / "out" / "config.yaml").read_text()
+    )
 
 
 @pytest.mark.parametrize(
@@ -423,8 +426,8 @@ def test_sample_writes_quality_csv(sample, tmp_path):
             ["metrics=true", "metrics_count=1"],
             "metrics_count=1: should be greater than or equal to 2",
         ),
-        (["fid=gone.pth"], "fid=gone.pth is one of the metrics: give metrics=true"),
-        (["features=true"], "features=true is one of the metrics: give metrics=true"),
+        (["fid=gone.pth"], "fid=gone.pth: is one of the metrics. Add metrics=true"),
+        (["features=true"], "features=true: is one of the metrics. Add metrics=true"),
         (["metrics=true", "data=faces"], "use data.image_size=16 data.channels=3"),
         (["metrics=true", "split=dev"], "split=dev: should be 'train', 'val' or 'test'"),
     ],
