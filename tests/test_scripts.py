@@ -698,14 +698,14 @@ def test_sample(run, trained, tmp_path):
 SAMPLE_ERRORS = {
     "count": (["count=0"], "count=0"),
     "z missing": (["z=gone.npy"], "z=gone.npy: no such file"),
-    "z shape": (["z={tmp}/z.npy"], "has shape (4, 3)"),
-    "rows": (["plus=[0]", "minus=[1]", "base=[64]"], "base=[64]: rows go from 0 to 63"),
-    "rows missing": (["plus=[0]"], "minus=null: arithmetic needs rows for plus, minus, base"),
+    "z shape": (["z={tmp}/z.npy"], "expected shape (N, 8), not (4, 3)"),
+    "rows": (["plus=[0]", "minus=[1]", "base=[64]"], "base=[64]: no such row. Use 0 to 63"),
+    "rows missing": (["plus=[0]"], "minus=null: no rows. Set plus, minus, base together"),
     "row text": (["plus=[a]"], "plus.0=a: should be a valid integer"),
-    "z text": (["z={tmp}/text.npy"], "text.npy: not a z.npy"),
-    "z archive": (["z={tmp}/archive.npz"], "archive.npz: not a z.npy, which is one array"),
-    "z infinite": (["z={tmp}/infinite.npy"], "infinite.npy: has numbers that are not finite"),
-    "z cut": (["z={tmp}/cut.npy"], "cut.npy: not a z.npy"),
+    "z text": (["z={tmp}/text.npy"], "text.npy: not a NumPy file"),
+    "z archive": (["z={tmp}/archive.npz"], "archive.npz: not an array of numbers"),
+    "z infinite": (["z={tmp}/infinite.npy"], "infinite.npy: contains numbers that are not finite"),
+    "z cut": (["z={tmp}/cut.npy"], "cut.npy: not a NumPy file"),
 }
 
 

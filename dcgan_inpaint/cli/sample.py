@@ -11,7 +11,7 @@ from dcgan_inpaint.files import atomic_write, save_image, write_csv
 from dcgan_inpaint.images import grid, save_gif
 from dcgan_inpaint.metrics.samples import sample_metrics
 from dcgan_inpaint.models.checkpoint import load_gan, source_of
-from dcgan_inpaint.runs.latent_space import arithmetic, check_rows, load_z, walks
+from dcgan_inpaint.runs.latent_space import check_rows, interpolate, load_z, vector_arithmetic
 from dcgan_inpaint.runs.run_dir import choose_run_dir, start_run
 from dcgan_inpaint.runs.schemas import SampleConfig
 from dcgan_inpaint.runs.trainer import load_distances
@@ -45,7 +45,7 @@ def main(config: SampleConfig) -> None:
     with exit_on_failure(lambda: f"the same command with output={run_dir} starts again"):
         save_image(run_dir / "samples.png", grid(gan(z, config.ema)))
         if len(z) > 1:
-            lines = walks(z, config.steps)  # (W, steps, z_dim)
+            lines = interpolate(z, config.steps)  # (W, steps, z_dim)
             images = gan(lines.flatten(0, 1), config.ema).unflatten(0, lines.shape[:2])
             save_image(run_dir / "interpolation.png", grid(images.flatten(0, 1), config.steps))
             frames = [grid(images[:, step], columns=4) for step in range(config.steps)]
@@ -53,7 +53,7 @@ def main(config: SampleConfig) -> None:
                 save_gif([*frames, *frames[-2:0:-1]], file)  # there and back
         if has_arithmetic:
             operands = [z[list(numbers)] for numbers in rows.values()]
-            results = arithmetic(operands, gan.settings.prior, config.seed)  # (8, z_dim)
+            results = vector_arithmetic(operands, gan.settings.prior, config.seed)  # (8, z_dim)
             save_image(run_dir / "arithmetic.png", grid(gan(results, config.ema)))
         print(run_dir / ("arithmetic.png" if has_arithmetic else "samples.png"))
         if config.metrics:

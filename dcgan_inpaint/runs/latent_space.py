@@ -1,4 +1,4 @@
-"""What sample.py does with z: rows from a file, walks between them, arithmetic with them."""
+"""Operations on latents: loading, interpolation and vector arithmetic."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,64 +7,93 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dcgan_inpaint.errors import show
 from dcgan_inpaint.models.base import LatentGAN
 from dcgan_inpaint.randomness import uniform
 
+Z_FILE = "Use a z.npy that inpaint.py wrote with the same GAN"
+
 
 def load_z(path: str, count: int, gan: LatentGAN) -> Tensor:
-    """The first `count` rows, (N, z_dim), of a z.npy that inpaint.py wrote.
+    """Load the first `count` latents from a z.npy of inpaint.py.
 
-    Raises FileNotFoundError, or ValueError for a file that is something else or does not fit.
+    Returns:
+        Latents (N, z_dim), at most `count`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not an array of finite numbers, or does not fit the GAN.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"z={path}: no such file; inpaint.py writes <its run>/z.npy")
-    try:  # mapped, so that no more is read than is there; pickles are refused
+        raise FileNotFoundError(f"z={path}: no such file. {Z_FILE}")
+    try:  # A mapped file is never read beyond its end. NumPy refuses pickles by default.
         rows = np.load(path, mmap_mode="r")
     except (ValueError, EOFError) as error:
-        raise ValueError(f"z={path}: not a z.npy ({str(error).splitlines()[0]})") from error
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"z={path}: not a NumPy file ({reason}). {Z_FILE}") from error
     if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "fiu":
-        raise ValueError(f"z={path}: not a z.npy, which is one array of numbers")
-    if rows.ndim != 2 or rows.shape[1] != gan.settings.z_dim or len(rows) == 0:
-        raise ValueError(f"z={path} has shape {rows.shape}; ckpt= takes (N, {gan.settings.z_dim})")
+        raise ValueError(f"z={path}: not an array of numbers. {Z_FILE}")
+    z_dim = gan.settings.z_dim
+    if rows.ndim != 2 or rows.shape[1] != z_dim or len(rows) == 0:
+        raise ValueError(f"z={path}: expected shape (N, {z_dim}), not {rows.shape}. {Z_FILE}")
     z = torch.from_numpy(np.array(rows[:count], np.float32))
     if not z.isfinite().all():
-        raise ValueError(f"z={path}: has numbers that are not finite")
+        raise ValueError(f"z={path}: contains numbers that are not finite. {Z_FILE}")
     return z
 
 
-def check_rows(count: int, chosen: Mapping[str, Sequence[int] | None]) -> bool:
-    """Whether arithmetic is asked for.  Raises ValueError for rows that are not among the `count`,
-    or when only some of the three are chosen."""
-    if all(rows is None for rows in chosen.values()):
+def check_rows(count: int, rows: Mapping[str, Sequence[int] | None]) -> bool:
+    """Check the rows for `vector_arithmetic`; return whether any are given.
+
+    Args:
+        count: Number of latents.
+        rows: Rows for plus, minus and base, by the name of the option.
+
+    Raises:
+        ValueError: If only some of them are given, or a row does not exist.
+    """
+    if all(numbers is None for numbers in rows.values()):
         return False
-    for name, rows in chosen.items():
-        if not rows:
-            said = "null" if rows is None else "[]"
-            raise ValueError(f"{name}={said}: arithmetic needs rows for {', '.join(chosen)}")
-        if max(rows) >= count:
-            raise ValueError(f"{name}={list(rows)}: rows go from 0 to {count - 1}")
+    for name, numbers in rows.items():
+        if not numbers:
+            raise ValueError(f"{name}={show(numbers)}: no rows. Set {', '.join(rows)} together")
+        if max(numbers) >= count:
+            raise ValueError(f"{name}={show(list(numbers))}: no such row. Use 0 to {count - 1}")
     return True
 
 
-def walks(z: Tensor, steps: int) -> Tensor:
-    """Straight lines from row 0 to 1, 2 to 3, ...: (N, z_dim) -> (W, steps, z_dim), W at most 8.
+def interpolate(z: Tensor, steps: int) -> Tensor:
+    """Return straight lines from row 0 to 1, from row 2 to 3, and so on, both ends included.
 
-    Both ends are included.
+    Args:
+        z: Latents (N, z_dim).
+        steps: Number of points on each line.
+
+    Returns:
+        Latents (W, steps, z_dim), W = N // 2 but at most 8.
     """
     pairs = z[: len(z) // 2 * 2].unflatten(0, (-1, 2))[:8]  # (W, 2, z_dim)
     weights = torch.linspace(0, 1, steps)[None, :, None]
     return torch.lerp(pairs[:, :1], pairs[:, 1:], weights)
 
 
-def arithmetic(rows: Sequence[Tensor], prior: str, seed: int) -> Tensor:
-    """Of three sets of rows (N, z_dim) the means, their sum, and four around it: (8, z_dim).
+def vector_arithmetic(rows: Sequence[Tensor], prior: str, seed: int) -> Tensor:
+    """Return mean(plus) - mean(minus) + mean(base), with its operands and neighbors.
 
-    plus, minus, base; plus - minus + base; the same with noise of ±0.25 (Radford 2016, fig. 7).
+    The neighbors add uniform noise in [-0.25, 0.25] (Radford 2016, fig. 7).
+
+    Args:
+        rows: Latents (N, z_dim) of plus, minus and base.
+        prior: Prior of the GAN; the results of "uniform" are clipped to [-1, 1].
+        seed: Seed of the noise.
+
+    Returns:
+        Latents (8, z_dim): the three means, the result, and four neighbors of the result.
     """
-    means = torch.stack([chosen.mean(0) for chosen in rows])  # (3, z_dim)
-    around = uniform("arithmetic", seed, torch.arange(4), means.shape[1]) - 0.5
-    result = means[0] - means[1] + means[2]
-    result = result + 0.5 * torch.cat([torch.zeros_like(around[:1]), around])  # (5, z_dim)
+    means = torch.stack([operand.mean(0) for operand in rows])  # (3, z_dim)
+    noise = uniform("arithmetic", seed, torch.arange(4), means.shape[1]) - 0.5  # (4, z_dim)
+    result = means[0] - means[1] + means[2]  # (z_dim,)
+    result = result + 0.5 * torch.cat([torch.zeros_like(noise[:1]), noise])  # (5, z_dim)
     if prior == "uniform":
         result = result.clamp(-1, 1)
     return torch.cat([means, result])

@@ -78,9 +78,9 @@ def write_report(run_dir: Path, records: Iterable[Record], photos: Photos | None
     means = [[name, *values, len(rows)] for name, values in summary.items()]
     write_csv(run_dir / "summary.csv", [["metric", "mean", "low", "high", "images"], *means])
     objectives = [trace[:, LOSSES.index("total")] for trace in traces.values()]
-    curve = torch.stack(objectives).mean(0) if objectives else None
+    objective = torch.stack(objectives).mean(0) if objectives else None
     psnr = {name: values["psnr_hole"] for name, values in metrics.items()}
-    write_page(run_dir / "index.html", run_dir.name, first, psnr, curve, summary)
+    write_page(run_dir / "index.html", run_dir.name, first, psnr, objective, summary)
     return summary
 
 
@@ -126,7 +126,7 @@ def write_page(
     title: str,
     first: Sequence[Record],
     psnr: Mapping[str, float],
-    curve: Tensor | None,
+    objective: Tensor | None,
     summary: Summary,
 ) -> None:
     """Write a page that needs no other file.
@@ -136,30 +136,22 @@ def write_page(
         title: Title of the page.
         first: Records of the images in the table.
         psnr: PSNR over the hole of each image by name, in dB; not finite if unknown.
-        curve: Mean objective (T + 1,) of the searches, or None.
+        objective: Mean total loss (T + 1,) of the searches, or None.
         summary: The summary of the metrics.
     """
-    finite = [value for value in psnr.values() if math.isfinite(value)]
-    rows = [
-        {
-            "name": record.name,
-            "psnr": psnr[record.name] if math.isfinite(psnr[record.name]) else None,
-            "images": {
-                name: _png(record.tensors[name]) for name in PAGE_COLUMNS if name in record.tensors
-            },
-        }
-        for record in first
-    ]
+    known = {name: value for name, value in psnr.items() if math.isfinite(value)}
     loader = PackageLoader("dcgan_inpaint.runs", ".")
     template = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     text = template.get_template("report.html").render(
         title=title,
         count=len(psnr),
         summary=summary,
-        histogram=_histogram(torch.tensor(finite)) if len(finite) > 1 else None,
-        curve=None if curve is None or len(curve) < 2 else _scaled(curve),
+        histogram=_histogram(torch.tensor([*known.values()])) if len(known) > 1 else None,
+        curve=None if objective is None or len(objective) < 2 else _curve(objective),
         columns=[name for name in PAGE_COLUMNS if any(name in each.tensors for each in first)],
-        rows=rows,
+        records=first,
+        psnr=known,
+        png=_png,
     )
     with atomic_write(path) as file:
         file.write(text.encode())
@@ -181,7 +173,7 @@ def _histogram(values: Tensor) -> dict[str, object]:
     return {"shares": (counts / counts.max()).tolist(), "low": low, "high": high}
 
 
-def _scaled(values: Tensor) -> dict[str, object]:
+def _curve(values: Tensor) -> dict[str, object]:
     """Return values (T,) scaled to [0, 1], and the largest."""
     low, high = float(values.min()), float(values.max())
     return {"shares": ((values - low) / max(high - low, 1e-12)).tolist(), "high": high}

@@ -1,4 +1,4 @@
-"""Trainers and loggers of a run, and the work they do: completion and evaluation of samples."""
+"""Build trainers and loggers, and run completion and the evaluation of samples with them."""
 
 import itertools
 import os
@@ -40,7 +40,7 @@ from dcgan_inpaint.runs.report import Summary, write_report
 
 # A step of D leaves the parameters of G unused, and a step of G those of D.
 DDP = "ddp_find_unused_parameters_true"
-WANDB_TIMEOUT = 5  # seconds until W&B counts as unreachable; it answers within one
+WANDB_TIMEOUT = 5  # seconds, far more than a reachable server needs
 WANDB_OFFLINE = "Set logger.wandb.offline=true to store the run locally"
 
 
@@ -77,7 +77,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 os.link(path, previous)  # unlike a move, a link leaves the old name in place
 
 
-def _is_complete(archive: Path) -> Summary | None:
+def _is_complete(archive: Path) -> bool:
     try:
         check_archive(archive)
     except (OSError, ValueError):
@@ -163,17 +163,12 @@ def open_loggers(
     Raises:
         ValueError: If W&B runs online and is unreachable or has no API key.
     """
-    options = options or {}
-    loggers = [
-        instantiate(
-            {"save_dir": str(run_dir), **node},
-            **({"tags": list(tags)} if name == "wandb" else {}),
-        )
-        for name, node in options.items()
-    ]
-    for logger, node in zip(loggers, options.values(), strict=True):
-        mode = os.environ.get("WANDB_MODE", "online")
-        if isinstance(logger, WandbLogger) and not node.get("offline") and mode == "online":
+    loggers = []
+    for name, node in (options or {}).items():
+        extra = {"tags": list(tags)} if name == "wandb" else {}
+        loggers.append(instantiate({"save_dir": str(run_dir), **node}, **extra))
+        online = os.environ.get("WANDB_MODE", "online") == "online" and not node.get("offline")
+        if isinstance(loggers[-1], WandbLogger) and online:
             _check_wandb()
     return loggers
 
@@ -251,7 +246,7 @@ def complete(
         trainer.strategy.barrier()
     if not trainer.is_global_zero or not writer.find_records():
         if shard is not None:
-            print(f"{shard} completed: the same command without shard= writes the report")
+            print(f"shard {shard} completed. Run the command without shard= to write the report")
         return None
     summary = write_report(writer.run_dir, writer.records(), writer.photos)
     for logger in trainer.loggers:

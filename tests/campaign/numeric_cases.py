@@ -69,7 +69,7 @@ def run_nonfinite_z(case: Case) -> None:
     np.save(path, z)
     count = rng.choice([[], ["count=9"]])
     result = case.run("sample.py", f"ckpt={runs.gan}", f"z={path}", *count)
-    case.check_refused(result, "z.npy: has numbers that are not finite")
+    case.check_refused(result, "z.npy: contains numbers that are not finite")
 
 
 def run_extreme_search(case: Case) -> None:
