@@ -32,7 +32,7 @@ def main() -> None:
     run = CompletionRun(["candidates=8", *arguments.overrides])
     errors = [hole_errors(completion, arguments.alone) for completion in run.completions()]
     predicted, true = (torch.cat(column) for column in zip(*errors, strict=True))
-    tenths = by_tenths(predicted, true)
+    tenths = rms_by_tenths(predicted, true)
     print("| tenth | predicted error | error of the mean | predicted / true |")
     print("| --- | --- | --- | --- |")
     for i, (p, t) in enumerate(zip(*tenths, strict=True), start=1):
@@ -62,7 +62,7 @@ def hole_errors(completion: Any, alone: bool) -> tuple[Tensor, Tensor]:
     return predicted[hole] / 2, error[hole] / 2
 
 
-def by_tenths(predicted: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
+def rms_by_tenths(predicted: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
     """Sort by the predicted errors (N,), and return the root mean squares (10,) in each tenth."""
     tenths = predicted.argsort().tensor_split(10)
     rms = [[x[tenth].square().mean().sqrt() for tenth in tenths] for x in (predicted, true)]

@@ -41,7 +41,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         runs = find_runs(arguments.folders, arguments.by)
-        print(table(runs, arguments.by, arguments.metrics, arguments.medians))
+        print(format_table(runs, arguments.by, arguments.metrics, arguments.medians))
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     if arguments.figure:
@@ -74,17 +74,17 @@ def find_runs(folders: list[Path], by: list[str]) -> list[Run]:
     for key, values in zip(by, zip(*(run.settings for run in runs), strict=True), strict=True):
         if all(value is None for value in values):
             raise ValueError(f"--by {key}: no run has this setting in its config.yaml")
-    return sorted(runs, key=lambda run: [order(setting) for setting in run.settings])
+    return sorted(runs, key=lambda run: [sort_key(setting) for setting in run.settings])
 
 
-def order(setting: Any) -> tuple[bool, float, str]:
+def sort_key(setting: Any) -> tuple[bool, float, str]:
     """Return a sort key: numbers by value, then everything else by name."""
     if isinstance(setting, (int, float)):
         return False, setting, ""
     return True, 0, str(setting)
 
 
-def table(runs: list[Run], by: list[str], means: list[str], medians: list[str]) -> str:
+def format_table(runs: list[Run], by: list[str], means: list[str], medians: list[str]) -> str:
     """Format the runs as a Markdown table.
 
     The columns are the name, if a run has one, the settings, the number of images, means with 95%
@@ -113,7 +113,7 @@ def table(runs: list[Run], by: list[str], means: list[str], medians: list[str]) 
         lines.append(
             [
                 *([run.name or ""] if named else []),
-                *map(short, run.settings),
+                *map(short_name, run.settings),
                 count,
                 *(f"{mean:.4g} [{low:.4g}, {high:.4g}]" for mean, low, high in intervals),
                 *(f"{run.metrics[name].median():.4g}" for name in medians),
@@ -122,7 +122,7 @@ def table(runs: list[Run], by: list[str], means: list[str], medians: list[str]) 
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def short(setting: Any) -> str:
+def short_name(setting: Any) -> str:
     """Shorten the path of a class or function of the package to its name."""
     text = str(setting)
     return text.rsplit(".", 1)[-1] if text.startswith("dcgan_inpaint.") else text
@@ -141,7 +141,7 @@ def plot(runs: list[Run], by: list[str], metric: str, path: Path) -> None:
             [m - lo for m, lo in zip(mean, low, strict=True)],
             [hi - m for m, hi in zip(mean, high, strict=True)],
         ]
-        label = ", ".join(f"{key} {short(s)}" for key, s in zip(by[:-1], others, strict=True))
+        label = ", ".join(f"{key} {short_name(s)}" for key, s in zip(by[:-1], others, strict=True))
         axes.errorbar(x, mean, errors, marker="o", capsize=3, label=label or None)
     values = sorted({float(run.settings[-1]) for run in runs})
     positive = [value for value in values if value > 0]

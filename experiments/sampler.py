@@ -19,7 +19,7 @@ candidates.  The script prints a row per mask:
 import argparse
 
 import torch
-from calibration import by_tenths, hole_errors
+from calibration import hole_errors, rms_by_tenths
 from common import CompletionRun, format_interval, markdown_row
 from torch import Tensor
 
@@ -73,8 +73,8 @@ def evaluate_mask(mask: str, overrides: list[str], without: int) -> list[list[st
             mask,
             format_interval(psnr_one),
             format_interval(psnr_mean),
-            ratios(*columns[7:9]),
-            ratios(*columns[9:]),
+            format_ratios(*columns[7:9]),
+            format_ratios(*columns[9:]),
             f"{fd_one:.1f}, {fd_mean:.1f}",
             f"{distance_one.mean():.2f}, {distance_mean.mean():.2f}",
             f"{diverse.mean():.2f}",
@@ -86,10 +86,10 @@ def evaluate_mask(mask: str, overrides: list[str], without: int) -> list[list[st
     return rows
 
 
-def ratios(predicted: Tensor, true: Tensor) -> str:
+def format_ratios(predicted: Tensor, true: Tensor) -> str:
     """Format predicted / true error (N,): over all, and the range of the middle eight tenths."""
     overall = (predicted.square().mean() / true.square().mean()).sqrt()
-    predicted_rms, true_rms = by_tenths(predicted, true)
+    predicted_rms, true_rms = rms_by_tenths(predicted, true)
     middle = (predicted_rms / true_rms)[1:-1]
     return f"{overall:.2f}; {middle.min():.2f} to {middle.max():.2f}"
 

@@ -44,7 +44,7 @@ METHODS = {  # by name: one of MODELS, and the overrides of inpaint.py
 }
 DIGITS = {"psnr_hole": ".2f", "psnr_whole": ".2f", "ssim_hole": ".3f", "seconds": ".2g"}
 LIMIT = 512
-SEEN = 64  # the first images of LIMIT, on which search.md and beyond.md compare ideas
+FIRST = 64  # the first images of LIMIT, on which search.md and beyond.md compare ideas
 
 
 def main() -> None:
@@ -59,11 +59,11 @@ def main() -> None:
             more = [f"mask={mask}", *arguments, *common, f"output={run_dir(mask, name)}"]
             subprocess.run([*command, *more], check=True)
     for metric in DIGITS:
-        print(f"\n{metric}\n\n{table(metric)}")
-    print(f"\npsnr_hole: ours minus the method's, image by image\n\n{margins()}")
+        print(f"\n{metric}\n\n{format_table(metric)}")
+    print(f"\npsnr_hole: ours minus the method's, image by image\n\n{format_margins()}")
 
 
-def table(metric: str) -> str:
+def format_table(metric: str) -> str:
     """Format a metric as a Markdown table with a row per method and a column per mask.
 
     The cells are means with 95% intervals.  For seconds they are medians, which are less sensitive
@@ -74,22 +74,24 @@ def table(metric: str) -> str:
         for i, name in enumerate(("context encoder, as printed", "Yeh 2017, as printed")):
             lines.append([name, *(f"{PRINTED[mask][i]}" for mask in MASKS)])
     for name in METHODS:
-        lines.append([name, *(cell(column(mask, name, metric), metric) for mask in MASKS)])
-    unseen = (cell(column(mask, "ours", metric)[SEEN:], metric) for mask in MASKS)
-    lines.append([f"ours, without the first {SEEN} images", *unseen])
-    return markdown(lines)
+        lines.append(
+            [name, *(format_cell(read_metric(mask, name, metric), metric) for mask in MASKS)]
+        )
+    unseen = (format_cell(read_metric(mask, "ours", metric)[FIRST:], metric) for mask in MASKS)
+    lines.append([f"ours, without the first {FIRST} images", *unseen])
+    return format_rows(lines)
 
 
-def margins() -> str:
+def format_margins() -> str:
     """Format the differences in PSNR over the hole, ours minus each method, as a Markdown table."""
     lines = []
     for name in [name for name in METHODS if name != "ours"]:
-        pairs = [[column(mask, who, "psnr_hole") for who in ("ours", name)] for mask in MASKS]
-        lines.append([name, *(cell(ours - theirs, "psnr_hole") for ours, theirs in pairs)])
-    return markdown(lines)
+        pairs = [[read_metric(mask, who, "psnr_hole") for who in ("ours", name)] for mask in MASKS]
+        lines.append([name, *(format_cell(ours - theirs, "psnr_hole") for ours, theirs in pairs)])
+    return format_rows(lines)
 
 
-def markdown(lines: list[list[str]]) -> str:
+def format_rows(lines: list[list[str]]) -> str:
     """Format rows as a Markdown table with a column per mask."""
     header = [["method", *MASKS], ["---"] * (1 + len(MASKS))]
     return "\n".join(f"| {' | '.join(line)} |" for line in header + lines)
@@ -100,13 +102,13 @@ def run_dir(mask: str, method: str) -> Path:
     return Path("runs/table1") / mask / method.replace(",", "").replace(" ", "_")
 
 
-def column(mask: str, method: str, metric: str) -> torch.Tensor:
+def read_metric(mask: str, method: str, metric: str) -> torch.Tensor:
     """Return a metric of each image (N,)."""
     (run,) = find_runs([run_dir(mask, method)], ["ckpt"])
     return run.metrics[metric]
 
 
-def cell(values: torch.Tensor, metric: str) -> str:
+def format_cell(values: torch.Tensor, metric: str) -> str:
     """Format a metric (N,): the median for seconds, the mean and its interval for all others."""
     numbers = (float(values.median()),) if metric == "seconds" else mean_interval(values)
     first, *interval = (format(number, DIGITS[metric]) for number in numbers)

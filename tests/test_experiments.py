@@ -101,7 +101,7 @@ def test_gather_tabulates_means_and_medians_of_runs(runs):
     gathered = gather.find_runs([runs], ["kind._target_", "lam"])
     assert [run.settings[1] for run in gathered] == [0.01, 0.1]
     assert torch.equal(gathered[1].metrics["psnr_hole"], torch.tensor([20.0, 20.0, 23.0]))
-    table = gather.table(gathered, ["kind._target_", "lam"], ["psnr_hole"], ["total"])
+    table = gather.format_table(gathered, ["kind._target_", "lam"], ["psnr_hole"], ["total"])
     assert table.splitlines() == [
         "| kind._target_ | lam | images | psnr_hole | median total |",
         "| --- | --- | --- | --- | --- |",
@@ -112,7 +112,9 @@ def test_gather_tabulates_means_and_medians_of_runs(runs):
 
 def test_gather_shows_names_of_runs_in_the_first_column(runs):
     write_run(runs / "c", "{lam: 1, name: mine}", [17, 17, 17])
-    lines = gather.table(gather.find_runs([runs], ["lam"]), ["lam"], ["psnr_hole"], []).splitlines()
+    lines = gather.format_table(
+        gather.find_runs([runs], ["lam"]), ["lam"], ["psnr_hole"], []
+    ).splitlines()
     assert lines[0] == "| name | lam | images | psnr_hole |"
     assert lines[2].startswith("|  | 0.01 | 3 |")
     assert lines[4].startswith("| mine | 1 | 3 |")
@@ -143,7 +145,7 @@ def test_gather_rejects_missing_runs_and_unknown_metrics(runs, tmp_path):
     with pytest.raises(
         ValueError, match="ssim: not a column of metrics.csv. Use one of psnr_hole, total"
     ):
-        gather.table(gather.find_runs([runs], ["lam"]), ["lam"], ["ssim"], [])
+        gather.format_table(gather.find_runs([runs], ["lam"]), ["lam"], ["ssim"], [])
 
 
 @pytest.mark.parametrize("mask", table1.MASKS)
@@ -163,9 +165,9 @@ def test_table1_formats_means_of_all_methods_and_margins(tmp_path, monkeypatch):
             write_run(
                 tmp_path / table1.run_dir(mask, method),
                 "{ckpt: a}",
-                [20 * m + k] * (table1.SEEN + 3),
+                [20 * m + k] * (table1.FIRST + 3),
             )
-    lines = table1.table("psnr_hole").splitlines()
+    lines = table1.format_table("psnr_hole").splitlines()
     assert lines[2] == "| context encoder, as printed | 21.3 | 19.2 | 20.6 | 15.5 |"
     assert lines[3] == "| Yeh 2017, as printed | 19.4 | 17.4 | 22.8 | 13.7 |"
     zero, twenty = "0.00 [0.00, 0.00]", "20.00 [20.00, 20.00]"
@@ -175,16 +177,16 @@ def test_table1_formats_means_of_all_methods_and_margins(tmp_path, monkeypatch):
     assert lines[4 + k] == f"| ours | {ours} |"
     assert len(lines) == 4 + len(table1.METHODS) + 1
     below = " | ".join([f"{k - 3}.00 [{k - 3}.00, {k - 3}.00]"] * 4)
-    assert table1.margins().splitlines()[2 + 3] == f"| total variation | {below} |"
-    assert "| ours |" not in table1.margins()
-    assert table1.cell(torch.tensor([0.5, 0.5]), "ssim_hole") == "0.500 [0.500, 0.500]"
-    assert table1.cell(torch.tensor([0.7, 9, 0.81]), "seconds") == "0.81"
+    assert table1.format_margins().splitlines()[2 + 3] == f"| total variation | {below} |"
+    assert "| ours |" not in table1.format_margins()
+    assert table1.format_cell(torch.tensor([0.5, 0.5]), "ssim_hole") == "0.500 [0.500, 0.500]"
+    assert table1.format_cell(torch.tensor([0.7, 9, 0.81]), "seconds") == "0.81"
 
 
 def test_last_row_of_table1_leaves_out_the_first_images(monkeypatch):
-    values = torch.cat([torch.full((table1.SEEN,), 9.0), torch.ones(3)])
-    monkeypatch.setattr(table1, "column", lambda *_: values)
-    row = table1.table("psnr_whole").splitlines()[-1]
+    values = torch.cat([torch.full((table1.FIRST,), 9.0), torch.ones(3)])
+    monkeypatch.setattr(table1, "read_metric", lambda *_: values)
+    row = table1.format_table("psnr_whole").splitlines()[-1]
     assert row.count("1.00 [1.00, 1.00]") == len(table1.MASKS)
 
 
@@ -223,10 +225,10 @@ def test_tenths_show_whether_errors_have_the_predicted_size():
     """Compare errors of the predicted size, and errors of twice this size."""
     spread = torch.linspace(0.01, 1, 20_000)
     error = spread * torch.randn(20_000, generator=torch.Generator().manual_seed(0))
-    predicted, true = calibration.by_tenths(spread, error)
+    predicted, true = calibration.rms_by_tenths(spread, error)
     assert predicted.tolist() == sorted(predicted.tolist())
     torch.testing.assert_close(true, predicted, rtol=0.1, atol=0)
-    assert torch.equal(calibration.by_tenths(spread, 2 * error)[1], 2 * true)
+    assert torch.equal(calibration.rms_by_tenths(spread, 2 * error)[1], 2 * true)
 
 
 def test_calibration_script_prints_tenths_and_plots(tmp_path, monkeypatch, capsys):
