@@ -18,9 +18,9 @@ from dcgan_inpaint.inpainting.module import Completion, InpaintingModule, Progre
 from dcgan_inpaint.masks.mask_image import MaskImage
 from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.models.checkpoint import load_model, source_of
-from dcgan_inpaint.photos.crops import Region, RegionFinder, region_finder
-from dcgan_inpaint.photos.photos import Photos
-from dcgan_inpaint.photos.reading import Given, mask_of, photo_of
+from dcgan_inpaint.photos.crops import Crop
+from dcgan_inpaint.photos.photos import CropFinder, Photos, crop_finder
+from dcgan_inpaint.photos.reading import ImageLike, to_mask, to_photo
 from dcgan_inpaint.photos.result import Result
 
 # options of conf/inpaint.yaml for the files that inpaint.py reads and writes
@@ -60,8 +60,8 @@ class Completer:
     @overload
     def __call__(
         self,
-        image: Given,
-        mask: str | Given | None = None,
+        image: ImageLike,
+        mask: str | ImageLike | None = None,
         crop: Sequence[int] | None = None,
         candidates: int | None = None,
         select: str | None = None,
@@ -72,8 +72,8 @@ class Completer:
     @overload
     def __call__(
         self,
-        image: Sequence[Given],
-        mask: str | Given | Sequence[Given] | None = None,
+        image: Sequence[ImageLike],
+        mask: str | ImageLike | Sequence[ImageLike] | None = None,
         crop: Sequence[int] | None = None,
         candidates: int | None = None,
         select: str | None = None,
@@ -141,16 +141,16 @@ class Completer:
         results: dict[int, Result] = {}  # by image; of several faces the last
         for done in _complete(config.trainer, completing, photos.images, config.batch_size):
             for row, i in enumerate(done.index.tolist()):
-                previous = results.get(photos.of[i])
-                results[photos.of[i]] = Result(photos, done, row, previous)
+                previous = results.get(photos.photo_index[i])
+                results[photos.photo_index[i]] = Result(photos, done, row, previous)
         return list(results.values()) if many else results[0]
 
-    def crop_of(self, image: Given) -> Region:
+    def crop_of(self, image: ImageLike) -> Crop:
         """Return the square of an image that is completed when no crop is given.
 
         Raises ValueError for something that is not an image, or for one without such a square.
         """
-        return self._finder(self._config())(photo_of(image, "image"), "image")[0]
+        return self._finder(self._config())(to_photo(image, "image"), "image")[0]
 
     def _config(
         self, overrides: tuple[str, ...] = (), options: Mapping[str, Any] | None = None
@@ -169,13 +169,13 @@ class Completer:
         merged: Any = OmegaConf.merge(composed, changes)
         return check_config(merged, InpaintConfig)
 
-    def _finder(self, config: InpaintConfig) -> RegionFinder:
+    def _finder(self, config: InpaintConfig) -> CropFinder:
         share, data = self.model.settings.crop, self.model.data
-        return region_finder(share, config.crop, config.detector, config.eyes, config.face, data)
+        return crop_finder(share, config.crop, config.detector, config.eyes, config.face, data)
 
-    def _photos(self, config: InpaintConfig, images: list[Given], masks: list[Mask]) -> Photos:
+    def _photos(self, config: InpaintConfig, images: list[ImageLike], masks: list[Mask]) -> Photos:
         names = _names("image", len(images))
-        photos = [photo_of(*pair) for pair in zip(images, names, strict=True)]
+        photos = [to_photo(*pair) for pair in zip(images, names, strict=True)]
         finder = self._finder(config)
         return Photos(names, photos.__getitem__, masks, finder, self.model.image_shape)
 
@@ -206,11 +206,11 @@ def _masks(mask: Any, count: int, config: InpaintConfig) -> list[Mask]:
     """Return a mask for each of `count` images, from one for all or from a list."""
     threshold, known = config.mask["threshold"], config.mask["known"]
     if not isinstance(mask, (list, tuple)):
-        return [MaskImage(mask_of(mask), threshold, known, "mask")] * count
+        return [MaskImage(to_mask(mask), threshold, known, "mask")] * count
     if len(mask) != count:
         raise ValueError(f"mask: a list of {len(mask)} for {count} images. Give one for each")
     return [
-        MaskImage(mask_of(each, name), threshold, known, name)
+        MaskImage(to_mask(each, name), threshold, known, name)
         for each, name in zip(mask, _names("mask", count), strict=True)
     ]
 

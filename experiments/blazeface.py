@@ -1,4 +1,4 @@
-"""Read the weights of BlazeFace from MediaPipe's file, once: what photos/blazeface.py loads.
+"""Read the weights of BlazeFace from MediaPipe's file, once: what photos/detector.py loads.
 
 npm pack @mediapipe/face_detection@0.4.1657300184   # and unpack it
 pip install tflite ai-edge-litert                   # which nothing else here needs
@@ -18,7 +18,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dcgan_inpaint.photos.blazeface import SIDE, VALUES, WEIGHTS, load_blazeface
+from dcgan_inpaint.photos.detector import (
+    BLAZEFACE_WEIGHTS,
+    VALUES_PER_ANCHOR,
+    VIEW_SIZE,
+    load_blazeface,
+)
 
 FILE = "3bc182eb9f33925d9e58b5c8d59308a760f4adea8f282370e428c51212c26633"  # SHA-256
 
@@ -71,13 +76,13 @@ def compare(path: str, count: int = 32) -> None:
     apart, largest = torch.zeros(2), torch.zeros(2)
     for i in range(count):
         coarse = torch.rand(1, 3, 2 + i, 2 + i, generator=generator) * 2 - 1  # blobs of all sizes
-        image = torch.nn.functional.interpolate(coarse, (SIDE, SIDE), mode="bilinear")
+        image = torch.nn.functional.interpolate(coarse, (VIEW_SIZE, VIEW_SIZE), mode="bilinear")
         interpreter.set_tensor(given["index"], image.permute(0, 2, 3, 1).numpy())
         interpreter.invoke()
         theirs = {o["shape"][-1]: interpreter.get_tensor(o["index"])[0] for o in outputs}
         logits, values = network(image)
-        values = (values - network.middles) * SIDE  # theirs are seen from the places, in px
-        pairs = (logits[0, :, None], theirs[1]), (values[0].flatten(1), theirs[VALUES])
+        values = (values - network.anchors) * VIEW_SIZE  # theirs are seen from the places, in px
+        pairs = (logits[0, :, None], theirs[1]), (values[0].flatten(1), theirs[VALUES_PER_ANCHOR])
         for j, (own, other) in enumerate(pairs):
             apart[j] = max(apart[j], (own - torch.from_numpy(other)).abs().max())
             largest[j] = max(largest[j], own.abs().max())
@@ -93,8 +98,8 @@ def main() -> None:
         sys.exit(f"error: {sys.argv[1]} is not the file that this reads")
     weights = {ours(name): converted(name, array) for name, array in tensors(file).items()}
     about = {"source": "MediaPipe, face_detection_short_range.tflite", "licence": "Apache-2.0"}
-    save_file(weights, WEIGHTS, about)
-    print(f"{WEIGHTS}: {WEIGHTS.stat().st_size:,} bytes")
+    save_file(weights, BLAZEFACE_WEIGHTS, about)
+    print(f"{BLAZEFACE_WEIGHTS}: {BLAZEFACE_WEIGHTS.stat().st_size:,} bytes")
     compare(sys.argv[1])
 
 

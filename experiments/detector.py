@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dcgan_inpaint.photos.crops import EYES, region_from_eyes
+from dcgan_inpaint.photos.crops import EYES, Crop
 from dcgan_inpaint.photos.detector import Face, find_faces
 
 WIDTH, HEIGHT = 1200, 900
@@ -63,18 +63,18 @@ def measure(found: list[Face], to_photo: complex, center: complex) -> dict[str, 
     """Of the faces found, the largest first, where the image was pasted as in `paste`."""
     left, right, origin = (center + to_photo * (p - CENTER) for p in (LEFT, RIGHT, CROP))
     between, side = right - left, SIDE * to_photo
-    there = [abs((f.left + f.right - left - right) / 2) < abs(between) / 2 for f in found]
+    there = [abs((f.left_eye + f.right_eye - left - right) / 2) < abs(between) / 2 for f in found]
     row = {"first": float(there[:1] == [True]), "others": float(len(there) - sum(there))}
     if not row["first"]:
         return row
     face = found[0]
-    region = region_from_eyes(face.left, face.right, EYES)
-    middle = region.origin + region.side * (0.5 + 0.5j) - origin - side * (0.5 + 0.5j)
+    crop = Crop.from_eyes(face.left_eye, face.right_eye, EYES)
+    middle = crop.origin + crop.side * (0.5 + 0.5j) - origin - side * (0.5 + 0.5j)
     return row | {
-        "eyes": (abs(face.left - left) + abs(face.right - right)) / 2 / abs(between),
+        "eyes": (abs(face.left_eye - left) + abs(face.right_eye - right)) / 2 / abs(between),
         "shift": abs(middle) / abs(side),
-        "scale": abs(region.side) / abs(side) - 1,
-        "angle": float(np.degrees(np.angle(region.side / side))),
+        "scale": abs(crop.side) / abs(side) - 1,
+        "angle": float(np.degrees(np.angle(crop.side / side))),
     }
 
 

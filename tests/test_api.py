@@ -129,12 +129,12 @@ def test_candidates_and_their_spread(completer, dcgan):
     assert all(same(np.asarray(c)[~HOLE], photo()[~HOLE]) for c in result.candidates)
     assert result.spread.shape == (16, 16)
     assert result.spread.max() > 0
-    assert same(result.fake, to_pil(result.done.fake[0]))
+    assert same(result.fake, to_pil(result.batch.fake[0]))
     assert result.trace.shape == (4, 3)
     context, prior, total = result.trace.unbind(1)
     torch.testing.assert_close(total, context + 0.1 * prior)
     mean = completer(photo(), ~HOLE, CROP, candidates=3, select="mean")
-    torch.testing.assert_close(mean.done.fake, result.done.fakes.mean(1))
+    torch.testing.assert_close(mean.batch.fake, result.batch.fakes.mean(1))
     one = completer(photo(), ~HOLE, CROP)
     assert one.spread is None
     assert len(one.candidates) == 1
@@ -172,7 +172,7 @@ def test_metrics_by_hand(completer):
     itself = result.metrics(result.image)
     assert itself["ssim_whole"] == pytest.approx(1)
     assert itself["psnr_hole"] == float("inf")
-    with pytest.raises(ValueError, match="truth is 40 x 50 px, the image 80 x 50 px"):
+    with pytest.raises(ValueError, match="truth: the size is 40 x 50 px"):
         result.metrics(truth[:, :40])
 
 
@@ -180,7 +180,7 @@ def test_metrics_of_a_image_of_the_models_size(completer):
     """They are those of the completion, but for rounding to 8 bit."""
     given = photo()[:16, :16]
     result = completer(given, "center")
-    done = result.done
+    done = result.batch
     expected = psnr(done.completion, done.images, 1 - done.mask).item()
     assert result.metrics(given)["psnr_hole"] == pytest.approx(expected, abs=0.05)
 
@@ -239,16 +239,16 @@ def test_words_that_do_not_fit(dcgan, word, message):
 
 
 CALLS = [
-    ({"image": "photo.jpg"}, "image is a str: give a PIL image"),
-    ({"image": [photo(), 5]}, "image 1 is a int: give a PIL image"),
+    ({"image": "photo.jpg"}, "image: unsupported type str"),
+    ({"image": [photo(), 5]}, "image 1: unsupported type int"),
     ({"mask": "centre"}, "mask=centre: give an image, or one of center, "),
     ({"mask": "a/hole.png"}, "mask=a/hole.png: give an image, or one of"),
     ({"mask": "file"}, "mask.path: missing"),
-    ({"mask": HOLE[:, :, None] * np.ones(3)}, r"mask has shape \(50, 80, 3\)"),
-    ({"mask": HOLE}, "image: mask makes most of the photo a hole: is white your hole"),
-    ({"mask": np.zeros((20, 20))}, "image: mask leaves no known pixel"),
+    ({"mask": HOLE[:, :, None] * np.ones(3)}, r"mask: unsupported shape \(50, 80, 3\)"),
+    ({"mask": HOLE}, "image: mask: most of the photo is a hole. If white marks the hole"),
+    ({"mask": np.zeros((20, 20))}, "image: mask: the mask has no known pixel"),
     ({"mask": [HOLE, HOLE]}, "mask: a list of 2 for 1 images"),
-    ({"crop": [0, 0, 60, 60]}, r"image: crop=\[0,0,60,60\] reaches outside the photo"),
+    ({"crop": [0, 0, 60, 60]}, r"image: crop=\[0,0,60,60\]: the crop reaches outside"),
     ({"crop": [0, 0, 20.5, 20]}, "crop.2=20.5: should be a valid integer"),
     ({"crop": 7}, "crop=7: "),
     ({"candidates": 0}, "candidates=0: should be greater than or equal to 1"),

@@ -13,11 +13,18 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
+from dcgan_inpaint.configs import checked
 from dcgan_inpaint.data.faces.source import Faces
-from dcgan_inpaint.photos import blazeface
-from dcgan_inpaint.photos.crops import EYES, central, region_finder, region_from_eyes
-from dcgan_inpaint.photos.detector import SIDE, find_faces, view, yunet
-from dcgan_inpaint.photos.photos import Photos
+from dcgan_inpaint.photos.crops import EYES, Crop
+from dcgan_inpaint.photos.detector import (
+    BLAZEFACE_WEIGHTS,
+    VIEW_SIZE,
+    find_faces,
+    load_blazeface,
+    load_yunet,
+    view_of,
+)
+from dcgan_inpaint.photos.photos import Photos, crop_finder
 
 FACE = 256  # px of a drawn face
 GREEN = (90, 120, 90)
@@ -44,7 +51,7 @@ def pasted(*faces, size=(900, 675)):
 def eyes_of(face):
     """In the frame of the drawn face, its center 0 and its side 1."""
     (found,) = find_faces(face, 1)
-    return [eye / FACE - (0.5 + 0.5j) for eye in (found.left, found.right)]
+    return [eye / FACE - (0.5 + 0.5j) for eye in (found.left_eye, found.right_eye)]
 
 
 def turned(roll):
@@ -54,7 +61,7 @@ def turned(roll):
 def apart(found, face, center, side, roll):
     """How far the eyes are from where they were pasted, in parts of the eye distance."""
     expected = [complex(*center) + eye * side * turned(roll) for eye in eyes_of(face)]
-    pairs = zip((found.left, found.right), expected, strict=True)
+    pairs = zip((found.left_eye, found.right_eye), expected, strict=True)
     return max(abs(a - b) for a, b in pairs) / abs(expected[1] - expected[0])
 
 
@@ -62,21 +69,21 @@ def apart(found, face, center, side, roll):
 
 
 def test_the_weights_are_data_of_the_size_they_should_have():
-    assert blazeface.WEIGHTS.stat().st_size < 250_000
-    with safe_open(blazeface.WEIGHTS, "pt") as file:
+    assert BLAZEFACE_WEIGHTS.stat().st_size < 250_000
+    with safe_open(BLAZEFACE_WEIGHTS, "pt") as file:
         assert file.metadata()["licence"] == "Apache-2.0"
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     assert {weight.dtype for weight in weights.values()} == {torch.float16}
-    loaded = blazeface.load_blazeface().state_dict()
+    loaded = load_blazeface().state_dict()
     assert loaded.keys() == weights.keys()
     assert all(torch.equal(loaded[name], weight.float()) for name, weight in weights.items())
-    notice = blazeface.WEIGHTS.with_name("blazeface.LICENSE.txt").read_text()
+    notice = BLAZEFACE_WEIGHTS.with_name("blazeface.LICENSE.txt").read_text()
     assert "MediaPipe" in notice and "Apache License" in notice
 
 
 def test_the_places_of_both_maps():
     """16 x 16 with two faces each, then 8 x 8 with six; sizes are seen from nothing."""
-    middles = blazeface.load_blazeface().middles
+    middles = load_blazeface().anchors
     assert middles.shape == (896, 8, 2)
     assert middles[1, 0].tolist() == [0.5 / 16, 0.5 / 16]
     assert middles[2, 0].tolist() == [1.5 / 16, 0.5 / 16]
@@ -91,8 +98,8 @@ def test_a_view_of_a_square():
     photo = Image.fromarray(np.stack([x * 3, y * 4, x * 0 + 200], 2).astype(np.uint8))
     side = 40 * turned(30)
     origin = 60 + 10j
-    seen = np.asarray(view(photo, (origin, side)), float)
-    v, u = (np.mgrid[:SIDE, :SIDE] + 0.5) / SIDE
+    seen = np.asarray(view_of(photo, Crop(origin, side)), float)
+    v, u = (np.mgrid[:VIEW_SIZE, :VIEW_SIZE] + 0.5) / VIEW_SIZE
     point = origin + side * (u + 1j * v)
     inside = (abs(point.real - 40) < 38.5) & (abs(point.imag - 30) < 28.5)
     outside = (point.real > 81.5) | (point.imag > 61.5)
@@ -134,9 +141,9 @@ def test_a_mirrored_photo_has_the_mirrored_face(faces):
     photo = pasted((faces[1], (500, 300), 200, 15))
     mirrored = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     (face,), (other,) = find_faces(photo, 1), find_faces(mirrored, 1)
-    distance = abs(face.right - face.left)
-    assert abs(other.left - (900 - face.right.conjugate())) < 0.03 * distance
-    assert abs(other.right - (900 - face.left.conjugate())) < 0.03 * distance
+    distance = abs(face.right_eye - face.left_eye)
+    assert abs(other.left_eye - (900 - face.right_eye.conjugate())) < 0.03 * distance
+    assert abs(other.right_eye - (900 - face.left_eye.conjugate())) < 0.03 * distance
 
 
 def test_several_faces_the_largest_first(faces):
@@ -146,9 +153,9 @@ def test_several_faces_the_largest_first(faces):
     assert len(found) == 3
     for i, face in zip((1, 2, 0), found, strict=True):
         assert apart(face, faces[i], *places[i]) < 0.2
-    expected = [region_from_eyes(face.left, face.right, EYES) for face in found]
-    assert region_finder(1.0, detector="auto", face=2)(photo, "a.png") == expected[1:2]
-    assert region_finder(1.0, detector="auto", face="all")(photo, "a.png") == expected
+    expected = [Crop.from_eyes(face.left_eye, face.right_eye, EYES) for face in found]
+    assert crop_finder(1.0, detector="auto", face=2)(photo, "a.png") == expected[1:2]
+    assert crop_finder(1.0, detector="auto", face="all")(photo, "a.png") == expected
 
 
 def test_no_face_is_found_where_there_is_none():
@@ -169,18 +176,18 @@ def test_photos_of_odd_shapes(width, height):
 def test_without_a_face_the_center_is_completed_and_a_line_says_so(capsys):
     photo = Image.new("RGB", (64, 48), GREEN)
     for face in (1, "all"):
-        find = region_finder(0.5, detector="auto", face=face)
-        assert find(photo, "holiday.png") == [central(photo, 0.5)]
+        find = crop_finder(0.5, detector="auto", face=face)
+        assert find(photo, "holiday.png") == [Crop.central(photo, 0.5)]
         out = capsys.readouterr().out
-        assert out.startswith("holiday.png: no face found") and out.count("\n") == 1
-    with pytest.raises(ValueError, match="no face found: give its square"):
-        region_finder(0.5, detector="auto", face=2)(photo, "holiday.png")
+        assert out.startswith("holiday.png: no face detected") and out.count("\n") == 1
+    with pytest.raises(ValueError, match="face=2: the number of detected faces is 0"):
+        crop_finder(0.5, detector="auto", face=2)(photo, "holiday.png")
 
 
 def test_a_face_that_is_not_there(faces):
     photo = pasted((faces[0], (300, 250), 300, 0))
-    find = region_finder(1.0, detector="auto", face=2)
-    with pytest.raises(ValueError, match=r"^photo.png: face=2: only 1 found: .*crop=") as error:
+    find = crop_finder(1.0, detector="auto", face=2)
+    with pytest.raises(ValueError, match=r"^photo.png: face=2: .* faces is 1. Set crop=") as error:
         Photos(["photo.png"], lambda _: photo, [None], find, (3, 16, 16))
     assert "\n" not in str(error.value)
 
@@ -188,8 +195,8 @@ def test_a_face_that_is_not_there(faces):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"face": 2}, "face=2: is for faces that are found: not with detector=null"),
-        ({"face": 2, "crop": [0, 0, 9, 9], "detector": "auto"}, "not with crop="),
+        ({"face": 2}, "face=2: selects a detected face. Remove detector=null"),
+        ({"face": 2, "crop": [0, 0, 9, 9], "detector": "auto"}, "Remove crop="),
         ({"face": 0, "detector": "auto"}, "face=0: .*should be greater than or equal to 1"),
         (
             {"face": "some", "detector": "auto"},
@@ -200,7 +207,7 @@ def test_a_face_that_is_not_there(faces):
 )
 def test_faces_that_cannot_be(options, message):
     with pytest.raises(ValueError, match=message) as error:
-        region_finder(1.0, **options)
+        checked(crop_finder)(1.0, **options)
     assert "\n" not in str(error.value)
 
 
@@ -236,29 +243,32 @@ def test_the_faces_of_yunet(fake_cv2, tmp_path):
     large = [200, 100, 90, 90, 225, 130, 255, 134, *[0] * 6, 0.9]
     fake_cv2.faces = np.array([small, large], np.float32)
     photo = Image.new("RGB", (1280, 960), (255, 0, 0))
-    found = yunet(str(tmp_path / "yunet.onnx"))(photo)
+    found = load_yunet(str(tmp_path / "yunet.onnx"))(photo)
     assert [face[:2] for face in found] == [(450 + 260j, 510 + 268j), (2 + 2j, 4 + 2j)]
     assert found[0][2:] == (490 + 290j, 180, pytest.approx(0.9))
     assert fake_cv2.shown.shape == (480, 640, 3)
     assert fake_cv2.shown[0, 0].tolist() == [0, 0, 255]  # OpenCV's BGR
     for i, face in enumerate(found, 1):
-        find = region_finder(1, detector=str(tmp_path / "yunet.onnx"), face=i)
-        assert find(photo, "a.png") == [region_from_eyes(face.left, face.right, EYES)]
+        find = crop_finder(1, detector=str(tmp_path / "yunet.onnx"), face=i)
+        assert find(photo, "a.png") == [Crop.from_eyes(face.left_eye, face.right_eye, EYES)]
 
 
 def test_no_face_names_the_photo(fake_cv2, tmp_path):
     (tmp_path / "yunet.onnx").touch()
-    finder = region_finder(1, detector=str(tmp_path / "yunet.onnx"))
-    with pytest.raises(ValueError, match=r"photo.png: no face found: .*crop=\[x,y,w,h\]"):
+    finder = crop_finder(1, detector=str(tmp_path / "yunet.onnx"))
+    with pytest.raises(
+        ValueError,
+        match=r"photo.png: face=1: .* faces is 0. Set crop=\[x,y,w,h\]",
+    ):
         Photos(["photo.png"], lambda _: Image.new("L", (9, 9)), [None], finder, (3, 16, 16))
 
 
 def test_detector_errors(fake_cv2, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="detector=gone.onnx: no such file"):
-        yunet("gone.onnx")
+        load_yunet("gone.onnx")
     (tmp_path / "other.onnx").touch()
     with pytest.raises(ValueError, match="not a YuNet model"):
-        yunet(str(tmp_path / "other.onnx"))
+        load_yunet(str(tmp_path / "other.onnx"))
     monkeypatch.setitem(__import__("sys").modules, "cv2", None)
     with pytest.raises(ModuleNotFoundError, match=r'pip install -e "\.\[detect\]"'):
-        yunet(str(tmp_path / "other.onnx"))
+        load_yunet(str(tmp_path / "other.onnx"))

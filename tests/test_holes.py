@@ -1,4 +1,4 @@
-"""Photos with several faces: which hole is completed by which, and that all are, in one image."""
+"""Photos with several faces: each hole is assigned to a face, and one photo shows all of them."""
 
 import numpy as np
 import pytest
@@ -11,17 +11,16 @@ from dcgan_inpaint import Completer
 from dcgan_inpaint.masks.mask_image import MaskImage
 from dcgan_inpaint.metrics.completions import psnr
 from dcgan_inpaint.models.checkpoint import save_weights
-from dcgan_inpaint.photos import regions
-from dcgan_inpaint.photos.crops import Region
+from dcgan_inpaint.photos import photos as photos_module
+from dcgan_inpaint.photos.crops import EYES, Crop
 from dcgan_inpaint.photos.detector import Face
-from dcgan_inpaint.photos.holes import connected, share_out
-from dcgan_inpaint.photos.photos import Photos
+from dcgan_inpaint.photos.photos import Photos, assign_holes, label_components
 
 SIZE = 16
-# of a photo of 120 x 60: two squares that overlap in x from 50 to 60
-LEFT, RIGHT = Region(10 + 5j, 50 + 0j), Region(50 + 5j, 50 + 0j)
-BOXES = (slice(20, 30), slice(20, 34)), (slice(25, 40), slice(70, 84))  # a hole on each
-SHORT = ("solver.iterations=2", "stages=none", "trainer.accelerator=cpu")
+# in a photo of 120 x 60 px: two crops that overlap in x from 50 to 60
+LEFT, RIGHT = Crop(10 + 5j, 50 + 0j), Crop(50 + 5j, 50 + 0j)
+BOXES = (slice(20, 30), slice(20, 34)), (slice(25, 40), slice(70, 84))  # a hole in each crop
+FAST = ("solver.iterations=2", "stages=none", "trainer.accelerator=cpu")
 
 
 def photo():
@@ -35,70 +34,71 @@ def hole_of(*boxes):
     return hole
 
 
-def masked(hole):
-    return MaskImage(Image.fromarray(~hole), 0.5, "white", "mask.png")
-
-
-def photos_of(hole, *found):
+def photos_of(hole, *crops):
     image = Image.fromarray(photo())
-    return Photos(["a.png"], lambda _: image, [masked(hole)], lambda *_: list(found), (3, 16, 16))
+    mask = MaskImage(Image.fromarray(~hole), 0.5, "white", "mask.png")
+    return Photos(["a.png"], lambda _: image, [mask], lambda *_: list(crops), (3, SIZE, SIZE))
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.6, 1])
-def test_connected_as_scipy_has_it(share):
+def test_components_are_equal_to_those_of_scipy(share):
     hole = np.random.default_rng(1).random((40, 57)) < share
     expected = label(hole)[0][hole]
-    pairs = set(zip(connected(hole).tolist(), expected.tolist(), strict=True))
-    assert len(pairs) == expected.max() == connected(hole).max() + 1
+    labels = label_components(hole)
+    pairs = set(zip(labels.tolist(), expected.tolist(), strict=True))
+    assert len(pairs) == expected.max() == labels.max() + 1
 
 
-def test_a_spiral_is_one_hole():
+def test_a_spiral_is_one_component():
     spiral = np.zeros((9, 9), bool)
     spiral[0], spiral[:, 8], spiral[8], spiral[2:, 0], spiral[2, :7], spiral[2:7, 6] = [True] * 6
     spiral[6, 2:7] = True
     spiral[4, 4] = True
-    assert connected(spiral).max() == 1
+    assert label_components(spiral).max() == 1
 
 
-def test_each_hole_goes_to_the_face_that_contains_it():
-    on_both = slice(50, 55), slice(51, 54)  # nearer to the left one's middle than to the right's?
-    hole = torch.from_numpy(hole_of(*BOXES, on_both))
-    owner = share_out(hole, [LEFT, RIGHT], "mask.png")
-    assert (owner[~hole.numpy()] == -1).all()
-    assert [set(owner[box].ravel()) for box in BOXES] == [{0}, {1}]
-    # in the overlap, x = 52.5: 17.5 px from the left middle at 35, 22.5 from the right one at 75
-    assert set(owner[on_both].ravel()) == {0}
-    # one that the left square does not contain is the right one's, although most of it is nearer
-    across = slice(20, 22), slice(52, 64)
-    owner = share_out(torch.from_numpy(hole_of(across)), [LEFT, RIGHT], "mask.png")
-    assert set(owner[across].ravel()) == {1}
+def test_each_hole_is_assigned_to_the_face_that_contains_it():
+    in_both = slice(50, 55), slice(51, 54)
+    hole = hole_of(*BOXES, in_both)
+    left, right = (each.numpy() for each in assign_holes(torch.from_numpy(hole), [LEFT, RIGHT], ""))
+    assert np.array_equal(left | right, hole) and not (left & right).any()
+    assert left[BOXES[0]].all() and right[BOXES[1]].all()
+    # x = 52.5 is 17.5 px from the center of the left crop and 22.5 px from that of the right crop
+    assert left[in_both].all()
 
 
-def test_a_hole_on_no_face_is_named():
+def test_a_hole_is_assigned_to_the_only_crop_that_contains_it():
+    """Most of this hole is nearer to the left crop, which does not contain all of it."""
+    across = hole_of((slice(20, 22), slice(52, 64)))
+    left, right = assign_holes(torch.from_numpy(across), [LEFT, RIGHT], "mask.png")
+    assert not left.any() and np.array_equal(right, across)
+
+
+def test_a_hole_outside_all_faces_is_an_error():
     hole = torch.from_numpy(hole_of(*BOXES, (slice(20, 22), slice(105, 112))))
-    with pytest.raises(ValueError, match=r"mask.png in \[105,20,7,2\] is on none of the 2 faces"):
-        share_out(hole, [LEFT, RIGHT], "mask.png")
-    with pytest.raises(ValueError, match="mask.png leaves no hole"):
-        share_out(torch.zeros(60, 120, dtype=torch.bool), [LEFT, RIGHT], "mask.png")
+    with pytest.raises(ValueError, match=r"mask.png: none of the 2 .* the hole \[105,20,7,2\]"):
+        assign_holes(hole, [LEFT, RIGHT], "mask.png")
+    with pytest.raises(ValueError, match="mask.png: the mask has no hole"):
+        assign_holes(torch.zeros(60, 120, dtype=torch.bool), [LEFT, RIGHT], "mask.png")
 
 
-def test_all_holes_are_completed_each_by_its_own():
-    """A third face has no hole, and so no crop; nothing else of the photo changes."""
+def test_each_crop_fills_its_own_hole():
+    """A third face has no hole and no crop. Known pixels do not change."""
     hole = hole_of(*BOXES)
-    photos = photos_of(hole, LEFT, Region(0j, 15 + 0j), RIGHT)
-    assert photos.regions == [LEFT, RIGHT]
+    photos = photos_of(hole, LEFT, Crop(0j, 15 + 0j), RIGHT)
+    assert photos.crops == [LEFT, RIGHT]
     assert photos.images.names == ["a.png", "a.png"]
-    fakes = [torch.full((3, SIZE, SIZE), value) for value in (-1.0, 1.0)]
+    fakes = {0: torch.full((3, SIZE, SIZE), -1.0), 1: torch.full((3, SIZE, SIZE), 1.0)}
     for i, box in enumerate(BOXES):
-        changed = (np.asarray(photos.completed(i, fakes[i])) != photo()).any(2)
+        changed = (np.asarray(photos.complete({i: fakes[i]})) != photo()).any(2)
         assert not changed[~hole_of(box)].any() and changed[box].mean() > 0.9
-    out = np.asarray(photos.completed(1, fakes[1], {0: fakes[0]}))
-    assert np.array_equal(out[~hole], photo()[~hole])
-    assert ((out != photo()).any(2))[hole].mean() > 0.9
+    completed = np.asarray(photos.complete(fakes))
+    assert np.array_equal(completed[~hole], photo()[~hole])
+    assert ((completed != photo()).any(2))[hole].mean() > 0.9
 
 
-def test_what_is_in_the_hole_of_a_neighbour_is_not_known():
-    """Square 1 reaches over a hole that square 0 completes."""
+def test_pixels_in_the_hole_of_another_crop_are_unknown():
+    """The right crop overlaps a hole that the left crop fills."""
     near = slice(20, 30), slice(51, 57)
     photos = photos_of(hole_of(near, BOXES[1]), LEFT, RIGHT)
     assert photos.hole(0, (120, 60))[near].all() and not photos.hole(1, (120, 60))[near].any()
@@ -106,38 +106,38 @@ def test_what_is_in_the_hole_of_a_neighbour_is_not_known():
     assert known[6, 1] == 0 and known[10, 9] == 0 and known[0, 15] == 1
 
 
-def test_a_photo_waits_for_all_of_its_faces():
+def test_completing_a_photo_does_not_change_it():
     photos = photos_of(hole_of(*BOXES), LEFT, RIGHT)
-    fakes = torch.rand(2, 3, SIZE, SIZE)
-    for order in ((0, 1), (1, 0, 1)):  # a run that is continued may have the second one first
-        *before, last = [photos.together(i, fakes[i]) for i in order]
-        assert before == [{}] * len(before)
-        assert sorted(last) == [0, 1]
-        assert all(torch.equal(last[i], fakes[i]) for i in last)
+    assert photos.crops_with(0) == photos.crops_with(1) == [0, 1]
+    fakes = dict(enumerate(torch.rand(2, 3, SIZE, SIZE)))
+    first, *others = (np.asarray(photos.complete(fakes)) for _ in range(3))
+    reverse = np.asarray(photos.complete({i: fakes[i] for i in (1, 0)}))
+    assert all(np.array_equal(first, other) for other in (*others, reverse))
 
 
-# the same through the doors
+# the same through Completer and inpaint.py
 
 
 @pytest.fixture
 def two_faces(monkeypatch):
-    """What the detector finds; their squares are LEFT and RIGHT."""
-    (u, v, height), found = regions.EYES, []
-    for region in (LEFT, RIGHT):
-        left, right = (region.origin + region.side * (x + 1j * height) for x in (u, v))
-        found.append(Face(left, right, (left + right) / 2, abs(region.side), 2.0))
-    monkeypatch.setattr(regions, "find_faces", lambda photo, wanted: found[:wanted])
+    """Let the detector find two faces, whose crops are LEFT and RIGHT."""
+    u_left, u_right, v = EYES
+    faces = []
+    for crop in (LEFT, RIGHT):
+        left, right = (crop.origin + crop.side * complex(u, v) for u in (u_left, u_right))
+        faces.append(Face(left, right, (left + right) / 2, abs(crop.side), 2.0))
+    monkeypatch.setattr(photos_module, "find_faces", lambda photo, count: faces[:count])
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_completer_completes_all_faces(two_faces, batch):
-    completer = Completer.load(small_dcgan(z_dim=8), *SHORT, f"batch_size={batch}")
+def test_completer_fills_the_holes_of_all_faces(two_faces, batch):
+    completer = Completer.load(small_dcgan(z_dim=8), *FAST, f"batch_size={batch}")
     hole = hole_of(*BOXES)
     result = completer(photo(), ~hole, face="all", candidates=2)
     completed = np.asarray(result.image)
     assert np.array_equal(completed[~hole], photo()[~hole])
     assert all((completed[box] != photo()[box]).mean() > 0.9 for box in BOXES)
-    first = np.asarray(result.before.image)
+    first = np.asarray(result.previous.image)
     assert np.array_equal(first[BOXES[0]], completed[BOXES[0]])
     assert np.array_equal(first[BOXES[1]], photo()[BOXES[1]])
     assert len(result.candidates) == 2
@@ -146,22 +146,26 @@ def test_completer_completes_all_faces(two_faces, batch):
     assert result.metrics(photo())["psnr_hole"] == pytest.approx(expected.item(), abs=0.01)
 
 
-def test_completer_takes_the_second_face(two_faces):
-    completer = Completer.load(small_dcgan(z_dim=8), *SHORT)
+def test_completer_uses_the_second_face(two_faces):
+    completer = Completer.load(small_dcgan(z_dim=8), *FAST)
     result = completer(photo(), ~hole_of(BOXES[1]), face=2)
     changed = (np.asarray(result.image) != photo()).any(2)
     assert changed[BOXES[1]].mean() > 0.9 and not changed[~hole_of(BOXES[1])].any()
-    lists = completer([photo(), photo()], ~hole_of(*BOXES), face="all")
-    assert [each.before.before for each in lists] == [None, None]
 
 
-def test_inpaint_py_writes_one_photo_of_all_faces(run, two_faces, tmp_path):
-    """Also when limit= is less than the faces, and when the run is continued after the first."""
+def test_results_of_different_images_are_not_linked(two_faces):
+    completer = Completer.load(small_dcgan(z_dim=8), *FAST)
+    results = completer([photo(), photo()], ~hole_of(*BOXES), face="all")
+    assert [result.previous.previous for result in results] == [None, None]
+
+
+def test_inpaint_py_writes_one_photo_with_all_faces(run, two_faces, tmp_path):
+    """Also with limit= below the number of faces, and after resuming between the faces."""
     save_weights(small_dcgan(z_dim=8), tmp_path / "weights.safetensors")
     Image.fromarray(photo()).save(tmp_path / "a.png")
     hole = hole_of(*BOXES)
     Image.fromarray(~hole).save(tmp_path / "hole.png")
-    words = [
+    overrides = [
         f"ckpt={tmp_path / 'weights.safetensors'}",
         f"images={tmp_path / 'a.png'}",
         "mask=file",
@@ -169,16 +173,17 @@ def test_inpaint_py_writes_one_photo_of_all_faces(run, two_faces, tmp_path):
         "face=all",
         "limit=1",
         "batch_size=1",
-        *SHORT,
+        *FAST,
         f"output={tmp_path / 'out'}",
     ]
-    run("inpaint.py", *words)
+    run("inpaint.py", *overrides)
     (written,) = (tmp_path / "out" / "photos").iterdir()
-    before = np.asarray(Image.open(written))
-    assert np.array_equal(before[~hole], photo()[~hole])
-    assert (before != photo()).any(2)[hole].mean() > 0.9
-    # what a run leaves that is killed before its second face is done
-    written.unlink()
-    (tmp_path / "out" / "records" / "00001.safetensors").unlink()
-    run("inpaint.py", *words)
-    assert np.array_equal(np.asarray(Image.open(written)), before)
+    completed = np.asarray(Image.open(written))
+    assert np.array_equal(completed[~hole], photo()[~hole])
+    assert (completed != photo()).any(2)[hole].mean() > 0.9
+    # a run that was killed after either of its faces
+    for record in ("00001", "00000"):
+        written.unlink()
+        (tmp_path / "out" / "records" / f"{record}.safetensors").unlink()
+        run("inpaint.py", *overrides)
+        assert np.array_equal(np.asarray(Image.open(written)), completed)

@@ -213,27 +213,27 @@ def test_a_mask_for_each_photo(tmp_path):
         Image.fromarray(levels).save(folder / f"{stem}.png")
     (folder / "unused.png").write_bytes(b"no image")
     for path in (str(folder), [str(folder / "*.png")]):
-        masks = mask_file(path, 0.5, "white").beside(
+        masks = mask_file(path, 0.5, "white").for_photos(
             [Path("x/c.jpg"), Path("a.png"), Path("c.gif")]
         )
         holes = [int((mask(torch.zeros(1), 8)[0, 0, 0] == 0).nonzero()) for mask in masks]
         assert holes == [2, 0, 2]
     masks = mask_file(str(folder), 0.5, "white")
-    with pytest.raises(ValueError, match="photos/d.jpg: mask.path has no mask of the name d"):
-        masks.beside([Path("a.png"), Path("photos/d.jpg")])
+    with pytest.raises(ValueError, match="photos/d.jpg: no mask has this name"):
+        masks.for_photos([Path("a.png"), Path("photos/d.jpg")])
     with pytest.raises(ValueError, match=r"mask.path=.*unused.png: cannot be read"):
-        masks.beside([Path("unused.jpg")])[0]
-    with pytest.raises(ValueError, match="give images="):
+        masks.for_photos([Path("unused.jpg")])[0]
+    with pytest.raises(ValueError, match="Set images="):
         masks(INDEX, 8)
     Image.new("L", (8, 8)).save(folder / "a.bmp")
-    with pytest.raises(ValueError, match=r"a.bmp and .*a.png are for the same photo"):
-        mask_file(str(folder), 0.5, "white").beside([Path("a.jpg")])
+    with pytest.raises(ValueError, match=r"a.bmp and .*a.png belong to the same photo"):
+        mask_file(str(folder), 0.5, "white").for_photos([Path("a.jpg")])
 
 
 def test_file_masks_without_hole_or_known_pixel(tmp_path):
     for value, what in ((255, "no hole"), (0, "no known pixel")):
         Image.new("L", (50, 30), value).save(tmp_path / "flat.png")
-        with pytest.raises(ValueError, match=f"flat.png leaves {what} at 16 px"):
+        with pytest.raises(ValueError, match=f"flat.png: the mask has {what} at 16 px"):
             mask_file(str(tmp_path / "flat.png"), 0.5, "white")(INDEX, 16)
 
 

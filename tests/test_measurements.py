@@ -52,7 +52,7 @@ def test_quantized_by_hand():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Lowres(3).predict(pictures()), "measure.factor=3 does not divide image_size=8"),
+        (lambda: Lowres(3).predict(pictures()), "measure.factor=3: does not divide image_size=8"),
         (lambda: Lowres(0), "factor=0: should be greater than or equal to 1"),
         (lambda: Grayscale().predict(pictures(1)), "mask=grayscale"),
         (lambda: Noisy(-1), "sigma=-1: should be greater than or equal to 0"),

@@ -1,11 +1,11 @@
-"""Images and masks as they are given: PIL images, arrays and tensors say the same."""
+"""Reading photos and masks from PIL images, arrays and tensors."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from dcgan_inpaint.photos.reading import mask_of, photo_of
+from dcgan_inpaint.photos.reading import to_mask, to_photo
 
 LEVELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 HOLE = np.ones((5, 7), bool)
@@ -13,7 +13,7 @@ HOLE[1:3, 2:6] = False
 
 
 @pytest.mark.parametrize(
-    "given",
+    "image",
     [
         LEVELS,
         LEVELS / 255,
@@ -23,37 +23,37 @@ HOLE[1:3, 2:6] = False
         Image.fromarray(LEVELS),
         np.asfortranarray(LEVELS),
     ],
-    ids=["uint8", "float64", "float32", "tensor", "with gradient", "PIL", "columns first"],
+    ids=["uint8", "float64", "float32", "tensor", "with gradient", "PIL", "Fortran order"],
 )
-def test_the_same_image(given):
-    photo = photo_of(given)
+def test_all_image_types_give_the_same_photo(image):
+    photo = to_photo(image)
     assert photo.mode == "RGB"
     assert np.array_equal(photo, LEVELS)
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1)])
-def test_grey_stays_grey(shape):
-    grey = LEVELS[:, :, 0]
-    for given in (grey.reshape(shape), torch.from_numpy(grey)[None], Image.fromarray(grey)):
-        assert photo_of(given).mode == "L"
-        assert np.array_equal(photo_of(given), grey)
+def test_gray_images_stay_gray(shape):
+    gray = LEVELS[:, :, 0]
+    for image in (gray.reshape(shape), torch.from_numpy(gray)[None], Image.fromarray(gray)):
+        assert to_photo(image).mode == "L"
+        assert np.array_equal(to_photo(image), gray)
 
 
-def test_transparency_is_on_white():
-    clear = np.dstack([LEVELS, np.where(HOLE, 255, 0).astype(np.uint8)])
-    photo = np.asarray(photo_of(clear))
+def test_transparency_is_put_on_white():
+    transparent = np.dstack([LEVELS, np.where(HOLE, 255, 0).astype(np.uint8)])
+    photo = np.asarray(to_photo(transparent))
     assert np.array_equal(photo[HOLE], LEVELS[HOLE])
     assert (photo[~HOLE] == 255).all()
 
 
-def test_a_photo_is_upright():
+def test_exif_orientation_is_applied():
     photo = Image.fromarray(LEVELS)
-    photo.getexif()[274] = 6  # it was taken with the camera turned
-    assert np.array_equal(photo_of(photo), np.rot90(LEVELS, -1))
+    photo.getexif()[274] = 6  # rotate by 90 degrees to the right
+    assert np.array_equal(to_photo(photo), np.rot90(LEVELS, -1))
 
 
 @pytest.mark.parametrize(
-    "given",
+    "mask",
     [
         HOLE,
         HOLE[..., None],
@@ -66,33 +66,37 @@ def test_a_photo_is_upright():
         torch.from_numpy(HOLE)[None].to(torch.bfloat16),
         Image.fromarray(HOLE * np.uint8(255)),
     ],
-    ids=lambda given: f"{type(given).__name__} {getattr(given, 'dtype', '')}",
+    ids=lambda mask: f"{type(mask).__name__} {getattr(mask, 'dtype', '')}",
 )
-def test_the_same_mask(given):
-    assert np.array_equal(np.asarray(mask_of(given)), HOLE * 255)
+def test_all_mask_types_give_the_same_mask(mask):
+    assert np.array_equal(np.asarray(to_mask(mask)), HOLE * 255)
 
 
 @pytest.mark.parametrize(
-    ("function", "given", "message"),
+    ("function", "image", "message"),
     [
-        (photo_of, "photo.jpg", "image is a str: give a PIL image"),
-        (photo_of, None, "image is a NoneType: give"),
-        (photo_of, LEVELS[None], r"image has shape \(1, 5, 7, 3\): use \(H, W\)"),
-        (photo_of, torch.from_numpy(LEVELS), r"shape \(5, 7, 3\): .* tensor \(C, H, W\)"),
-        (photo_of, LEVELS[:, :, :2], r"shape \(5, 7, 2\): .* with C 1 or 3 or 4"),
-        (photo_of, LEVELS[:0], r"shape \(0, 7, 3\)"),
-        (photo_of, LEVELS.astype(int), "image is of int64: use uint8, or floats"),
-        (photo_of, LEVELS.astype(float), r"image is from 0 to 2.*: floats should be in \[0, 1\]"),
-        (photo_of, LEVELS / 127.5 - 1, "image is from -1 to 0.*: floats"),
-        (photo_of, np.full((5, 7), np.nan), "image is from nan to nan: floats"),
-        (mask_of, LEVELS, r"mask has shape \(5, 7, 3\): .* with C 1"),
-        (mask_of, HOLE.astype(int) * 255, "mask is of int64"),
-        (mask_of, HOLE.astype(int) - 1, "mask is of int64"),
-        (mask_of, HOLE * 2.0, "mask is from 0 to 2: floats"),
-        (mask_of, [[1, 0]], "mask is a list: give a PIL image"),
+        (to_photo, "photo.jpg", "image: unsupported type str. Use a PIL image"),
+        (to_photo, None, "image: unsupported type NoneType"),
+        (to_photo, LEVELS[None], r"image: unsupported shape \(1, 5, 7, 3\). Use \(H, W\)"),
+        (to_photo, torch.from_numpy(LEVELS), r"shape \(5, 7, 3\). .* tensor \(C, H, W\)"),
+        (to_photo, LEVELS[:, :, :2], r"shape \(5, 7, 2\). .* with C = 1 or 3 or 4"),
+        (to_photo, LEVELS[:0], r"shape \(0, 7, 3\)"),
+        (to_photo, LEVELS.astype(int), "image: unsupported dtype int64. Use uint8, or floats"),
+        (
+            to_photo,
+            LEVELS.astype(float),
+            r"values range from 0 to 2.* Use floats in \[0, 1\]",
+        ),
+        (to_photo, LEVELS / 127.5 - 1, "image: values range from -1 to 0.* Use floats"),
+        (to_photo, np.full((5, 7), np.nan), "image: values range from nan to nan. Use floats"),
+        (to_mask, LEVELS, r"mask: unsupported shape \(5, 7, 3\). .* with C = 1"),
+        (to_mask, HOLE.astype(int) * 255, "mask: unsupported dtype int64"),
+        (to_mask, HOLE.astype(int) - 1, "mask: unsupported dtype int64"),
+        (to_mask, HOLE * 2.0, "mask: values range from 0 to 2. Use floats"),
+        (to_mask, [[1, 0]], "mask: unsupported type list. Use a PIL image"),
     ],
 )
-def test_what_is_no_image(function, given, message):
+def test_unsupported_images_raise_a_one_line_error(function, image, message):
     with pytest.raises(ValueError, match=message) as error:
-        function(given)
+        function(image)
     assert "\n" not in str(error.value)

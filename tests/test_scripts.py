@@ -737,8 +737,8 @@ ERRORS = {
     "a device": (["images=/dev/zero"], "images=/dev/zero: /dev/zero is no file"),
     "mask a pipe": (["mask=file", "mask.path={tmp}/pipe"], "{tmp}/pipe is no file"),
     "mask missing": (["mask=file", "mask.path=gone.png"], "mask.path=gone.png: no image there"),
-    "mask all hole": (["mask=file", "mask.path={tmp}/black.png"], "leaves no known pixel"),
-    "mask no hole": (["mask=file", "mask.path={tmp}/white.png"], "leaves no hole"),
+    "mask all hole": (["mask=file", "mask.path={tmp}/black.png"], "the mask has no known pixel"),
+    "mask no hole": (["mask=file", "mask.path={tmp}/white.png"], "the mask has no hole"),
     "mask unreadable": (["mask=file", "mask.path={tmp}/broken.png"], "cannot be read as an image"),
     "output": (["output={tmp}/broken.png/run"], "cannot be written"),
     "unknown split": (["split=dev"], "split=dev: should be 'train', 'val' or 'test'"),
@@ -913,9 +913,12 @@ def test_inpaint_puts_photos_back(run, trained, photos, tmp_path):
 
 
 PHOTO_ERRORS = {
-    "hole": (["crop=[0,0,20,20]", "mask=file", "mask.path={tmp}/mask.png"], "outside the region"),
-    "box": (["crop=[0,0,60,60]"], "a.jpg: crop=[0,0,60,60] reaches outside the photo"),
-    "oblong": (["crop=[0,0,60,50]"], "crop=[0,0,60,50] is not square"),
+    "hole": (
+        ["crop=[0,0,20,20]", "mask=file", "mask.path={tmp}/mask.png"],
+        "outside the crop",
+    ),
+    "box": (["crop=[0,0,60,60]"], "a.jpg: crop=[0,0,60,60]: the crop reaches outside"),
+    "oblong": (["crop=[0,0,60,50]"], "crop=[0,0,60,50]: the crop is not square"),
     "detector": (["detector=gone.onnx"], "detector=gone.onnx: no such file"),
     "no photo": (["images=null", "crop=[0,0,9,9]"], "Give images="),
 }

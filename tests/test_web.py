@@ -22,7 +22,7 @@ from training import small_dcgan
 from dcgan_inpaint import Completer
 from dcgan_inpaint.configs import choices_of
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
-from dcgan_inpaint.photos.crops import Region
+from dcgan_inpaint.photos.crops import Crop
 from dcgan_inpaint.web import __main__ as command
 from dcgan_inpaint.web import server as server_module
 from dcgan_inpaint.web.completions import StoredCompletion, heat_map
@@ -199,10 +199,10 @@ def test_exif_orientation_is_applied(client):
     assert np.array_equal(completed[~hole], upright[~hole])
 
 
-def test_default_crop_is_the_region_of_the_completer(dcgan, client, server):
+def test_default_crop_is_that_of_the_completer(dcgan, client, server):
     assert client.post("/photo", content=PHOTO).json()["crop"] == [15, 0, 50, 50]
-    region = server.completer.crop_of(make_photo())
-    assert (region.origin, region.side) == (15, 50)
+    crop = server.completer.crop_of(make_photo())
+    assert (crop.origin, crop.side) == (15, 50)
     other_server = Server(Completer.load(dcgan, *OVERRIDES, "crop=[3,4,20,20]"))
     assert other_server._inspect(PHOTO)["crop"] == [3, 4, 20, 20]
 
@@ -211,9 +211,9 @@ def test_default_crop_is_the_region_of_the_completer(dcgan, client, server):
     ("origin", "crop"), [(30 + 0j, [24, 4, 32, 32]), (-10 + 5j, [0, 9, 32, 32])]
 )
 def test_default_crop_is_upright_and_inside_the_photo(server, monkeypatch, origin, crop):
-    """The crop has the region's center unless it would exceed the photo."""
+    """The crop keeps its center unless it would exceed the photo."""
     side = 30 + 10j  # length 31.6, half of the diagonal 10 + 20j
-    completer = SimpleNamespace(crop_of=lambda photo: Region(origin, side))
+    completer = SimpleNamespace(crop_of=lambda photo: Crop(origin, side))
     monkeypatch.setattr(server, "completer", completer)
     assert server._inspect(PHOTO)["crop"] == crop
 
@@ -232,7 +232,7 @@ def test_all_masks_without_further_inputs_are_offered(client, completer):
     others = {"file", "full", "lowres", "grayscale", "noisy", "quantized", "mixture", "every"}
     assert set(about["masks"]) == set(choices_of("mask")) - others
     for name in about["masks"]:
-        done = completer(make_photo()[:16, :16], name).done
+        done = completer(make_photo()[:16, :16], name).batch
         assert np.array_equal(decode(client.get(f"/masks/{name}")) > 127, done.mask[0, 0] > 0.5)
     assert client.get("/masks/file").status_code == 404
 
@@ -399,11 +399,11 @@ def test_invalid_form_is_rejected(client, name):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"crop": "0,0,20,20"}, "the hole of mask reaches outside the region"),
-        ({"crop": "60,20,40,40"}, "reaches outside the photo"),
-        ({"crop": f"{10**50},0,40,40"}, "reaches outside the photo"),
-        ({"crop": "0,0,0,0"}, "is not square"),
-        ({"mask": encode_image(Image.new("L", (80, 50), "white"))}, "leaves no hole"),
+        ({"crop": "0,0,20,20"}, "mask: the hole reaches outside the crop"),
+        ({"crop": "60,20,40,40"}, "reaches outside the upright photo"),
+        ({"crop": f"{10**50},0,40,40"}, "reaches outside the upright photo"),
+        ({"crop": "0,0,0,0"}, "the crop is not square"),
+        ({"mask": encode_image(Image.new("L", (80, 50), "white"))}, "mask: the mask has no hole"),
     ],
 )
 def test_error_of_the_completer_is_reported_in_one_line(client, changes, message):

@@ -16,9 +16,7 @@ from dcgan_inpaint.metrics.completions import load_lpips
 from dcgan_inpaint.metrics.features import load_efflite0
 from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.models.checkpoint import file_of, load_model, source_of
-from dcgan_inpaint.photos.crops import region_finder
-from dcgan_inpaint.photos.photos import Photos
-from dcgan_inpaint.photos.reading import photos_of_files
+from dcgan_inpaint.photos.photos import Photos, crop_finder
 from dcgan_inpaint.runs.records import CompletionWriter, first_record
 from dcgan_inpaint.runs.report import format_summary
 from dcgan_inpaint.runs.resuming import check_continuation
@@ -74,11 +72,11 @@ def load_photos(config: InpaintConfig, model: Model) -> Photos | None:
             if (value := getattr(config, key)) != default:
                 raise ValueError(f"{key}={show(value)}: is an option of photos. Give images=")
         return None
-    find = region_finder(
+    find = crop_finder(
         model.settings.crop, config.crop, config.detector, config.eyes, config.face, model.data
     )
     paths = find_images(config.images)[: config.limit]
-    return photos_of_files(paths, instantiate(config.mask), find, model.image_shape)
+    return Photos.from_files(paths, instantiate(config.mask), find, model.image_shape)
 
 
 def input_files(config: InpaintConfig) -> dict[str, Path]:

@@ -24,9 +24,9 @@ class StoredCompletion:
     """
 
     def __init__(self, result: Result):
-        assert isinstance(result.done, SearchedCompletion)  # a watched completion is a search
-        self.result, self.done, self.row = result, result.done, result.row
-        self.index = int(result.done.index[result.row])
+        assert isinstance(result.batch, SearchedCompletion)  # a watched completion is a search
+        self.result, self.done, self.row = result, result.batch, result.row
+        self.index = int(result.batch.index[result.row])
         self.size = result.photos.photo(self.index).size
         self.pixels = self.size[0] * self.size[1]
 
@@ -45,7 +45,7 @@ class StoredCompletion:
             return Image.fromarray(~hole).convert("L")
         fakes = self.done.fakes[self.row]  # (K, C, S, S)
         by_name = {str(k): fake for k, fake in enumerate(fakes)} | {"mean": fakes.mean(0)}
-        return self.result.photos.completed(self.index, by_name[name])
+        return self.result.photos.complete({self.index: by_name[name]})
 
     def summary(self) -> dict[str, Any]:
         """Return the candidates, their mean and their spread at the model's size as JSON data."""

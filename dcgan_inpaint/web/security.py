@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dcgan_inpaint.photos.reading import upright
+from dcgan_inpaint.photos.reading import to_upright
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -123,6 +123,6 @@ def decode_image(name: str, file: bytes, max_pixels: int) -> Image.Image:
     """
     image = open_image(name, file, max_pixels)
     try:
-        return upright(image)
+        return to_upright(image)
     except Exception as error:  # as above
         raise ValueError(f"{name}: damaged {image.format} file. Use another file.") from error

@@ -93,10 +93,10 @@ class Server:
     def _inspect(self, file: bytes) -> dict[str, Any]:
         photo = decode_image("photo", file, self.limits.max_pixels)
         width, height = photo.size
-        region = self.completer.crop_of(photo)
-        # The page shows an upright square inside the photo; the region may be rotated or exceed it.
-        side = max(1, min(round(abs(region.side)), width, height))
-        corner = region.origin + region.side * (0.5 + 0.5j) - side * (0.5 + 0.5j)
+        crop = self.completer.crop_of(photo)
+        # The page shows an upright square inside the photo; the crop may be rotated or exceed it.
+        side = max(1, min(round(abs(crop.side)), width, height))
+        corner = crop.origin + crop.side * (0.5 + 0.5j) - side * (0.5 + 0.5j)
         x = min(max(round(corner.real), 0), width - side)
         y = min(max(round(corner.imag), 0), height - side)
         photo.thumbnail((VIEW_SIZE, VIEW_SIZE), Image.Resampling.BICUBIC)
