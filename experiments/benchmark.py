@@ -212,8 +212,8 @@ def compare_loading(batch: int, repeats: int) -> list[tuple[float, float]]:
     Returns:
         Pairs (port, ours), one per repeat and one more for warm-up.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder) / f"{i}.jpg" for i in range(batch)]
+    with tempfile.TemporaryDirectory() as directory:
+        files = [Path(directory) / f"{i}.jpg" for i in range(batch)]
         faces = render(draw_factors(0, torch.arange(batch)), 256)  # (B, 3, 256, 256) in [0, 1]
         for file, face in zip(files, faces[:, :, 19:237, 39:217], strict=True):
             pixels = (face.permute(1, 2, 0) * 255).byte().numpy()  # (218, 178, 3)
@@ -227,7 +227,7 @@ def compare_loading(batch: int, repeats: int) -> list[tuple[float, float]]:
             return to_float(np.stack(images)).permute(0, 3, 1, 2)  # (B, 3, 64, 64)
 
         cached = np.lib.format.open_memmap(
-            f"{folder}/images.npy", "w+", np.uint8, (100 * batch, 3, 64, 64)
+            f"{directory}/images.npy", "w+", np.uint8, (100 * batch, 3, 64, 64)
         )
         images = Images(cached, [""] * len(cached), flip=True)
         loader = iter(batches(images, batch, sampler=EpochOrder(images, 0), drop_last=True))

@@ -33,14 +33,14 @@ class Run(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folders", type=Path, nargs="+", help="directories that contain runs")
+    parser.add_argument("directories", type=Path, nargs="+", help="directories that contain runs")
     parser.add_argument("--by", nargs="+", required=True, help="settings to compare the runs by")
     parser.add_argument("--metrics", nargs="+", default=METRICS, help="metrics whose mean is shown")
     parser.add_argument("--medians", nargs="*", default=[], help="metrics whose median is shown")
     parser.add_argument("--figure", type=Path, help="path of the plot to write")
     arguments = parser.parse_args()
     try:
-        runs = find_runs(arguments.folders, arguments.by)
+        runs = find_runs(arguments.directories, arguments.by)
         print(format_table(runs, arguments.by, arguments.metrics, arguments.medians))
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
@@ -48,7 +48,7 @@ def main() -> None:
         plot(runs, arguments.by, arguments.metrics[0], arguments.figure)
 
 
-def find_runs(folders: list[Path], by: list[str]) -> list[Run]:
+def find_runs(directories: list[Path], by: list[str]) -> list[Run]:
     """Return the finished runs below the directories, sorted by their settings.
 
     Raises:
@@ -56,7 +56,7 @@ def find_runs(folders: list[Path], by: list[str]) -> list[Run]:
         ValueError: if no run has a setting of `by`.
     """
     runs = []
-    for path in sorted(path for folder in folders for path in folder.rglob("summary.csv")):
+    for path in sorted(path for root in directories for path in root.rglob("summary.csv")):
         config = next(
             (p / "config.yaml" for p in path.parents if (p / "config.yaml").is_file()), None
         )
@@ -70,7 +70,7 @@ def find_runs(folders: list[Path], by: list[str]) -> list[Run]:
         columns = {name: torch.tensor([float(row[name]) for row in rows]) for name in names}
         runs.append(Run(settings, columns, OmegaConf.select(cfg, "name")))
     if not runs:
-        raise FileNotFoundError(f"no finished run below {', '.join(map(str, folders))}")
+        raise FileNotFoundError(f"no finished run below {', '.join(map(str, directories))}")
     for key, values in zip(by, zip(*(run.settings for run in runs), strict=True), strict=True):
         if all(value is None for value in values):
             raise ValueError(f"--by {key}: no run has this setting in its config.yaml")
