@@ -17,7 +17,7 @@ from dcgan_inpaint.inpainting.config import InpaintConfig, resolve
 from dcgan_inpaint.inpainting.module import Completion, InpaintingModule, Progress
 from dcgan_inpaint.masks.mask_image import MaskImage
 from dcgan_inpaint.models.base import Model
-from dcgan_inpaint.models.checkpoint import load_model, source_of
+from dcgan_inpaint.models.checkpoint import load_model, resolve_source
 from dcgan_inpaint.photos.crops import Crop
 from dcgan_inpaint.photos.photos import CropFinder, Photos, crop_finder
 from dcgan_inpaint.photos.reading import ImageLike, to_mask, to_photo
@@ -181,7 +181,7 @@ class Completer:
 
     def _completing(self, config: InpaintConfig, mask: Mask, watch: Watch | None) -> Completing:
         data = instantiate(config.data)
-        source = source_of(self.model, data, self.name) if uses_source(config) else None
+        source = resolve_source(self.model, data, self.name) if uses_source(config) else None
         completing = build(config, self.model, mask, source)
         completing.check()
         if isinstance(completing, InpaintingModule):

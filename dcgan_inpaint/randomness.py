@@ -82,7 +82,7 @@ def latents(prior: str, seed: int, index: Tensor, z_dim: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Draws:
+class CounterRNG:
     """Random numbers of a batch for the steps of an algorithm: row b follows from (seed, index[b])
     and the step t alone."""
 

@@ -44,9 +44,9 @@ from dcgan_inpaint.inpainting.module import InpaintingModule, Objective
 from dcgan_inpaint.inpainting.search import Stage
 from dcgan_inpaint.inpainting.solvers import Adam, losses_and_gradient
 from dcgan_inpaint.masks.masks import center
-from dcgan_inpaint.models.checkpoint import load_model, source_of
+from dcgan_inpaint.models.checkpoint import load_model, resolve_source
 from dcgan_inpaint.models.dcgan import DCGAN
-from dcgan_inpaint.models.networks import frozen
+from dcgan_inpaint.models.networks import freeze
 
 PROJECT = Path(__file__).parents[1]
 MASK = partial(center, scale=0.25)
@@ -72,7 +72,7 @@ class Iterations:
         self.mask = MASK(torch.arange(batch), 64).to(device)
         self.port = Port(self.model.generator, self.model.discriminator, 64)
         self.port.g.eval(), self.port.d.eval()
-        self.g, self.d = frozen(self.model.generator), frozen(self.model.discriminator)
+        self.g, self.d = freeze(self.model.generator), freeze(self.model.discriminator)
         self.objective, self.latent = Objective(), nn.Parameter(self.z.clone())
 
     def evaluate(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -268,12 +268,12 @@ def compare_search(ckpt: str, count: int, device: str, bf16: bool) -> None:
     gan, encoder = model.gan, model.latent_encoder()
     if gan is None:
         raise ValueError(f"--ckpt {ckpt}: contains no GAN. Use a DCGAN or a latent encoder")
-    data = ImageData(source_of(model, None, ckpt), "~/.cache/dcgan_inpaint").split("test")
+    data = ImageData(resolve_source(model, None, ckpt), "~/.cache/dcgan_inpaint").split("test")
     batch = {k: v.to(device) for k, v in data.__getitems__(list(range(count))).items()}
     mask = MASK(batch["index"], data.images.shape[-1])
     port = Port(gan.ema_generator, gan.discriminator, data.images.shape[-1])
     port.g.eval(), port.d.eval()
-    objective, discriminator = Objective(), frozen(gan.discriminator)
+    objective, discriminator = Objective(), freeze(gan.discriminator)
     z, start = gan.latents(batch["index"], seed=0), now()
     goal = port.complete(z, batch["image"], mask, AMOS_ITERATIONS).median()
     port_seconds = now() - start

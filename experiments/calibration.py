@@ -18,7 +18,7 @@ import torch
 from common import CompletionRun
 from torch import Tensor
 
-from dcgan_inpaint.models.uncertainty import own_doubt
+from dcgan_inpaint.models.uncertainty import spread_error
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def hole_errors(completion: Any, alone: bool) -> tuple[Tensor, Tensor]:
     """
     predicted = completion.predicted_error
     if predicted is None or alone:
-        predicted = own_doubt(completion.candidates)  # (B, 1, S, S)
+        predicted = spread_error(completion.candidates)  # (B, 1, S, S)
     squares = (completion.candidates.mean(1) - completion.images).square()  # (B, C, S, S)
     error = squares.mean(1, keepdim=True).sqrt()
     hole = completion.mask == 0

@@ -10,7 +10,7 @@ from torch import Tensor
 from dcgan_inpaint.data.loader import ImageData, batches
 from dcgan_inpaint.inpainting.build import build, load_configured
 from dcgan_inpaint.metrics.completions import mean_interval
-from dcgan_inpaint.models.checkpoint import source_of
+from dcgan_inpaint.models.checkpoint import resolve_source
 
 
 class CompletionRun:
@@ -24,7 +24,7 @@ class CompletionRun:
         self.config, self.model = load_configured(["ckpt=faces64", *overrides])
         self.module = build(self.config, self.model, instantiate(self.config.mask))
         chosen = instantiate(self.config.data)
-        source = source_of(self.model, chosen, str(self.config.ckpt))
+        source = resolve_source(self.model, chosen, str(self.config.ckpt))
         self.data = ImageData(source, self.config.cache_dir)
 
     def subset(self, split: str) -> torch.utils.data.Subset:

@@ -37,11 +37,11 @@ from training import quiet_trainer
 from dcgan_inpaint.data.faces.source import Faces
 from dcgan_inpaint.data.folder import Folder
 from dcgan_inpaint.models.checkpoint import (
-    file_of,
+    checkpoint_path,
     load_gan,
     load_model,
+    resolve_source,
     save_weights,
-    source_of,
 )
 from dcgan_inpaint.models.context_encoder import ContextEncoder
 from dcgan_inpaint.models.dcgan import DCGAN
@@ -55,7 +55,7 @@ def refused(path):
     """The one line that a checkpoint ends in; its folder is as it was."""
     before = {p: p.stat().st_mtime_ns for p in path.parent.rglob("*")}
     with pytest.raises(ValueError) as error:
-        source_of(load_model(path), None, str(path))
+        resolve_source(load_model(path), None, str(path))
     assert {p: p.stat().st_mtime_ns for p in path.parent.rglob("*")} == before
     line = str(error.value)
     assert line.startswith(f"ckpt={path}") and "\n" not in line and len(line) < 500
@@ -159,18 +159,18 @@ def test_the_shipped_sampler():
     model = load_model("celeba64", LatentEncoder)
     assert (model.settings.noise_dim, model.gan.settings.gf_dim, model.averaged) == (64, 48, True)
     assert model.data == {**model.data, "source": "celeba"} and "root" not in model.data
-    assert file_of("celeba64").stat().st_size < 20e6
+    assert checkpoint_path("celeba64").stat().st_size < 20e6
     with pytest.raises(ValueError, match=r"give data=celeba data.root="):
-        source_of(model, None, "celeba64")
+        resolve_source(model, None, "celeba64")
 
 
 def test_the_shipped_gan_of_photos():
     """Of CelebA at 128 px: averaged networks, in half precision, that name no folder."""
-    gan = load_gan(file_of("celeba128"))
+    gan = load_gan(checkpoint_path("celeba128"))
     assert gan.image_shape == (3, 128, 128) and gan.settings.crop == 0.8
     assert (gan.averaged, gan.trained, gan.settings.layers) == (True, 8582, 5)
     assert gan.data == {**gan.data, "source": "celeba"} and "root" not in gan.data
-    assert file_of("celeba128").stat().st_size < 20e6
+    assert checkpoint_path("celeba128").stat().st_size < 20e6
 
 
 def test_what_a_search_asks_of_a_model():
@@ -191,22 +191,22 @@ def test_what_a_search_asks_of_a_model():
 def test_source_of(tmp_path, capsys):
     model = make_dcgan()
     chosen = Faces(16, train_size=9)
-    assert source_of(model, chosen, "a.ckpt") is chosen
+    assert resolve_source(model, chosen, "a.ckpt") is chosen
     with pytest.raises(ValueError, match=r"ckpt=a.ckpt does not say .* give data="):
-        source_of(model, None, "a.ckpt")
+        resolve_source(model, None, "a.ckpt")
     sizes = "16 px and 3 channels, data has 32 and 1: use data.image_size=16 data.channels=3"
     with pytest.raises(ValueError, match=sizes):
-        source_of(model, Faces(32, 1), "a.ckpt")
+        resolve_source(model, Faces(32, 1), "a.ckpt")
     model.data = FACES
-    assert source_of(model, None, "a.ckpt").train_size == 8
+    assert resolve_source(model, None, "a.ckpt").train_size == 8
     assert capsys.readouterr().out == ""
     Image.new("RGB", (20, 20)).save(tmp_path / "one.png")
     model.data = {"source": "folder", "root": str(tmp_path), "image_size": 16}
-    assert isinstance(source_of(model, None, "a.ckpt"), Folder)
+    assert isinstance(resolve_source(model, None, "a.ckpt"), Folder)
     assert str(tmp_path) in capsys.readouterr().out  # a folder that the user did not name
     model.data["root"] = str(tmp_path / "gone")
     with pytest.raises(FileNotFoundError, match=r"gone is not a folder"):
-        source_of(model, None, "a.ckpt")
+        resolve_source(model, None, "a.ckpt")
 
 
 @both
@@ -424,13 +424,13 @@ def test_an_averaged_file_completes_the_same(tmp_path, kind):
                     name = average + name.removeprefix(raw)
             torch.testing.assert_close(value, state[name], rtol=1e-3, atol=1e-6)
     with pytest.raises(ValueError, match="ema=false: ckpt holds the averaged networks alone"):
-        loaded.check_raw(ema=False)
-    loaded.check_raw(ema=True)
-    load_model(whole).check_raw(ema=False)
+        loaded.check_ema(ema=False)
+    loaded.check_ema(ema=True)
+    load_model(whole).check_ema(ema=False)
     with pytest.raises(
         ValueError, match="was trained on celeba images: give data=celeba data.root="
     ):
-        source_of(loaded, None, "slim")
+        resolve_source(loaded, None, "slim")
 
 
 def test_an_averaged_file_that_lacks_more_is_refused(tmp_path):

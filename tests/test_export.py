@@ -30,7 +30,7 @@ def test_exported_model_generates_the_same_images_up_to_half_precision(
     assert capsys.readouterr().out == f"{out}: {out.stat().st_size:,} bytes\n"
     assert out.stat().st_size < checkpoint.stat().st_size
     original, exported = load_gan(checkpoint), load_gan(out)
-    assert exported.averaged
+    assert exported.ema_only
     z = original.latents(torch.arange(2))
     torch.testing.assert_close(exported(z), original(z), rtol=0, atol=1e-2)
 

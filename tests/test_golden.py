@@ -20,8 +20,8 @@ from dcgan_inpaint.inpainting.solvers import HMC, Adam
 from dcgan_inpaint.losses import context_loss, discriminator_losses, generator_loss, prior_loss
 from dcgan_inpaint.masks.measurements import Lowres
 from dcgan_inpaint.models.dcgan import DCGAN
-from dcgan_inpaint.models.networks import frozen
-from dcgan_inpaint.randomness import Draws
+from dcgan_inpaint.models.networks import freeze
+from dcgan_inpaint.randomness import CounterRNG
 from dcgan_inpaint.tf_import.convert import state_from_tensorflow
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -93,7 +93,7 @@ def test_completion(golden, name):
 
     z = torch.from_numpy(golden["eval/z"]).clone().requires_grad_()
     _, target, weights = search._measurement(done.images, done.index)
-    losses = search.losses(frozen(model.generator)(z), target, weights)
+    losses = search.losses(freeze(model.generator)(z), target, weights)
     (gradient,) = torch.autograd.grad(losses[2].sum(), z)
     scale = get("grad0").abs().max().item()
     torch.testing.assert_close(gradient, get("grad0"), rtol=0, atol=1e-4 * scale)
@@ -102,7 +102,7 @@ def test_completion(golden, name):
 def test_hmc(golden):
     """One proposal of 100 leapfrog steps from the same momentum, before it is accepted or not."""
     model = load(golden, "after6")
-    generator, discriminator = frozen(model.generator), frozen(model.discriminator)
+    generator, discriminator = freeze(model.generator), freeze(model.discriminator)
     images = pictures(golden["x"])
     mask = torch.from_numpy(np.float32(golden["complete/center/mask"]))[None, None]
     mask = mask.expand(8, 1, *mask.shape[2:])
@@ -114,7 +114,7 @@ def test_hmc(golden):
         # the original adds the batch mean of the prior, whose gradient it sees once per image
         return context, prior, context + 0.1 * prior
 
-    class FirstMomentum(Draws):
+    class FirstMomentum(CounterRNG):
         def normal(self, stream, t, n):
             return torch.from_numpy(golden["hmc/v0"]).float()
 

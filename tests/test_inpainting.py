@@ -17,8 +17,8 @@ from dcgan_inpaint.masks import masks
 from dcgan_inpaint.masks.measurements import Lowres
 from dcgan_inpaint.metrics.completions import psnr
 from dcgan_inpaint.models.dcgan import DCGAN
-from dcgan_inpaint.models.networks import frozen
-from dcgan_inpaint.models.uncertainty import DEPTHS
+from dcgan_inpaint.models.networks import freeze
+from dcgan_inpaint.models.uncertainty import HOLE_DEPTHS
 from dcgan_inpaint.randomness import normal
 
 
@@ -390,7 +390,7 @@ class Constant(torch.nn.Module):
 
 
 def test_solvers_update_float32_with_networks_in_bf16(dcgan):
-    generator = frozen(dcgan.ema_generator)
+    generator = freeze(dcgan.ema_generator)
 
     class Half(Constant):
         def forward(self, known, mask):
@@ -415,7 +415,7 @@ def test_solvers_update_float32_with_networks_in_bf16(dcgan):
 
 def test_an_encoder_initializes_two_candidates(dcgan):
     """The first from the image, the second from its mirror image; the third is random."""
-    generator = frozen(dcgan.ema_generator)
+    generator = freeze(dcgan.ema_generator)
     encoder = Constant(generator.project.out_features)
     search = module(dcgan, solver=Adam(0), encoder=encoder, candidates=3)
     data = batch(2)
@@ -443,7 +443,7 @@ class Sampling(torch.nn.Module):
     def __init__(self, map_dim):
         super().__init__()
         self.map_dim, self.image_count = map_dim, 0
-        self.doubt = torch.tensor([[2.0, 0.1]] * DEPTHS)
+        self.error_calibration = torch.tensor([[2.0, 0.1]] * HOLE_DEPTHS)
 
     def forward(self, known, mask, noise):
         self.image_count += len(known)
@@ -451,7 +451,7 @@ class Sampling(torch.nn.Module):
 
 
 def complete_by_sampling(dcgan, data, **settings):
-    encoder = Sampling(frozen(dcgan.ema_generator).project.out_features)
+    encoder = Sampling(freeze(dcgan.ema_generator).project.out_features)
     search = module(dcgan, solver=Adam(0), encoder=encoder, **settings)
     return search.predict_step(data), encoder
 

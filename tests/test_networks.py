@@ -8,7 +8,7 @@ from dcgan_inpaint.models.networks import (
     Discriminator,
     Encoder,
     Generator,
-    frozen,
+    freeze,
     generator_widths,
 )
 
@@ -145,12 +145,12 @@ def test_frozen_is_the_same_function_without_batchnorm():
     with torch.no_grad():
         images = generator(z)
         logits = discriminator(images)
-    for folded in (frozen(generator), frozen(discriminator)):
+    for folded in (freeze(generator), freeze(discriminator)):
         assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
         assert not any(p.requires_grad for p in folded.parameters())
         assert not folded.training
-    torch.testing.assert_close(frozen(generator)(z), images)
-    torch.testing.assert_close(frozen(discriminator)(images), logits)
+    torch.testing.assert_close(freeze(generator)(z), images)
+    torch.testing.assert_close(freeze(discriminator)(images), logits)
     assert all(p.requires_grad for p in generator.parameters())  # the original is left alone
 
 
@@ -158,7 +158,7 @@ def test_frozen_context_generator_is_the_same_function():
     torch.manual_seed(0)
     network = with_statistics(ContextGenerator(32, 3, 6, 4, 4)).eval()
     known, mask = torch.rand(3, 3, 32, 32), (torch.rand(3, 1, 32, 32) > 0.5).float()
-    folded = frozen(network)
+    folded = freeze(network)
     assert not any(isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)) for m in folded.modules())
     assert not any(p.requires_grad for p in folded.parameters())
     assert not folded.training
@@ -177,5 +177,5 @@ def test_the_image_follows_from_the_map_of_any_level(level):
     assert flat.shape == (3, side * side * generator.widths[level - 1])
     torch.testing.assert_close(generator(flat, level), generator(z))
     torch.testing.assert_close(
-        frozen(generator)(frozen(generator).lift(z, 0, level), level), generator(z)
+        freeze(generator)(freeze(generator).lift(z, 0, level), level), generator(z)
     )

@@ -125,7 +125,7 @@ def test_an_own_model(run, mine, tmp_path):
 def test_a_checkpoint_does_not_choose_what_is_imported(run, mine, tmp_path):
     """A kind is a name among entry points; as that of a module it is nothing."""
     for kind in ("mymodel", "mymodel:Shallow", "mydata.Discs"):
-        assert Model.of_kind(kind) is None
+        assert Model.class_for_kind(kind) is None
     assert not {"mymodel", "mydata"} & set(sys.modules)
     for target in ("os.system", "mydata.Discs"):
         description = {"source": "own", "target": target, "image_size": 16, "channels": 3}

@@ -418,7 +418,7 @@ def test_a_sampler_is_calibrated_whatever_else_is_watched(run, trained, tmp_path
     run("train.py", *sampler, f"gan={trained / 'last.ckpt'}", f"output={tmp_path}")
     model = load_model(tmp_path / "weights.safetensors", LatentEncoder)
     assert (model.reward != 1).any()
-    assert (model.doubt[:, 1] > 0).any()
+    assert (model.error_calibration[:, 1] > 0).any()
     rows = table(tmp_path / "logs" / "version_0" / "metrics.csv")
     assert any(name.startswith("calibration/spread_ratio") for name in rows[0])
 

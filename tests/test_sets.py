@@ -503,6 +503,6 @@ def test_a_line_of_the_readme(run, svhn, tmp_path, monkeypatch, line):
     monkeypatch.chdir(tmp_path)
     run("train.py", *shlex.split(line)[2:], *FAST, "output=run")
     model = load_model("run/weights.safetensors")
-    assert model.trained > 0
+    assert model.trained_iterations > 0
     source = from_description(model.data)
     assert source.decode(source.items("train"))[0].shape == (source.channels, 16, 16)

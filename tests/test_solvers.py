@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dcgan_inpaint.inpainting.solvers import HMC, LBFGS, Adam, Momentum, keep_in_bounds
-from dcgan_inpaint.randomness import Draws
+from dcgan_inpaint.randomness import CounterRNG
 
 SOLVERS = {
     "adam": lambda **s: Adam(**{"iterations": 200, "lr": 0.05} | s),
@@ -28,7 +28,7 @@ def solve(solver, evaluate=None, n=4, start=0):
     index = torch.arange(start, start + n)
     z = torch.nn.Parameter(torch.zeros(n, 3))
     evaluate = evaluate or quadratic(TARGET[start:])
-    trace = [torch.stack(losses) for losses in solver(z, evaluate, Draws(0, index))]
+    trace = [torch.stack(losses) for losses in solver(z, evaluate, CounterRNG(0, index))]
     return z.data, torch.stack(trace)  # (T, 3, B)
 
 
@@ -81,14 +81,14 @@ def test_z_leaves_the_range_without_a_bound(name):
 
 def test_keep_in_bounds_clips_or_resamples():
     z = torch.tensor([[0.5, 1.5, -2.0], [-0.1, 0.2, 1.0]])
-    draws = Draws(0, torch.tensor([4, 9]))
+    draws = CounterRNG(0, torch.tensor([4, 9]))
     assert keep_in_bounds(z, "clip", draws, 0).tolist()[0] == [0.5, 1, -1]
     resampled = keep_in_bounds(z, "stochastic", draws, 0)
     assert torch.equal(resampled[1], z[1])
     assert resampled[0, 0] == 0.5
     assert (resampled[0, 1:].abs() < 1).all()
     assert not torch.equal(resampled, keep_in_bounds(z, "stochastic", draws, 1))
-    alone = keep_in_bounds(z[:1], "stochastic", Draws(0, torch.tensor([4])), 0)
+    alone = keep_in_bounds(z[:1], "stochastic", CounterRNG(0, torch.tensor([4])), 0)
     assert torch.equal(alone[0], resampled[0])
     assert torch.equal(keep_in_bounds(z, "none", draws, 0), z)
 
@@ -112,7 +112,7 @@ def test_nesterov_momentum_matches_a_manual_computation():
         return loss, 0 * loss, loss
 
     z = torch.nn.Parameter(torch.ones(1, 1))
-    list(Momentum(iterations=2, lr=0.1, momentum=0.5)(z, evaluate, Draws(0, torch.arange(1))))
+    list(Momentum(iterations=2, lr=0.1, momentum=0.5)(z, evaluate, CounterRNG(0, torch.arange(1))))
     first = 1 - 0.1 * (1 + 0.5 * 1)
     velocity = 0.5 * 1 + first
     assert z.item() == pytest.approx(first - 0.1 * (first + 0.5 * velocity))

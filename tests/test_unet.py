@@ -8,18 +8,18 @@ from training import moved_since, quiet_trainer
 
 from dcgan_inpaint.masks import masks
 from dcgan_inpaint.models.checkpoint import load_model, save_weights
-from dcgan_inpaint.models.networks import frozen
+from dcgan_inpaint.models.networks import freeze
 from dcgan_inpaint.models.unet import UNet, UNetwork
 
 MASK = partial(masks.random, seed=0, missing=0.5)
 
 
-def small(**settings):
+def small_unet(**settings):
     torch.manual_seed(0)
     return UNet(**{"image_size": 16, "gf_dim": 4, "mask": MASK} | settings)
 
 
-def pictures(count=8):
+def random_images(count=8):
     return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
@@ -31,8 +31,7 @@ def fit(model, images, epochs):
 
 
 @pytest.mark.parametrize("size", [16, 64])
-def test_the_shape_of_a_u(size):
-    """Halved to 4x4 and back, twice the channels at each half, and a skip at every size."""
+def test_width_doubles_at_each_halving_with_a_skip_at_every_resolution(size):
     network = UNetwork(size, 3, 4)
     depth = size.bit_length() - 3
     assert [block.convs[1].out_channels for block in network.down] == [
@@ -42,49 +41,49 @@ def test_the_shape_of_a_u(size):
         (4 << i) + (8 << i) for i in reversed(range(depth))
     ]
     known, mask = torch.rand(2, 3, size, size), torch.ones(2, 1, size, size)
-    made = network(known, mask)
-    assert made.shape == known.shape
-    assert made.abs().max() <= 1
+    images = network(known, mask)
+    assert images.shape == known.shape
+    assert images.abs().max() <= 1
 
 
-def test_the_frozen_network_is_the_same_function():
-    model = small()
-    fit(model, pictures(), 3)
-    images = pictures(2)
+def test_frozen_network_computes_the_same_function():
+    model = small_unet()
+    fit(model, random_images(), 3)
+    images = random_images(2)
     mask = MASK(torch.arange(2), 16)
-    wanted = model.network.eval()(images * mask, mask)
-    torch.testing.assert_close(frozen(model.network)(images * mask, mask), wanted)
+    expected = model.network.eval()(images * mask, mask)
+    torch.testing.assert_close(freeze(model.network)(images * mask, mask), expected)
 
 
-def test_the_loss_by_hand_and_the_step_falls_to_nothing():
-    model, images = small(), pictures()
-    before = copy.deepcopy(model)
-    trainer = fit(model, images, 4)
-    moved = moved_since(before.state_dict(), model)
-    assert moved == {"network", "ema_network"}
-    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
-
-    model = small()
+def test_loss_is_the_mean_absolute_error():
+    model, images = small_unet(), random_images()
     model.log = lambda *_, **__: None
     model.trainer = quiet_trainer()
     mask = MASK(torch.arange(8), 16)
-    wanted = (small().network(images * mask, mask) - images).abs().mean()
-    torch.testing.assert_close(model.training_step({"image": images}, 0), wanted)
+    expected = (small_unet().network(images * mask, mask) - images).abs().mean()
+    torch.testing.assert_close(model.training_step({"image": images}, 0), expected)
 
 
-def test_it_learns():
-    """A flat image's colour is in its known pixels."""
-    colours = torch.rand(32, 3, 1, 1, generator=torch.Generator().manual_seed(1)) * 1.6 - 0.8
-    images = colours.expand(-1, -1, 16, 16)
-    model = small(gf_dim=8, ema_decay=0.5, lr=0.01)
+def test_step_size_decays_to_zero_and_the_average_is_updated():
+    model = small_unet()
+    before = copy.deepcopy(model)
+    trainer = fit(model, random_images(), 4)
+    assert moved_since(before.state_dict(), model) == {"network", "ema_network"}
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
+
+
+def test_training_learns_to_continue_flat_colors():
+    colors = torch.rand(32, 3, 1, 1, generator=torch.Generator().manual_seed(1)) * 1.6 - 0.8
+    images = colors.expand(-1, -1, 16, 16)
+    model = small_unet(gf_dim=8, ema_decay=0.5, lr=0.01)
     mask = MASK(100 + torch.arange(32), 16)
     untrained = (model.fill()(images * mask, mask) - images).abs().mean()
     fit(model, images, 200)
     assert (model.fill()(images * mask, mask) - images).abs().mean() < untrained / 4
 
 
-def test_the_checkpoint_stands_alone(tmp_path):
-    model = small()
+def test_checkpoint_restores_settings_and_weights(tmp_path):
+    model = small_unet()
     save_weights(model, tmp_path / "weights.safetensors")
     loaded = load_model(tmp_path / "weights.safetensors")
     assert type(loaded) is UNet

@@ -148,7 +148,7 @@ def test_candidates_mean_and_mask_equal_those_of_the_completer(client, completer
 
 def test_predicted_error_of_a_sampler_is_in_the_summary(dcgan):
     encoder = LatentEncoder(dcgan, image_size=16, noise_dim=4, code_dim=8, df_dim=4)
-    encoder.doubt[:] = torch.tensor([0.0, 0.1])
+    encoder.error_calibration[:] = torch.tensor([0.0, 0.1])
     result = Completer.load(encoder, *OVERRIDES)(make_photo(), ~HOLE, CROP, candidates=2)
     summary = StoredCompletion(result).summary()
     assert summary["predicted_error"] == pytest.approx(0.1 * 127.5)

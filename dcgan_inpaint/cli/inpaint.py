@@ -15,7 +15,7 @@ from dcgan_inpaint.inpainting.config import InpaintConfig, resolve
 from dcgan_inpaint.metrics.completions import load_lpips
 from dcgan_inpaint.metrics.features import load_efflite0
 from dcgan_inpaint.models.base import Model
-from dcgan_inpaint.models.checkpoint import file_of, load_model, source_of
+from dcgan_inpaint.models.checkpoint import checkpoint_path, load_model, resolve_source
 from dcgan_inpaint.photos.photos import Photos, crop_finder
 from dcgan_inpaint.runs.records import CompletionWriter, first_record
 from dcgan_inpaint.runs.report import format_summary
@@ -33,7 +33,7 @@ def main(config: InpaintConfig) -> float | None:
         model = load_model(ckpt)
         source: Any = None
         if config.images is None or uses_source(config):
-            source = source_of(model, open_source(config.data), ckpt)
+            source = resolve_source(model, open_source(config.data), ckpt)
             config = replace(config, data=config.data or node_of(source))
         config = resolve(config, model)
         photos = load_photos(config, model)
@@ -82,7 +82,7 @@ def load_photos(config: InpaintConfig, model: Model) -> Photos | None:
 def input_files(config: InpaintConfig) -> dict[str, Path]:
     """Return the files that the results depend on; a photo's record stores its own known pixels."""
     assert config.ckpt is not None
-    files = {"ckpt": file_of(config.ckpt)}
+    files = {"ckpt": checkpoint_path(config.ckpt)}
     if config.images is None and "path" in config.mask:
         files["mask.path"] = Path(config.mask["path"]).expanduser()
     return files

@@ -10,7 +10,7 @@ from dcgan_inpaint.errors import exit_on_failure, one_line_errors, show
 from dcgan_inpaint.files import atomic_write, save_image, write_csv
 from dcgan_inpaint.images import grid, save_gif
 from dcgan_inpaint.metrics.samples import sample_metrics
-from dcgan_inpaint.models.checkpoint import load_gan, source_of
+from dcgan_inpaint.models.checkpoint import load_gan, resolve_source
 from dcgan_inpaint.runs.latent_space import check_rows, interpolate, load_z, vector_arithmetic
 from dcgan_inpaint.runs.run_dir import choose_run_dir, start_run
 from dcgan_inpaint.runs.schemas import SampleConfig
@@ -24,7 +24,7 @@ def main(config: SampleConfig) -> None:
         run_dir = choose_run_dir("sample", config.output)
         config = replace(config, output=str(run_dir))
         gan = load_gan(config.ckpt)
-        gan.check_raw(config.ema)
+        gan.check_ema(config.ema)
         if config.z:
             z = load_z(config.z, config.count, gan)  # (N, z_dim)
         else:
@@ -36,7 +36,7 @@ def main(config: SampleConfig) -> None:
                 raise ValueError(f"{name}={show(value)}: is one of the metrics. Add metrics=true")
         if config.metrics:
             distances = load_distances(config.fid, config.features, gan.image_shape[1])
-            source = source_of(gan, open_source(config.data), config.ckpt)
+            source = resolve_source(gan, open_source(config.data), config.ckpt)
             config = replace(config, data=config.data or node_of(source))
             data = ImageData(source, config.cache_dir)
             real = data.split(config.split, least=2).images  # (N, C, S, S) uint8

@@ -96,11 +96,11 @@ def check_image_counts(
 
     Raises ValueError, with the options to lower, if a split has too few images; decodes none.
     """
-    uses_val = bool(config.validate or config.preview or model.calibrates)
+    uses_val = bool(config.validate or config.preview or model.needs_calibration)
     needed = {"train": config.batch_size * processes, "val": int(uses_val)}
     needed["test"] = 2 if samples_are_evaluated(config, model) else 0
     counts = {split: len(source.items(split)) for split, count in needed.items() if count}
-    without_val = "validate=0 preview=0" + " model.noise_dim=0" * model.calibrates
+    without_val = "validate=0 preview=0" + " model.noise_dim=0" * model.needs_calibration
     remedies = {"val": without_val, "test": "sample_metrics=0"}
     remedies["train"] = f"batch_size={counts['train'] // processes} or less"
     lower = [remedies[split] for split in counts if counts[split] < needed[split]]

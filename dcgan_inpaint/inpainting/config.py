@@ -89,7 +89,7 @@ class InpaintConfig:
 
 def check_method(config: InpaintConfig, model: "Model") -> None:
     """Raise ValueError if the method does not fit the model or the other options."""
-    model.check_raw(config.ema)
+    model.check_ema(config.ema)
     if config.method is None:
         for group in ("objective", "solver"):
             if getattr(config, group) is None:

@@ -26,9 +26,9 @@ from dcgan_inpaint.inpainting.solvers import Losses, Solver
 from dcgan_inpaint.losses import context_loss, prior_loss, yeh_weights
 from dcgan_inpaint.masks.measurements import Holes, Measurement
 from dcgan_inpaint.models.base import LatentGAN
-from dcgan_inpaint.models.networks import frozen
-from dcgan_inpaint.models.uncertainty import predicted_error
-from dcgan_inpaint.randomness import Draws
+from dcgan_inpaint.models.networks import freeze
+from dcgan_inpaint.models.uncertainty import predict_error
+from dcgan_inpaint.randomness import CounterRNG
 
 
 @dataclass
@@ -165,8 +165,8 @@ class InpaintingModule(LightningModule):
         settings: SearchSettings | None = None,
     ):
         super().__init__()
-        self.generator = frozen(gan.ema_generator if ema else gan.generator)
-        self.discriminator = frozen(gan.discriminator)
+        self.generator = freeze(gan.ema_generator if ema else gan.generator)
+        self.discriminator = freeze(gan.discriminator)
         self.latents, self.image_shape = gan.latents, gan.image_shape
         self.mask, self.measure, self.objective = mask, measure or Holes(), objective
         self.solver, self.blend, self.stages = solver, blend, stages
@@ -232,7 +232,7 @@ class InpaintingModule(LightningModule):
         start = initialize(self.encoder, self.latents, candidates, known, mask, seed)
         search = Search(self.generator, losses, start)
         z = nn.Parameter(start.z)  # (B·K, z_dim)
-        draws = Draws(seed, candidates.rows)
+        draws = CounterRNG(seed, candidates.rows)
 
         trace = torch.empty(self.iterations + 1, len(z), 3, device=index.device)
         interval = self.settings.out_interval
@@ -279,7 +279,7 @@ class InpaintingModule(LightningModule):
         """
         if self.encoder is None or not self.encoder.noise_dim or samples.shape[1] < 2:
             return None
-        return predicted_error(samples, mask, self.encoder.doubt)
+        return predict_error(samples, mask, self.encoder.error_calibration)
 
     def _observed(self, images: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         """Return the measurement as images (B, C, S, S)."""

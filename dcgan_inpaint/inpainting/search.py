@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dcgan_inpaint.configs import CandidateCount, Natural, NonNegative, Seed, checked, settings
 from dcgan_inpaint.inpainting.solvers import Losses, Solver
 from dcgan_inpaint.models.networks import Generator
-from dcgan_inpaint.randomness import Draws, normal
+from dcgan_inpaint.randomness import CounterRNG, normal
 
 
 @settings
@@ -175,7 +175,7 @@ class Search:
         return self.losses(self.fake)
 
     def run(
-        self, z: nn.Parameter, solver: Solver, stages: Sequence[Stage], draws: Draws
+        self, z: nn.Parameter, solver: Solver, stages: Sequence[Stage], draws: CounterRNG
     ) -> Iterator[Losses]:
         """Yield the losses of each evaluation and of the final state."""
         if solver.iterations:

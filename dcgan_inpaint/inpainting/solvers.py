@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dcgan_inpaint.configs import Positive, Share, checked
-from dcgan_inpaint.randomness import Draws
+from dcgan_inpaint.randomness import CounterRNG
 
 Losses = tuple[Tensor, Tensor, Tensor]  # context, prior and total loss
 Evaluate = Callable[[Tensor], Losses]
@@ -28,7 +28,7 @@ Budget = Annotated[int, Field(ge=0, le=10**6)]  # evaluations of G
 SMALLEST_STEP = 1e-4  # of L-BFGS; 5e-5 of the range of z, [-1, 1]
 
 
-def keep_in_bounds(z: Tensor, bound: str, draws: Draws, t: int) -> Tensor:
+def keep_in_bounds(z: Tensor, bound: str, draws: CounterRNG, t: int) -> Tensor:
     """Return z (B, z_dim) with every component in [-1, 1].
 
     Args:
@@ -65,7 +65,7 @@ class Solver:
     def __init__(self, iterations: int, bound: str):
         self.iterations, self.bound = iterations, bound
 
-    def __call__(self, z: nn.Parameter, evaluate: Evaluate, draws: Draws) -> Iterator[Losses]:
+    def __call__(self, z: nn.Parameter, evaluate: Evaluate, draws: CounterRNG) -> Iterator[Losses]:
         raise NotImplementedError
 
 
@@ -95,7 +95,7 @@ class GradientSolver(Solver):
         fraction = t / max(1, self.iterations - 1)
         return floor + (self.lr - floor) * (1 + math.cos(math.pi * fraction)) / 2
 
-    def __call__(self, z: nn.Parameter, evaluate: Evaluate, draws: Draws) -> Iterator[Losses]:
+    def __call__(self, z: nn.Parameter, evaluate: Evaluate, draws: CounterRNG) -> Iterator[Losses]:
         optimizer = self.optimizer(z)
         for t in range(self.iterations):
             losses, z.grad = losses_and_gradient(evaluate, z)
@@ -194,7 +194,7 @@ class LBFGS(Solver):
         super().__init__(iterations, bound)
         self.lr, self.history = lr, history
 
-    def __call__(self, z: nn.Parameter, evaluate: Evaluate, draws: Draws) -> Iterator[Losses]:
+    def __call__(self, z: nn.Parameter, evaluate: Evaluate, draws: CounterRNG) -> Iterator[Losses]:
         losses, gradient = losses_and_gradient(evaluate, z)
         yield losses
         best = torch.stack(losses)  # (3, B) at the accepted point z
@@ -276,7 +276,7 @@ class HMC(Solver):
         super().__init__(iterations, bound)
         self.leapfrog, self.eps, self.beta = leapfrog, eps, beta
 
-    def __call__(self, z: nn.Parameter, evaluate: Evaluate, draws: Draws) -> Iterator[Losses]:
+    def __call__(self, z: nn.Parameter, evaluate: Evaluate, draws: CounterRNG) -> Iterator[Losses]:
         losses, gradient = losses_and_gradient(evaluate, z)
         yield losses
         force = self.eps / 2 * self.beta  # half a momentum step per unit of gradient

@@ -1,4 +1,4 @@
-"""What train.py trains: its images, its iteration, its checkpoint, its updates."""
+"""Base classes of the models that train.py trains."""
 
 import copy
 import math
@@ -18,132 +18,187 @@ from dcgan_inpaint.data.decoding import Channels, Crop
 from dcgan_inpaint.losses import discriminator_losses, generator_loss
 from dcgan_inpaint.randomness import latents
 
-MODELS = "dcgan_inpaint.models"  # the entry points by which a package brings models of its own
+ENTRY_POINT_GROUP = "dcgan_inpaint.models"  # where other packages register their models
+MaskFunction = Callable[[Tensor, int], Tensor]  # (index (B,), size) -> masks (B, 1, S, S)
 Width = Annotated[int, Field(ge=1, le=4096)]  # of a layer, a code or z
 
 
 @settings
 class ModelSettings:
-    """What every model has: the images that it is for, and how slowly its average follows."""
+    """Settings that all models share.
+
+    image_size: side of the images in px.  channels: 1 or 3.  crop: side of the central square of a
+    training image / its short side, so that completion crops photos the same way.  ema_decay:
+    decay of the moving average of the weights; 0 turns averaging off.
+    """
 
     image_size: Annotated[Literal[16, 32, 64, 128, 256], INTEGER] = 64
     channels: Channels = 3
-    # how the training images were framed, so that completion frames others alike: side of the
-    # central square / short side
     crop: Crop = 1.0
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999  # 0: no averaging
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
 
 
 class Model(LightningModule):
-    """Base of the models; `kind` is what it is called, in its checkpoint and in messages.
+    """Base class of all models.
 
-    Images are (B, channels, image_size, image_size) in [-1, 1].  A subclass takes the values of
-    its `Settings` by name; they are its hyperparameters, plain scalars.  `gan` is the GAN whose z a
-    search can move, or None.  A class that says a `kind` is known by it from then on.
+    Images are (B, channels, image_size, image_size) in [-1, 1].  The constructor of a subclass
+    takes the fields of its `Settings` by name; they become its hyperparameters, plain scalars.
+
+    Attributes:
+        kind: Name of the model in checkpoints and messages.  A subclass that sets it is registered.
+        kinds: All registered models by kind.
+        Settings: Dataclass of the model's settings, a subclass of ModelSettings.
+        averages: Attribute of each trained network -> attribute of its moving average.
+        training_only: Networks and buffers that completion does not use.
+        needs_calibration: Whether `calibrate` is called at the end of each epoch.
+        ema_only: Whether the model was loaded from a file without the raw networks.
+        steps_per_batch: Optimizer steps for each batch.
+        encoder_noise_dim: Noise of the latent encoder, 0 if it does not sample; None without one.
+        gan: The GAN whose z a search can optimize, or None.
+        mask: The masks for training, or None; models that train without masks omit it.
+        data: Description of the training images (data/sources.py), or None.
+        trained_iterations: Iterations that the loaded checkpoint was trained for.
     """
 
     kind: str
-    kinds: ClassVar[dict[str, type["Model"]]] = {}  # all that are known so far
+    kinds: ClassVar[dict[str, type["Model"]]] = {}
     Settings: type
-    averages: ClassVar[Mapping[str, str]] = {}  # networks in training, and their averages
-    training_only: ClassVar[Sequence[str]] = ()  # networks and numbers that completion never uses
-    averaged = False  # whether it came from a file that holds the averages alone
-    calibrates = False  # whether it has a `calibrate` to call at each epoch's end
-    encoder_noise_dim: int | None = None  # noise of its latent encoder; None: it has no encoder
+    averages: ClassVar[Mapping[str, str]] = {}
+    training_only: ClassVar[Sequence[str]] = ()
+    needs_calibration = False
+    ema_only = False
+    steps_per_batch = 1
+    encoder_noise_dim: int | None = None
     gan: "LatentGAN | None"
-    mask: Callable[[Tensor, int], Tensor] | None  # of those that learn with masks
+    mask: MaskFunction | None
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        kind = vars(cls).get("kind")
-        known = Model.kinds.setdefault(kind, cls) if kind else cls
-        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise TypeError(f"kind = {kind!r}: {known.__module__}.{known.__qualname__} is of it")
-        if kind:
-            Model.kinds[kind] = cls  # anew, where a notebook's cell is run again
+        if kind := vars(cls).get("kind"):
+            other = Model.kinds.get(kind, cls)
+            # The same class may be defined again, by a notebook cell that runs twice.
+            if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+                name = f"{other.__module__}.{other.__qualname__}"
+                raise TypeError(f"kind={kind!r}: {name} has this kind already. Use another name")
+            Model.kinds[kind] = cls
 
     @classmethod
-    def of_kind(cls, kind: str) -> type[Self] | None:
-        """The model of a kind, if there is one below this class.
+    def class_for_kind(cls, kind: str) -> type[Self] | None:
+        """Return the registered subclass of this class with the given kind, or None.
 
-        One of another package is imported by its entry point, which bears the kind's name.
+        A model of another package is imported through its entry point, which is named by the kind.
         """
         if kind not in Model.kinds:
-            for point in entry_points(group=MODELS, name=kind):
+            for point in entry_points(group=ENTRY_POINT_GROUP, name=kind):
                 point.load()
-        found = Model.kinds.get(kind)
-        return found if found and issubclass(found, cls) else None
+        model = Model.kinds.get(kind)
+        return model if model and issubclass(model, cls) else None
 
-    def __init__(self, settings: Any, **kept: Any) -> None:
-        """`settings` are checked ones, `kept` what is to stand with them in the checkpoint."""
+    def __init__(self, settings: Any, **extra: Any) -> None:
+        """Initialize the model.
+
+        Args:
+            settings: Validated settings, an instance of `Settings`.
+            extra: Further plain values to store as hyperparameters.
+        """
         super().__init__()
         self.settings = settings
-        self.save_hyperparameters(asdict(settings) | kept)
-        self.data: dict[str, Any] | None = None  # what it was trained on: sources.describe's words
-        self.trained = 0  # iterations that its checkpoint had seen
+        self.save_hyperparameters(asdict(settings) | extra)
+        self.data: dict[str, Any] | None = None
+        self.trained_iterations = 0
 
     @classmethod
-    def rebuild(cls, hyperparameters: Mapping[str, Any]) -> Self:
-        """The untrained model of saved hyperparameters.  Raises ValueError when they do not fit."""
+    def from_hyperparameters(cls, hyperparameters: Mapping[str, Any]) -> Self:
+        """Build the untrained model.  Raises ValueError for invalid hyperparameters."""
         return cls(**asdict(make(cls.Settings, hyperparameters)))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, S, S)"""
+        """Shape (C, S, S) of the model's images."""
         size = self.settings.image_size
         return self.settings.channels, size, size
 
     def latent_encoder(self) -> nn.Module | None:
-        """Frozen: known (B, C, S, S), mask (B, 1, S, S) -> z and offset to start a search from."""
+        """Return the frozen encoder that a search can start from, or None.
+
+        It maps masked images (B, C, S, S) and mask (B, 1, S, S) to z and an offset (LatentNetwork).
+        """
         return None
 
     def fill(self, ema: bool = True) -> Callable[[Tensor, Tensor], Tensor] | None:
-        """Frozen: known (B, C, S, S), mask (B, 1, S, S) -> images, without a search."""
+        """Return the frozen network for one-pass completion, averaged or raw, or None.
+
+        It maps masked images (B, C, S, S) and mask (B, 1, S, S) to images (B, C, S, S).
+        """
         return None
 
     def training_masks(self, index: Tensor) -> Tensor:
-        """(B, 1, S, S) for index (B,).  Raises ValueError for a model that was made without."""
+        """Return the masks (B, 1, S, S) for sample indices (B,).
+
+        Raises ValueError for a model that was built without `mask`.
+        """
         if self.mask is None:
-            raise ValueError(f"model.mask=null: a {self.kind} needs masks to train with (masks.py)")
+            raise ValueError(f"model.mask=null: a {self.kind} needs masks. Set mask@model.mask=...")
         return self.mask(index, self.settings.image_size)
 
-    def check_raw(self, ema: bool) -> None:
-        """Raise ValueError where the raw networks are asked for and not there."""
-        if self.averaged and not ema:
-            raise ValueError("ema=false: ckpt holds the averaged networks alone")
+    def check_ema(self, ema: bool) -> None:
+        """Raise ValueError if the raw networks are requested but not in the checkpoint."""
+        if self.ema_only and not ema:
+            raise ValueError("ema=false: ckpt has only the averaged networks. Use ema=true")
 
     def check(self) -> None:
-        """Raise ValueError if it cannot be trained as it was made, before any long work."""
+        """Raise ValueError if the model cannot be trained; called before any long work."""
         if "mask" in vars(self):
             self.training_masks(torch.arange(1))
 
     @property
     def iteration(self) -> int:
-        """Batches trained on; where one takes several optimizer steps, global_step counts those."""
-        return self.global_step
+        """Number of batches trained on; Lightning's global_step counts optimizer steps."""
+        return self.global_step // self.steps_per_batch
 
     @property
-    def logs_now(self) -> bool:
-        """Whether the iteration just done is one of each log_every_n_steps."""
+    def should_log(self) -> bool:
+        """Whether the trainer logs at this iteration."""
         return self.iteration % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
 
-    def rows(self, count: int) -> Tensor:
-        """The numbers (B,) of this batch's images among all that were trained on, to draw by."""
-        # rank and world size keep the draws of parallel processes apart
+    def sample_indices(self, count: int) -> Tensor:
+        """Return the indices (count,) of this batch's images among all images trained on.
+
+        Random numbers of a training step follow from them, so that parallel processes differ.
+        """
         batches = self.iteration * self.trainer.world_size + self.global_rank
         return batches * count + torch.arange(count, device=self.device)
 
     @torch.no_grad()
     def update_average(self, average: nn.Module, network: nn.Module) -> None:
-        """Follow a network with a decay that warms up, so that its random init leaves no trace."""
+        """Update a moving average of a network's weights.
+
+        The decay warms up to `ema_decay`, so that the random initialization is forgotten.
+        """
         t = self.iteration
         decay = min(self.settings.ema_decay, (1 + t) / (10 + t))
-        numbers, weights = average.state_dict(), network.state_dict()
-        moved = [name for name, value in numbers.items() if value.is_floating_point()]
-        follow = get_ema_multi_avg_fn(decay)  # all at once
-        follow([numbers.pop(name) for name in moved], [weights[name] for name in moved], None)
-        for name, count in numbers.items():
+        averages, weights = average.state_dict(), network.state_dict()
+        floats = [name for name, value in averages.items() if value.is_floating_point()]
+        update = get_ema_multi_avg_fn(decay)  # one kernel for all tensors
+        update([averages.pop(name) for name in floats], [weights[name] for name in floats], None)
+        for name, count in averages.items():
             count.copy_(weights[name])
+
+    def update_network(self, optimizer: int, loss: Tensor, **options: float) -> None:
+        """Take one step with the given optimizer, with `options` such as lr set first."""
+        optimizers = self.optimizers()
+        chosen: Any = optimizers[optimizer] if isinstance(optimizers, list) else optimizers
+        chosen.param_groups[0].update(options)
+        chosen.zero_grad()
+        self.manual_backward(loss)
+        chosen.step()
+
+    def log_step(self, values: Mapping[str, Tensor], bar: Sequence[str]) -> None:
+        """Log the values of a training step by name if it is due, some in the progress bar."""
+        if self.should_log:
+            for name, value in values.items():
+                self.log(f"train/{name}", value.detach(), prog_bar=name in bar)
+            self.log("iteration", float(self.iteration))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint |= {"kind": self.kind, "iteration": self.iteration, "data": self.data}
@@ -155,23 +210,18 @@ class Model(LightningModule):
 class AdversarialModule(Model):
     """A generator with its moving average (EMA), and a discriminator.
 
-    Settings besides those of Model: lr, beta1, and where they are not `lr` and 1, d_lr and g_steps.
+    Needs the settings lr and beta1 besides those of ModelSettings.  d_lr (by default lr) and
+    g_steps (by default 1) are optional.
     """
 
     averages = {"generator": "ema_generator"}
-    generator: nn.Module
-    ema_generator: nn.Module
 
-    def __init__(self, settings: Any, generator: nn.Module, discriminator: nn.Module):
+    def __init__(self, settings: Any, generator: Any, discriminator: nn.Module):
         super().__init__(settings)
         self.automatic_optimization = False
+        self.steps_per_batch = 1 + self.hparams.get("g_steps", 1)
         self.generator, self.discriminator = generator, discriminator
         self.ema_generator = copy.deepcopy(generator).eval().requires_grad_(False)
-
-    @property
-    def iteration(self) -> int:
-        """Batches trained on; Lightning's global_step counts every optimizer step instead."""
-        return self.global_step // (1 + self.hparams.get("g_steps", 1))
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         lr, betas = self.settings.lr, (self.settings.beta1, 0.999)
@@ -181,64 +231,49 @@ class AdversarialModule(Model):
             for network, rate in rates
         ]
 
-    def log_step(self, log: Mapping[str, Tensor]) -> None:
-        """Log what a batch gave, by name; the losses of D and G stand in the bar as well."""
-        for name, value in log.items():
-            self.log(name, value, prog_bar=name in ("train/d_loss", "train/g_loss"))
-        self.log("iteration", float(self.iteration))
-
     def _discriminator_step(
         self, real: Tensor, fake: Tensor, penalty: Tensor | None = None
     ) -> dict[str, Tensor]:
+        """Update D on images real and fake (B, C, S, S); return what to log."""
         real_logits = self.discriminator(real).float()  # (B,): losses in fp32 also under bf16
         fake_logits = self.discriminator(fake).float()  # (B,)
         loss_real, loss_fake = discriminator_losses(real_logits, fake_logits)
         loss = loss_real + loss_fake
         self._update(0, loss if penalty is None else loss + penalty, count=self.iteration + 1)
-        return {
-            "train/d_loss": loss.detach(),
-            "train/d_loss_real": loss_real.detach(),
-            "train/d_loss_fake": loss_fake.detach(),
-            "train/D(x)": torch.sigmoid(real_logits.detach()).mean(),
-            "train/D(G(z))": torch.sigmoid(fake_logits.detach()).mean(),
-        }
+        log = {"d_loss": loss, "d_loss_real": loss_real, "d_loss_fake": loss_fake}
+        return log | {"D(x)": real_logits.sigmoid().mean(), "D(G(z))": fake_logits.sigmoid().mean()}
 
     def _adversarial_loss(self, fake: Tensor) -> Tensor:
-        """CE(D(fake), 1), of which D takes no gradient: its weight gradients would go to waste."""
+        """Return CE(D(fake), 1); D gets no weight gradients, which G's update would not use."""
         self.discriminator.requires_grad_(False)
         loss = generator_loss(self.discriminator(fake).float())
         self.discriminator.requires_grad_(True)
         return loss
 
-    def _update(self, which: int, loss: Tensor, count: int) -> None:
-        """One Adam update, the count-th (from 1), of D (which = 0) or G (1)."""
-        optimizer = self.optimizers()[which]  # type: ignore[index]
-        for group in optimizer.param_groups:
-            # TensorFlow adds eps to the uncorrected sqrt(v), torch to sqrt(v / (1 - beta2^count)):
-            # this makes torch's update TensorFlow's (30 times torch's eps at the first one)
-            group["eps"] = 1e-8 / math.sqrt(1 - group["betas"][1] ** count)
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        optimizer.step()
+    def _update(self, network: int, loss: Tensor, count: int) -> None:
+        """Take Adam step number `count` (from 1) of D (network 0) or G (network 1)."""
+        # TensorFlow adds eps to the uncorrected sqrt(v), torch to sqrt(v / (1 - beta2^count)).
+        # This eps makes torch's step equal to TensorFlow's.
+        self.update_network(network, loss, eps=1e-8 / math.sqrt(1 - 0.999**count))
 
 
 class LatentGAN(AdversarialModule):
-    """A generator of images from z, which completion can search.
+    """A generator of images from z (B, z_dim), which completion can search.
 
-    z is (B, z_dim) from `prior`: "uniform" U[-1, 1] or "normal" N(0, 1).  Settings besides those of
-    AdversarialModule: z_dim, prior, seed.  Its generators have the `levels`, `lift` and
-    `forward(x, level)` of networks.Generator.
+    Needs the settings z_dim, seed and prior ("uniform" for U[-1, 1], "normal" for N(0, 1)) besides
+    those of AdversarialModule.  Its generators have `levels`, `lift` and `forward(x, level)` as
+    networks.Generator.
     """
-
-    generator: Any
-    ema_generator: Any
 
     @property
     def gan(self) -> "LatentGAN":
         return self
 
     def forward(self, z: Tensor, ema: bool = True) -> Tensor:
-        """Samples: z (B, z_dim) -> images in [-1, 1], moving statistics, EMA weights or raw."""
+        """Generate images in [-1, 1] from z (B, z_dim) with moving statistics.
+
+        `ema` selects the averaged weights; False selects the raw ones.
+        """
         generator = self.ema_generator if ema else self.generator
         was_training = generator.training
         images = generator.eval()(z)  # (B, C, S, S)
@@ -246,6 +281,6 @@ class LatentGAN(AdversarialModule):
         return images
 
     def latents(self, index: Tensor, seed: int | None = None) -> Tensor:
-        """z (B, z_dim) of the prior for the given indices (B,)."""
+        """Sample z (B, z_dim) from the prior for the given indices (B,)."""
         seed = self.settings.seed if seed is None else seed
         return latents(self.settings.prior, seed, index, self.settings.z_dim)

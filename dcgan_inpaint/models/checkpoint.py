@@ -1,12 +1,11 @@
-"""What is kept of a trained model, and its images: `weights.safetensors`, or Lightning's .ckpt.
+"""Load and save trained models: `weights.safetensors`, or the .ckpt files of Lightning.
 
-A checkpoint may be anybody's, so it is never a source of code: what is not a tensor is a plain
-value, held to the settings of a model or the description of a source, and nothing in it is called.
-What it claims is compared with what the file holds before memory is spent on it.
+A checkpoint may come from anyone, so it is never a source of code.  Everything but tensors is plain
+values, which are validated as settings of a model or as the description of a data source.  Nothing
+in it is called, and its claims are compared with the size of the file before memory is allocated.
 """
 
 import json
-import os
 import pickle
 import re
 import zipfile
@@ -24,6 +23,7 @@ from dcgan_inpaint.checksums import CHECKSUM, check_archive, checksum
 from dcgan_inpaint.configs import LOCATION_KEYS, Natural, Text, make, settings
 from dcgan_inpaint.data.cache import Source
 from dcgan_inpaint.data.sources import check_description, from_description, missing_of
+from dcgan_inpaint.files import atomic_write
 from dcgan_inpaint.models.base import LatentGAN, Model
 from dcgan_inpaint.models.context_encoder import ContextEncoder
 from dcgan_inpaint.models.dcgan import DCGAN
@@ -32,218 +32,246 @@ from dcgan_inpaint.models.unet import UNet
 
 BUILT_IN: tuple[type[Model], ...] = (DCGAN, LatentEncoder, ContextEncoder, UNet)
 SHIPPED = {path.stem: path for path in (Path(__file__).parents[1] / "checkpoints").glob("*.s*")}
-HEADER = "dcgan_inpaint"  # its key in the metadata of a safetensors file
+HEADER = "dcgan_inpaint"  # key of the header in the metadata of a safetensors file
+
+# What files of earlier versions contain -> what it is today.
+OLD_TENSORS = {"doubt": "error_calibration"}
+OLD_DEFAULTS = {LatentEncoder.kind: {"df_dim": 64}}  # of settings that a file may omit
+OLD_TARGETS = {  # `_target_` of the data, which the first versions stored as a configuration
+    "dcgan_inpaint.data.faces.Faces": "faces",
+    "dcgan_inpaint.data.folder.Folder": "folder",
+    "dcgan_inpaint.data.celeba.CelebA": "celeba",
+}
 
 
 @settings
 class Header:
-    """What a checkpoint says besides its tensors, not yet held to the model's own settings."""
+    """The contents of a checkpoint besides its tensors, before validation by the model.
+
+    settings: hyperparameters.  kind: Model.kind; the first versions knew only the DCGAN.  data:
+    description of the training images.  iteration: iterations trained.  averaged: whether the file
+    holds the averaged networks only, and nothing that only training needs.
+    """
 
     settings: dict[str, Any]
-    kind: str = DCGAN.kind  # before there were others, it was not said
+    kind: str = DCGAN.kind
     data: dict[str, Any] | None = None
     iteration: Natural = 0
-    averaged: bool = False  # only the averages, and nothing that training alone needs
+    averaged: bool = False
 
 
 def load_model(path: str | Path, *classes: type[Model], key: str = "ckpt") -> Model:
-    """A trained model below one of `classes`, or any, on the CPU, from a checkpoint of either form.
+    """Load a trained model on the CPU.
 
-    `path` may be the name of one of SHIPPED.  `key` is the option that named it, for errors.
-    Raises FileNotFoundError for a missing file, ValueError for one that is truncated, not ours, of
-    another kind of model, or whose tensors are not those of its settings, finite and plain.
+    Args:
+        path: File of either format, or the name of a shipped checkpoint.
+        classes: Base classes, one of which the model must have; none accepts all models.
+        key: The option that named the file, for error messages.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is truncated, not a checkpoint of this project or of another kind of
+            model, or its tensors do not match its settings or are not finite.
     """
-    file = file_of(path)
+    file = checkpoint_path(path)
     if not file.is_file():
         raise FileNotFoundError(
-            f"{key}={path}: no such file; train.py writes weights.safetensors, and there are "
+            f"{key}={path}: no such file. Use a weights.safetensors that train.py wrote, or one of "
             f"{', '.join(SHIPPED)}"
         )
-    taken = [model.kind for model in BUILT_IN if issubclass(model, classes or Model)]
-    wanted = " or ".join(", ".join(taken).rsplit(", ", 1))
+    accepted = [model.kind for model in BUILT_IN if issubclass(model, classes or Model)]
+    kinds = " or ".join(", ".join(accepted).rsplit(", ", 1))
     try:
-        header, tensors = _read(file)
-    except Exception as error:  # a file can hold anything, and its readers raise many kinds
+        header, tensors = _read_file(file)
+    except Exception as error:  # the file may contain anything, and its readers raise many types
         reason = _one_line(error) or type(error).__name__
         raise ValueError(
-            f"{key}={path}: truncated, or not a {wanted} checkpoint of this project ({reason})"
+            f"{key}={path}: truncated, or not a checkpoint of a {kinds} ({reason})"
         ) from error
-    kind = Model.of_kind(header.kind)
-    if kind is None or not issubclass(kind, classes or Model):
-        held = _one_line(header.kind)
-        raise ValueError(f"{key}={path} holds a {held}: use a checkpoint of a {wanted}")
+    model_class = Model.class_for_kind(header.kind)
+    if model_class is None or not issubclass(model_class, classes or Model):
+        raise ValueError(
+            f"{key}={path}: holds a {_one_line(header.kind)}. Use a checkpoint of a {kinds}"
+        )
     try:
-        with torch.device("meta"):  # sizes are only claims so far
-            planned = kind.rebuild(header.settings)
-        wanted_tensors = planned.state_dict()
-        if header.averaged:
-            tensors = _raw_as_average(planned, tensors)
-            spare = _below(planned.training_only)
-            wanted_tensors = {n: t for n, t in wanted_tensors.items() if not spare.match(n)}
-        _check_tensors(wanted_tensors, tensors)
-        data = None if header.data is None else check_description(header.data)
+        return _build(model_class, header, tensors)
     except ValueError as error:
         raise ValueError(f"{key}={path}: {_one_line(error)}") from error
-    model = kind.rebuild(header.settings)
-    model.load_state_dict(tensors, strict=not header.averaged)
-    model.data, model.trained, model.averaged = data, header.iteration, header.averaged
-    if model.gan is not None:
-        model.gan.averaged = header.averaged
-    return model
 
 
-def file_of(path: str | Path) -> Path:
-    """The file of a checkpoint that is named by its path, or by its name in SHIPPED."""
+def checkpoint_path(path: str | Path) -> Path:
+    """Return the file of a checkpoint given by its path or by its name in SHIPPED."""
     return SHIPPED.get(str(path), Path(path))
 
 
 def load_gan(path: str | Path, key: str = "ckpt") -> LatentGAN:
-    """A trained GAN on the CPU: that of a checkpoint, or the one a latent encoder learned from.
-
-    Raises as `load_model`.
-    """
+    """Load a GAN, or the GAN of a latent encoder, on the CPU.  Raises as `load_model`."""
     gan = load_model(path, LatentGAN, LatentEncoder, key=key).gan
     assert gan is not None
     return gan
 
 
 def load_teacher(path: Text) -> LatentGAN:
-    """`load_gan` of the file that train.py's gan= names."""
+    """Load the GAN that the option gan= of train.py names."""
     return load_gan(path, key="gan")
 
 
-def source_of(model: Model, chosen: Source | None, ckpt: str) -> Source:
-    """The source to go with a checkpoint: `chosen`, or the one that it was trained on.
+def resolve_source(model: Model, chosen: Source | None, ckpt: str) -> Source:
+    """Return the chosen data source, or the one that the model was trained on.
 
-    A folder that the checkpoint names, not the user, is printed before it is read.  Raises
-    ValueError when there is no source, or it does not fit the model.
+    Prints the directory of the images if the checkpoint, not the user, names it.
+
+    Args:
+        model: The loaded model.
+        chosen: The data source that the user configured, or None.
+        ckpt: Name of the checkpoint in messages.
+
+    Raises:
+        ValueError: There is no source, or its images do not fit the model.
     """
     if chosen is None:
         if model.data is None:
-            raise ValueError(f"ckpt={ckpt} does not say what it was trained on: give data=...")
+            raise ValueError(f"ckpt={ckpt}: does not name its training images. Set data=...")
         for place in LOCATION_KEYS:
             if place in model.data:
-                print(f"images of {model.data[place]!r}, where ckpt={ckpt} was trained")
+                print(f"using the training images of ckpt={ckpt} in {model.data[place]!r}")
         if missing := missing_of(model.data):
             name = model.data["source"]
             raise ValueError(
-                f"ckpt={ckpt} was trained on {name} images: give data={name} data.{missing}=..."
+                f"ckpt={ckpt}: was trained on {name} images. Set data={name} data.{missing}=..."
             )
         chosen = from_description(model.data)
     channels, size, _ = model.image_shape
     if (chosen.image_size, chosen.channels) != (size, channels):
         raise ValueError(
-            f"ckpt={ckpt} makes images of {size} px and {channels} channels, data has "
-            f"{chosen.image_size} and {chosen.channels}: use data.image_size={size} "
-            f"data.channels={channels}"
+            f"data.image_size={chosen.image_size} data.channels={chosen.channels}: ckpt={ckpt} is "
+            f"for other images. Use data.image_size={size} data.channels={channels}"
         )
     return chosen
 
 
 def save_weights(model: Model, path: str | Path, averaged: bool = False) -> None:
-    """Write a model as safetensors: its tensors, and a `Header` as JSON in the metadata.
+    """Write a model as safetensors, atomically: tensors, and a `Header` as JSON in the metadata.
 
-    `averaged` writes what completion needs, to ship: no raw networks and nothing of training, the
-    weights in half precision, and no word of where the images lay.
+    Args:
+        model: The model to write.
+        path: The file; its directory is created.
+        averaged: Write only what completion needs, for sharing: no raw networks, weights in half
+            precision, and no paths of the training images.
     """
-    header = Header(
-        settings=dict(model.hparams),
-        kind=model.kind,
-        data=model.data,
-        iteration=max(model.iteration, model.trained),
-        averaged=averaged,
-    )
+    iteration = max(model.iteration, model.trained_iterations)
+    header = Header(dict(model.hparams), model.kind, model.data, iteration, averaged)
     tensors = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     if averaged:
-        dropped = _below([*model.averages, *model.training_only])
-        kept = {name: value for name, value in tensors.items() if not dropped.match(name)}
-        # biases and statistics are few, and some need the range
-        tensors = {n: value.half() if value.ndim > 1 else value for n, value in kept.items()}
+        dropped = _tensors_of([*model.averages, *model.training_only])
+        tensors = {  # biases and statistics are small, and some need the range of float32
+            name: value.half() if value.ndim > 1 else value
+            for name, value in tensors.items()
+            if not dropped.match(name)
+        }
         data = {
             name: value for name, value in (model.data or {}).items() if name not in LOCATION_KEYS
         }
         header = replace(header, data=data or None)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    part = Path(path).with_suffix(".part")
-    about = asdict(header)
-    about[CHECKSUM] = checksum(tensors, {HEADER: json.dumps(about)})
-    part.write_bytes(save(tensors, {HEADER: json.dumps(about)}))  # of two words the order varies
-    os.replace(part, path)  # at once: a killed run leaves no half of a file under this name
+    fields = asdict(header)
+    fields[CHECKSUM] = checksum(tensors, {HEADER: json.dumps(fields)})
+    with atomic_write(Path(path)) as file:
+        file.write(save(tensors, {HEADER: json.dumps(fields)}))
 
 
-def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
-    """Header and tensors of a file of either form, told by its first bytes.
+def _read_file(path: Path) -> tuple[Header, dict[str, Tensor]]:
+    """Read header and tensors of a file of either format, which its first bytes tell.
 
-    The tensors are mapped, not read: the file may be smaller than they claim to be.
+    The tensors are memory-mapped, because a file may claim more than it holds.
     """
     with path.open("rb") as file:
         start = file.read(9)
-    if start[8:] == b"{":  # 8 bytes of length, then JSON
+    if start[8:] == b"{":  # safetensors: 8 bytes of length, then JSON
         with safe_open(path, "pt") as stored:
-            about = json.loads((stored.metadata() or {}).get(HEADER, "{}"))
+            fields = json.loads((stored.metadata() or {}).get(HEADER, "{}"))
             tensors = {name: stored.get_tensor(name) for name in list(stored.keys())}
-        said = about.pop(CHECKSUM, None)  # not by earlier versions
-        if said is not None and said != checksum(tensors, {HEADER: json.dumps(about)}):
-            raise ValueError("damaged: it has another checksum")
-        return make(Header, about), tensors
-    if not zipfile.is_zipfile(path):
-        raise ValueError("neither safetensors nor what torch saves")
-    check_archive(path)
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:  # its own text says how to run what is in there
-        raise ValueError("more than tensors and plain values in it") from error
-    about = {name: saved[name] for name in ("kind", "data", "iteration") if name in saved}
-    header = make(Header, about | {"settings": saved.get("hyper_parameters")})
-    return header, dict(saved["state_dict"])
+        expected = fields.pop(CHECKSUM, None)  # the first versions stored none
+        if expected not in (None, checksum(tensors, {HEADER: json.dumps(fields)})):
+            raise ValueError("damaged: wrong checksum")
+    elif zipfile.is_zipfile(path):
+        check_archive(path)
+        try:
+            saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except pickle.UnpicklingError as error:  # its message explains how to run the code inside
+            raise ValueError("contains more than tensors and plain values") from error
+        fields = {name: saved[name] for name in ("kind", "data", "iteration") if name in saved}
+        fields["settings"] = saved.get("hyper_parameters")
+        tensors = dict(saved["state_dict"])
+    else:
+        raise ValueError("neither safetensors nor a file of torch.save")
+    header = make(Header, fields)
+    if header.data and (name := OLD_TARGETS.get(str(header.data.get("_target_")))):
+        data = {key: value for key, value in header.data.items() if key != "_target_"}
+        header = replace(header, data={"source": name} | data)
+    header = replace(header, settings=OLD_DEFAULTS.get(header.kind, {}) | header.settings)
+    return header, {OLD_TENSORS.get(name, name): value for name, value in tensors.items()}
 
 
-def _below(names: Iterable[str]) -> re.Pattern[str]:
-    """What the tensors of networks by these names are called."""
-    return re.compile(rf"(?:{'|'.join(map(re.escape, names))})(?:\.|$)" if names else "(?!)")
+def _build(model_class: type[Model], header: Header, tensors: dict[str, Tensor]) -> Model:
+    """Build the model of a file.  Raises ValueError if its parts are invalid or do not match."""
+    with torch.device("meta"):  # the sizes are not verified yet
+        planned = model_class.from_hyperparameters(header.settings)
+    expected = planned.state_dict()
+    if header.averaged:
+        for network, average in planned.averages.items():  # the averages serve as raw networks
+            for name in [name for name in tensors if name.startswith(f"{average}.")]:
+                tensors.setdefault(network + name.removeprefix(average), tensors[name])
+        omitted = _tensors_of(planned.training_only)
+        expected = {name: value for name, value in expected.items() if not omitted.match(name)}
+    _check_tensors(expected, tensors)
+    data = None if header.data is None else check_description(header.data)
+    model = model_class.from_hyperparameters(header.settings)
+    model.load_state_dict(tensors, strict=not header.averaged)
+    model.data, model.trained_iterations = data, header.iteration
+    model.ema_only = header.averaged
+    if model.gan is not None:
+        model.gan.ema_only = header.averaged
+    return model
 
 
-def _raw_as_average(model: Model, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of an averaged file, with those of the raw networks, which are the averages."""
-    raw = {
-        network + name.removeprefix(average): value
-        for network, average in model.averages.items()
-        for name, value in tensors.items()
-        if name.startswith(f"{average}.")
-    }
-    return raw | dict(tensors)
+def _tensors_of(networks: Iterable[str]) -> re.Pattern[str]:
+    """Return a pattern for the tensors of the given networks and buffers."""
+    return re.compile(rf"(?:{'|'.join(map(re.escape, networks))})(?:\.|$)" if networks else "(?!)")
 
 
-def _one_line(what: object) -> str:
-    """Text from a file, or about it, as a message can hold it."""
-    return " ".join(str(what).split())[:200]
+def _one_line(text: object) -> str:
+    """Return text that a file contains, or that describes it, in the form for a message."""
+    return " ".join(str(text).split())[:200]
 
 
 def _check_tensors(expected: Mapping[str, Tensor], tensors: Mapping[str, Any]) -> None:
-    """Raise ValueError, which names the tensor, unless they are `expected` in name, shape and
-    dtype, each stored whole, finite, and variances not negative."""
+    """Compare the tensors of a file with those of its model.
+
+    Raises ValueError, naming the tensor, unless names, shapes and dtypes match, each tensor is
+    stored completely, all values are finite and all variances non-negative.
+    """
     for name in [*expected, *tensors]:
         if name not in tensors or name not in expected:
-            what = "missing" if name in expected else "not of such a model"
-            raise ValueError(f"tensor {name!r:.80}: {what}")
-    for name, wanted in expected.items():
-        found = tensors[name]
-        plain = isinstance(found, Tensor) and found.layout == torch.strided
-        if not plain or found.device.type != "cpu":
-            raise ValueError(f"tensor {name}: not a plain tensor")
-        halved = wanted.is_floating_point() and found.dtype in (torch.float16, torch.bfloat16)
-        if found.shape != wanted.shape or not (found.dtype == wanted.dtype or halved):
+            problem = "missing" if name in expected else "unknown to this model"
+            raise ValueError(f"tensor {name!r:.80}: {problem}")
+    for name, planned in expected.items():
+        stored = tensors[name]
+        plain = isinstance(stored, Tensor) and stored.layout == torch.strided
+        if not plain or stored.device.type != "cpu":
+            raise ValueError(f"tensor {name}: not a dense CPU tensor")
+        half = planned.is_floating_point() and stored.dtype in (torch.float16, torch.bfloat16)
+        if stored.shape != planned.shape or not (stored.dtype == planned.dtype or half):
             raise ValueError(
-                f"tensor {name}: {found.dtype} of {tuple(found.shape)}, but the settings say "
-                f"{wanted.dtype} of {tuple(wanted.shape)}"
+                f"tensor {name}: {stored.dtype} of {tuple(stored.shape)}, but the settings require "
+                f"{planned.dtype} of {tuple(planned.shape)}"
             )
-        # each number has a place of its own, in the order of the shape or with channels last
-        if not (found.is_contiguous() or found.is_contiguous(memory_format=torch.channels_last)):
-            raise ValueError(f"tensor {name}: strides {found.stride()} that no model has")
-        if found.untyped_storage().nbytes() < found.numel() * found.itemsize:
-            raise ValueError(f"tensor {name}: larger than what the file holds of it")
-    for name, found in tensors.items():
-        if not found.isfinite().all():
+        # Overlapping elements would let a small file claim a large tensor.
+        if not (stored.is_contiguous() or stored.is_contiguous(memory_format=torch.channels_last)):
+            raise ValueError(f"tensor {name}: unsupported strides {stored.stride()}")
+        if stored.untyped_storage().nbytes() < stored.numel() * stored.itemsize:
+            raise ValueError(f"tensor {name}: larger than its data in the file")
+    for name, stored in tensors.items():
+        if not stored.isfinite().all():
             raise ValueError(f"tensor {name}: not finite")
-        if name.endswith("running_var") and (found < 0).any():
-            raise ValueError(f"tensor {name}: a variance below 0")
+        if name.endswith("running_var") and (stored < 0).any():
+            raise ValueError(f"tensor {name}: negative variance")

@@ -1,9 +1,9 @@
-"""The context encoder (Pathak et al., CVPR 2016): one network from the known pixels to the hole.
+"""Context encoder (Pathak et al., CVPR 2016): a network from the known pixels to the hole.
 
-What Yeh 2017 compares with.  It learns with the masks that it will meet, and does not search.
+It is the baseline of Yeh 2017.  It is trained on the masks that it will complete and needs no
+search.
 """
 
-from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -12,12 +12,19 @@ from torch import Tensor, nn
 from dcgan_inpaint.configs import Fraction, Positive, make, settings
 from dcgan_inpaint.images import masked
 from dcgan_inpaint.losses import hole_loss
-from dcgan_inpaint.models.base import AdversarialModule, ModelSettings, Width
-from dcgan_inpaint.models.networks import Discriminator, Encoder, Generator, frozen
+from dcgan_inpaint.models.base import AdversarialModule, MaskFunction, ModelSettings, Width
+from dcgan_inpaint.models.networks import Discriminator, Encoder, Generator, freeze
 
 
 @settings
 class ContextEncoderSettings(ModelSettings):
+    """Settings of a ContextEncoder; see conf/model/context_encoder.yaml.
+
+    code_dim: width between encoder and decoder.  gf_dim: channels of the decoder.  df_dim: channels
+    of encoder and discriminator.  l2_weight: weight of the L2 loss; the rest is adversarial.  lr,
+    d_lr, beta1: Adam, for the network and for D.
+    """
+
     code_dim: Width = 512
     gf_dim: Width = 64
     df_dim: Width = 64
@@ -28,7 +35,7 @@ class ContextEncoderSettings(ModelSettings):
 
 
 class ContextGenerator(nn.Module):
-    """The generator of a context encoder: an Encoder, and a Generator that decodes.
+    """The network of a context encoder: an Encoder, and a Generator as decoder.
 
     known (B, channels, S, S) in [-1, 1], 0 in the hole, and mask (B, 1, S, S), 1 = known ->
     images (B, channels, S, S) in [-1, 1].
@@ -42,33 +49,31 @@ class ContextGenerator(nn.Module):
     def forward(self, known: Tensor, mask: Tensor) -> Tensor:
         return self.decoder(self.encoder(known, mask))  # (B, C, S, S)
 
-    def fold(self) -> None:
-        self.encoder.fold()
-        self.decoder.fold()
-
 
 class ContextEncoder(AdversarialModule):
     """Encoder and decoder, their moving average (EMA), and a discriminator for training.
 
-    Images are (B, channels, image_size, image_size) in [-1, 1].  loss = l2_weight · hole_loss +
-    (1 - l2_weight) · CE(D(fake), 1) (Pathak, eq. 1 to 3); the network's lr is ten times D's, as in
-    their code.  Per batch one D update, then one of the network.  As in eq. 2 D sees the network's
-    whole image: with the known pixels put back it would learn to find the seam.
+    loss = l2_weight · hole_loss + (1 - l2_weight) · CE(D(fake), 1) (Pathak 2016, eq. 1 to 3).  The
+    network's lr is ten times that of D, as in their implementation.  Each batch is one update of D
+    and one of the network.  As in eq. 2 D sees the network's whole image: with the known pixels
+    pasted it would learn to detect the seam.
 
-    `mask(index, size)` draws the masks of training (masks.py): image and iteration decide.  It is
-    not kept in the checkpoint, for completion takes any mask.  Takes ContextEncoderSettings by
-    name; raises ValueError when they do not fit, or not together.
+    Args:
+        mask: Masks for training (masks.py).  It is not stored in the
+            checkpoint, because any mask can be completed.
+        settings: Fields of ContextEncoderSettings.
+
+    Raises:
+        ValueError: The settings are invalid.
     """
 
     kind = "context encoder"
     Settings = ContextEncoderSettings
     training_only = ("discriminator",)
     settings: ContextEncoderSettings
-    generator: ContextGenerator
-    ema_generator: ContextGenerator
-    gan = None  # it does not search
+    gan = None  # there is no z to search
 
-    def __init__(self, mask: Callable[[Tensor, int], Tensor] | None = None, **settings: Any):
+    def __init__(self, mask: MaskFunction | None = None, **settings: Any):
         s = make(ContextEncoderSettings, settings)
         super().__init__(
             s,
@@ -78,23 +83,18 @@ class ContextEncoder(AdversarialModule):
         self.mask = mask
 
     def fill(self, ema: bool = True) -> nn.Module:
-        return frozen(self.ema_generator if ema else self.generator)
+        return freeze(self.ema_generator if ema else self.generator)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         images = batch["image"]  # (B, C, S, S)
-        mask = self.training_masks(self.rows(len(images)))  # (B, 1, S, S)
+        mask = self.training_masks(self.sample_indices(len(images)))  # (B, 1, S, S)
 
         fake = self.generator(masked(images, mask), mask)  # (B, C, S, S): for both updates
         log = self._discriminator_step(images, fake.detach())
-        log |= self._generator_step(images, mask, fake)
-        self.update_average(self.ema_generator, self.generator)
-        if self.logs_now:
-            self.log_step(log)
-
-    def _generator_step(self, images: Tensor, mask: Tensor, fake: Tensor) -> dict[str, Tensor]:
         l2 = hole_loss(fake.float(), images, mask).mean()
         adversarial = self._adversarial_loss(fake)
         weight = self.settings.l2_weight
         loss = weight * l2 + (1 - weight) * adversarial
         self._update(1, loss, count=self.iteration + 1)
-        return {"train/l2": l2.detach(), "train/g_loss": adversarial.detach()}
+        self.update_average(self.ema_generator, self.generator)
+        self.log_step(log | {"l2": l2, "g_loss": adversarial}, bar=("d_loss", "g_loss"))

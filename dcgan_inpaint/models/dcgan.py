@@ -1,6 +1,6 @@
-"""The DCGAN: one discriminator step and g_steps generator steps per batch, all with the same z.
+"""DCGAN (Radford 2016), trained on the schedule of Kim's and Amos's TensorFlow implementation.
 
-Radford 2016 in the schedule of Kim's and Amos's TensorFlow code (dcgan_inpaint/README.md).
+Each batch is one discriminator step and g_steps generator steps, all with the same z.
 """
 
 from typing import Annotated, Any, Literal
@@ -16,13 +16,20 @@ from dcgan_inpaint.models.networks import Discriminator, Generator, Layers
 
 @settings
 class DCGANSettings(ModelSettings):
+    """Settings of a DCGAN; see conf/model/dcgan.yaml.
+
+    z_dim: size of z.  gf_dim, widths: channels of G (networks.generator_widths).  df_dim, layers:
+    channels and stride-2 layers of D.  prior: U[-1, 1] or N(0, 1).  g_steps: updates of G per
+    batch.  r1: weight of the gradient penalty on D.  lr, beta1: Adam.  seed: of the z in training.
+    """
+
     z_dim: Width = 100
     gf_dim: Width = 64
     df_dim: Width = 64
-    widths: Literal["blog", "amos_head"] = "blog"  # of G's maps: networks.generator_widths
+    widths: Literal["blog", "amos_head"] = "blog"
     prior: Literal["uniform", "normal"] = "uniform"
     g_steps: Annotated[int, Field(ge=1, le=100)] = 2
-    layers: Layers = 4  # of D
+    layers: Layers = 4
     r1: NonNegative = 0.0
     lr: Positive = 2e-4
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
@@ -30,19 +37,16 @@ class DCGANSettings(ModelSettings):
 
 
 class DCGAN(LatentGAN):
-    """Generator, Discriminator and the generator's moving average (EMA).
+    """Generator, discriminator and the generator's moving average (EMA).
 
-    Images are (B, channels, image_size, image_size) in [-1, 1]; z is (B, z_dim) from `prior`:
-    "uniform" U[-1, 1] or "normal" N(0, 1).  `r1` weighs a penalty on D's gradient at true images
-    (Mescheder 2018), which keeps D from winning.  Takes DCGANSettings by name; raises ValueError
-    when they do not fit, or not together.
+    Images are (B, channels, image_size, image_size) in [-1, 1]; z is (B, z_dim).  `r1` weighs a
+    penalty on D's gradient at real images (Mescheder 2018), which keeps D from overpowering G.
+    Takes the fields of DCGANSettings by name; raises ValueError for invalid settings.
     """
 
     kind = "DCGAN"
     Settings = DCGANSettings
     settings: DCGANSettings
-    generator: Generator
-    ema_generator: Generator
 
     def __init__(self, **settings: Any):
         s = make(DCGANSettings, settings)
@@ -54,22 +58,18 @@ class DCGAN(LatentGAN):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         images = batch["image"]  # (B, C, S, S)
-        z = self.latents(self.rows(len(images)))  # (B, z_dim): the same for all steps
+        z = self.latents(self.sample_indices(len(images)))  # (B, z_dim): the same for all steps
 
-        # The graph of this G(z) serves the D step and the first G step.  The original computes it
-        # for each, and so lets its moving statistics follow the same batch twice: 0.9².
+        # One graph of G(z) serves the D step and the first G step.  The original computes G(z)
+        # twice, so its moving statistics decay twice for the same batch: 0.9².
         self.generator.set_decay(0.9**2)
         fake = self.generator(z)  # (B, C, S, S)
         self.generator.set_decay(0.9)
         penalty = lazy_penalty(self.discriminator, images, self.settings.r1, self.iteration)
         log = self._discriminator_step(images, fake.detach(), penalty)
         for k in range(self.settings.g_steps):
-            log["train/g_loss"] = self._generator_step(fake if k == 0 else self.generator(z), k)
+            log["g_loss"] = self._adversarial_loss(fake if k == 0 else self.generator(z))
+            count = self.iteration * self.settings.g_steps + k + 1
+            self._update(1, log["g_loss"], count)
         self.update_average(self.ema_generator, self.generator)
-        if self.logs_now:
-            self.log_step(log)
-
-    def _generator_step(self, fake: Tensor, k: int) -> Tensor:
-        loss = self._adversarial_loss(fake)
-        self._update(1, loss, count=self.iteration * self.settings.g_steps + k + 1)
-        return loss.detach()
+        self.log_step(log, bar=("d_loss", "g_loss"))

@@ -1,59 +1,127 @@
-"""A learned start for the search: a network from the known pixels to z (after Lahiri 2020), and on
-to G's first feature map (as encoders for larger GANs go beyond one z: Richardson 2021)."""
+"""Latent encoder: a network that predicts z from the known pixels, as the start of a search.
+
+A learned start is from Lahiri et al. (CVPR 2020).  The offset of G's first feature map reaches
+images that no z generates, as encoders for larger GANs do (Richardson et al., CVPR 2021).
+"""
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from dcgan_inpaint import losses
 from dcgan_inpaint.blending import poisson
-from dcgan_inpaint.configs import make
+from dcgan_inpaint.configs import Fraction, NonNegative, Positive, Seed, make, settings
 from dcgan_inpaint.data.augmentation import changed
 from dcgan_inpaint.images import masked
-from dcgan_inpaint.losses import (
-    context_loss,
-    discriminator_losses,
-    generator_loss,
-    lazy_penalty,
-    prior_loss,
-    spread_l1,
-)
-from dcgan_inpaint.models.base import LatentGAN, Model
-from dcgan_inpaint.models.latent_network import LatentEncoderSettings, LatentNetwork
-from dcgan_inpaint.models.networks import Discriminator, frozen
-from dcgan_inpaint.models.uncertainty import DEPTHS, depths, measured
+from dcgan_inpaint.models.base import LatentGAN, MaskFunction, Model, ModelSettings, Width
+from dcgan_inpaint.models.networks import Discriminator, Encoder, Layers, freeze
+from dcgan_inpaint.models.uncertainty import HOLE_DEPTHS, calibrate_error, hole_depths
 from dcgan_inpaint.randomness import normal
 
-DRAWS = 2  # of each image in training
-D_LR = 2e-4  # Adam's step of a sampler's D, as of DCGAN's
-MOST = math.sqrt(3)  # of a reward: beyond it two draws of a Gaussian gain by any distance
+TRAINING_SAMPLES = 2  # of each image; the fewest that have a spread (Bendel 2023)
+D_LR = 2e-4  # Adam's step size for D, as in DCGAN training (Radford 2016)
+# Above this value two Gaussian samples lower the loss by any distance between them.
+MAX_REWARD = math.sqrt(3)
+MAX_LOG_CHANGE = 0.5  # of a reward in one calibration: an epoch with a bad fit does little harm
+
+
+@settings
+class LatentEncoderSettings(ModelSettings):
+    """Settings of a LatentEncoder; see conf/model/latent_encoder.yaml.
+
+    code_dim: width between the convolutions and z.  noise_dim: size of the noise w; 0 gives one z
+    per image.  df_dim, layers: trunk of the encoder and of a sampler's D.  whole, context, lam, r1:
+    weights of the loss terms.  changed: share of training images that are augmented.
+    """
+
+    code_dim: Width = 512
+    noise_dim: Annotated[int, Field(ge=0, le=4096)] = 0
+    df_dim: Width = 32
+    layers: Layers = 4
+    whole: NonNegative = 1.0
+    context: NonNegative = 1.0
+    lam: NonNegative = 0.001
+    r1: NonNegative = 1.0
+    changed: Fraction = 0.0
+    lr: Positive = 1e-3
+    schedule: Literal["constant", "cosine"] = "constant"
+    seed: Seed = 0
+
+
+class LatentNetwork(nn.Module):
+    """Encoder with two linear heads: z, and an offset of the 4x4 map that G computes from z.
+
+    z is in [-1, 1] for a uniform prior and unbounded for a normal one.  With a noise_dim, noise w
+    turns one code c into many: c + leaky_relu(W (c (1 + a(w)) + b(w))).
+    """
+
+    def __init__(self, s: LatentEncoderSettings, z_dim: int, map_dim: int, prior: str):
+        super().__init__()
+        self.noise_dim = s.noise_dim
+        self.encoder = Encoder(s.image_size, s.channels, s.code_dim, s.df_dim, s.layers)
+        self.head = nn.Linear(s.code_dim, z_dim)
+        self.bound: nn.Module = nn.Tanh() if prior == "uniform" else nn.Identity()
+        self.offset = nn.Linear(s.code_dim, map_dim)
+        nn.init.zeros_(self.offset.weight)  # training starts with images that G generates from z
+        nn.init.zeros_(self.offset.bias)
+        if s.noise_dim:
+            self.scale = nn.Linear(s.noise_dim, s.code_dim)
+            self.shift = nn.Linear(s.noise_dim, s.code_dim)
+            self.mix = nn.Linear(s.code_dim, s.code_dim)
+
+    def forward(
+        self, known: Tensor, mask: Tensor, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Predict z and offset.
+
+        Args:
+            known: Masked images (B, C, S, S) in [-1, 1], 0 in the hole.
+            mask: (B, 1, S, S), 1 = known.
+            noise: (B·K, noise_dim) for K samples of each image, or None.
+
+        Returns:
+            z (B·K, z_dim) and offset (B·K, map_dim), the samples of an image in adjacent rows.
+        """
+        code = self.encoder(known, mask)  # (B, code_dim)
+        if noise is not None:
+            code = code.repeat_interleave(len(noise) // len(code), 0)  # (B·K, code_dim)
+            modulated = code * (1 + self.scale(noise)) + self.shift(noise)
+            code = code + F.leaky_relu(self.mix(modulated), 0.2)
+        return self.bound(self.head(code)), self.offset(code)  # (B·K, z_dim), (B·K, map_dim)
 
 
 class LatentEncoder(Model):
-    """E(known pixels, mask) -> z of a frozen GAN and an offset of its G's 4x4 map, with the moving
-    average (EMA) of E.
+    """Latent encoder E of a frozen GAN, with its moving average (EMA).
 
-    It learns through the GAN's averaged G, on training images with the holes that `mask(index,
-    size)` draws.  Per image y of n numbers, with the mask M and x = G(z, offset):
+    E maps known pixels and mask to z and an offset of G's 4x4 map.  It is trained through the GAN's
+    averaged G on training images y of n numbers.  With the mask M and x = G(z, offset):
 
         loss = (whole · sum |x - y| + context · sum M |x - y|) / n + lam · CE(D(x), 1)
 
-    The hole counts by `whole` alone, which no search can know.  D is the GAN's own.
+    Only `whole` weighs the hole, which a search cannot see.  D is the GAN's own.
 
-    With a noise_dim it samples: x is the mean of two draws, their spread is rewarded, and D is one
-    of its own that learns to tell completed images, beside their mask, from true ones, under an
-    R1 penalty (Bendel 2023; Mescheder 2018).  `calibrate` adapts the reward to each depth of hole,
-    so that completions of images not trained on spread as far as their mean is wrong, and
-    measures how far it is wrong.
+    With noise_dim > 0 E is a sampler: x is the mean of two samples, their spread is rewarded, and a
+    new D with an R1 penalty learns to tell completions, beside their mask, from real images
+    (Bendel 2023; Mescheder 2018).  `calibrate` adapts the reward for each depth of hole until the
+    spread predicts the error of the mean on validation images, and fits the predicted error.
 
-    The checkpoint holds the GAN as well, since z means nothing without it; gan_kind and
-    gan_settings of its hyperparameters rebuild it there.  `mask` is for training only.  Takes
-    LatentEncoderSettings by name; raises ValueError when they do not fit, or not the GAN.
+    The checkpoint includes the GAN; the hyperparameters gan_kind and gan_settings rebuild it.
+
+    Args:
+        gan: The GAN to learn from.
+        mask: Masks for training (masks.py).
+        settings: Fields of LatentEncoderSettings.
+
+    Raises:
+        ValueError: The settings are invalid or do not fit the GAN.
     """
 
     kind = "latent encoder"
@@ -62,23 +130,15 @@ class LatentEncoder(Model):
     training_only = ("discriminator", "reward")
     settings: LatentEncoderSettings
     gan: LatentGAN
-    ema_encoder: LatentNetwork
-    discriminator: Discriminator
-    reward: Tensor
-    doubt: Tensor
+    reward: Tensor  # (HOLE_DEPTHS,), weight of the spread
+    error_calibration: Tensor  # (HOLE_DEPTHS, 2), see uncertainty.py
 
-    def __init__(
-        self,
-        gan: LatentGAN,
-        mask: Callable[[Tensor, int], Tensor] | None = None,
-        **settings: Any,
-    ):
+    def __init__(self, gan: LatentGAN, mask: MaskFunction | None = None, **settings: Any):
         s, g = make(LatentEncoderSettings, settings), gan.settings
         if gan.image_shape != (s.channels, s.image_size, s.image_size):
             raise ValueError(
-                f"the GAN makes images {gan.image_shape}, data has "
-                f"{(s.channels, s.image_size, s.image_size)}: use data.image_size={g.image_size} "
-                f"data.channels={g.channels}"
+                f"data.image_size={s.image_size} data.channels={s.channels}: gan= generates other "
+                f"images. Use data.image_size={g.image_size} data.channels={g.channels}"
             )
         super().__init__(s, gan_kind=gan.kind, gan_settings=dict(gan.hparams))
         self.automatic_optimization = False
@@ -87,155 +147,143 @@ class LatentEncoder(Model):
         self.encoder = LatentNetwork(s, g.z_dim, map_dim, g.prior)
         self.ema_encoder = copy.deepcopy(self.encoder).eval().requires_grad_(False)
         self.mask = mask
-        self.calibrates = s.noise_dim > 0
-        self.encoder_noise_dim = s.noise_dim
+        self.needs_calibration, self.encoder_noise_dim = s.noise_dim > 0, s.noise_dim
+        self.steps_per_batch = 2 if s.noise_dim else 1  # of E and, for a sampler, of its D
         if s.noise_dim:
             self.discriminator = Discriminator(s.image_size, s.channels + 1, s.df_dim, s.layers)
-            self.register_buffer("reward", torch.ones(DEPTHS))  # weight of the spread
-            self.register_buffer("doubt", torch.tensor([[1.0, 0.0]] * DEPTHS))  # as draws say
+            self.register_buffer("reward", torch.ones(HOLE_DEPTHS))
+            self.register_buffer("error_calibration", torch.tensor([[1.0, 0.0]] * HOLE_DEPTHS))
 
     @classmethod
-    def rebuild(cls, hyperparameters: Mapping[str, Any]) -> Self:
+    def from_hyperparameters(cls, hyperparameters: Mapping[str, Any]) -> Self:
         own = dict(hyperparameters)
-        kind, sizes = own.pop("gan_kind", None), own.pop("gan_settings", None)
-        known = LatentGAN.of_kind(kind) if isinstance(kind, str) else None
-        if known is None:
-            gans = (name for name, model in Model.kinds.items() if issubclass(model, LatentGAN))
-            raise ValueError(f"gan_kind={kind}: choose one of {', '.join(gans)}")
-        if not isinstance(sizes, Mapping):
-            raise ValueError("gan_settings: no settings of a GAN")
-        return cls(known.rebuild(sizes), **asdict(make(LatentEncoderSettings, own)))
+        kind, gan_settings = own.pop("gan_kind", None), own.pop("gan_settings", None)
+        gan_class = LatentGAN.class_for_kind(kind) if isinstance(kind, str) else None
+        if gan_class is None or not isinstance(gan_settings, Mapping):
+            raise ValueError(f"gan_kind={kind}: expected the kind and the gan_settings of a GAN")
+        return cls(gan_class.from_hyperparameters(gan_settings), **asdict(make(cls.Settings, own)))
 
     def latent_encoder(self) -> nn.Module:
-        network = frozen(self.ema_encoder)
+        network = freeze(self.ema_encoder)
         if self.settings.noise_dim:
-            network.register_buffer("doubt", self.doubt)
+            network.register_buffer("error_calibration", self.error_calibration)
         return network
 
-    @property
-    def iteration(self) -> int:
-        """Batches trained on; a sampling encoder takes two optimizer steps for each."""
-        return self.global_step // (2 if self.settings.noise_dim else 1)
-
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Adam(self.encoder.parameters(), self.settings.lr, fused=True)
-        ]
+    def configure_optimizers(self) -> list[torch.optim.Adam]:
+        optimizers = [torch.optim.Adam(self.encoder.parameters(), self.settings.lr, fused=True)]
         if self.settings.noise_dim:
-            judge = self.discriminator.parameters()
-            optimizers.append(torch.optim.Adam(judge, D_LR, (0.5, 0.999), fused=True))
+            parameters = self.discriminator.parameters()
+            optimizers.append(torch.optim.Adam(parameters, D_LR, (0.5, 0.999), fused=True))
         return optimizers
 
     def on_fit_start(self) -> None:
-        """Freeze G and D into their fast form, which is neither trained nor saved."""
-        self.teachers = frozen(self.gan.ema_generator), frozen(self.gan.discriminator)
+        """Freeze G and D; the copies are neither trained nor saved."""
+        self.frozen_gan = freeze(self.gan.ema_generator), freeze(self.gan.discriminator)
 
-    def draws(self, encoder: nn.Module, known: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
-        """What G makes of noise (B, K, noise_dim): (B, K, C, S, S), float32."""
+    def sample_images(self, encoder: Any, known: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
+        """Return G's images (B, K, C, S, S) in float32 for noise (B, K, noise_dim)."""
         z, offset = encoder(known, mask, noise.flatten(0, 1) if self.settings.noise_dim else None)
-        fake = self.teachers[0](z, offset=offset).float()  # (B·K, C, S, S)
+        fake = self.frozen_gan[0](z, offset=offset).float()  # (B·K, C, S, S)
         return fake.unflatten(0, noise.shape[:2])
 
     def _noise(self, stream: str, index: Tensor, count: int) -> Tensor:
-        """w (B, count, noise_dim) for the given numbers (B,)."""
+        """Return noise w (B, count, noise_dim) for sample indices (B,)."""
         dim = self.settings.noise_dim
         return normal(stream, self.settings.seed, index, count * dim).unflatten(1, (count, dim))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         images, s = batch["image"], self.settings  # (B, C, S, S)
-        rows = self.rows(len(images))
+        index = self.sample_indices(len(images))  # (B,)
         if s.changed:
-            images = changed(images, rows, s.seed, s.changed)  # (B, C, S, S)
-        mask = self.training_masks(rows)  # (B, 1, S, S)
-        noise = self._noise("train w", rows, DRAWS if s.noise_dim else 1)
-        fakes = self.draws(self.encoder, masked(images, mask), mask, noise)  # (B, P, C, S, S)
-        mean, size = fakes.mean(1), images[0].numel()
-        whole = context_loss(mean, images, torch.ones_like(mask)).mean() / size
-        context = context_loss(mean, images, mask).mean() / size
-        parts = {"whole": whole, "context": context}
+            images = changed(images, index, s.seed, s.changed)  # (B, C, S, S)
+        mask = self.training_masks(index)  # (B, 1, S, S)
+        noise = self._noise("train w", index, TRAINING_SAMPLES if s.noise_dim else 1)
+        fakes = self.sample_images(self.encoder, masked(images, mask), mask, noise)
+        mean, size = fakes.mean(1), images[0].numel()  # (B, K, C, S, S) -> (B, C, S, S)
+        whole = losses.context_loss(mean, images, torch.ones_like(mask)).mean() / size
+        context = losses.context_loss(mean, images, mask).mean() / size
+        terms = {"whole": whole, "context": context}
         loss = s.whole * whole + s.context * context
         if s.noise_dim:
             completed = torch.where(mask == 0, fakes[:, 0], images)  # (B, C, S, S)
-            parts |= self._judge_step(images, completed.detach(), mask)
+            terms |= self._discriminator_step(images, completed.detach(), mask)
             self.discriminator.requires_grad_(False)
-            parts["prior"] = generator_loss(self._logits(completed, mask))
+            terms["prior"] = losses.generator_loss(self._logits(completed, mask))
             self.discriminator.requires_grad_(True)
-            spread = spread_l1(fakes)  # (B,)
-            parts["spread"] = spread.mean()
-            # the weight that is right for Gaussians (Bendel 2023), times what was found
-            right = math.sqrt(2 / (math.pi * DRAWS * (DRAWS + 1)))
-            loss = loss - s.whole * right * (self.reward[depths(mask)] * spread).mean()
+            spread = losses.spread_l1(fakes)  # (B,)
+            terms["spread"] = spread.mean()
+            # The weight that is exact for Gaussians (Bendel 2023), times the calibrated reward.
+            weight = math.sqrt(2 / (math.pi * TRAINING_SAMPLES * (TRAINING_SAMPLES + 1)))
+            loss = loss - s.whole * weight * (self.reward[hole_depths(mask)] * spread).mean()
         else:
-            parts["prior"] = prior_loss(self.teachers[1](fakes[:, 0]).float()).mean()
-        loss = loss + s.lam * parts["prior"]
-        self._update(0, loss, s.lr * self._decay())
-        if self.logs_now:
-            self.log("train/loss", loss.detach(), prog_bar=True)
-            self.log_dict({f"train/{name}": part.detach() for name, part in parts.items()})
-            self.log("iteration", float(self.iteration))
+            terms["prior"] = losses.prior_loss(self.frozen_gan[1](fakes[:, 0]).float()).mean()
+        loss = loss + s.lam * terms["prior"]
+        self.update_network(0, loss, lr=s.lr * self._lr_factor())
+        self.log_step({"loss": loss} | terms, bar=("loss",))
         return loss.detach()
 
-    def _logits(self, pictures: Tensor, mask: Tensor) -> Tensor:
-        """Of its own D: images (B, C, S, S) beside their mask -> (B,)."""
-        return self.discriminator(torch.cat([pictures, mask], 1)).float()
+    def _logits(self, images: Tensor, mask: Tensor) -> Tensor:
+        """Return the logits (B,) of a sampler's D for images (B, C, S, S) beside their mask."""
+        return self.discriminator(torch.cat([images, mask], 1)).float()
 
-    def _judge_step(self, images: Tensor, completed: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        real, fake = self._logits(images, mask), self._logits(completed, mask)
-        loss_real, loss_fake = discriminator_losses(real, fake)
-        loss, judge = loss_real + loss_fake, partial(self._logits, mask=mask)
-        penalty = lazy_penalty(judge, images, self.settings.r1, self.iteration)
-        self._update(1, loss if penalty is None else loss + penalty, D_LR)
-        logits = {"D(y)": real, "D(x)": fake}
-        means = {name: torch.sigmoid(logit.detach()).mean() for name, logit in logits.items()}
-        return {"d_loss": loss} | means
+    def _discriminator_step(
+        self, images: Tensor, completed: Tensor, mask: Tensor
+    ) -> dict[str, Tensor]:
+        """Update a sampler's D on images (B, C, S, S); return what to log."""
+        real, fake = self._logits(images, mask), self._logits(completed, mask)  # (B,) each
+        loss_real, loss_fake = losses.discriminator_losses(real, fake)
+        loss, logits = loss_real + loss_fake, partial(self._logits, mask=mask)
+        penalty = losses.lazy_penalty(logits, images, self.settings.r1, self.iteration)
+        self.update_network(1, loss if penalty is None else loss + penalty)
+        return {"d_loss": loss, "D(y)": real.sigmoid().mean(), "D(x)": fake.sigmoid().mean()}
 
-    def _decay(self) -> float:
-        """The share of lr for this iteration."""
+    def _lr_factor(self) -> float:
+        """Return lr of this iteration as a share of `lr`."""
         if self.settings.schedule == "constant":
             return 1.0
         trainer = self.trainer
         steps = trainer.max_epochs * trainer.num_training_batches  # type: ignore[operator]
-        if trainer.max_steps > 0:  # which counts the steps of each optimizer
-            steps = min(steps, trainer.max_steps // (2 if self.settings.noise_dim else 1))
+        if trainer.max_steps > 0:  # Lightning counts the steps of all optimizers
+            steps = min(steps, trainer.max_steps // self.steps_per_batch)
         return (1 + math.cos(math.pi * min(1.0, self.iteration / steps))) / 2
-
-    def _update(self, which: int, loss: Tensor, lr: float) -> None:
-        """One Adam update of E (which = 0) or of its D (1)."""
-        optimizers = self.optimizers()
-        optimizer: Any = optimizers[which] if isinstance(optimizers, list) else optimizers
-        optimizer.param_groups[0]["lr"] = lr
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        optimizer.step()
 
     @torch.no_grad()
     def calibrate(self, images: Tensor, count: int = 8) -> dict[str, float]:
-        """Adapt the rewards by `count` completions of images not trained on (B, C, S, S), and
-        measure the doubt (doubt.py).
+        """Adapt the rewards and fit the predicted error on images not trained on.
 
-        Returns for each depth of hole that was drawn spread / error over the holes (root mean
-        squares: the error that the spread predicts for the mean, beside the true one), and its
-        reward.  The completions are blended, as those of inpaint.py: known pixels nearby bind them.
+        Completions are blended like those of inpaint.py, because blending narrows their spread.
+
+        Args:
+            images: (B, C, S, S) in [-1, 1].
+            count: Number of samples of each image.
+
+        Returns:
+            For each depth of hole that occurs: `spread_ratio_<depth>`, the error of the mean that
+            the spread predicts / the true one (root mean squares), and `reward_<depth>`.
         """
         index = torch.arange(len(images), device=self.device)
-        mask = self.training_masks(-1 - index)  # (B, 1, S, S)
+        mask = self.training_masks(-1 - index)  # (B, 1, S, S); training has indices from 0
         noise = self._noise("calibrate w", index, count)
-        fakes = self.draws(frozen(self.ema_encoder), masked(images, mask), mask, noise)
-        again = (pictures.repeat_interleave(count, 0) for pictures in (images, mask))
-        completed = poisson(fakes.flatten(0, 1), *again).unflatten(0, (-1, count))
-        # (B,): known pixels have none
-        error = (completed.mean(1) - images).square().sum((1, 2, 3))
+        fakes = self.sample_images(freeze(self.ema_encoder), masked(images, mask), mask, noise)
+        repeated = (rows.repeat_interleave(count, 0) for rows in (images, mask))
+        completed = poisson(fakes.flatten(0, 1), *repeated).unflatten(0, (-1, count))
+        error = (completed.mean(1) - images).square().sum((1, 2, 3))  # (B,): 0 at known pixels
         spread = completed.var(1).sum((1, 2, 3)) * (1 + 1 / count)  # (B,)
-        depth = depths(mask)
-        found: dict[str, float] = {}
-        for d in range(DEPTHS):
-            if (here := depth == d).any():
-                ratio = float((spread[here].sum() / error[here].sum()).sqrt())
-                self.reward[d] *= math.exp(min(0.5, max(-0.5, 1 - ratio)))
-                self.reward[d].clamp_(max=MOST)
-                found |= {f"spread_ratio_{d}": ratio, f"reward_{d}": float(self.reward[d])}
-        self.doubt.copy_(measured(completed, images, mask, self.doubt))
-        return found
+        depths = hole_depths(mask)  # (B,)
+        metrics: dict[str, float] = {}
+        for depth in depths.unique().tolist():
+            rows = depths == depth
+            ratio = float((spread[rows].sum() / error[rows].sum()).sqrt())
+            change = min(MAX_LOG_CHANGE, max(-MAX_LOG_CHANGE, 1 - ratio))
+            self.reward[depth] *= math.exp(change)
+            self.reward[depth].clamp_(max=MAX_REWARD)
+            metrics |= {
+                f"spread_ratio_{depth}": ratio,
+                f"reward_{depth}": float(self.reward[depth]),
+            }
+        fitted = calibrate_error(completed, images, mask, self.error_calibration)
+        self.error_calibration.copy_(fitted)
+        return metrics
 
     def on_train_batch_end(self, *_: object) -> None:
         self.update_average(self.ema_encoder, self.encoder)

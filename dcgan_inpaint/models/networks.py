@@ -1,20 +1,22 @@
-"""Generator and Discriminator of DCGAN (Radford 2016) in the geometry of the TensorFlow original,
-and the Encoder of known pixels (Pathak 2016) that is made of the same layers.
+"""Generator and Discriminator of DCGAN (Radford 2016), and an Encoder (Pathak 2016).
 
-Geometry, said once.  TensorFlow's SAME padding of a stride-2 5x5 layer on an even input is 1
-before and 2 after, which torch can only do with an explicit pad (or crop, for the transposed
-layer): a copy of every feature map.  Flipped in height and width it is 2 before and 1 after, and
-that is what torch's symmetric `padding=2` computes, since the stride never reaches the last padded
-row.  So the networks work on mirrored maps throughout: kernels, the 4x4 head and all features are
-the original's flipped in H and W, and only the image is flipped, where it leaves G and enters D.
-Outside this file every image is upright.  tests/test_networks.py proves it against explicit pads.
+The Encoder has the same layers as the Discriminator and takes known pixels and mask.
+
+Geometry: TensorFlow's SAME padding of a stride-2 5x5 layer on an even input is 1 before and 2
+after.  In torch that takes an explicit pad (or a crop, for a transposed layer), a copy of every
+feature map.  On maps flipped in height and width the padding is 2 before and 1 after, which
+torch's symmetric `padding=2` computes, because the stride never reaches the last padded row.  The
+networks therefore work on flipped maps: kernels, the 4x4 head and all features are the original's,
+flipped in H and W.  Only the image is flipped, where it leaves G and enters D, so that images
+outside this module are upright.  tests/test_networks.py compares with explicit pads.
 
 Flat feature maps are (H, W, C), TensorFlow's order, which is also what channels_last memory holds:
-these reshapes are free.
+these reshapes copy nothing.
 """
 
 import copy
-from typing import Annotated, Any, TypeVar
+from collections.abc import Iterable
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -22,27 +24,31 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import fusion
 
-from dcgan_inpaint.models.fast_layers import OnBlocks, Winograd
-
-Layers = Annotated[int, Field(ge=4, le=6)]  # of a discriminator or an encoder
+Layers = Annotated[int, Field(ge=4, le=6)]  # stride-2 layers of a discriminator or an encoder
 
 
 def generator_widths(image_size: int, gf_dim: int, widths: str = "blog") -> list[int]:
-    """Channels of G's hidden maps at 4x4, 8x8, ..., image_size/2.
+    """Return the channels of G's hidden maps at 4x4, 8x8, ..., image_size/2.
 
-    blog: 8, 4, 2, 1 times gf_dim at 64x64 (bamos.github.io, 2016).  amos_head: 8, 8, 4, 2 (the
-    repository from commit 61c129b on).  Raises ValueError for a gf_dim that does not divide.
+    Args:
+        image_size: Side of the images in px.
+        gf_dim: Unit of the widths.
+        widths: "blog" for 8, 4, 2, 1 times gf_dim at 64 px (bamos.github.io, 2016), "amos_head" for
+            8, 8, 4, 2 (Amos's repository since commit 61c129b).
+
+    Raises:
+        ValueError: A width is not an integer.
     """
     maps = image_size.bit_length() - 3  # 4x4 ... image_size/2
     halvings = [max(0, i - (widths == "amos_head")) for i in range(maps)]
     multiple = max(1, 2 ** halvings[-1] // 8)
     if gf_dim % multiple:
-        raise ValueError(f"gf_dim={gf_dim}: at {image_size} px use a multiple of {multiple}")
+        raise ValueError(f"gf_dim={gf_dim}: expected a multiple of {multiple} at {image_size} px")
     return [8 * gf_dim >> h for h in halvings]
 
 
 class Generator(nn.Module):
-    """z (B, z_dim) -> images (B, channels, image_size, image_size) in [-1, 1].
+    """Generator: z (B, z_dim) -> images (B, channels, image_size, image_size) in [-1, 1].
 
     Raises ValueError for a gf_dim that does not fit (see `generator_widths`).
     """
@@ -71,26 +77,26 @@ class Generator(nn.Module):
 
     @property
     def levels(self) -> int:
-        """Of feature maps to search in."""
+        """Number of feature maps that a search can optimize."""
         return len(self.deconvs)
 
     def set_decay(self, decay: float) -> None:
-        """The share that the moving statistics keep of themselves at each training pass."""
+        """Set the decay of the moving statistics for each training pass."""
         for norm in self.norms:
             norm.momentum = 1 - decay  # type: ignore[assignment]
 
     def forward(self, x: Tensor, level: int = 0, offset: Tensor | None = None) -> Tensor:
-        """z, or the map of a later level (see `lift`), -> images (B, C, S, S)."""
+        """Generate images (B, C, S, S) from z or from the feature map of a level (see `lift`)."""
         h = self.lift(x, level, 1 + len(self.deconvs), offset)  # (B, S·S·C)
         size = 8 << len(self.deconvs) - 1
         h = h.view(len(h), size, size, -1).permute(0, 3, 1, 2)  # (B, C, S, S)
         return torch.tanh(h).flip(2, 3)  # upright image
 
     def lift(self, x: Tensor, level: int, to: int, offset: Tensor | None = None) -> Tensor:
-        """From one level to a later one, where the search can continue.
+        """Compute the feature map of level `to` from that of an earlier level.
 
-        Level 0 is z (B, z_dim); 1 is the 4x4 map before its BatchNorm, 2 the 8x8 one, and so on,
-        each flat, (B, H·W·channels).  `offset` is added to the 4x4 map of z.
+        Level 0 is z (B, z_dim).  Level 1 is the 4x4 map before its BatchNorm, level 2 the 8x8 map,
+        and so on, all flat: (B, H·W·channels).  `offset` is added to the 4x4 map of z.
         """
         for layer in range(level, to):
             if layer == 0:
@@ -104,28 +110,30 @@ class Generator(nn.Module):
         return x
 
     def fold(self) -> None:
-        """Fold the BatchNorms into their neighbours, for good and in place; see `frozen`."""
+        """Fold the BatchNorms into their neighbors, in place; see `freeze`."""
         head, *norms = list[Any](self.norms)
-        *wide, last = list[Any](self.deconvs)
-        self.project = _fold_head(self.project, head)
-        fused = (
-            fusion.fuse_conv_bn_eval(deconv, norm, transpose=True)
-            for deconv, norm in zip(wide, norms, strict=True)
+        # The 4x4 map is flat in `project`: 16 positions, channels fastest.
+        stats = (head.running_mean, head.running_var, head.weight, head.bias)
+        mean, var, weight, bias = (values.repeat(16) for values in stats)  # (4·4·8·gf,) each
+        self.project.weight, self.project.bias = fusion.fuse_linear_bn_weights(
+            self.project.weight, self.project.bias, mean, var, head.eps, weight, bias
         )
-        self.deconvs = nn.ModuleList([*map(Winograd, fused), OnBlocks(last)])
-        self.norms = nn.ModuleList(nn.Identity() for _ in self.norms)
+        self.deconvs = fold_norms(self.deconvs, [*norms, nn.Identity()])
+        self.norms = nn.ModuleList(map(nn.Identity, self.norms))
 
 
 class _Trunk(nn.Module):
-    """Stride-2 convolutions, which a discriminator and an encoder share.
+    """Stride-2 convolutions of a discriminator or an encoder.
 
-    Raises ValueError for more `layers` than halve image_size.
+    Raises ValueError if image_size cannot be halved `layers` times.
     """
 
     def __init__(self, image_size: int, channels: int, df_dim: int, layers: int):
         super().__init__()
         if image_size % (1 << layers):
-            raise ValueError(f"layers={layers}: {image_size} px cannot be halved so often")
+            raise ValueError(
+                f"layers={layers}: {image_size} px cannot be halved so often. Lower it"
+            )
         widths = [df_dim * min(1 << i, 8) for i in range(layers)]
         self.convs = nn.ModuleList(
             nn.Conv2d(c_in, c_out, 5, stride=2, padding=2)
@@ -134,8 +142,8 @@ class _Trunk(nn.Module):
         self.norms = nn.ModuleList([nn.Identity(), *(nn.BatchNorm2d(c) for c in widths[1:])])
         self.features_dim = widths[-1] * (image_size >> layers) ** 2
 
-    def initialise(self, linear: nn.Linear) -> None:
-        """Initial weights of the trunk and of the linear layer on its features."""
+    def initialize(self, linear: nn.Linear) -> None:
+        """Initialize the weights of the trunk and of the linear layer on its features."""
         nn.init.normal_(linear.weight, std=0.02)
         for layer in [linear, *self.convs]:
             if isinstance(layer, nn.Conv2d):
@@ -144,23 +152,20 @@ class _Trunk(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def features(self, images: Tensor) -> Tensor:
-        """Images (B, channels, S, S) -> (B, (S/16)²·8·df), of 4 layers."""
-        h = images.flip(2, 3)  # mirrored image
+        """Map images (B, channels, S, S) to features (B, (S/16)²·8·df), for 4 layers."""
+        h = images.flip(2, 3)  # flipped image
         for conv, norm in zip(self.convs, self.norms, strict=True):
             h = F.leaky_relu(norm(conv(h)), 0.2)  # (B, df, S/2, S/2), ... (B, 8·df, S/16, S/16)
         return h.permute(0, 2, 3, 1).flatten(1)
 
     def fold(self) -> None:
-        """Fold the BatchNorms into their neighbours, for good and in place; see `frozen`."""
-        first, *wide = list[Any](self.convs)  # the first has none
-        _, *norms = list[Any](self.norms)
-        fused = [*map(fusion.fuse_conv_bn_eval, wide, norms)]
-        self.convs = nn.ModuleList([first, *map(Winograd, fused)])
-        self.norms = nn.ModuleList(nn.Identity() for _ in self.norms)
+        """Fold the BatchNorms into their neighbors, in place; see `freeze`."""
+        self.convs = fold_norms(self.convs, self.norms)
+        self.norms = nn.ModuleList(map(nn.Identity, self.norms))
 
 
 class Discriminator(_Trunk):
-    """Images (B, channels, image_size, image_size) in [-1, 1] -> logits (B,).
+    """Discriminator: images (B, channels, image_size, image_size) in [-1, 1] -> logits (B,).
 
     The original has four layers at every image_size.
     """
@@ -168,28 +173,24 @@ class Discriminator(_Trunk):
     def __init__(self, image_size: int = 64, channels: int = 3, df_dim: int = 64, layers: int = 4):
         super().__init__(image_size, channels, df_dim, layers)
         self.classify = nn.Linear(self.features_dim, 1)
-        self.initialise(self.classify)
+        self.initialize(self.classify)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classify(self.features(images)).squeeze(1)  # (B,)
 
-    def fold(self) -> None:
-        super().fold()
-        first: Any = self.convs[0]
-        self.convs[0] = OnBlocks(first)  # for the gradient, which continues to the image
-
 
 class Encoder(_Trunk):
-    """The known pixels and the mask of images -> codes (B, code_dim).
+    """Encoder: masked images (B, channels, S, S) and mask (B, 1, S, S) -> codes (B, code_dim).
 
-    The discriminator's convolutions and, as in Pathak's code, BatchNorm and LeakyReLU on the code.
+    It has the discriminator's convolutions, with BatchNorm and LeakyReLU on the code as in Pathak's
+    implementation.
     """
 
     def __init__(self, image_size: int, channels: int, code_dim: int, df_dim: int, layers: int = 4):
         super().__init__(image_size, channels + 1, df_dim, layers)
         self.code = nn.Linear(self.features_dim, code_dim)
         self.code_norm: Any = nn.BatchNorm1d(code_dim)
-        self.initialise(self.code)
+        self.initialize(self.code)
 
     def forward(self, known: Tensor, mask: Tensor) -> Tensor:
         features = self.features(torch.cat([known, mask], 1))  # (B, (S/16)²·8·df)
@@ -201,26 +202,25 @@ class Encoder(_Trunk):
         self.code_norm = nn.Identity()
 
 
-Network = TypeVar("Network", bound=nn.Module)
+def freeze(network: nn.Module) -> Any:
+    """Return a copy for completion: eval mode, no weight gradients, BatchNorm folded.
 
-
-def frozen(network: Network) -> Network:
-    """A copy for completion: eval mode, no weight gradients, BatchNorm folded into its neighbours,
-    convolutions in another form where that is faster (fast_layers.py).
-
-    In eval mode BatchNorm is a fixed scale and shift per channel, so folding leaves the function
-    as it is (to float rounding) and saves a pass over every feature map.
+    In eval mode BatchNorm is a fixed scale and shift per channel.  Folding it into a neighboring
+    layer keeps the function, up to rounding, and saves a pass over every feature map.  Modules
+    that contain BatchNorms have a method `fold` for this.
     """
-    copied: Any = copy.deepcopy(network).eval()
-    copied.fold()  # each network knows how
-    return copied.requires_grad_(False).to(memory_format=torch.channels_last)
+    folded = copy.deepcopy(network).eval()
+    for module in list(folded.modules()):
+        if hasattr(module, "fold"):
+            module.fold()
+    return folded.requires_grad_(False).to(memory_format=torch.channels_last)
 
 
-def _fold_head(project: nn.Linear, norm: Any) -> nn.Linear:
-    """Fold a BatchNorm over the channels of the 4x4 head into the linear layer that makes it."""
-    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)  # (C,)
-    shift = norm.bias - norm.running_mean * scale  # (C,)
-    scale, shift = scale.repeat(16), shift.repeat(16)  # 16 positions, channels fastest
-    project.weight = nn.Parameter(project.weight * scale[:, None])
-    project.bias = nn.Parameter(project.bias * scale + shift)
-    return project
+def fold_norms(convs: Iterable[nn.Module], norms: Iterable[nn.Module]) -> nn.ModuleList:
+    """Return the convolutions, with the BatchNorm after each, if there is one, folded into it."""
+    return nn.ModuleList(
+        fusion.fuse_conv_bn_eval(conv, norm, transpose=isinstance(conv, nn.ConvTranspose2d))
+        if isinstance(norm, nn.BatchNorm2d)
+        else conv
+        for conv, norm in zip(convs, norms, strict=True)
+    )

@@ -1,66 +1,98 @@
-"""How wrong the mean of several draws is, by how far they lie apart.
+"""Predict the error of the mean of several samples from their spread.
 
-Draws of a sampler have in common what none of them shows: texture that G does not draw, and how
-known pixels bind them by blending and search.  So their mean is further from the truth than their
-spread says, by a part that does not grow with it.  Both are measured, for each depth of hole, on
-images that were not trained on.
+The samples of one image share errors that their spread cannot show: texture that G does not
+generate, and the known pixels that blending imposes on all of them.  The mean is therefore further
+from the truth than the spread predicts.  The prediction is linear in the spread, with a scale and a
+floor for each depth of hole.  Both are fitted on images that the encoder is not trained on
+(experiments/sampling.md).
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-DEPTHS = 4  # of holes
-GROUPS = 20  # of pixels, by spread
+HOLE_DEPTHS = 4  # classes of holes; few enough that 128 validation images fit a line for each
+PIXEL_GROUPS = 20  # groups of equal size, by spread, that a line is fitted to
 
 
-def depths(mask: Tensor) -> Tensor:
-    """How deep the hole of each mask (B, 1, S, S), 1 = known, is: (B,) from 0 to DEPTHS - 1, by the
-    share of it that lies farther than S/32 px from any known pixel.  0 are scattered pixels, 3 a
-    half of the image."""
-    away = mask.shape[-1] // 32 or 1
-    far = 1 - F.max_pool2d(mask, 2 * away + 1, 1, away)  # (B, 1, S, S)
-    share = far.sum((1, 2, 3)) / (1 - mask).sum((1, 2, 3)).clamp(min=1)  # (B,)
-    return ((DEPTHS - 1) * share).round().long()
+def hole_depths(mask: Tensor) -> Tensor:
+    """Return the depth class of each hole, from 0 to HOLE_DEPTHS - 1.
 
+    The class is the share of the hole that is more than S/32 px away from any known pixel, in
+    steps of a third.  Scattered pixels have depth 0, a missing half of the image has depth 3.
 
-def own_doubt(draws: Tensor) -> Tensor:
-    """The error of the mean of K >= 2 draws (B, K, C, S, S) that their standard deviation predicts,
-    if the truth were one more draw: (B, 1, S, S), the mean of channels."""
-    return draws.std(1).mean(1, keepdim=True) * (1 + 1 / draws.shape[1]) ** 0.5
+    Args:
+        mask: (B, 1, S, S), 1 = known.
 
-
-def predicted_error(draws: Tensor, mask: Tensor, doubt: Tensor) -> Tensor:
-    """The error of their mean, by `doubt` (DEPTHS, 2), the scale and the floor of each depth: (B,
-    1, S, S), 0 where mask (B, 1, S, S) is 1."""
-    scale, floor = doubt[depths(mask)].T[..., None, None, None]  # (B, 1, 1, 1) each
-    return (scale * own_doubt(draws) + floor) * (1 - mask)
-
-
-def measured(draws: Tensor, images: Tensor, mask: Tensor, doubt: Tensor) -> Tensor:
-    """`doubt` (DEPTHS, 2) with the line of each depth that holes of these completed images have.
-
-    Scale and floor are not negative, and scale · own_doubt + floor is nearest to the true error, a
-    root mean square, relative to it, over GROUPS of as many pixels each.
+    Returns:
+        (B,) int64; 0 for a mask without a hole.
     """
-    error = (draws.mean(1) - images).square().mean(1, keepdim=True)  # (B, 1, S, S), squared
-    own, depth, found = own_doubt(draws), depths(mask), doubt.clone()
-    for d in range(DEPTHS):
-        hole = (mask == 0) & (depth == d)[:, None, None, None]
-        order = own[hole].argsort()
-        groups = order[: len(order) // GROUPS * GROUPS].view(GROUPS, -1)
+    radius = mask.shape[-1] // 32 or 1
+    far = 1 - F.max_pool2d(mask, 2 * radius + 1, 1, radius)  # (B, 1, S, S)
+    share = far.sum((1, 2, 3)) / (1 - mask).sum((1, 2, 3)).clamp(min=1)  # (B,)
+    return ((HOLE_DEPTHS - 1) * share).round().long()
+
+
+def spread_error(samples: Tensor) -> Tensor:
+    """Return the error of the mean if the truth were one more sample: (B, 1, S, S).
+
+    It is the standard deviation of K >= 2 samples (B, K, C, S, S), averaged over channels, times
+    sqrt(1 + 1/K).
+    """
+    return samples.std(1).mean(1, keepdim=True) * (1 + 1 / samples.shape[1]) ** 0.5
+
+
+def predict_error(samples: Tensor, mask: Tensor, calibration: Tensor) -> Tensor:
+    """Return the predicted error of the mean of samples: scale · spread_error + floor.
+
+    Args:
+        samples: (B, K, C, S, S) in [-1, 1], K >= 2.
+        mask: (B, 1, S, S), 1 = known.
+        calibration: (HOLE_DEPTHS, 2), scale and floor for each depth of hole.
+
+    Returns:
+        (B, 1, S, S), 0 for known pixels.
+    """
+    scale, floor = calibration[hole_depths(mask)].T[..., None, None, None]  # (B, 1, 1, 1) each
+    return (scale * spread_error(samples) + floor) * (1 - mask)
+
+
+def calibrate_error(samples: Tensor, images: Tensor, mask: Tensor, calibration: Tensor) -> Tensor:
+    """Fit scale and floor of the predicted error for each depth of hole that occurs in `mask`.
+
+    The pixels of a depth are sorted by spread into PIXEL_GROUPS groups.  Scale and floor are not
+    negative and minimize the squared relative difference to the root mean square error of each
+    group.
+
+    Args:
+        samples: Completions (B, K, C, S, S) in [-1, 1], K >= 2.
+        images: The true images (B, C, S, S).
+        mask: (B, 1, S, S), 1 = known.
+        calibration: (HOLE_DEPTHS, 2), kept for depths that do not occur.
+
+    Returns:
+        The new calibration, (HOLE_DEPTHS, 2).
+    """
+    squared_error = (samples.mean(1) - images).square().mean(1, keepdim=True)  # (B, 1, S, S)
+    spread, depths, fitted = spread_error(samples), hole_depths(mask), calibration.clone()
+    for depth in range(HOLE_DEPTHS):
+        hole = (mask == 0) & (depths == depth)[:, None, None, None]
+        order = spread[hole].argsort()
+        groups = order[: len(order) // PIXEL_GROUPS * PIXEL_GROUPS].view(PIXEL_GROUPS, -1)
         if groups.numel():
-            said, true = (x[hole][groups].mean(1).sqrt() for x in (own.square(), error))
-            found[d] = _line(said / true.clamp(min=1e-6), 1 / true.clamp(min=1e-6))
-    return found
+            predicted, true = (
+                squares[hole][groups].mean(1).sqrt() for squares in (spread.square(), squared_error)
+            )  # (PIXEL_GROUPS,) each
+            fitted[depth] = _fit_line(predicted / true.clamp(min=1e-6), 1 / true.clamp(min=1e-6))
+    return fitted
 
 
-def _line(a: Tensor, b: Tensor) -> Tensor:
-    """(x, y) >= 0 with the least sum of (a x + b y - 1)²: inside, or on one of two edges."""
-    both = torch.stack([a, b], 1)  # (GROUPS, 2)
-    inside = torch.linalg.lstsq(both, torch.ones_like(a)[:, None]).solution[:, 0]
-    if bool((inside >= 0).all() & inside.isfinite().all()):
-        return inside
-    edges = both.sum(0) / both.square().sum(0).clamp(min=1e-12)
-    ends = torch.diag(edges)  # (2, 2): (x, 0) and (0, y)
-    return ends[(both @ ends.T - 1).square().sum(0).argmin()]
+def _fit_line(a: Tensor, b: Tensor) -> Tensor:
+    """Return (x, y) >= 0 that minimize the sum of (a·x + b·y - 1)², for a and b (N,)."""
+    both = torch.stack([a, b], 1)  # (N, 2)
+    solution = torch.linalg.lstsq(both, torch.ones_like(a)[:, None]).solution[:, 0]
+    if bool((solution >= 0).all() & solution.isfinite().all()):
+        return solution
+    # The constrained minimum lies on an edge: (x, 0) or (0, y).
+    edges = torch.diag(both.sum(0) / both.square().sum(0).clamp(min=1e-12))  # (2, 2)
+    return edges[(both @ edges.T - 1).square().sum(0).argmin()]

@@ -1,29 +1,32 @@
-"""A U-Net (Ronneberger 2015) from the known pixels and the mask to the image: the strongest rival
-without a prior, for its skips carry known pixels past the bottleneck at every size."""
+"""U-Net (Ronneberger 2015) from the known pixels and the mask to the image.
+
+It is the strongest baseline without a prior: its skip connections carry the known pixels past the
+bottleneck at every resolution.
+"""
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import fusion
 
 from dcgan_inpaint.configs import Positive, make, settings
 from dcgan_inpaint.images import masked
 from dcgan_inpaint.losses import context_loss
-from dcgan_inpaint.models.base import Model, ModelSettings, Width
-from dcgan_inpaint.models.networks import frozen
+from dcgan_inpaint.models.base import MaskFunction, Model, ModelSettings, Width
+from dcgan_inpaint.models.networks import fold_norms, freeze
 
 
 @settings
 class UNetSettings(ModelSettings):
+    """Settings of a UNet: channels at full resolution, and Adam's first step size."""
+
     gf_dim: Width = 16
     lr: Positive = 1e-3
 
 
-class Block(nn.Module):
+class ConvBlock(nn.Module):
     """Two 3x3 convolutions, each with BatchNorm and ReLU: (B, c_in, H, W) -> (B, c_out, H, W)."""
 
     def __init__(self, c_in: int, c_out: int):
@@ -38,59 +41,60 @@ class Block(nn.Module):
         return h
 
     def fold(self) -> None:
-        fused = map(fusion.fuse_conv_bn_eval, list[Any](self.convs), list[Any](self.norms))
-        self.convs = nn.ModuleList(fused)
-        self.norms = nn.ModuleList(nn.Identity() for _ in self.norms)
+        """Fold the BatchNorms into the convolutions, in place; see `freeze`."""
+        self.convs = fold_norms(self.convs, self.norms)
+        self.norms = nn.ModuleList(map(nn.Identity, self.norms))
 
 
 class UNetwork(nn.Module):
-    """known (B, channels, S, S) in [-1, 1], 0 in the hole, and mask (B, 1, S, S), 1 = known ->
-    images (B, channels, S, S) in [-1, 1].
+    """The network of a U-Net.
 
-    Halves down to 4x4 px by maxima, and up again by the nearest; `gf_dim` channels at S, twice as
-    many at each half.
+    known (B, channels, S, S) in [-1, 1], 0 in the hole, and mask (B, 1, S, S), 1 = known ->
+    images (B, channels, S, S) in [-1, 1].  Max pooling halves the maps down to 4x4, and nearest
+    neighbor interpolation doubles them again.  `gf_dim` is the width at S, which doubles whenever
+    the resolution halves.
     """
 
     def __init__(self, image_size: int, channels: int, gf_dim: int):
         super().__init__()
         widths = [gf_dim << i for i in range(image_size.bit_length() - 2)]  # at S, S/2, ... 4
-        self.down = nn.ModuleList(map(Block, [channels + 1, *widths], widths))
-        self.up = nn.ModuleList(Block(c + 2 * c, c) for c in widths[-2::-1])
+        self.down = nn.ModuleList(map(ConvBlock, [channels + 1, *widths], widths))
+        self.up = nn.ModuleList(ConvBlock(c + 2 * c, c) for c in widths[-2::-1])
         self.last = nn.Conv2d(gf_dim, channels, 1)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, known: Tensor, mask: Tensor) -> Tensor:
-        h, passed = torch.cat([known, mask], 1), []  # (B, C + 1, S, S)
+        h, skips = torch.cat([known, mask], 1), []  # (B, C + 1, S, S)
         for i, block in enumerate(self.down):
             h = block(F.max_pool2d(h, 2) if i else h)  # (B, gf, S, S), ... (B, S/4·gf, 4, 4)
-            passed.append(h)
-        passed.pop()
+            skips.append(h)
+        skips.pop()
         for block in self.up:
             larger = F.interpolate(h, scale_factor=2.0, mode="nearest")
-            h = block(torch.cat([larger, passed.pop()], 1))  # (B, S/8·gf, 8, 8), ... (B, gf, S, S)
+            h = block(torch.cat([larger, skips.pop()], 1))  # (B, S/8·gf, 8, 8), ... (B, gf, S, S)
         return torch.tanh(self.last(h))  # (B, C, S, S)
-
-    def fold(self) -> None:
-        """Fold the BatchNorms into the convolutions, for good and in place; see `frozen`."""
-        for block in [*self.down, *self.up]:
-            block.fold()
 
 
 class UNet(Model):
-    """The network and its moving average (EMA), trained by the l1 distance to the whole image.
+    """U-Net with its moving average (EMA), trained by the L1 distance to the whole image.
 
-    Adam, whose step falls to 0 by half a cosine.  `mask(index, size)` draws the masks of training
-    (masks.py) and is not kept in the checkpoint.  Takes UNetSettings by name; raises ValueError
-    when they do not fit.
+    Adam's step size decays to 0 on a cosine schedule.
+
+    Args:
+        mask: Masks for training (masks.py); not stored in the checkpoint.
+        settings: Fields of UNetSettings.
+
+    Raises:
+        ValueError: The settings are invalid.
     """
 
     kind = "U-Net"
     Settings = UNetSettings
     averages = {"network": "ema_network"}
     settings: UNetSettings
-    gan = None  # it does not search
+    gan = None  # there is no z to search
 
-    def __init__(self, mask: Callable[[Tensor, int], Tensor] | None = None, **settings: Any):
+    def __init__(self, mask: MaskFunction | None = None, **settings: Any):
         s = make(UNetSettings, settings)
         super().__init__(s)
         self.network = UNetwork(s.image_size, s.channels, s.gf_dim)
@@ -98,7 +102,7 @@ class UNet(Model):
         self.mask = mask
 
     def fill(self, ema: bool = True) -> nn.Module:
-        return frozen(self.ema_network if ema else self.network)
+        return freeze(self.ema_network if ema else self.network)
 
     def configure_optimizers(self) -> dict[str, Any]:
         adam = torch.optim.Adam(self.network.parameters(), self.settings.lr, fused=True)
@@ -108,7 +112,7 @@ class UNet(Model):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         images = batch["image"]  # (B, C, S, S)
-        mask = self.training_masks(self.rows(len(images)))  # (B, 1, S, S)
+        mask = self.training_masks(self.sample_indices(len(images)))  # (B, 1, S, S)
         fake = self.network(masked(images, mask), mask).float()  # (B, C, S, S)
         loss = context_loss(fake, images, torch.ones_like(mask)).mean() / images[0].numel()
         self.log("train/loss", loss, prog_bar=True)

@@ -39,7 +39,7 @@ def training_callbacks(
         callbacks += [CollapseWarning(), SampleGrid(run_dir, sample_every)]
     if preview:
         callbacks.append(CompletionPreview(run_dir, data, preview))
-    if model.calibrates:
+    if model.needs_calibration:
         callbacks.append(Calibration(data))
     # The checkpoint comes last, because it stores what the other callbacks changed.
     return [*callbacks, ModelCheckpoint(run_dir, "last", enable_version_counter=False)]
@@ -138,7 +138,7 @@ class Throughput(Callback):
         self, trainer: Trainer, module: Model, outputs: object, batch: dict[str, Tensor], *_: object
     ) -> None:
         self.images += len(batch["image"]) * trainer.world_size
-        if module.logs_now:
+        if module.should_log:
             now = time.perf_counter()
             module.log("train/images_per_second", self.images / (now - self.start), prog_bar=True)
             self.start, self.images = now, 0
@@ -155,7 +155,7 @@ class FiniteCheck(Callback):
     """
 
     def on_train_batch_end(self, trainer: Trainer, module: Model, *_: object) -> None:
-        if module.logs_now:
+        if module.should_log:
             self._check(module)
 
     def on_save_checkpoint(self, trainer: Trainer, module: Model, *_: object) -> None:
@@ -199,7 +199,7 @@ class CollapseWarning(Callback):
         self.low_logs = {"train/d_loss": 0, "train/g_loss": 0}
 
     def on_train_batch_end(self, trainer: Trainer, module: LatentGAN, *_: object) -> None:
-        if not module.logs_now:
+        if not module.should_log:
             return
         for name in self.low_logs:
             low = float(trainer.callback_metrics[name]) < COLLAPSED_LOSS
