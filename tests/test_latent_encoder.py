@@ -124,7 +124,7 @@ def test_checkpoint_includes_the_gan(dcgan, tmp_path):
         ({"ema_decay": 1.0}, "ema_decay=1.0"),
         ({"image_size": 32}, "Use data.image_size=16 data.channels=3"),
         ({"code_dim": 0}, "code_dim=0"),
-        ({"gan_kind": "DCGAN"}, "gan_kind=DCGAN: unexpected"),
+        ({"gan_kind": "DCGAN"}, "gan_kind=DCGAN: unknown option"),
     ],
 )
 def test_invalid_settings_are_rejected(dcgan, settings, message):

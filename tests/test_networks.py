@@ -85,7 +85,7 @@ def test_width_schedules():
     assert generator_widths(64, 64, "amos_head") == [512, 512, 256, 128]
     assert generator_widths(32, 8, "amos_head") == [64, 64, 32]
     assert generator_widths(8, 3, "blog") == [24]
-    with pytest.raises(ValueError, match="gf_dim=6: at 256 px use a multiple of 4"):
+    with pytest.raises(ValueError, match="gf_dim=6: expected a multiple of 4 at 256 px"):
         generator_widths(256, 6)
 
 

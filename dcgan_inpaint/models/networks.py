@@ -210,13 +210,13 @@ def freeze(network: nn.Module) -> Any:
     that contain BatchNorms have a method `fold` for this.
     """
     folded = copy.deepcopy(network).eval()
-    for module in list(folded.modules()):
+    for module in list[Any](folded.modules()):
         if hasattr(module, "fold"):
             module.fold()
     return folded.requires_grad_(False).to(memory_format=torch.channels_last)
 
 
-def fold_norms(convs: Iterable[nn.Module], norms: Iterable[nn.Module]) -> nn.ModuleList:
+def fold_norms(convs: Iterable[Any], norms: Iterable[Any]) -> nn.ModuleList:
     """Return the convolutions, with the BatchNorm after each, if there is one, folded into it."""
     return nn.ModuleList(
         fusion.fuse_conv_bn_eval(conv, norm, transpose=isinstance(conv, nn.ConvTranspose2d))
