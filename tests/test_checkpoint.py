@@ -71,13 +71,13 @@ both = pytest.mark.parametrize("form", ["weights.ckpt", "weights.safetensors"])
 @pytest.mark.parametrize("which", range(3))
 def test_both_forms_to_the_bit(which, tmp_path):
     model = make_models()[which]
-    model.data, model.trained = FACES, 5
+    model.data, model.trained_iterations = FACES, 5
     save_weights(model, tmp_path / "new folder" / "kept")  # told by content, not by name
     torch.save(lightning_checkpoint(model), tmp_path / "weights")
     for path in (tmp_path / "new folder" / "kept", tmp_path / "weights"):
         loaded = load_model(path)
         assert type(loaded) is type(model)
-        assert (loaded.data, loaded.trained) == (FACES, 5)
+        assert (loaded.data, loaded.trained_iterations) == (FACES, 5)
         assert dict(loaded.hparams) == dict(model.hparams)
         state = loaded.state_dict()
         assert list(state) == list(model.state_dict())
@@ -97,7 +97,7 @@ def test_what_lightning_saves(tmp_path):
     save_weights(load_gan(tmp_path / "last.ckpt"), tmp_path / "weights.safetensors")
     for name in ("last.ckpt", "weights.safetensors"):
         loaded = load_gan(tmp_path / name)
-        assert (loaded.trained, loaded.data) == (2, FACES)
+        assert (loaded.trained_iterations, loaded.data) == (2, FACES)
 
 
 def test_loading_draws_as_building_does(tmp_path):
@@ -148,7 +148,7 @@ def test_halved_weights_become_whole(form, tmp_path):
 
 def test_the_shipped_one():
     gan = load_gan(SHIPPED)
-    assert (gan.settings.gf_dim, gan.trained) == (24, 15600)
+    assert (gan.settings.gf_dim, gan.trained_iterations) == (24, 15600)
     assert gan.data["source"] == "faces"
     assert not torch.equal(gan.generator.project.weight, gan.ema_generator.project.weight)
     assert SHIPPED.stat().st_size < 10e6
@@ -157,10 +157,10 @@ def test_the_shipped_one():
 def test_the_shipped_sampler():
     """Of CelebA: GAN and sampling encoder in one small file that names no folder."""
     model = load_model("celeba64", LatentEncoder)
-    assert (model.settings.noise_dim, model.gan.settings.gf_dim, model.averaged) == (64, 48, True)
+    assert (model.settings.noise_dim, model.gan.settings.gf_dim, model.ema_only) == (64, 48, True)
     assert model.data == {**model.data, "source": "celeba"} and "root" not in model.data
     assert checkpoint_path("celeba64").stat().st_size < 20e6
-    with pytest.raises(ValueError, match=r"give data=celeba data.root="):
+    with pytest.raises(ValueError, match=r"Set data=celeba data.root="):
         resolve_source(model, None, "celeba64")
 
 
@@ -168,7 +168,7 @@ def test_the_shipped_gan_of_photos():
     """Of CelebA at 128 px: averaged networks, in half precision, that name no folder."""
     gan = load_gan(checkpoint_path("celeba128"))
     assert gan.image_shape == (3, 128, 128) and gan.settings.crop == 0.8
-    assert (gan.averaged, gan.trained, gan.settings.layers) == (True, 8582, 5)
+    assert (gan.ema_only, gan.trained_iterations, gan.settings.layers) == (True, 8582, 5)
     assert gan.data == {**gan.data, "source": "celeba"} and "root" not in gan.data
     assert checkpoint_path("celeba128").stat().st_size < 20e6
 
@@ -192,9 +192,9 @@ def test_source_of(tmp_path, capsys):
     model = make_dcgan()
     chosen = Faces(16, train_size=9)
     assert resolve_source(model, chosen, "a.ckpt") is chosen
-    with pytest.raises(ValueError, match=r"ckpt=a.ckpt does not say .* give data="):
+    with pytest.raises(ValueError, match=r"ckpt=a.ckpt: does not name .* Set data="):
         resolve_source(model, None, "a.ckpt")
-    sizes = "16 px and 3 channels, data has 32 and 1: use data.image_size=16 data.channels=3"
+    sizes = "data.image_size=32 data.channels=1: ckpt=a.ckpt is for other images. Use data.image_size=16"
     with pytest.raises(ValueError, match=sizes):
         resolve_source(model, Faces(32, 1), "a.ckpt")
     model.data = FACES
@@ -217,7 +217,9 @@ def test_another_kind(form, tmp_path):
         write_checkpoint(tmp_path / form, model)
         others = [cls for cls in (DCGAN, ContextEncoder, LatentEncoder) if cls is not type(model)]
         assert isinstance(load_model(tmp_path / form, type(model)), type(model))
-        with pytest.raises(ValueError, match=f"{form} holds a {model.kind}: use a checkpoint of a"):
+        with pytest.raises(
+            ValueError, match=f"{form}: holds a {model.kind}. Use a checkpoint of a"
+        ):
             load_model(tmp_path / form, *others)
 
 
@@ -299,9 +301,9 @@ def test_a_storage_that_was_cut(tmp_path):
 def test_a_pickle_that_runs(place, tmp_path):
     path, marker = tmp_path / "weights.ckpt", tmp_path / "marker"
     torch.save(lightning_checkpoint(make_dcgan()) | {place: {"x": PickledCommand(marker)}}, path)
-    assert "(more than tensors and plain values in it)" in refused(path)
+    assert "(contains more than tensors and plain values)" in refused(path)
     path.write_bytes(pickle.dumps(PickledCommand(marker)))  # without an archive around it
-    assert "neither safetensors nor what torch saves" in refused(path)
+    assert "neither safetensors nor a file of torch.save" in refused(path)
     assert not marker.exists()
 
 
@@ -354,7 +356,7 @@ def test_foreign(change, tmp_path):
     )
     refused(path)
     path.write_text("not a checkpoint at all")
-    assert "neither safetensors nor what torch saves" in refused(path)
+    assert "neither safetensors nor a file of torch.save" in refused(path)
     torch.save([1, 2], path)
     assert "truncated, or not a" in refused(path)
 
@@ -423,12 +425,12 @@ def test_an_averaged_file_completes_the_same(tmp_path, kind):
                 if name.startswith(f"{raw}."):
                     name = average + name.removeprefix(raw)
             torch.testing.assert_close(value, state[name], rtol=1e-3, atol=1e-6)
-    with pytest.raises(ValueError, match="ema=false: ckpt holds the averaged networks alone"):
+    with pytest.raises(ValueError, match="ema=false: ckpt has only the averaged networks"):
         loaded.check_ema(ema=False)
     loaded.check_ema(ema=True)
     load_model(whole).check_ema(ema=False)
     with pytest.raises(
-        ValueError, match="was trained on celeba images: give data=celeba data.root="
+        ValueError, match="was trained on celeba images. Set data=celeba data.root="
     ):
         resolve_source(loaded, None, "slim")
 

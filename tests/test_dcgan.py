@@ -196,7 +196,7 @@ def test_logged_values():
         ({"image_size": 8}, "image_size=8: should be 16, 32, 64, 128 or 256"),
         ({"image_size": 48}, "image_size=48: should be 16"),
         ({"image_size": 512}, "image_size=512: should be 16"),
-        ({"image_size": 256, "gf_dim": 6}, "gf_dim=6: at 256 px use a multiple of 4"),
+        ({"image_size": 256, "gf_dim": 6}, "gf_dim=6: expected a multiple of 4 at 256 px"),
         ({"channels": 2}, "channels=2: should be 1 or 3"),
         ({"z_dim": 0}, "z_dim=0: should be greater"),
         ({"z_dim": 8.5}, "z_dim=8.5: should be a valid integer"),

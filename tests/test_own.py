@@ -113,7 +113,7 @@ def test_an_own_model(run, mine, tmp_path):
     words = [*typed(complete, run=tmp_path / "run"), *SMALL[1:], f"output={tmp_path / 'out'}"]
     forget()
     done = run("inpaint.py", *words, fails=True)  # it is not installed
-    assert "holds a shallow: use a checkpoint of a DCGAN, " in done.stderr
+    assert "holds a shallow. Use a checkpoint of a DCGAN, " in done.stderr
     assert "mymodel" not in sys.modules
     install(mine)
     done = run("inpaint.py", *words)
@@ -143,7 +143,9 @@ def test_two_models_of_one_kind(mine):
     sys.modules.pop("mymodel")
     importlib.import_module("mymodel")  # again, as a notebook does
     assert Model.kinds["shallow"] is not first
-    with pytest.raises(TypeError, match="kind = 'DCGAN': dcgan_inpaint.models.dcgan.DCGAN is of"):
+    with pytest.raises(
+        TypeError, match="kind='DCGAN': dcgan_inpaint.models.dcgan.DCGAN has this kind"
+    ):
         type("Other", (Model,), {"kind": "DCGAN"})
 
 

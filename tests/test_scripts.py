@@ -396,7 +396,7 @@ ENCODER_ERRORS = {
     "search": ([], "holds a context encoder, which has no z to search. Use method=network"),
     "solver": (["method=network", "solver.lr=1"], "Could not override 'solver.lr'"),
     "measure": (["method=network", "mask=grayscale"], "network needs known pixels"),
-    "size": (["data=faces", "data.image_size=32"], "use data.image_size=16 data.channels=3"),
+    "size": (["data=faces", "data.image_size=32"], "Use data.image_size=16 data.channels=3"),
 }
 
 
@@ -408,7 +408,7 @@ def test_errors_with_a_context_encoder_are_one_line(run, encoder, case):
 
 def test_a_context_encoder_has_no_samples(run, encoder):
     done = run("sample.py", f"ckpt={encoder / 'last.ckpt'}", fails=True)
-    one_line(done, "last.ckpt holds a context encoder: use a checkpoint of a DCGAN")
+    one_line(done, "last.ckpt: holds a context encoder. Use a checkpoint of a DCGAN")
 
 
 def test_a_sampler_is_calibrated_whatever_else_is_watched(run, trained, tmp_path):
@@ -726,10 +726,10 @@ ERRORS = {
     "ckpt missing": (["ckpt=gone.ckpt"], "ckpt=gone.ckpt: no such file"),
     "ckpt foreign": (
         ["ckpt=inpaint.py"],
-        "truncated, or not a DCGAN, latent encoder, context encoder or U-Net checkpoint",
+        "truncated, or not a checkpoint of a DCGAN, latent encoder, context encoder or U-Net",
     ),
-    "other size": (["data=faces", "data.image_size=32"], "use data.image_size=64 data.channels=3"),
-    "other channels": (["data=faces", "data.channels=1"], "use data.image_size=64 data.channels=3"),
+    "other size": (["data=faces", "data.image_size=32"], "Use data.image_size=64 data.channels=3"),
+    "other channels": (["data=faces", "data.channels=1"], "Use data.image_size=64 data.channels=3"),
     "lam negative": (["objective.lam=-1"], "objective.lam=-1"),
     "no images": (["images=nowhere/*.png"], "images=nowhere/*.png: no image there"),
     "image unreadable": (["images={tmp}/broken.png"], "broken.png: cannot be read as an image"),
