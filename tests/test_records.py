@@ -249,7 +249,7 @@ def test_photos_are_rebuilt_from_the_records(images, tmp_path):
 def test_network_metrics_need_a_true_image(tmp_path, images):
     photos = SimpleNamespace(has_mask_image=True, known=torch.ones(COUNT, 1, 16, 16))
     with pytest.raises(ValueError, match="there is no ground truth"):
-        CompletionWriter(tmp_path, images, 1, photos, lpips=torch.nn.Identity())
+        CompletionWriter(tmp_path, images, 1, photos, lpips_network=torch.nn.Identity())
     assert not CompletionWriter(tmp_path, images, 1, photos).has_truth
     photos.has_mask_image = False
     assert CompletionWriter(tmp_path, images, 1, photos).has_truth

@@ -24,8 +24,7 @@ from dcgan_inpaint.data.loader import Images
 from dcgan_inpaint.files import atomic_write, save_image
 from dcgan_inpaint.images import grid, to_uint8
 from dcgan_inpaint.inpainting.module import Completion, SearchedCompletion
-from dcgan_inpaint.metrics.completions import completion_metrics
-from dcgan_inpaint.metrics.completions import lpips as lpips_distance
+from dcgan_inpaint.metrics.completions import completion_metrics, lpips
 from dcgan_inpaint.metrics.features import EffLite0, compare, diversity
 from dcgan_inpaint.photos.photos import Photos
 
@@ -163,8 +162,9 @@ class CompletionWriter(BasePredictionWriter):
         images: Images to complete.
         limit: Number of images to complete, the first ones; None, or with `photos`, all.
         photos: The photos that `images` are crops of, if any.
-        lpips: Network of `load_lpips`, to measure LPIPS.
-        features: Network of `load_efflite0`, to measure feature_distance, diversity, fd_efflite0.
+        lpips_network: Network of `load_lpips`, to measure lpips.
+        feature_network: Network of `load_efflite0`, to measure feature_distance and diversity, and
+            to store the features for fd_efflite0.
         settings: Fingerprint of everything besides the images that affects the results.
 
     Raises:
@@ -178,16 +178,17 @@ class CompletionWriter(BasePredictionWriter):
         images: Images,
         limit: int | None = None,
         photos: Photos | None = None,
-        lpips: nn.Module | None = None,
-        features: EffLite0 | None = None,
+        lpips_network: nn.Module | None = None,
+        feature_network: EffLite0 | None = None,
         settings: str = "",
     ):
         super().__init__(write_interval="batch")
         self.run_dir, self.images, self.photos = run_dir, images, photos
-        self.lpips, self.features, self.settings = lpips, features, settings
+        self.lpips_network, self.feature_network = lpips_network, feature_network
+        self.settings = settings
         self.names = images.labels[: None if photos else limit]
         self.has_truth = photos is None or not photos.has_mask_image
-        if not self.has_truth and (lpips or features):
+        if not self.has_truth and (lpips_network or feature_network):
             raise ValueError(
                 "lpips=, features=: there is no ground truth inside the photo's own hole. "
                 "Remove these options"
@@ -228,17 +229,15 @@ class CompletionWriter(BasePredictionWriter):
         self, trainer: Trainer, module: LightningModule, prediction: Completion, *_: object
     ) -> None:
         seconds = (time.perf_counter() - self.start) / len(prediction.index)
-        tensors = _record_tensors(prediction, with_fake=self.photos is not None)
         metrics, features = self._evaluate(prediction)
+        metrics["seconds"] = [seconds] * len(prediction.index)
+        tensors = _record_tensors(prediction, features, with_fake=self.photos is not None)
         new: dict[int, Record] = {}
         for k, i in enumerate(prediction.index.tolist()):
             # A batch is completed as a whole, even if some of its images have a record.
             if i not in self.completed:
-                if features is not None:
-                    tensors[k]["features"] = features[k].cpu().contiguous()
                 values = {name: values[k] for name, values in metrics.items()}
-                identity = self._identity(i)
-                new[i] = Record(*identity, values | {"seconds": seconds}, tensors[k])
+                new[i] = Record(*self._identity(i), values, tensors[k])
                 write_images(self.run_dir, i, new[i], self.photos, self.fakes, replace=True)
         with ThreadPoolExecutor() as pool:  # the disk flushes several files at once
             list(pool.map(write_record, map(self._path, new), new.values()))
@@ -261,38 +260,45 @@ class CompletionWriter(BasePredictionWriter):
         return None
 
     def _evaluate(self, result: Completion) -> tuple[dict[str, list[float]], Tensor | None]:
-        """Return each of `METRICS` for a batch, and pooled features (B, 2, 1280) or None.
+        """Evaluate a batch.
 
-        PSNR in dB and SSIM compare the completion with the image and, as raw_..., what fills the
-        hole before blending. The losses are those at the end of the search.
+        PSNR (dB) and SSIM compare the completion with the image and, as raw_..., the content of
+        the hole before blending. The losses are those at the end of the search.
+
+        Returns:
+            Each of `METRICS` but the run time, and the pooled features (B, 2, 1280) or None.
         """
         hole = 1 - result.mask  # (B, 1, S, S)
         nan = torch.full((len(hole),), math.nan, device=hole.device)
-        metrics = dict.fromkeys(METRICS, nan)  # sets the order
+        metrics = dict.fromkeys(METRICS, nan)  # the order of the columns
         pooled = None
         if self.has_truth:
             metrics |= completion_metrics(result.completion, result.images, hole)
             raw = completion_metrics(result.fake, result.images, hole)
             metrics |= {f"raw_{name}": values for name, values in raw.items()}
-        if self.lpips is not None:
-            network = self.lpips.to(hole.device)
-            metrics["lpips"] = lpips_distance(result.completion, result.images, network)
-        if self.features is not None:
-            network = self.features.to(hole.device)
-            distance, pooled = compare(result.completion, result.images, network)
+        if self.lpips_network is not None:
+            network = self.lpips_network.to(hole.device)
+            metrics["lpips"] = lpips(result.completion, result.images, network)
+        if self.feature_network is not None:
+            features = self.feature_network.to(hole.device)
+            distance, pooled = compare(result.completion, result.images, features)
             metrics["feature_distance"] = distance
             if isinstance(result, SearchedCompletion) and result.candidates.shape[1] > 1:
-                metrics["diversity"] = diversity(result.candidates, network)
+                metrics["diversity"] = diversity(result.candidates, features)
         if isinstance(result, SearchedCompletion):
             metrics |= zip(LOSSES, result.trace[-1].unbind(1), strict=True)
         return {name: values.tolist() for name, values in metrics.items()}, pooled
 
 
-def _record_tensors(result: Completion, with_fake: bool) -> list[dict[str, Tensor]]:
-    """Return the tensors of each image's `Record`, without the features."""
+def _record_tensors(
+    result: Completion, features: Tensor | None, with_fake: bool
+) -> list[dict[str, Tensor]]:
+    """Return the tensors of each image's `Record`."""
     images = {"completed": result.completion}
     grids = {"before": result.images, "masked": result.observed, "generated": result.fake}
-    others = {"fake": result.fake.float()} if with_fake else {}
+    others = {} if features is None else {"features": features}
+    if with_fake:
+        others["fake"] = result.fake.float()
     if isinstance(result, SearchedCompletion):
         others |= {"z": result.z, "trace": result.trace.transpose(0, 1)}
         if result.candidates.shape[1] > 1:
@@ -302,6 +308,7 @@ def _record_tensors(result: Completion, with_fake: bool) -> list[dict[str, Tenso
             grids["spread"] = result.spread / 0.25 - 1
         if len(result.frame_iterations) > 1:
             others["frame_z"] = result.frame_z.transpose(0, 1)
+            frame_iterations = torch.tensor(result.frame_iterations)
             grids["frames"] = result.frames.transpose(0, 1)
     rows = []
     for k, i in enumerate(result.index.tolist()):
@@ -309,6 +316,6 @@ def _record_tensors(result: Completion, with_fake: bool) -> list[dict[str, Tenso
         row = {name: to_uint8(values[k]) for name, values in shown.items()}
         row |= {name: values[k].detach().cpu() for name, values in others.items()}
         if "frames" in row:
-            row["frame_iterations"] = torch.tensor(result.frame_iterations)
+            row["frame_iterations"] = frame_iterations
         rows.append({name: values.contiguous() for name, values in row.items()})
     return rows
