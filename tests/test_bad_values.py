@@ -154,7 +154,7 @@ COMMANDS = [  # script, overrides, message; each of them once failed
         "mask=file mask.path=a.png mask.threshold=abc",
         "mask.threshold=abc: should be a valid number",
     ),
-    ("inpaint.py", "detector=true", "detector=true: should be a valid string"),
+    ("inpaint.py", "detector=true", "detector=true: should be 'auto'"),
     ("inpaint.py", "images=a.png crop=[0,0,inf,inf]", "crop.2=inf: should be"),
     ("inpaint.py", "images=a.png crop=[0,0,50.5,50.5]", "crop.2=50.5: should be"),
     ("inpaint.py", "seed=null", "seed=null: should be a valid integer"),

@@ -919,7 +919,7 @@ PHOTO_ERRORS = {
     ),
     "box": (["crop=[0,0,60,60]"], "a.jpg: crop=[0,0,60,60]: the crop reaches outside"),
     "oblong": (["crop=[0,0,60,50]"], "crop=[0,0,60,50]: the crop is not square"),
-    "detector": (["detector=gone.onnx"], "detector=gone.onnx: no such file"),
+    "detector": (["detector=gone.onnx"], "detector=gone.onnx: should be 'auto'"),
     "no photo": (["images=null", "crop=[0,0,9,9]"], "Give images="),
 }
 

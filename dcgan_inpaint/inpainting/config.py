@@ -57,7 +57,7 @@ class InpaintConfig:
     data: Node | None
     images: Text | Annotated[list[Text], Field(min_length=1)] | None
     crop: CropBox | None
-    detector: Text | None
+    detector: Literal["auto"] | None
     face: FaceChoice
     eyes: EyePositions | None
     split: Split

@@ -1,12 +1,12 @@
-"""Face detection with BlazeFace, or with OpenCV's YuNet.
+"""Face detection with BlazeFace (Bazarevsky et al. 2019).
 
-BlazeFace (Bazarevsky et al. 2019) is the short-range network of MediaPipe. Its weights and their
+This is the short-range network of MediaPipe. Its weights and their
 license are stored beside this file; experiments/blazeface.py converts and verifies them, and
 experiments/detector.md measures the detector.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dcgan_inpaint.errors import import_extra
 from dcgan_inpaint.images import to_float
 from dcgan_inpaint.photos.crops import Crop
 
@@ -40,7 +39,6 @@ ROTATIONS = (1, 1j, -1, -1j)  # enough, as the network detects faces rotated by 
 VIEWS_PER_BATCH = 32  # limits the memory
 EYE_DISTANCE, EYE_HEIGHT = 0.13, 0.47  # where the refined view places the eyes
 CANDIDATE_LOGIT, FACE_LOGIT = 0.0, 1.0  # thresholds before and after refinement
-YUNET_SIZE = 640  # px, the longer side; YuNet detects faces of 10 to 300 px
 
 
 class Face(NamedTuple):
@@ -53,7 +51,7 @@ class Face(NamedTuple):
         right_eye: the eye at the right of the face when it is upright.
         center: the center of the bounding box.
         size: the side of the bounding box.
-        score: the confidence of the detector; a logit for BlazeFace, a probability for YuNet.
+        score: the confidence of the detector, a logit.
     """
 
     left_eye: complex
@@ -66,9 +64,6 @@ class Face(NamedTuple):
         """Map a face from the unit square to the photo that the crop belongs to."""
         left, right, center = (crop.origin + crop.side * point for point in self[:3])
         return Face(left, right, center, abs(crop.side) * self.size, self.score)
-
-
-FaceFinder = Callable[[Image.Image, int | None], list[Face]]
 
 
 class BlazeBlock(nn.Module):
@@ -314,41 +309,3 @@ def _drop_duplicates(faces: Sequence[Face]) -> list[Face]:
         ):
             distinct.append(face)
     return distinct
-
-
-def load_yunet(detector: str) -> FaceFinder:
-    """Load OpenCV's YuNet from the file `detector`.
-
-    Returns:
-        A function with the signature of :func:`find_faces`.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ModuleNotFoundError: if OpenCV is not installed.
-        ValueError: if the file is not a YuNet model.
-    """
-    if not Path(detector).is_file():
-        raise FileNotFoundError(
-            f"detector={detector}: no such file. Use auto, or the path of a YuNet model"
-        )
-    cv2 = import_extra("cv2", f"detector={detector}", "OpenCV", "detect")
-    try:
-        network = cv2.FaceDetectorYN.create(str(detector), "", (YUNET_SIZE, YUNET_SIZE))
-    except cv2.error as error:
-        raise ValueError(f"detector={detector}: this file is not a YuNet model") from error
-
-    def find(photo: Image.Image, count: int | None = None) -> list[Face]:
-        small = photo.convert("RGB")
-        small.thumbnail((YUNET_SIZE, YUNET_SIZE))
-        network.setInputSize(small.size)
-        _, rows = network.detect(np.ascontiguousarray(np.asarray(small)[:, :, ::-1]))  # BGR
-        x_scale, y_scale = photo.width / small.width, photo.height / small.height
-        faces = []
-        # x, y, width, height, then x, y of the eye at the left, of the eye at the right, ...
-        for x, y, w, h, *points, score in [] if rows is None else rows.tolist():
-            left, right = (complex(points[i] * x_scale, points[i + 1] * y_scale) for i in (0, 2))
-            center = complex((x + w / 2) * x_scale, (y + h / 2) * y_scale)
-            faces.append(Face(left, right, center, math.sqrt(w * x_scale * h * y_scale), score))
-        return sorted(faces, key=lambda face: -face.size)
-
-    return find

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from dcgan_inpaint.data.loader import Images
 from dcgan_inpaint.masks.mask_image import MaskImage, MaskImages
 from dcgan_inpaint.masks.masks import MaskFunction
 from dcgan_inpaint.photos.crops import Crop, crop_image, eye_positions, paste_back, sample_image
-from dcgan_inpaint.photos.detector import find_faces, load_yunet
+from dcgan_inpaint.photos.detector import find_faces
 from dcgan_inpaint.photos.reading import open_photo
 
 CropFinder = Callable[[Image.Image, str], list[Crop]]  # of an upright photo and its name
@@ -24,7 +24,7 @@ CropFinder = Callable[[Image.Image, str], list[Crop]]  # of an upright photo and
 def crop_finder(
     share: float,
     crop: CropBox | None = None,
-    detector: str | None = None,
+    detector: Literal["auto"] | None = None,
     eyes: EyePositions | None = None,
     face: FaceChoice = 1,
     data: Mapping[str, Any] | None = None,
@@ -34,20 +34,18 @@ def crop_finder(
     Args:
         share: side of the central crop of the training images, as a share of the shorter side.
         crop: the square to use, [x, y, width, height] in pixels of the upright photo.
-        detector: "auto" for BlazeFace, the path of a YuNet model, or None for the central square.
+        detector: "auto" to detect faces, or None for the central square.
         eyes: positions of the eyes in the crop. None: as in the training images.
         face: 1 for the largest face, 2 for the second largest, ..., or "all" for one crop per face.
         data: the description of the training images, from the checkpoint.
 
     Returns:
-        A function of an upright photo and its name. With detector="auto" it returns the central
-        crop of a photo without a face, and prints a warning. It raises ValueError if the crop does
-        not fit the photo or if the requested face is not detected.
+        A function of an upright photo and its name. For a photo without a face it returns the
+        central crop and prints a warning. It raises ValueError if the crop does not fit the photo,
+        or if the requested face is not detected.
 
     Raises:
-        ValueError: if `face` is given without detected faces, or the detector is not a YuNet model.
-        FileNotFoundError: if the file of the detector does not exist.
-        ModuleNotFoundError: if YuNet is requested and OpenCV is not installed.
+        ValueError: if `face` is combined with a crop or without a detector.
     """
     if face != 1 and (crop is not None or detector is None):
         conflict = "detector=null" if crop is None else "crop="
@@ -56,18 +54,17 @@ def crop_finder(
         return lambda photo, name: [Crop.from_box(crop, photo)]
     if detector is None:
         return lambda photo, name: [Crop.central(photo, share)]
-    find = find_faces if detector == "auto" else load_yunet(detector)
 
     def find_crops(photo: Image.Image, name: str) -> list[Crop]:
-        faces = find(photo, None if face == "all" else face)
+        faces = find_faces(photo, None if face == "all" else face)
         selected = faces if face == "all" else faces[face - 1 : face]
-        if not selected and detector == "auto" and face in (1, "all"):
-            print(f"{name}: no face detected. Using the center; set crop=[x,y,w,h] to change it")
-            return [Crop.central(photo, share)]
-        if not selected:
+        if not selected and face not in (1, "all"):
             raise ValueError(
                 f"face={face}: the number of detected faces is {len(faces)}. Set crop=[x,y,w,h]"
             )
+        if not selected:
+            print(f"{name}: no face detected. Using the center; set crop=[x,y,w,h] to change it")
+            return [Crop.central(photo, share)]
         positions = eyes or eye_positions(data, share)
         return [Crop.from_eyes(each.left_eye, each.right_eye, positions) for each in selected]
 
