@@ -1,4 +1,4 @@
-"""How the notebooks draw: one style, and rows of images with their names."""
+"""Plotting style and helpers of the notebooks."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from dcgan_inpaint.images import grid
 
 plt.style.use("tableau-colorblind10")
 plt.rcParams.update({"figure.constrained_layout.use": True, "figure.dpi": 80})
-set_matplotlib_formats("jpeg", pil_kwargs={"quality": 90})  # as PNG, faces take three times as much
+set_matplotlib_formats("jpeg", pil_kwargs={"quality": 90})  # faces as PNG are three times as large
 
 
 def show_rows(
@@ -23,14 +23,23 @@ def show_rows(
     axes: Axes | None = None,
     inches: float = 0.95,
 ) -> None:
-    """Rows of images (R, N, C, S, S) in [-1, 1]; `down` names the rows, `across` the columns."""
+    """Plot rows of images.
+
+    Args:
+        images: Images (R, N, C, S, S) in [-1, 1], or a sequence of R rows.
+        title: Title of the plot.
+        down: Labels of the rows.
+        across: Labels of the columns.
+        axes: Axes to plot on; by default those of a new figure.
+        inches: Size of each image in a new figure.
+    """
     if not isinstance(images, Tensor):
         images = torch.stack(list(images))
     rows, columns, _, size, _ = images.shape
     if axes is None:
         _, axes = plt.subplots(figsize=(columns * inches + 1, rows * inches + 0.6))
     axes.imshow(grid(images.flatten(0, 1), columns))
-    center = 2 + (size - 1) / 2  # `grid` puts 2 px of white around each image
+    center = 2 + (size - 1) / 2  # `grid` adds a white margin of 2 px to each image
     axes.set_yticks([center + i * (size + 2) for i in range(len(down))], down)
     axes.set_xticks([center + i * (size + 2) for i in range(len(across))], across)
     axes.tick_params(length=0, bottom=False, labelbottom=False, labeltop=True)

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, and what is kept of them is clean."""
+"""Tests of the notebooks: they run from top to bottom, and their stored outputs are clean."""
 
 import base64
 import io
@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-FIGURES = {"1_images_as_samples": 7, "2_dcgan": 8, "3_completion": 13}
+FIGURES = {"1_images_as_samples": 7, "2_dcgan": 8, "3_completion": 13}  # figures per notebook
 
 
 def read(folder: Path, name: str) -> nbformat.NotebookNode:
@@ -21,12 +21,12 @@ def read(folder: Path, name: str) -> nbformat.NotebookNode:
     return notebook
 
 
-def code(notebook) -> list:
+def code_cells(notebook) -> list:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
 def outputs(notebook) -> list:
-    return [output for cell in code(notebook) for output in cell.outputs]
+    return [output for cell in code_cells(notebook) for output in cell.outputs]
 
 
 def figures(notebook) -> list[Image.Image]:
@@ -39,33 +39,33 @@ def test_every_notebook_is_tested():
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_runs_in_small(name, tmp_path):
-    """The cells assert what they show; here: nothing fails, and every figure is drawn."""
+def test_notebook_runs_with_little_data_and_draws_all_figures(name, tmp_path):
+    """The cells contain assertions, which must hold."""
     script = [sys.executable, NOTEBOOKS / "execute.py", "--to", tmp_path, f"{name}.ipynb"]
-    small = os.environ | {"NOTEBOOK_SMALL": "1"}
-    run = subprocess.run(script, env=small, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
+    environment = os.environ | {"NOTEBOOK_SMALL": "1"}
+    process = subprocess.run(script, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
     executed = read(tmp_path, name)
     assert [cell.source for cell in executed.cells] == [
         c.source for c in read(NOTEBOOKS, name).cells
     ]
-    drawn = figures(executed)
-    assert len(drawn) == FIGURES[name]
-    for image in drawn:
+    images = figures(executed)
+    assert len(images) == FIGURES[name]
+    for image in images:
         assert min(image.size) > 100
         assert len(image.convert("L").getcolors()) > 20  # not blank
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_kept_outputs_are_of_one_whole_run(name):
+def test_stored_outputs_come_from_one_complete_run(name):
     notebook = read(NOTEBOOKS, name)
-    counts = [cell.execution_count for cell in code(notebook)]
+    counts = [cell.execution_count for cell in code_cells(notebook)]
     assert counts == list(range(1, len(counts) + 1))
     assert len(figures(notebook)) == FIGURES[name]
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_kept_outputs_are_clean(name):
+def test_stored_outputs_are_clean(name):
     path = NOTEBOOKS / f"{name}.ipynb"
     notebook = read(NOTEBOOKS, name)
     assert path.stat().st_size < 1.5e6
@@ -73,9 +73,9 @@ def test_kept_outputs_are_clean(name):
         assert output.output_type in ("stream", "display_data"), output
         assert output.get("name", "stdout") == "stdout", output  # no warnings
         text = output.get("text") or output.data.get("text/plain", "")
-        for trace in ("Warning", "site-packages", str(Path.home()), str(NOTEBOOKS), sys.prefix):
-            assert trace not in text
-    # nothing that the next run would change
+        for term in ("Warning", "site-packages", str(Path.home()), str(NOTEBOOKS), sys.prefix):
+            assert term not in text
+    # Executing the notebook again changes neither the metadata nor the formatting.
     assert all(not cell.metadata for cell in notebook.cells)
     assert notebook.metadata == {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
