@@ -232,8 +232,8 @@ def test_all_masks_without_further_inputs_are_offered(client, completer):
     others = {"file", "full", "lowres", "grayscale", "noisy", "quantized", "mixture", "every"}
     assert set(about["masks"]) == set(choices_of("mask")) - others
     for name in about["masks"]:
-        done = completer(make_photo()[:16, :16], name).batch
-        assert np.array_equal(decode(client.get(f"/masks/{name}")) > 127, done.mask[0, 0] > 0.5)
+        batch = completer(make_photo()[:16, :16], name).batch
+        assert np.array_equal(decode(client.get(f"/masks/{name}")) > 127, batch.mask[0, 0] > 0.5)
     assert client.get("/masks/file").status_code == 404
 
 
@@ -399,11 +399,11 @@ def test_invalid_form_is_rejected(client, name):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"crop": "0,0,20,20"}, "mask: the hole reaches outside the crop"),
-        ({"crop": "60,20,40,40"}, "reaches outside the upright photo"),
-        ({"crop": f"{10**50},0,40,40"}, "reaches outside the upright photo"),
-        ({"crop": "0,0,0,0"}, "the crop is not square"),
-        ({"mask": encode_image(Image.new("L", (80, 50), "white"))}, "mask: the mask has no hole"),
+        ({"crop": "0,0,20,20"}, "the hole of mask reaches outside the region"),
+        ({"crop": "60,20,40,40"}, "reaches outside the photo"),
+        ({"crop": f"{10**50},0,40,40"}, "reaches outside the photo"),
+        ({"crop": "0,0,0,0"}, "is not square"),
+        ({"mask": encode_image(Image.new("L", (80, 50), "white"))}, "leaves no hole"),
     ],
 )
 def test_error_of_the_completer_is_reported_in_one_line(client, changes, message):

@@ -25,7 +25,7 @@ class StoredCompletion:
 
     def __init__(self, result: Result):
         assert isinstance(result.batch, SearchedCompletion)  # a watched completion is a search
-        self.result, self.done, self.row = result, result.batch, result.row
+        self.result, self.batch, self.row = result, result.batch, result.row
         self.index = int(result.batch.index[result.row])
         self.size = result.photos.photo(self.index).size
         self.pixels = self.size[0] * self.size[1]
@@ -43,23 +43,23 @@ class StoredCompletion:
         if name == "mask":
             hole = self.result.photos.hole(self.index, self.size).numpy()  # (H, W) bool
             return Image.fromarray(~hole).convert("L")
-        fakes = self.done.fakes[self.row]  # (K, C, S, S)
+        fakes = self.batch.fakes[self.row]  # (K, C, S, S)
         by_name = {str(k): fake for k, fake in enumerate(fakes)} | {"mean": fakes.mean(0)}
         return self.result.photos.complete({self.index: by_name[name]})
 
     def summary(self) -> dict[str, Any]:
         """Return the candidates, their mean and their spread at the model's size as JSON data."""
-        candidates = self.done.candidates[self.row]  # (K, C, S, S)
+        candidates = self.batch.candidates[self.row]  # (K, C, S, S)
         summary: dict[str, Any] = {
             "candidates": [data_url(to_pil(candidate)) for candidate in candidates],
-            "totals": self.done.trace[:, self.row, 2].tolist(),
+            "totals": self.batch.trace[:, self.row, 2].tolist(),
         }
         if (spread := self.result.spread) is not None:  # (S, S)
             summary["mean"] = data_url(to_pil(candidates.mean(0)))
             summary["spread"] = data_url(heat_map(spread))
             summary["max_spread"] = spread.max().item() * GRAY_LEVELS
         if (error := self.result.predicted_error) is not None:  # (S, S)
-            hole = self.done.mask[self.row, 0].cpu() == 0
+            hole = self.batch.mask[self.row, 0].cpu() == 0
             summary["predicted_error"] = error[hole].square().mean().sqrt().item() * GRAY_LEVELS
         return summary
 

@@ -100,8 +100,8 @@ class Server:
         x = min(max(round(corner.real), 0), width - side)
         y = min(max(round(corner.imag), 0), height - side)
         photo.thumbnail((VIEW_SIZE, VIEW_SIZE), Image.Resampling.BICUBIC)
-        crop = [x, y, side, side]
-        return {"width": width, "height": height, "crop": crop, "view": data_url(photo)}
+        square = [x, y, side, side]
+        return {"width": width, "height": height, "crop": square, "view": data_url(photo)}
 
     async def complete_photo(self, request: Request) -> Response:
         """Return server-sent events: "position" in the queue, and those of the search."""
