@@ -399,11 +399,11 @@ def test_invalid_form_is_rejected(client, name):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"crop": "0,0,20,20"}, "the hole of mask reaches outside the region"),
-        ({"crop": "60,20,40,40"}, "reaches outside the photo"),
-        ({"crop": f"{10**50},0,40,40"}, "reaches outside the photo"),
-        ({"crop": "0,0,0,0"}, "is not square"),
-        ({"mask": encode_image(Image.new("L", (80, 50), "white"))}, "leaves no hole"),
+        ({"crop": "0,0,20,20"}, "mask: the hole reaches outside the crop"),
+        ({"crop": "60,20,40,40"}, "the crop reaches outside the upright photo"),
+        ({"crop": f"{10**50},0,40,40"}, "the crop reaches outside the upright photo"),
+        ({"crop": "0,0,0,0"}, "the crop is not square"),
+        ({"mask": encode_image(Image.new("L", (80, 50), "white"))}, "mask: the mask has no hole"),
     ],
 )
 def test_error_of_the_completer_is_reported_in_one_line(client, changes, message):

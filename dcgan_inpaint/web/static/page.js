@@ -174,7 +174,7 @@ async function loadMask(blob, name, whiteIsHole, mayCoverPhoto) {
   }
   showError("");
   const { width, height } = photo;
-  // The same tolerance as in MaskImage.over.
+  // The same tolerance as in MaskImage.resized.
   const sameAspect = Math.abs(image.width * height - image.height * width) < Math.max(width, height);
   const box = mayCoverPhoto && sameAspect ? [0, 0, $("hole").width, $("hole").height] : cropInView();
   addStep({ image: createHoleCanvas(image, whiteIsHole), box });
