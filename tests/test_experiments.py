@@ -3,7 +3,6 @@
 import csv
 import itertools
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -61,6 +60,7 @@ def command_line(config, point):
     return [word for chunk in config["command"] for word in macros[chunk[2:-1]]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_point_of_a_sweep_logs_the_metric_of_the_sweep(run, path, tmp_path):
     """Run the last point of the grid as a small, offline command."""
@@ -127,16 +127,16 @@ def test_gather_sorts_integers_and_floats_by_value(runs):
     assert [run.settings for run in gathered] == [(0,), (0.01,), (0.1,), (3,)]
 
 
-def test_gather_script_prints_the_table_and_plots(runs):
-    script = [sys.executable, PROJECT / "experiments" / "gather.py", runs, "--metrics", "psnr_hole"]
+def test_gather_script_prints_the_table_and_plots(runs, monkeypatch, capsys):
     figure = runs / "lam.png"
-    process = subprocess.run(
-        [*script, "--by", "lam", "--figure", figure], capture_output=True, text=True, check=True
-    )
-    assert "| 0.1 | 3 | 21 [20, 23] |" in process.stdout
+    script = ["gather.py", str(runs), "--metrics", "psnr_hole"]
+    monkeypatch.setattr(sys, "argv", [*script, "--by", "lam", "--figure", str(figure)])
+    gather.main()
+    assert "| 0.1 | 3 | 21 [20, 23] |" in capsys.readouterr().out
     assert figure.stat().st_size > 5000
-    process = subprocess.run([*script, "--by", "width"], capture_output=True, text=True)
-    assert process.stderr == "error: --by width: no run has this setting in its config.yaml\n"
+    monkeypatch.setattr(sys, "argv", [*script, "--by", "width"])
+    with pytest.raises(SystemExit, match="^error: --by width: no run has this setting in its"):
+        gather.main()
 
 
 def test_gather_rejects_missing_runs_and_unknown_metrics(runs, tmp_path):
@@ -209,6 +209,7 @@ def test_port_reaches_the_same_objective_as_the_search():
     assert (trace[-1, :, 2] < 0.99 * trace[0, :, 2]).all()
 
 
+@pytest.mark.slow
 def test_benchmark_script_prints_all_rows(monkeypatch, capsys):
     small = ["--width", "4", "--batch", "2", "--repeats", "1", "--images", "1", "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", ["benchmark.py", *small])
@@ -269,6 +270,7 @@ def test_sampler_script_prints_rows_with_and_without_first_images(tmp_path, monk
     assert rows[2][3] == rows[2][4]  # faces64 has no measured error
 
 
+@pytest.mark.slow
 def test_web_script_prints_a_row_per_checkpoint(tmp_path, monkeypatch, capsys):
     """Expect the first image no later than the candidates."""
     path = tmp_path / "small.safetensors"
