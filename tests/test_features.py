@@ -63,9 +63,9 @@ def test_frechet_distance_of_two_dimensional_gaussians():
 
 def test_frechet_distance_agrees_with_scipy():
     """The covariances share no axes, and the sets have different sizes."""
-    draw = torch.Generator().manual_seed(0)
-    a = torch.randn(300, 5, generator=draw) @ torch.randn(5, 5, generator=draw)
-    b = torch.randn(200, 5, generator=draw) @ torch.randn(5, 5, generator=draw) + 1
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(300, 5, generator=generator) @ torch.randn(5, 5, generator=generator)
+    b = torch.randn(200, 5, generator=generator) @ torch.randn(5, 5, generator=generator) + 1
     first, second = np.cov(a.double().T), np.cov(b.double().T)
     root = sqrtm(first @ second).real
     means = (a.double().mean(0) - b.double().mean(0)).square().sum().item()

@@ -81,16 +81,16 @@ def test_z_leaves_the_range_without_a_bound(name):
 
 def test_keep_in_bounds_clips_or_resamples():
     z = torch.tensor([[0.5, 1.5, -2.0], [-0.1, 0.2, 1.0]])
-    draws = CounterRNG(0, torch.tensor([4, 9]))
-    assert keep_in_bounds(z, "clip", draws, 0).tolist()[0] == [0.5, 1, -1]
-    resampled = keep_in_bounds(z, "stochastic", draws, 0)
+    rng = CounterRNG(0, torch.tensor([4, 9]))
+    assert keep_in_bounds(z, "clip", rng, 0).tolist()[0] == [0.5, 1, -1]
+    resampled = keep_in_bounds(z, "stochastic", rng, 0)
     assert torch.equal(resampled[1], z[1])
     assert resampled[0, 0] == 0.5
     assert (resampled[0, 1:].abs() < 1).all()
-    assert not torch.equal(resampled, keep_in_bounds(z, "stochastic", draws, 1))
+    assert not torch.equal(resampled, keep_in_bounds(z, "stochastic", rng, 1))
     alone = keep_in_bounds(z[:1], "stochastic", CounterRNG(0, torch.tensor([4])), 0)
     assert torch.equal(alone[0], resampled[0])
-    assert torch.equal(keep_in_bounds(z, "none", draws, 0), z)
+    assert torch.equal(keep_in_bounds(z, "none", rng, 0), z)
 
 
 def test_adam_matches_torch():

@@ -55,13 +55,14 @@ def uses_source(config: InpaintConfig) -> bool:
 def build_preview(model: Model, iterations: int) -> Completing:
     """Build what completes the center hole to compare models in training.
 
-    With a GAN it is a search of `iterations`, or none from an encoder; other models fill the hole.
+    With a GAN it is a search of `iterations`, or none from the latent of an encoder.  Other models
+    complete in one pass.
     """
     mask = partial(center, scale=0.25)
-    fill, encoder = model.fill(), model.latent_encoder()
-    if fill is not None:
-        return BaselineModule(fill, mask, paste, model.image_shape)
-    assert model.gan is not None  # a model has a GAN or a fill
+    network, encoder = model.fill(), model.latent_encoder()
+    if network is not None:
+        return BaselineModule(network, mask, paste, model.image_shape)
+    assert model.gan is not None  # a model has a GAN or a network for one-pass completion
     solver = Adam(0 if encoder else iterations, lr=0.1, schedule="cosine")
     return InpaintingModule(model.gan, mask, Objective(), solver, paste, encoder=encoder)
 
@@ -97,8 +98,8 @@ def _build_baseline(
         )
     available = {"model": model, "source": source}
     arguments = {name: available[name] for name in available.keys() & _parameters(method)}
-    fill = instantiate(method, **arguments)
-    return BaselineModule(fill, mask, instantiate(config.blend), model.image_shape)
+    baseline = instantiate(method, **arguments)
+    return BaselineModule(baseline, mask, instantiate(config.blend), model.image_shape)
 
 
 def _parameters(node: Node) -> set[str]:

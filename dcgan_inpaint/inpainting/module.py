@@ -232,12 +232,12 @@ class InpaintingModule(LightningModule):
         start = initialize(self.encoder, self.latents, candidates, known, mask, seed)
         search = Search(self.generator, losses, start)
         z = nn.Parameter(start.z)  # (B·K, z_dim)
-        draws = CounterRNG(seed, candidates.rows)
+        rng = CounterRNG(seed, candidates.rows)
 
         trace = torch.empty(self.iterations + 1, len(z), 3, device=index.device)
         interval = self.settings.out_interval
         frames: list[tuple[int, Tensor, Tensor]] = []  # iteration, images (B·K, C, S, S), z
-        steps = search.run(z, self.solver, self.stages, draws)
+        steps = search.run(z, self.solver, self.stages, rng)
         for t, step in enumerate(self._progress_bar(steps)):
             trace[t] = torch.stack(step, 1)
             fake = search.fake.detach()  # (B·K, C, S, S)

@@ -175,17 +175,17 @@ class Search:
         return self.losses(self.fake)
 
     def run(
-        self, z: nn.Parameter, solver: Solver, stages: Sequence[Stage], draws: CounterRNG
+        self, z: nn.Parameter, solver: Solver, stages: Sequence[Stage], rng: CounterRNG
     ) -> Iterator[Losses]:
         """Yield the losses of each evaluation and of the final state."""
         if solver.iterations:
-            yield from solver(z, self.evaluate, draws)
+            yield from solver(z, self.evaluate, rng)
         x, level = z, 0
         self.z = z.data.clone()
         for stage in stages:
             start = self.generator.lift(x.detach(), level, stage.level, self.start.offset)
             x, level = nn.Parameter(start.float().clone()), stage.level  # (B·K, H·W·C)
-            yield from stage.solver(x, self._stage_losses(stage, start), draws)
+            yield from stage.solver(x, self._stage_losses(stage, start), rng)
         with torch.no_grad():
             yield self.evaluate(x, level)
 

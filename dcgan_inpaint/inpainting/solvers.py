@@ -1,8 +1,8 @@
 """Solvers that minimize the objective of each image over its latents.
 
-A solver is an iterator: `solver(z, evaluate, draws)` updates z (B, z_dim) in place and yields the
+A solver is an iterator: `solver(z, evaluate, rng)` updates z (B, z_dim) in place and yields the
 context, prior and total loss, (B,) each, of one evaluation of G per step.  `evaluate(z)` returns
-these losses with a graph to z, and `draws` provides random numbers.  Every decision is made per
+these losses with a graph to z, and `rng` provides random numbers.  Every decision is made per
 image, so images do not influence each other.  `iterations` counts evaluations of G for all solvers,
 which makes their budgets comparable.
 """
@@ -28,20 +28,20 @@ Budget = Annotated[int, Field(ge=0, le=10**6)]  # evaluations of G
 SMALLEST_STEP = 1e-4  # of L-BFGS; 5e-5 of the range of z, [-1, 1]
 
 
-def keep_in_bounds(z: Tensor, bound: str, draws: CounterRNG, t: int) -> Tensor:
+def keep_in_bounds(z: Tensor, bound: str, rng: CounterRNG, t: int) -> Tensor:
     """Return z (B, z_dim) with every component in [-1, 1].
 
     Args:
         z: latents, (B, z_dim).
         bound: "clip" clamps (Amos 2016); "stochastic" resamples components outside the range from
             U[-1, 1] (Lipton & Tripathi 2017); "none" returns z, for a normal prior.
-        draws: random numbers of the rows.
+        rng: random numbers of the rows.
         t: current iteration.
     """
     if bound == "clip":
         return z.clamp(-1, 1)
     if bound == "stochastic":
-        return torch.where(z.abs() > 1, draws.uniform("bound", t, z.shape[1]) * 2 - 1, z)
+        return torch.where(z.abs() > 1, rng.uniform("bound", t, z.shape[1]) * 2 - 1, z)
     return z
 
 
@@ -65,7 +65,7 @@ class Solver:
     def __init__(self, iterations: int, bound: str):
         self.iterations, self.bound = iterations, bound
 
-    def __call__(self, z: nn.Parameter, evaluate: Evaluate, draws: CounterRNG) -> Iterator[Losses]:
+    def __call__(self, z: nn.Parameter, evaluate: Evaluate, rng: CounterRNG) -> Iterator[Losses]:
         raise NotImplementedError
 
 
@@ -95,13 +95,13 @@ class GradientSolver(Solver):
         fraction = t / max(1, self.iterations - 1)
         return floor + (self.lr - floor) * (1 + math.cos(math.pi * fraction)) / 2
 
-    def __call__(self, z: nn.Parameter, evaluate: Evaluate, draws: CounterRNG) -> Iterator[Losses]:
+    def __call__(self, z: nn.Parameter, evaluate: Evaluate, rng: CounterRNG) -> Iterator[Losses]:
         optimizer = self.optimizer(z)
         for t in range(self.iterations):
             losses, z.grad = losses_and_gradient(evaluate, z)
             optimizer.param_groups[0]["lr"] = self.step_size(t)
             optimizer.step()
-            z.data = keep_in_bounds(z.data, self.bound, draws, t)
+            z.data = keep_in_bounds(z.data, self.bound, rng, t)
             yield losses
 
 
@@ -194,7 +194,7 @@ class LBFGS(Solver):
         super().__init__(iterations, bound)
         self.lr, self.history = lr, history
 
-    def __call__(self, z: nn.Parameter, evaluate: Evaluate, draws: CounterRNG) -> Iterator[Losses]:
+    def __call__(self, z: nn.Parameter, evaluate: Evaluate, rng: CounterRNG) -> Iterator[Losses]:
         losses, gradient = losses_and_gradient(evaluate, z)
         yield losses
         best = torch.stack(losses)  # (3, B) at the accepted point z
@@ -204,7 +204,7 @@ class LBFGS(Solver):
         rho = z.new_zeros(self.history, len(z))  # 1 / s·y, or 0 without a pair
         direction, step = self._steepest(gradient), z.new_ones(len(z), 1)
         for t in range(1, self.iterations):
-            trial = keep_in_bounds(z.data + step * direction, self.bound, draws, t)
+            trial = keep_in_bounds(z.data + step * direction, self.bound, rng, t)
             losses, trial_gradient = losses_and_gradient(evaluate, trial.requires_grad_())
             move = trial.detach() - z.data  # (B, z_dim), after the bound
             decrease = 1e-4 * (gradient * move).sum(1).clamp(max=0)  # Armijo constant of N&W
@@ -276,25 +276,25 @@ class HMC(Solver):
         super().__init__(iterations, bound)
         self.leapfrog, self.eps, self.beta = leapfrog, eps, beta
 
-    def __call__(self, z: nn.Parameter, evaluate: Evaluate, draws: CounterRNG) -> Iterator[Losses]:
+    def __call__(self, z: nn.Parameter, evaluate: Evaluate, rng: CounterRNG) -> Iterator[Losses]:
         losses, gradient = losses_and_gradient(evaluate, z)
         yield losses
         force = self.eps / 2 * self.beta  # half a momentum step per unit of gradient
         done, proposal = 1, 0
         while done < self.iterations:
             count = min(self.leapfrog, self.iterations - done)
-            v = draws.normal("momentum", proposal, z.shape[1])  # (B, z_dim)
+            v = rng.normal("momentum", proposal, z.shape[1])  # (B, z_dim)
             trial, energy = z.data, self.beta * losses[2] + v.square().sum(1) / 2
             trial_losses, trial_gradient = losses, gradient
             for step in range(count):
                 v = v - force * trial_gradient
-                trial = keep_in_bounds(trial + self.eps * v, self.bound, draws, done + step)
+                trial = keep_in_bounds(trial + self.eps * v, self.bound, rng, done + step)
                 trial_losses, trial_gradient = losses_and_gradient(evaluate, trial.requires_grad_())
                 trial = trial.detach()
                 v = v - force * trial_gradient
                 yield trial_losses
             log_accept = energy - self.beta * trial_losses[2] - v.square().sum(1) / 2  # (B,)
-            accept = draws.uniform("accept", proposal, 1)[:, 0].log() < log_accept
+            accept = rng.uniform("accept", proposal, 1)[:, 0].log() < log_accept
             z.data = torch.where(accept[:, None], trial, z.data)
             gradient = torch.where(accept[:, None], trial_gradient, gradient)
             losses = tuple(  # type: ignore[assignment]
