@@ -1,4 +1,4 @@
-"""Checkpoints of both forms load to the bit; hostile ones end in one line and run nothing."""
+"""Checkpoints of both formats load bitwise; hostile ones fail with one line and run no code."""
 
 import json
 import pickle
@@ -52,7 +52,7 @@ SHIPPED = Path(__file__).parents[1] / "dcgan_inpaint" / "checkpoints" / "faces64
 
 
 def refused(path):
-    """The one line that a checkpoint ends in; its folder is as it was."""
+    """Return the one-line error of loading a checkpoint; its directory must not change."""
     before = {p: p.stat().st_mtime_ns for p in path.parent.rglob("*")}
     with pytest.raises(ValueError) as error:
         resolve_source(load_model(path), None, str(path))
@@ -65,16 +65,16 @@ def refused(path):
 both = pytest.mark.parametrize("form", ["weights.ckpt", "weights.safetensors"])
 
 
-# --- what loads ---
+# --- valid checkpoints ---
 
 
-@pytest.mark.parametrize("which", range(3))
-def test_both_forms_to_the_bit(which, tmp_path):
-    model = make_models()[which]
+@pytest.mark.parametrize("kind", range(3))
+def test_both_formats_restore_the_model_bitwise(kind, tmp_path):
+    model = make_models()[kind]
     model.data, model.trained_iterations = FACES, 5
-    save_weights(model, tmp_path / "new folder" / "kept")  # told by content, not by name
+    save_weights(model, tmp_path / "new folder" / "file")  # the content tells the format
     torch.save(lightning_checkpoint(model), tmp_path / "weights")
-    for path in (tmp_path / "new folder" / "kept", tmp_path / "weights"):
+    for path in (tmp_path / "new folder" / "file", tmp_path / "weights"):
         loaded = load_model(path)
         assert type(loaded) is type(model)
         assert (loaded.data, loaded.trained_iterations) == (FACES, 5)
@@ -84,11 +84,11 @@ def test_both_forms_to_the_bit(which, tmp_path):
         for name, value in model.state_dict().items():
             assert torch.equal(state[name], value), name
             assert state[name].stride() == value.stride(), name
-    assert [p.name for p in (tmp_path / "new folder").iterdir()] == ["kept"]
+    assert [p.name for p in (tmp_path / "new folder").iterdir()] == ["file"]
 
 
-def test_what_lightning_saves(tmp_path):
-    """Its iteration and description come along, into the other form as well."""
+def test_lightning_checkpoint_converts_to_safetensors(tmp_path):
+    """Iteration and data description are preserved."""
     trainer, model = quiet_trainer(), make_dcgan()
     model.data = FACES
     batches = [{"image": torch.zeros(4, 3, 16, 16)}] * 2
@@ -100,17 +100,18 @@ def test_what_lightning_saves(tmp_path):
         assert (loaded.trained_iterations, loaded.data) == (2, FACES)
 
 
-def test_loading_draws_as_building_does(tmp_path):
-    """A latent encoder's first weights follow from the seed, whatever was checked before."""
+def test_loading_uses_as_many_random_numbers_as_building(tmp_path):
+    """The initial weights of a latent encoder do not depend on how its GAN was obtained."""
     path = write_checkpoint(tmp_path / "weights.safetensors")
-    draws = []
+    numbers = []
     for make in (make_dcgan, lambda: torch.manual_seed(0) and load_gan(path)):
         make()
-        draws.append(torch.rand(3))
-    assert torch.equal(*draws)
+        numbers.append(torch.rand(3))
+    assert torch.equal(*numbers)
 
 
-def test_old_checkpoints(tmp_path):
+def test_header_of_the_first_versions_loads(tmp_path):
+    """The data was a configuration, and at first kind, iteration and data were not stored."""
     (tmp_path / "images").mkdir()
     folder = {"_target_": "dcgan_inpaint.data.folder.Folder", "root": str(tmp_path / "images")}
     folder |= {"image_size": 16, "channels": 3, "crop": 0.5}
@@ -123,7 +124,7 @@ def test_old_checkpoints(tmp_path):
         torch.save(lightning_checkpoint(make_dcgan(), data=data), tmp_path / "old.ckpt")
         assert load_gan(tmp_path / "old.ckpt").data == source
     first = lightning_checkpoint(make_dcgan())
-    for name in ("kind", "iteration", "data"):  # were not said at first
+    for name in ("kind", "iteration", "data"):
         del first[name]
     torch.save(first, tmp_path / "old.ckpt")
     assert load_model(tmp_path / "old.ckpt").data is None
@@ -134,19 +135,72 @@ def test_old_checkpoints(tmp_path):
     assert loaded.gan.settings == make_dcgan().settings
 
 
-@pytest.mark.parametrize("form", ["weights.ckpt", "weights.safetensors"])
-def test_halved_weights_become_whole(form, tmp_path):
-    """A file may hold float16, to be half as large; the model computes in float32."""
+@pytest.fixture(scope="module")
+def old_checkpoints(tmp_path_factory):
+    """Checkpoints written by commit 7f30de1 (fixtures/make_checkpoints.py), expected outputs."""
+    folder = tmp_path_factory.mktemp("old")
+    with zipfile.ZipFile(Path(__file__).parent / "fixtures" / "old_checkpoints.zip") as archive:
+        archive.extractall(folder)
+    return folder, load_file(folder / "expected.safetensors")
+
+
+def assert_equal_outputs(actual, expected):
+    # Bitwise on the machine that wrote them; other processors round convolutions differently.
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+def test_old_checkpoints_give_the_same_outputs(old_checkpoints, suffix):
+    folder, expected = old_checkpoints
+    known, mask = expected["known"], expected["mask"]
+    loaded = {
+        name: load_model(folder / f"{name}{suffix}").eval()
+        for name in ("dcgan", "latent_encoder", "context_encoder", "unet")
+    }
+    assert all(model.trained_iterations == 2 for model in loaded.values())
+    assert all(model.data["source"] == "faces" for model in loaded.values())
+    with torch.no_grad():
+        gan, encoder = loaded["dcgan"], loaded["latent_encoder"]
+        assert_equal_outputs(gan(gan.latents(torch.arange(2))), expected["images"])
+        z, offset = encoder.ema_encoder(known, mask, expected["noise"])
+        assert_equal_outputs(z, expected["z"])
+        assert_equal_outputs(offset, expected["offset"])
+        fill = loaded["context_encoder"].ema_generator(known, mask)
+        assert_equal_outputs(fill, expected["context_encoder"])
+        assert_equal_outputs(loaded["unet"].ema_network(known, mask), expected["unet"])
+    assert torch.equal(encoder.error_calibration, expected["error_calibration"])
+
+
+@pytest.mark.parametrize("name", ["dcgan", "latent_encoder", "context_encoder", "unet"])
+def test_old_formats_hold_the_same_tensors(old_checkpoints, name):
+    folder, _ = old_checkpoints
+    lightning, weights = (
+        load_model(folder / f"{name}{suffix}").state_dict() for suffix in (".ckpt", ".safetensors")
+    )
+    assert lightning.keys() == weights.keys()
+    assert all(torch.equal(value, weights[key]) for key, value in lightning.items())
+
+
+def test_old_latent_encoder_without_df_dim_has_the_default_of_its_time(tmp_path):
+    model = LatentEncoder(gan=make_dcgan(), image_size=16, code_dim=4, df_dim=64)
+    saved = lightning_checkpoint(model)
+    del saved["hyper_parameters"]["df_dim"]
+    torch.save(saved, tmp_path / "old.ckpt")
+    assert load_model(tmp_path / "old.ckpt").settings.df_dim == 64
+
+
+@both
+def test_half_precision_weights_load_as_float32(form, tmp_path):
     model = make_dcgan()
-    halved = {k: v.half() for k, v in model.state_dict().items() if v.is_floating_point()}
-    path = write_checkpoint(tmp_path / form, model, tensors=halved)
+    half = {k: v.half() for k, v in model.state_dict().items() if v.is_floating_point()}
+    path = write_checkpoint(tmp_path / form, model, tensors=half)
     for name, value in load_model(path).state_dict().items():
-        expected = halved[name].float() if name in halved else model.state_dict()[name]
+        expected = half[name].float() if name in half else model.state_dict()[name]
         assert value.dtype == expected.dtype, name
         assert torch.equal(value, expected), name
 
 
-def test_the_shipped_one():
+def test_shipped_faces64_holds_raw_and_averaged_networks():
     gan = load_gan(SHIPPED)
     assert (gan.settings.gf_dim, gan.trained_iterations) == (24, 15600)
     assert gan.data["source"] == "faces"
@@ -154,8 +208,7 @@ def test_the_shipped_one():
     assert SHIPPED.stat().st_size < 10e6
 
 
-def test_the_shipped_sampler():
-    """Of CelebA: GAN and sampling encoder in one small file that names no folder."""
+def test_shipped_celeba64_holds_a_gan_and_a_sampler_without_paths():
     model = load_model("celeba64", LatentEncoder)
     assert (model.settings.noise_dim, model.gan.settings.gf_dim, model.ema_only) == (64, 48, True)
     assert model.data == {**model.data, "source": "celeba"} and "root" not in model.data
@@ -164,8 +217,7 @@ def test_the_shipped_sampler():
         resolve_source(model, None, "celeba64")
 
 
-def test_the_shipped_gan_of_photos():
-    """Of CelebA at 128 px: averaged networks, in half precision, that name no folder."""
+def test_shipped_celeba128_holds_an_averaged_gan_without_paths():
     gan = load_gan(checkpoint_path("celeba128"))
     assert gan.image_shape == (3, 128, 128) and gan.settings.crop == 0.8
     assert (gan.ema_only, gan.trained_iterations, gan.settings.layers) == (True, 8582, 5)
@@ -173,7 +225,7 @@ def test_the_shipped_gan_of_photos():
     assert checkpoint_path("celeba128").stat().st_size < 20e6
 
 
-def test_what_a_search_asks_of_a_model():
+def test_models_offer_a_gan_an_encoder_or_a_fill():
     gan, context, encoder = make_models()
     known, mask = torch.zeros(2, 3, 16, 16), torch.ones(2, 1, 16, 16)
     assert (gan.gan, context.gan) == (gan, None)
@@ -185,16 +237,18 @@ def test_what_a_search_asks_of_a_model():
     assert context.fill(ema=False)(known, mask).mean() > 0.9 > context.fill()(known, mask).mean()
 
 
-# --- what goes with a checkpoint ---
+# --- data source and kind ---
 
 
-def test_source_of(tmp_path, capsys):
+def test_source_is_the_chosen_one_or_that_of_the_training(tmp_path, capsys):
     model = make_dcgan()
     chosen = Faces(16, train_size=9)
     assert resolve_source(model, chosen, "a.ckpt") is chosen
     with pytest.raises(ValueError, match=r"ckpt=a.ckpt: does not name .* Set data="):
         resolve_source(model, None, "a.ckpt")
-    sizes = "data.image_size=32 data.channels=1: ckpt=a.ckpt is for other images. Use data.image_size=16"
+    sizes = (
+        "data.image_size=32 data.channels=1: ckpt=a.ckpt .* Use data.image_size=16 data.channels=3"
+    )
     with pytest.raises(ValueError, match=sizes):
         resolve_source(model, Faces(32, 1), "a.ckpt")
     model.data = FACES
@@ -203,14 +257,16 @@ def test_source_of(tmp_path, capsys):
     Image.new("RGB", (20, 20)).save(tmp_path / "one.png")
     model.data = {"source": "folder", "root": str(tmp_path), "image_size": 16}
     assert isinstance(resolve_source(model, None, "a.ckpt"), Folder)
-    assert str(tmp_path) in capsys.readouterr().out  # a folder that the user did not name
+    assert (
+        str(tmp_path) in capsys.readouterr().out
+    )  # the checkpoint names the directory, not the user
     model.data["root"] = str(tmp_path / "gone")
     with pytest.raises(FileNotFoundError, match=r"gone is not a folder"):
         resolve_source(model, None, "a.ckpt")
 
 
 @both
-def test_another_kind(form, tmp_path):
+def test_checkpoint_of_another_kind_is_rejected(form, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"ckpt=.*gone.ckpt: no such file"):
         load_gan(tmp_path / "gone.ckpt")
     for model in make_models():
@@ -229,7 +285,7 @@ def test_another_kind(form, tmp_path):
 @both
 @pytest.mark.parametrize("name", ["copyfile", "touch", "open", "hub", "savetxt"])
 @pytest.mark.parametrize("place", PLACES)
-def test_calls_in_the_data(form, name, place, tmp_path):
+def test_calls_in_the_data_description_are_not_run(form, name, place, tmp_path):
     call = make_calls(tmp_path / "marker")[name]
     assert "data" in refused(write_checkpoint(tmp_path / form, data=PLACES[place](call)))
     assert not (tmp_path / "marker").exists()
@@ -237,9 +293,9 @@ def test_calls_in_the_data(form, name, place, tmp_path):
 
 @both
 @pytest.mark.parametrize("case", DATA)
-def test_data(form, case, tmp_path):
-    data, says = DATA[case]
-    assert says in refused(write_checkpoint(tmp_path / form, data=data))
+def test_invalid_data_description_is_rejected(form, case, tmp_path):
+    data, message = DATA[case]
+    assert message in refused(write_checkpoint(tmp_path / form, data=data))
 
 
 # --- hostile: settings and the rest of the header ---
@@ -247,23 +303,25 @@ def test_data(form, case, tmp_path):
 
 @both
 @pytest.mark.parametrize("case", HEADERS)
-def test_headers(form, case, tmp_path):
-    header, says = HEADERS[case]
-    assert says in refused(write_checkpoint(tmp_path / form, **header))
+def test_invalid_header_is_rejected(form, case, tmp_path):
+    header, message = HEADERS[case]
+    assert message in refused(write_checkpoint(tmp_path / form, **header))
 
 
 @both
 @pytest.mark.parametrize("case", LATENT)
-def test_a_latent_encoder_whose_gan_lies(form, case, tmp_path):
-    settings, says = LATENT[case]
-    assert says in refused(write_checkpoint(tmp_path / form, make_models()[2], settings=settings))
+def test_invalid_gan_of_a_latent_encoder_is_rejected(form, case, tmp_path):
+    settings, message = LATENT[case]
+    assert message in refused(
+        write_checkpoint(tmp_path / form, make_models()[2], settings=settings)
+    )
 
 
-@pytest.mark.parametrize(("header", "says"), TEXTS)
-def test_json(header, says, tmp_path):
+@pytest.mark.parametrize(("header", "message"), TEXTS)
+def test_invalid_json_header_is_rejected(header, message, tmp_path):
     path = tmp_path / "weights.safetensors"
     path.write_bytes(save({"w": torch.zeros(2)}, {"dcgan_inpaint": header}))
-    assert says in refused(path)
+    assert message in refused(path)
 
 
 # --- hostile: the tensors ---
@@ -271,21 +329,21 @@ def test_json(header, says, tmp_path):
 
 @both
 @pytest.mark.parametrize("case", TENSORS)
-def test_tensors(form, case, tmp_path):
-    tensors, says = TENSORS[case]
-    assert says in refused(write_checkpoint(tmp_path / form, tensors=tensors))
+def test_invalid_tensor_is_rejected(form, case, tmp_path):
+    tensors, message = TENSORS[case]
+    assert message in refused(write_checkpoint(tmp_path / form, tensors=tensors))
 
 
 @pytest.mark.parametrize("case", PICKLED)
-def test_pickled_tensors(case, tmp_path):
-    tensors, says = PICKLED[case]
-    assert says in refused(write_checkpoint(tmp_path / "weights.ckpt", tensors=tensors))
+def test_invalid_pickled_tensor_is_rejected(case, tmp_path):
+    tensors, message = PICKLED[case]
+    assert message in refused(write_checkpoint(tmp_path / "weights.ckpt", tensors=tensors))
 
 
-def test_a_storage_that_was_cut(tmp_path):
+def test_truncated_storage_is_rejected(tmp_path):
     """The archive holds less of a tensor than the pickle claims."""
-    whole, path = write_checkpoint(tmp_path / "whole.ckpt"), tmp_path / "weights.ckpt"
-    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w") as target:
+    complete, path = write_checkpoint(tmp_path / "complete.ckpt"), tmp_path / "weights.ckpt"
+    with zipfile.ZipFile(complete) as source, zipfile.ZipFile(path, "w") as target:
         records = source.infolist()
         last = max(records, key=lambda record: record.file_size)
         for record in sorted(records, key=lambda record: record is last):
@@ -298,7 +356,7 @@ def test_a_storage_that_was_cut(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["state_dict", "hyper_parameters", "callbacks", "data"])
-def test_a_pickle_that_runs(place, tmp_path):
+def test_code_in_a_pickle_is_not_run(place, tmp_path):
     path, marker = tmp_path / "weights.ckpt", tmp_path / "marker"
     torch.save(lightning_checkpoint(make_dcgan()) | {place: {"x": PickledCommand(marker)}}, path)
     assert "(contains more than tensors and plain values)" in refused(path)
@@ -309,29 +367,28 @@ def test_a_pickle_that_runs(place, tmp_path):
 
 @both
 @pytest.mark.parametrize("share", [0, 0.001, 0.1, 0.5, 0.99])
-def test_truncated(form, share, tmp_path):
+def test_truncated_file_is_rejected(form, share, tmp_path):
     path = write_checkpoint(tmp_path / form)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(share * len(whole))])
+    complete = path.read_bytes()
+    path.write_bytes(complete[: int(share * len(complete))])
     assert "truncated, or not a" in refused(path)
 
 
-def test_the_same_weights_are_the_same_file(tmp_path):
+def test_equal_models_are_saved_to_equal_files(tmp_path):
     for name in ("a", "b"):
         save_weights(make_dcgan(), tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 @both
-def test_a_flipped_bit(form, tmp_path):
-    """Anywhere in a file that we write: refused, or nothing has changed."""
+def test_flipped_bit_is_rejected_or_has_no_effect(form, tmp_path):
     model, path = make_dcgan(), tmp_path / form
     model.data = FACES
     if path.suffix == ".ckpt":
         torch.save(lightning_checkpoint(model), path)
     else:
         save_weights(model, path)
-    data, state, taken = path.read_bytes(), model.state_dict(), 0
+    data, state, accepted = path.read_bytes(), model.state_dict(), 0
     places = [*range(0, 2000, 61), *range(2000, len(data), len(data) // 50)]
     for place in [*places, *range(len(data) - 2000, len(data), 61)]:
         changed = bytearray(data)
@@ -342,14 +399,14 @@ def test_a_flipped_bit(form, tmp_path):
         except ValueError as error:
             assert str(error).startswith(f"ckpt={path}") and "\n" not in str(error)
             continue
-        taken += 1  # such as the time at which a part of an archive was written
+        accepted += 1  # for example in the time stamp of a part of the archive
         assert dict(loaded.hparams) == dict(model.hparams), place
         assert all(torch.equal(v, state[k]) for k, v in loaded.state_dict().items()), place
-    assert taken < len(places) / 2
+    assert accepted < len(places) / 2
 
 
 @pytest.mark.parametrize("change", [{"hyper_parameters": {"hidden": 3}}, {"state_dict": None}, {}])
-def test_foreign(change, tmp_path):
+def test_foreign_file_is_rejected(change, tmp_path):
     path = tmp_path / "weights.ckpt"
     torch.save(
         lightning_checkpoint(make_dcgan()) | change if change else {"layer": torch.zeros(2)}, path
@@ -361,11 +418,11 @@ def test_foreign(change, tmp_path):
     assert "truncated, or not a" in refused(path)
 
 
-def test_compressed(tmp_path):
-    """torch stores records as they are; a compressed one may unpack to any size."""
-    whole, path = write_checkpoint(tmp_path / "whole.ckpt"), tmp_path / "weights.ckpt"
+def test_compressed_archive_is_rejected(tmp_path):
+    """torch does not compress; a compressed record may unpack to any size."""
+    complete, path = write_checkpoint(tmp_path / "complete.ckpt"), tmp_path / "weights.ckpt"
     with (
-        zipfile.ZipFile(whole) as source,
+        zipfile.ZipFile(complete) as source,
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target,
     ):
         for record in source.infolist():
@@ -374,20 +431,20 @@ def test_compressed(tmp_path):
 
 
 @pytest.mark.parametrize("header", BAD_LAYOUTS)
-def test_safetensors_that_lie(header, tmp_path):
+def test_invalid_safetensors_layout_is_rejected(header, tmp_path):
     path, text = tmp_path / "weights.safetensors", json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(8))
     assert "truncated, or not a" in refused(path)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_safetensors_whose_length_lies(length, tmp_path):
+def test_invalid_safetensors_length_is_rejected(length, tmp_path):
     path = tmp_path / "weights.safetensors"
     path.write_bytes(struct.pack("<Q", length) + b'{"w": 1}')
     assert "truncated, or not a" in refused(path)
 
 
-def test_safetensors_nested_deeply(tmp_path):
+def test_deeply_nested_safetensors_header_is_rejected(tmp_path):
     path, depth = tmp_path / "weights.safetensors", 50 * sys.getrecursionlimit()
     text = b'{"w": ' + b"[" * depth + b"]" * depth + b"}"
     path.write_bytes(struct.pack("<Q", len(text)) + text)
@@ -395,61 +452,60 @@ def test_safetensors_nested_deeply(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["DCGAN", "latent encoder", "sampler", "context encoder", "U-Net"])
-def test_an_averaged_file_completes_the_same(tmp_path, kind):
-    """To half precision, from less than half of the file; the raw networks are not there."""
+def test_averaged_file_is_half_as_large_and_equal_to_half_precision(tmp_path, kind):
     small = {"image_size": 16, "df_dim": 2}
     torch.manual_seed(0)
     gan = DCGAN(**small, gf_dim=2, z_dim=4)
-    made = {
+    model = {
         "DCGAN": lambda: gan,
         "latent encoder": lambda: LatentEncoder(gan=gan, **small, code_dim=3),
         "sampler": lambda: LatentEncoder(gan=gan, **small, code_dim=3, noise_dim=2),
         "context encoder": lambda: ContextEncoder(**small, gf_dim=2, code_dim=4),
         "U-Net": lambda: UNet(image_size=16, gf_dim=2),
     }[kind]()
-    made.data = {"source": "celeba", "root": "/home/somebody", "image_size": 16}
-    whole, slim = tmp_path / "whole.safetensors", tmp_path / "slim.safetensors"
-    save_weights(made, whole)
-    save_weights(made, slim, averaged=True)
-    assert b"somebody" not in slim.read_bytes()
+    model.data = {"source": "celeba", "root": "/home/somebody", "image_size": 16}
+    full, averaged = tmp_path / "full.safetensors", tmp_path / "averaged.safetensors"
+    save_weights(model, full)
+    save_weights(model, averaged, averaged=True)
+    assert b"somebody" not in averaged.read_bytes()
     sizes = [
-        sum(t.numel() * t.itemsize for t in load_file(file).values()) for file in (whole, slim)
+        sum(t.numel() * t.itemsize for t in load_file(file).values()) for file in (full, averaged)
     ]
     assert sizes[1] < 0.55 * sizes[0]
 
-    loaded = load_model(slim)
-    state = made.state_dict()
+    loaded = load_model(averaged)
+    state = model.state_dict()
     for name, value in loaded.state_dict().items():
-        if not name.startswith(tuple(made.training_only) or "none"):
-            for raw, average in made.averages.items():
+        if not name.startswith(tuple(model.training_only) or "none"):
+            for raw, average in model.averages.items():
                 if name.startswith(f"{raw}."):
                     name = average + name.removeprefix(raw)
             torch.testing.assert_close(value, state[name], rtol=1e-3, atol=1e-6)
     with pytest.raises(ValueError, match="ema=false: ckpt has only the averaged networks"):
         loaded.check_ema(ema=False)
     loaded.check_ema(ema=True)
-    load_model(whole).check_ema(ema=False)
+    load_model(full).check_ema(ema=False)
     with pytest.raises(
         ValueError, match="was trained on celeba images. Set data=celeba data.root="
     ):
-        resolve_source(loaded, None, "slim")
+        resolve_source(loaded, None, "averaged")
 
 
-def test_an_averaged_file_that_lacks_more_is_refused(tmp_path):
+def test_averaged_file_without_an_average_is_rejected(tmp_path):
     save_weights(DCGAN(image_size=16, gf_dim=2, df_dim=2), tmp_path / "a", averaged=True)
     with safe_open(tmp_path / "a", "pt") as file:
         about = json.loads(file.metadata()["dcgan_inpaint"])
     del about["checksum"]
-    words = {"dcgan_inpaint": json.dumps(about)}
+    metadata = {"dcgan_inpaint": json.dumps(about)}
     tensors = load_file(tmp_path / "a")
     del tensors["ema_generator.project.weight"]
-    save_file(tensors, tmp_path / "b", words)
+    save_file(tensors, tmp_path / "b", metadata)
     with pytest.raises(ValueError, match="project.weight'?: missing"):
         load_model(tmp_path / "b")
 
 
-def test_shipped_checkpoints_have_names(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # anywhere
+def test_shipped_checkpoints_load_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert load_model("faces64").settings.image_size == 64
     with pytest.raises(FileNotFoundError, match="ckpt=faces65: no such file.* faces64"):
         load_model("faces65")

@@ -16,10 +16,10 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from dcgan_inpaint.configs import INTEGER, make, settings
 from dcgan_inpaint.data.decoding import Channels, Crop
 from dcgan_inpaint.losses import discriminator_losses, generator_loss
+from dcgan_inpaint.masks.masks import MaskFunction
 from dcgan_inpaint.randomness import latents
 
 ENTRY_POINT_GROUP = "dcgan_inpaint.models"  # where other packages register their models
-MaskFunction = Callable[[Tensor, int], Tensor]  # (index (B,), size) -> masks (B, 1, S, S)
 Width = Annotated[int, Field(ge=1, le=4096)]  # of a layer, a code or z
 
 

@@ -35,9 +35,9 @@ SHIPPED = {path.stem: path for path in (Path(__file__).parents[1] / "checkpoints
 HEADER = "dcgan_inpaint"  # key of the header in the metadata of a safetensors file
 
 # What files of earlier versions contain -> what it is today.
-OLD_TENSORS = {"doubt": "error_calibration"}
+RENAMED_TENSORS = {"doubt": "error_calibration"}
 OLD_DEFAULTS = {LatentEncoder.kind: {"df_dim": 64}}  # of settings that a file may omit
-OLD_TARGETS = {  # `_target_` of the data, which the first versions stored as a configuration
+RENAMED_TARGETS = {  # `_target_` of the data, which the first versions stored as a configuration
     "dcgan_inpaint.data.faces.Faces": "faces",
     "dcgan_inpaint.data.folder.Folder": "folder",
     "dcgan_inpaint.data.celeba.CelebA": "celeba",
@@ -94,7 +94,7 @@ def load_model(path: str | Path, *classes: type[Model], key: str = "ckpt") -> Mo
             f"{key}={path}: holds a {_one_line(header.kind)}. Use a checkpoint of a {kinds}"
         )
     try:
-        return _build(model_class, header, tensors)
+        return _build_model(model_class, header, tensors)
     except ValueError as error:
         raise ValueError(f"{key}={path}: {_one_line(error)}") from error
 
@@ -205,14 +205,14 @@ def _read_file(path: Path) -> tuple[Header, dict[str, Tensor]]:
     else:
         raise ValueError("neither safetensors nor a file of torch.save")
     header = make(Header, fields)
-    if header.data and (name := OLD_TARGETS.get(str(header.data.get("_target_")))):
+    if header.data and (name := RENAMED_TARGETS.get(str(header.data.get("_target_")))):
         data = {key: value for key, value in header.data.items() if key != "_target_"}
         header = replace(header, data={"source": name} | data)
     header = replace(header, settings=OLD_DEFAULTS.get(header.kind, {}) | header.settings)
-    return header, {OLD_TENSORS.get(name, name): value for name, value in tensors.items()}
+    return header, {RENAMED_TENSORS.get(name, name): value for name, value in tensors.items()}
 
 
-def _build(model_class: type[Model], header: Header, tensors: dict[str, Tensor]) -> Model:
+def _build_model(model_class: type[Model], header: Header, tensors: dict[str, Tensor]) -> Model:
     """Build the model of a file.  Raises ValueError if its parts are invalid or do not match."""
     with torch.device("meta"):  # the sizes are not verified yet
         planned = model_class.from_hyperparameters(header.settings)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from dcgan_inpaint.configs import Fraction, Positive, make, settings
 from dcgan_inpaint.images import masked
 from dcgan_inpaint.losses import hole_loss
-from dcgan_inpaint.models.base import AdversarialModule, MaskFunction, ModelSettings, Width
+from dcgan_inpaint.masks.masks import MaskFunction
+from dcgan_inpaint.models.base import AdversarialModule, ModelSettings, Width
 from dcgan_inpaint.models.networks import Discriminator, Encoder, Generator, freeze
 
 

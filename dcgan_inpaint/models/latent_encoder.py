@@ -21,7 +21,8 @@ from dcgan_inpaint.blending import poisson
 from dcgan_inpaint.configs import Fraction, NonNegative, Positive, Seed, make, settings
 from dcgan_inpaint.data.augmentation import changed
 from dcgan_inpaint.images import masked
-from dcgan_inpaint.models.base import LatentGAN, MaskFunction, Model, ModelSettings, Width
+from dcgan_inpaint.masks.masks import MaskFunction
+from dcgan_inpaint.models.base import LatentGAN, Model, ModelSettings, Width
 from dcgan_inpaint.models.networks import Discriminator, Encoder, Layers, freeze
 from dcgan_inpaint.models.uncertainty import HOLE_DEPTHS, calibrate_error, hole_depths
 from dcgan_inpaint.randomness import normal

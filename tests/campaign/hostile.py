@@ -19,7 +19,7 @@ from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
 
 FACES: dict[str, Any] = {"source": "faces", "image_size": 16, "train_size": 8}
-OLD_FACES = {"_target_": "dcgan_inpaint.data.faces.source.Faces", "image_size": 16, "train_size": 8}
+OLD_FACES = {"_target_": "dcgan_inpaint.data.faces.Faces", "image_size": 16, "train_size": 8}
 WEIGHT = "generator.project.weight"
 VARIANCE = "discriminator.norms.1.running_var"
 
