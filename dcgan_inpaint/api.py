@@ -12,10 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 from dcgan_inpaint.configs import check_config, choices_of, compose_config, normalize_overrides
 from dcgan_inpaint.data.loader import Images, batches
 from dcgan_inpaint.errors import unwrapped
-from dcgan_inpaint.inpainting.build import Completing, Mask, build, uses_source
+from dcgan_inpaint.inpainting.build import Completing, build, uses_source
 from dcgan_inpaint.inpainting.config import InpaintConfig, resolve
 from dcgan_inpaint.inpainting.module import Completion, InpaintingModule, Progress
 from dcgan_inpaint.masks.mask_image import MaskImage
+from dcgan_inpaint.masks.masks import MaskFunction
 from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.models.checkpoint import load_model, resolve_source
 from dcgan_inpaint.photos.crops import Crop
@@ -173,13 +174,17 @@ class Completer:
         share, data = self.model.settings.crop, self.model.data
         return crop_finder(share, config.crop, config.detector, config.eyes, config.face, data)
 
-    def _photos(self, config: InpaintConfig, images: list[ImageLike], masks: list[Mask]) -> Photos:
+    def _photos(
+        self, config: InpaintConfig, images: list[ImageLike], masks: list[MaskFunction]
+    ) -> Photos:
         names = _names("image", len(images))
         photos = [to_photo(*pair) for pair in zip(images, names, strict=True)]
         finder = self._finder(config)
         return Photos(names, photos.__getitem__, masks, finder, self.model.image_shape)
 
-    def _completing(self, config: InpaintConfig, mask: Mask, watch: Watch | None) -> Completing:
+    def _completing(
+        self, config: InpaintConfig, mask: MaskFunction, watch: Watch | None
+    ) -> Completing:
         data = instantiate(config.data)
         source = resolve_source(self.model, data, self.name) if uses_source(config) else None
         completing = build(config, self.model, mask, source)
@@ -202,7 +207,7 @@ def _names(what: str, count: int) -> list[str]:
     return [what] if count == 1 else [f"{what} {i}" for i in range(count)]
 
 
-def _masks(mask: Any, count: int, config: InpaintConfig) -> list[Mask]:
+def _masks(mask: Any, count: int, config: InpaintConfig) -> list[MaskFunction]:
     """Return a mask for each of `count` images, from one for all or from a list."""
     threshold, known = config.mask["threshold"], config.mask["known"]
     if not isinstance(mask, (list, tuple)):

@@ -75,8 +75,9 @@ def harmonic(values: Tensor, hole: Tensor, tolerance: float) -> Tensor:
         return u
     h = hole.to(values.dtype)
     box = _bounding_box(hole)
-    links = _neighbor_sum(torch.ones_like(h)), _right_neighbor(h), _lower_neighbor(h)
-    level = _make_level(*((h * x)[box] for x in links))
+    count = _neighbor_sum(torch.ones_like(h))  # of the neighbors inside the image
+    right, down = F.pad(h, (0, 1))[..., 1:], F.pad(h, (0, 0, 0, 1))[..., 1:, :]  # neighbors
+    level = _make_level(*((h * x)[box] for x in (count, right, down)))
     known = h * _neighbor_sum(values.masked_fill(hole, 0))  # (B, C, H, W)
     u[box] = _solve(level, known[box], tolerance)
     return u
@@ -124,16 +125,6 @@ def _neighbor_sum(x: Tensor) -> Tensor:
     """Return the sum of the neighbors of each pixel inside the image (..., H, W)."""
     x = F.pad(x, (1, 1, 1, 1))
     return x[..., :-2, 1:-1] + x[..., 2:, 1:-1] + x[..., 1:-1, :-2] + x[..., 1:-1, 2:]
-
-
-def _right_neighbor(x: Tensor) -> Tensor:
-    """Return the right neighbor of each pixel (..., H, W), 0 outside the image."""
-    return F.pad(x, (0, 1))[..., 1:]
-
-
-def _lower_neighbor(x: Tensor) -> Tensor:
-    """Return the neighbor below each pixel (..., H, W), 0 outside the image."""
-    return F.pad(x, (0, 0, 0, 1))[..., 1:, :]
 
 
 def _add_row_pairs(x: Tensor) -> Tensor:

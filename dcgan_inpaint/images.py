@@ -29,7 +29,7 @@ def to_pil(image: Tensor) -> Image.Image:
     return to_pil_image(to_uint8(image))
 
 
-def grid(images: Tensor, columns: int = 8) -> Image.Image:
+def make_grid(images: Tensor, columns: int = 8) -> Image.Image:
     """Arrange images in rows on a white "RGB" sheet, with a border of 2 px.
 
     Args:

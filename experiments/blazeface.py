@@ -20,8 +20,8 @@ from torch import Tensor
 
 from dcgan_inpaint.photos.detector import (
     BLAZEFACE_WEIGHTS,
+    INPUT_SIZE,
     VALUES_PER_ANCHOR,
-    VIEW_SIZE,
     load_blazeface,
 )
 
@@ -76,12 +76,12 @@ def compare(path: str, count: int = 32) -> None:
     apart, largest = torch.zeros(2), torch.zeros(2)
     for i in range(count):
         coarse = torch.rand(1, 3, 2 + i, 2 + i, generator=generator) * 2 - 1  # blobs of all sizes
-        image = torch.nn.functional.interpolate(coarse, (VIEW_SIZE, VIEW_SIZE), mode="bilinear")
+        image = torch.nn.functional.interpolate(coarse, (INPUT_SIZE, INPUT_SIZE), mode="bilinear")
         interpreter.set_tensor(given["index"], image.permute(0, 2, 3, 1).numpy())
         interpreter.invoke()
         theirs = {o["shape"][-1]: interpreter.get_tensor(o["index"])[0] for o in outputs}
         logits, values = network(image)
-        values = (values - network.anchors) * VIEW_SIZE  # theirs are seen from the places, in px
+        values = (values - network.anchors) * INPUT_SIZE  # theirs are seen from the places, in px
         pairs = (logits[0, :, None], theirs[1]), (values[0].flatten(1), theirs[VALUES_PER_ANCHOR])
         for j, (own, other) in enumerate(pairs):
             apart[j] = max(apart[j], (own - torch.from_numpy(other)).abs().max())

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 from torch import Tensor
 
-from dcgan_inpaint.images import grid
+from dcgan_inpaint.images import make_grid
 
 plt.style.use("tableau-colorblind10")
 plt.rcParams.update({"figure.constrained_layout.use": True, "figure.dpi": 80})
@@ -38,7 +38,7 @@ def show_rows(
     rows, columns, _, size, _ = images.shape
     if axes is None:
         _, axes = plt.subplots(figsize=(columns * inches + 1, rows * inches + 0.6))
-    axes.imshow(grid(images.flatten(0, 1), columns))
+    axes.imshow(make_grid(images.flatten(0, 1), columns))
     center = 2 + (size - 1) / 2  # `grid` adds a white margin of 2 px to each image
     axes.set_yticks([center + i * (size + 2) for i in range(len(down))], down)
     axes.set_xticks([center + i * (size + 2) for i in range(len(across))], across)

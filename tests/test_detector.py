@@ -18,7 +18,7 @@ from dcgan_inpaint.data.faces.source import Faces
 from dcgan_inpaint.photos.crops import EYES, Crop
 from dcgan_inpaint.photos.detector import (
     BLAZEFACE_WEIGHTS,
-    VIEW_SIZE,
+    INPUT_SIZE,
     find_faces,
     load_blazeface,
     view_of,
@@ -96,7 +96,7 @@ def test_view_of_a_rotated_crop_is_black_outside_the_photo():
     photo = Image.fromarray(np.stack([x * 3, y * 4, x * 0 + 200], 2).astype(np.uint8))
     crop = Crop(60 + 10j, 40 * unit(30))
     view = np.asarray(view_of(photo, crop), float)
-    v, u = (np.mgrid[:VIEW_SIZE, :VIEW_SIZE] + 0.5) / VIEW_SIZE
+    v, u = (np.mgrid[:INPUT_SIZE, :INPUT_SIZE] + 0.5) / INPUT_SIZE
     point = crop.origin + crop.side * (u + 1j * v)
     inside = (abs(point.real - 40) < 38.5) & (abs(point.imag - 30) < 28.5)
     outside = (point.real > 81.5) | (point.imag > 61.5)

@@ -13,7 +13,7 @@ from scipy.linalg import sqrtm
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from dcgan_inpaint.data.faces.source import Faces
-from dcgan_inpaint.images import grid, to_float, to_uint8
+from dcgan_inpaint.images import make_grid, to_float, to_uint8
 from dcgan_inpaint.metrics import features
 from dcgan_inpaint.metrics.features import (
     compare,
@@ -233,7 +233,7 @@ def test_sample_writes_fd_efflite0(run, tmp_path):
 @needs_weights
 def test_features_experiment_prints_its_tables(faces, tmp_path, monkeypatch, capsys):
     """Both metrics are largest for the strongest distortion of each kind."""
-    grid(faces[:8]).save(tmp_path / "samples.png")
+    make_grid(faces[:8]).save(tmp_path / "samples.png")
     assert np.array_equal(experiment.read_grid(tmp_path / "samples.png", 64), to_uint8(faces[:8]))
     cases = {change: strengths[::2] for change, strengths in experiment.STRENGTHS.items()}
     monkeypatch.setattr(experiment, "STRENGTHS", cases)

@@ -144,7 +144,7 @@ GOOD = {
     "dcgan_inpaint/images.py": "from dcgan_inpaint import errors",
     "dcgan_inpaint/data/__init__.py": "",
     "dcgan_inpaint/data/loader.py": "from .cache import decode",
-    "dcgan_inpaint/data/cache.py": "from ..images import grid",
+    "dcgan_inpaint/data/cache.py": "from ..images import make_grid",
     "dcgan_inpaint/models/base.py": "import dcgan_inpaint.data.loader",
     "dcgan_inpaint/cli/train.py": "from dcgan_inpaint.runs.records import read",
     "dcgan_inpaint/runs/records.py": "def read():\n    from dcgan_inpaint.models import base",

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from dcgan_inpaint.blending import paste
-from dcgan_inpaint.images import grid, masked, save_gif, to_pil, to_uint8
+from dcgan_inpaint.images import make_grid, masked, save_gif, to_pil, to_uint8
 from dcgan_inpaint.metrics.completions import mean_interval, psnr, ssim
 
 
@@ -68,7 +68,7 @@ def test_images_grids_and_gifs(tmp_path):
     images = torch.tensor([-1.0, 0.0, 1.0, 2.0]).view(4, 1, 1, 1).expand(4, 3, 4, 4)
     assert to_uint8(images)[:, 0, 0, 0].tolist() == [0, 128, 255, 255]
     assert to_pil(torch.zeros(1, 4, 4)).mode == "L"
-    array = np.asarray(grid(images, columns=2))
+    array = np.asarray(make_grid(images, columns=2))
     assert array.shape == (2 * 4 + 3 * 2, 2 * 4 + 3 * 2, 3)
     assert (array[0] == 255).all()  # white border
     assert (array[2:6, 2:6] == 0).all()
@@ -82,11 +82,11 @@ def test_images_grids_and_gifs(tmp_path):
 def test_an_incomplete_grid_is_filled_with_white():
     """uint8 levels are unchanged, and a single image has a border."""
     images = torch.arange(11, dtype=torch.uint8).view(11, 1, 1, 1).expand(11, 1, 4, 4)
-    array = np.asarray(grid(images))
+    array = np.asarray(make_grid(images))
     assert array.shape == (2 * 6 + 2, 8 * 6 + 2, 3)
     assert (array[8:12, 2 * 6 + 2 : 2 * 6 + 6] == 10).all()
     assert (array[6 + 2 :, 3 * 6 + 2 :] == 255).all()
-    assert np.asarray(grid(images[:1])).shape == (8, 8, 3)
+    assert np.asarray(make_grid(images[:1])).shape == (8, 8, 3)
 
 
 def test_mean_interval_agrees_with_the_central_limit_theorem():

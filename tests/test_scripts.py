@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from dcgan_inpaint.cli.entry_point import run_config
 from dcgan_inpaint.configs import compose_config
-from dcgan_inpaint.images import grid
+from dcgan_inpaint.images import make_grid
 from dcgan_inpaint.models.checkpoint import load_gan, load_model
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
 from dcgan_inpaint.runs.resuming import TRAINING_STATE
@@ -692,7 +692,7 @@ def test_sample(run, trained, tmp_path):
     np.save(tmp_path / "z.npy", z.numpy())
     run("sample.py", ckpt, f"z={tmp_path / 'z.npy'}", f"output={tmp_path / 'b'}")
     with Image.open(tmp_path / "b" / "samples.png") as image, torch.no_grad():
-        assert np.array_equal(np.asarray(image), np.asarray(grid(dcgan(z))))
+        assert np.array_equal(np.asarray(image), np.asarray(make_grid(dcgan(z))))
 
 
 SAMPLE_ERRORS = {

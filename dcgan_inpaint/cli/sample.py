@@ -8,7 +8,7 @@ from dcgan_inpaint.data.loader import ImageData
 from dcgan_inpaint.data.sources import node_of, open_source
 from dcgan_inpaint.errors import exit_on_failure, one_line_errors, show
 from dcgan_inpaint.files import atomic_write, save_image, write_csv
-from dcgan_inpaint.images import grid, save_gif
+from dcgan_inpaint.images import make_grid, save_gif
 from dcgan_inpaint.metrics.samples import sample_metrics
 from dcgan_inpaint.models.checkpoint import load_gan, resolve_source
 from dcgan_inpaint.runs.latent_space import check_rows, interpolate, load_z, vector_arithmetic
@@ -43,18 +43,18 @@ def main(config: SampleConfig) -> None:
         start_run(run_dir, asdict(config))
 
     with exit_on_failure(lambda: f"the same command with output={run_dir} starts again"):
-        save_image(run_dir / "samples.png", grid(gan(z, config.ema)))
+        save_image(run_dir / "samples.png", make_grid(gan(z, config.ema)))
         if len(z) > 1:
             lines = interpolate(z, config.steps)  # (W, steps, z_dim)
             images = gan(lines.flatten(0, 1), config.ema).unflatten(0, lines.shape[:2])
-            save_image(run_dir / "interpolation.png", grid(images.flatten(0, 1), config.steps))
-            frames = [grid(images[:, step], columns=4) for step in range(config.steps)]
+            save_image(run_dir / "interpolation.png", make_grid(images.flatten(0, 1), config.steps))
+            frames = [make_grid(images[:, step], columns=4) for step in range(config.steps)]
             with atomic_write(run_dir / "interpolation.gif") as file:
                 save_gif([*frames, *frames[-2:0:-1]], file)  # there and back
         if has_arithmetic:
             operands = [z[list(numbers)] for numbers in rows.values()]
             results = vector_arithmetic(operands, gan.settings.prior, config.seed)  # (8, z_dim)
-            save_image(run_dir / "arithmetic.png", grid(gan(results, config.ema)))
+            save_image(run_dir / "arithmetic.png", make_grid(gan(results, config.ema)))
         print(run_dir / ("arithmetic.png" if has_arithmetic else "samples.png"))
         if config.metrics:
             metrics = sample_metrics(

@@ -1,12 +1,11 @@
 """Build what completes images from a model and a resolved configuration."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from hydra.utils import get_object, instantiate
-from torch import Tensor
 
 from dcgan_inpaint.blending import paste
 from dcgan_inpaint.configs import Node, check_config, compose_config, make, normalize_overrides
@@ -16,11 +15,10 @@ from dcgan_inpaint.inpainting.config import InpaintConfig, resolve
 from dcgan_inpaint.inpainting.module import InpaintingModule, Objective
 from dcgan_inpaint.inpainting.search import SearchSettings
 from dcgan_inpaint.inpainting.solvers import Adam
-from dcgan_inpaint.masks.masks import center
+from dcgan_inpaint.masks.masks import MaskFunction, center
 from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.models.checkpoint import load_model
 
-Mask = Callable[[Tensor, int], Tensor]
 Completing = InpaintingModule | BaselineModule
 
 
@@ -36,7 +34,7 @@ def load_configured(overrides: Sequence[str]) -> tuple[InpaintConfig, Model]:
 
 
 def build(
-    config: InpaintConfig, model: Model, mask: Mask, source: Source | None = None
+    config: InpaintConfig, model: Model, mask: MaskFunction, source: Source | None = None
 ) -> Completing:
     """Build the search, or the baseline of config.method, from a resolved configuration.
 
@@ -68,7 +66,7 @@ def build_preview(model: Model, iterations: int) -> Completing:
 
 
 def _build_search(
-    config: InpaintConfig, model: Model, mask: Mask, _: Source | None
+    config: InpaintConfig, model: Model, mask: MaskFunction, _: Source | None
 ) -> InpaintingModule:
     assert model.gan is not None  # `resolve` checked it
     names = SearchSettings.__annotations__
@@ -87,7 +85,7 @@ def _build_search(
 
 
 def _build_baseline(
-    config: InpaintConfig, model: Model, mask: Mask, source: Source | None
+    config: InpaintConfig, model: Model, mask: MaskFunction, source: Source | None
 ) -> BaselineModule:
     """Build the baseline of config.method, with the `model` or `source` that it takes."""
     method: Any = config.method

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from dcgan_inpaint.configs import Seed, Share, checked
 from dcgan_inpaint.randomness import normal, uniform
 
-MaskFunction = Callable[[Tensor, int], Tensor]
+MaskFunction = Callable[[Tensor, int], Tensor]  # (index (B,), size) -> masks (B, 1, S, S)
 
 
 @checked

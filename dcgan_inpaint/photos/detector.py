@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dcgan_inpaint.images import to_float
-from dcgan_inpaint.photos.crops import Crop
+from dcgan_inpaint.photos.crops import Crop, pixel_centers
 
 # The architecture follows MediaPipe's face_detection_short_range.tflite.
 BLAZEFACE_WEIGHTS = Path(__file__).with_name("blazeface.safetensors")  # half precision
-VIEW_SIZE = 128  # px, the input of the network
+INPUT_SIZE = 128  # px, the input of the network
 WIDTHS = (24, 28, 32, 36, 42, 48, 56, 64, 72, 80, 88, 96, 96, 96, 96, 96)  # of the blocks
 STRIDED_BLOCKS = (2, 5, 11)
 FINE_BLOCKS = 11  # number of blocks before the finer of the two output maps
@@ -34,7 +34,7 @@ OVERLAP = 0.3  # two boxes of a larger intersection over union show one face; Me
 # The search was designed on CelebA's validation images (experiments/detector.md).
 SEARCH_SIZE = 1024  # px, the longer side of the copy of the photo that is searched
 SEARCH_DEPTHS = (1, 2, 4)  # longer side of the photo / side of the views
-MIN_VIEW_SIDE = 64  # px in the searched copy: half of VIEW_SIZE, since enlarging adds no detail
+MIN_VIEW_SIDE = 64  # px in the searched copy: half of INPUT_SIZE, since enlarging adds no detail
 ROTATIONS = (1, 1j, -1, -1j)  # enough, as the network detects faces rotated by up to 75 degrees
 VIEWS_PER_BATCH = 32  # limits the memory
 EYE_DISTANCE, EYE_HEIGHT = 0.13, 0.47  # where the refined view places the eyes
@@ -95,10 +95,8 @@ class BlazeFace(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(3, WIDTHS[0], 5, 2)
         widths = (WIDTHS[0], *WIDTHS)
-        self.blocks = nn.ModuleList(
-            BlazeBlock(widths[i], widths[i + 1], 2 if i in STRIDED_BLOCKS else 1)
-            for i in range(len(WIDTHS))
-        )
+        strides = (2 if i in STRIDED_BLOCKS else 1 for i in range(len(WIDTHS)))
+        self.blocks = nn.Sequential(*map(BlazeBlock, widths, WIDTHS, strides))
         heads = list(zip((WIDTHS[FINE_BLOCKS - 1], WIDTHS[-1]), ANCHORS_PER_CELL, strict=True))
         self.scores = nn.ModuleList(nn.Conv2d(width, count, 1) for width, count in heads)
         self.faces = nn.ModuleList(
@@ -115,17 +113,13 @@ class BlazeFace(nn.Module):
             the ear at the left and the ear at the right of the image.
         """
         x = F.relu(self.stem(F.pad(images, (1, 2, 1, 2))))  # (B, 24, 64, 64)
-        for block in self.blocks[:FINE_BLOCKS]:
-            x = block(x)
-        maps = [x]  # (B, 88, 16, 16)
-        for block in self.blocks[FINE_BLOCKS:]:
-            x = block(x)
-        maps.append(x)  # (B, 96, 8, 8)
+        fine = self.blocks[:FINE_BLOCKS](x)  # (B, 88, 16, 16)
+        maps = fine, self.blocks[FINE_BLOCKS:](fine)  # (B, 96, 8, 8)
         logits, values = (
             torch.cat([_flatten(head(x), size) for head, x in zip(heads, maps, strict=True)], 1)
             for heads, size in ((self.scores, 1), (self.faces, VALUES_PER_ANCHOR))
         )  # (B, 896, 1), (B, 896, 16)
-        return logits[..., 0], values.unflatten(2, (-1, 2)) / VIEW_SIZE + self.anchors
+        return logits[..., 0], values.unflatten(2, (-1, 2)) / INPUT_SIZE + self.anchors
 
 
 def _flatten(x: Tensor, size: int) -> Tensor:
@@ -141,9 +135,8 @@ def _anchors() -> Tensor:
     """
     centers = []
     for side, count in zip((16, 8), ANCHORS_PER_CELL, strict=True):
-        at = (torch.arange(side) + 0.5) / side
-        y, x = torch.meshgrid(at, at, indexing="ij")
-        centers.append(torch.stack([x, y], 2).reshape(-1, 2).repeat_interleave(count, 0))
+        cells = torch.view_as_real(pixel_centers((0, 0, side, side)) / side)  # (H, W, 2)
+        centers.append(cells.flatten(0, 1).repeat_interleave(count, 0))
     anchors = torch.cat(centers)[:, None].repeat(1, VALUES_PER_ANCHOR // 2, 1)  # (896, 8, 2)
     anchors[:, 1] = 0
     return anchors
@@ -188,23 +181,23 @@ def find_faces(photo: Image.Image, count: int | None = None) -> list[Face]:
 def view_of(photo: Image.Image, crop: Crop) -> Image.Image:
     """Return a crop of an "RGB" photo at 128 x 128 px, antialiased; black outside the photo."""
     corners = [crop.origin + crop.side * corner for corner in (0, 1, 1j, 1 + 1j)]
-    margin = abs(crop.side) / VIEW_SIZE * 2  # px that antialiasing reads beyond the edge
+    margin = abs(crop.side) / INPUT_SIZE * 2  # px that antialiasing reads beyond the edge
     left = max(0.0, min(p.real for p in corners) - margin)
     top = max(0.0, min(p.imag for p in corners) - margin)
     right = min(float(photo.width), max(p.real for p in corners) + margin)
     bottom = min(float(photo.height), max(p.imag for p in corners) + margin)
     if right <= left or bottom <= top:
-        return Image.new("RGB", (VIEW_SIZE, VIEW_SIZE))
+        return Image.new("RGB", (INPUT_SIZE, INPUT_SIZE))
     # first scale the bounding box of the crop, then rotate
-    w, h = (max(1, round(px * VIEW_SIZE / abs(crop.side))) for px in (right - left, bottom - top))
+    w, h = (max(1, round(px * INPUT_SIZE / abs(crop.side))) for px in (right - left, bottom - top))
     bilinear = Image.Resampling.BILINEAR
     scaled = photo.resize((w, h), bilinear, (left, top, right, bottom), reducing_gap=2)
-    step, start = crop.side / VIEW_SIZE, crop.origin - complex(left, top)
+    step, start = crop.side / INPUT_SIZE, crop.origin - complex(left, top)
     x, y = w / (right - left), h / (bottom - top)
     x_row = x * step.real, -x * step.imag, x * start.real
     y_row = y * step.imag, y * step.real, y * start.imag
     affine = Image.Transform.AFFINE
-    return scaled.transform((VIEW_SIZE, VIEW_SIZE), affine, x_row + y_row, bilinear)
+    return scaled.transform((INPUT_SIZE, INPUT_SIZE), affine, x_row + y_row, bilinear)
 
 
 def _search_views(width: int, height: int) -> Iterator[list[Crop]]:

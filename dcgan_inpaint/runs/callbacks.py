@@ -14,7 +14,7 @@ from torch import Tensor
 from dcgan_inpaint.configs import Count, checked
 from dcgan_inpaint.data.loader import ImageData
 from dcgan_inpaint.files import save_image
-from dcgan_inpaint.images import grid
+from dcgan_inpaint.images import make_grid
 from dcgan_inpaint.inpainting.build import build_preview
 from dcgan_inpaint.metrics.completions import psnr
 from dcgan_inpaint.models.base import LatentGAN, Model
@@ -94,7 +94,7 @@ class SampleGrid(Callback):
         if trainer.is_global_zero and module.iteration % self.every == 0:
             # Negative indices keep these z apart from those of the training images.
             z = module.latents(-1 - torch.arange(self.samples, device=module.device))
-            _save_and_log(module, self.run_dir, "samples", grid(module(z)))
+            _save_and_log(module, self.run_dir, "samples", make_grid(module(z)))
 
 
 class CompletionPreview(Callback):
@@ -119,7 +119,7 @@ class CompletionPreview(Callback):
         module.log("preview/psnr_hole", psnr_hole, sync_dist=True)
         if trainer.is_global_zero:
             rows = torch.cat([result.observed, result.completion, images])  # (3B, C, S, S)
-            image = grid(rows, columns=len(images))
+            image = make_grid(rows, columns=len(images))
             _save_and_log(module, self.run_dir, "completions", image)
 
 

@@ -22,7 +22,7 @@ from torchvision.transforms.functional import to_pil_image
 from dcgan_inpaint.checksums import CHECKSUM, checksum
 from dcgan_inpaint.data.loader import Images
 from dcgan_inpaint.files import atomic_write, save_image
-from dcgan_inpaint.images import grid, to_uint8
+from dcgan_inpaint.images import make_grid, to_uint8
 from dcgan_inpaint.inpainting.module import Completion, SearchedCompletion
 from dcgan_inpaint.metrics.completions import completion_metrics, lpips
 from dcgan_inpaint.metrics.features import EffLite0, compare, diversity
@@ -131,7 +131,7 @@ def write_images(
     images: dict[str, Callable[[], Image.Image]] = {}
     images["completed"] = lambda: to_pil_image(tensors["completed"])
     if "candidates" in tensors:
-        images["candidates"] = lambda: grid(tensors["candidates"])
+        images["candidates"] = lambda: make_grid(tensors["candidates"])
     if photos is not None:
         fakes[i] = tensors["fake"]
         crops = photos.crops_with(i)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from dcgan_inpaint.files import atomic_write, save_image, write_csv
-from dcgan_inpaint.images import grid, save_gif
+from dcgan_inpaint.images import make_grid, save_gif
 from dcgan_inpaint.metrics.completions import mean_interval
 from dcgan_inpaint.metrics.features import frechet_distance
 from dcgan_inpaint.photos.photos import Photos
@@ -87,11 +87,15 @@ def write_report(run_dir: Path, records: Iterable[Record], photos: Photos | None
 def _write_grids(run_dir: Path, first: Sequence[Mapping[str, Tensor]]) -> None:
     for name in GRIDS:
         if name in first[0]:
-            save_image(run_dir / f"{name}.png", grid(torch.stack([each[name] for each in first])))
+            save_image(
+                run_dir / f"{name}.png", make_grid(torch.stack([each[name] for each in first]))
+            )
     rows = [each[name] for name in ROWS for each in first[:8]]
-    save_image(run_dir / "rows.png", grid(torch.stack(rows), columns=len(first[:8])))
+    save_image(run_dir / "rows.png", make_grid(torch.stack(rows), columns=len(first[:8])))
     if "frames" in first[0]:
-        frames = [grid(images) for images in torch.stack([each["frames"] for each in first], 1)]
+        frames = [
+            make_grid(images) for images in torch.stack([each["frames"] for each in first], 1)
+        ]
         for t, frame in zip(first[0]["frame_iterations"].tolist(), frames, strict=True):
             save_image(run_dir / "frames" / f"{t:05d}.png", frame)
         with atomic_write(run_dir / "search.gif") as file:
@@ -159,7 +163,7 @@ def write_page(
 
 def _png(images: Tensor) -> str:
     """Return one image (C, S, S), or a row of images (K, C, S, S), uint8, as base64."""
-    image = grid(images, columns=len(images)) if images.dim() == 4 else to_pil_image(images)
+    image = make_grid(images, columns=len(images)) if images.dim() == 4 else to_pil_image(images)
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
