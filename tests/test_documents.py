@@ -1,4 +1,4 @@
-"""What the documents say exists: options, files, links, and commands that compose."""
+"""Tests of the documents: options, files and links exist, and commands compose."""
 
 import importlib.util
 import re
@@ -28,13 +28,13 @@ def describe():
     return module
 
 
-def test_the_list_of_options_is_that_of_the_configs(describe):
+def test_conf_readme_is_what_describe_writes(describe):
     written = (CONF / "README.md").read_text()
     assert written == describe.describe(), "run: python conf/describe.py"
 
 
 def leaves(node, prefix=""):
-    """The keys of a parsed YAML file, in full, that have a value of their own."""
+    """Yield the full keys of a parsed YAML file that have a value."""
     for key, value in node.items():
         if not key.startswith("_") and key not in ("defaults", "hydra"):
             inner = isinstance(value, dict)
@@ -44,20 +44,19 @@ def leaves(node, prefix=""):
 @pytest.mark.parametrize(
     "path", sorted(CONF.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONF))
 )
-def test_every_key_is_described(describe, path):
-    """The keys as a YAML parser reads them."""
+def test_every_key_of_a_yaml_file_has_a_description(describe, path):
     text = path.read_text()
-    room = "" if path.parent == CONF else path.parent.name
-    _, keys, defaults = describe.read(path, room)
-    prefix = f"{room}." if room and "@package _global_" not in text else ""
+    group = "" if path.parent == CONF else path.parent.name
+    _, keys, defaults = describe.read(path, group)
+    prefix = f"{group}." if group and "@package _global_" not in text else ""
     parsed = yaml.safe_load(text) or {}
     assert [row.key for row in keys if row.value] == list(leaves(parsed, prefix))
-    if room != "experiment":  # which sets the keys of others
+    if group != "experiment":  # an experiment sets keys of other files
         known = {row.key for row in defaults}
         assert [row.key for row in keys if not row.description and row.key not in known] == []
 
 
-def test_a_file_is_described_by_its_comments(describe, tmp_path):
+def test_describe_reads_the_comments_of_a_file(describe, tmp_path):
     (tmp_path / "a.yaml").write_text(
         "# what it is,\n# in two lines\ndefaults:\n  - /solver: adam # moves z\n  - _self_\n"
         "_target_: a.b # not a key\nlr: 0.1 # of a step,\n# which falls\n"
@@ -74,32 +73,33 @@ def test_a_file_is_described_by_its_comments(describe, tmp_path):
     assert defaults == [("/solver", "adam", "moves z"), ("_self_", "", "")]
 
 
-def test_what_it_cannot_read_is_not_left_out(describe, tmp_path):
+def test_describe_raises_for_a_line_that_it_cannot_read(describe, tmp_path):
     (tmp_path / "a.yaml").write_text("text: >\n  of more than one line\n")
     with pytest.raises(ValueError, match="cannot read this line:   of more"):
         describe.read(tmp_path / "a.yaml", "group")
 
 
-def test_the_rooms_list_every_file():
+def test_package_readme_lists_every_module():
     text = (PROJECT / "dcgan_inpaint" / "README.md").read_text()
-    plan = text.split("```")[1]
-    listed, room = [], ""
-    for line in plan.splitlines():
-        if found := re.match(r"(\w+/)", line):
-            room = found[1]
-        elif found := re.match(r"( *)(\w+\.py)\b", line):
-            listed.append((room if found[1] else "") + found[2])
+    listed, package = [], ""
+    for line in text.split("```")[1].splitlines():
+        if match := re.match(r"([\w/]+/)", line):
+            package = match[1]
+        elif match := re.match(r"( *)(\w+\.py)\b", line):
+            listed.append((package if match[1] else "") + match[2])
     files = (PROJECT / "dcgan_inpaint").rglob("*.py")
     names = [str(path.relative_to(PROJECT / "dcgan_inpaint")) for path in files]
     assert sorted(listed) == sorted(name for name in names if not name.endswith("__init__.py"))
 
 
-def test_readme_is_short():
-    assert len((PROJECT / "README.md").read_text().splitlines()) < 150
+def test_readme_has_at_most_800_words():
+    """Code and tables do not count."""
+    text = re.sub(r"^```.*?^```", "", (PROJECT / "README.md").read_text(), flags=re.M | re.S)
+    assert len(re.sub(r"^\|.*$", "", text, flags=re.M).split()) <= 800
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT)))
-def test_links_lead_somewhere(path):
+def test_links_point_to_files_and_sections(path):
     for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
         if "://" in target:
             continue
@@ -107,46 +107,49 @@ def test_links_lead_somewhere(path):
         linked = path.parent / file if file else path
         assert linked.exists(), target
         if section:
-            heads = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE)
-            anchors = {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE)
+            anchors = {
+                re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings
+            }
             assert section in anchors, target
 
 
 def commands():
-    """Every command for a door in the documents, as (where, door, overrides)."""
+    """Yield each command in the documents as (file name, script, overrides)."""
     for path in DOCUMENTS:
-        text = re.sub(r"<[^>\n]*>", "X", path.read_text())  # what a reader fills in
+        text = re.sub(r"<[^>\n]*>", "X", path.read_text())  # placeholders
         for block in re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-            if "git checkout" in block:  # of another commit
+            if "git checkout" in block:  # a command for another commit
                 continue
-            shorthand = dict(re.findall(r"^(\w+)='(.*)'$", block, re.MULTILINE))
+            variables = dict(re.findall(r"^(\w+)='(.*)'$", block, re.MULTILINE))
             for line in block.replace("\\\n", " ").splitlines():
-                for name, meaning in shorthand.items():
-                    line = re.sub(rf"\${name}\b", lambda _, meaning=meaning: meaning, line)
+                for name, value in variables.items():
+                    line = re.sub(rf"\${name}\b", lambda _, value=value: value, line)
                 yield from command(path, line)
         for span in re.findall(r"`([^`]*)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)):
-            if not re.search(r"(^|[ ,])\.\.\.|`$", span):  # abridged
+            if not re.search(r"(^|[ ,])\.\.\.|`$", span):  # abbreviated
                 yield from command(path, span.replace("\n", " "))
 
 
 def command(path, line):
-    found = re.match(r"(?:.*&& )?python (train|inpaint|sample)\.py\b(.*)", line)
-    if found and "--help" not in line:
-        words = [word.replace("=...", "=X") for word in shlex.split(found[2])]
-        yield path.name, found[1], tuple(w for w in words if w not in ("-m", "B"))
+    """Yield the command in a line, if there is one for train.py, inpaint.py or sample.py."""
+    match = re.match(r"(?:.*&& )?python (train|inpaint|sample)\.py\b(.*)", line)
+    if match and "--help" not in line:
+        words = [word.replace("=...", "=X") for word in shlex.split(match[2])]
+        yield path.name, match[1], tuple(w for w in words if w not in ("-m", "B"))
 
 
 COMMANDS = sorted(set(commands()))
 
 
-def test_commands_are_found():
+def test_documents_contain_commands():
     assert ("README.md", "inpaint", ()) in COMMANDS
     assert len(COMMANDS) > 20
 
 
-@pytest.mark.parametrize(("where", "door", "overrides"), COMMANDS, ids=lambda x: str(x)[:60])
-def test_commands_compose(where, door, overrides):
-    """Each value of a sweep at least once."""
+@pytest.mark.parametrize(("where", "script", "overrides"), COMMANDS, ids=lambda x: str(x)[:60])
+def test_commands_in_the_documents_compose(where, script, overrides):
+    """Every value of a sweep is composed at least once."""
     lists = []
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         swept = override.is_sweep_override()
@@ -155,9 +158,9 @@ def test_commands_compose(where, door, overrides):
         lists.append([f"{key}={value}" for value in values] or [override.input_line])
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for i in range(max(map(len, lists), default=1)):
-            compose(door, overrides=[choices[i % len(choices)] for choices in lists])
+            compose(script, overrides=[choices[i % len(choices)] for choices in lists])
 
 
-def test_a_word_that_is_no_more_does_not_compose():
+def test_an_unknown_choice_does_not_compose():
     with pytest.raises(ConfigCompositionException):
-        test_commands_compose("", "inpaint", ("objective=amos,near",))
+        test_commands_in_the_documents_compose("", "inpaint", ("objective=amos,near",))

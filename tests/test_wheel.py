@@ -1,4 +1,4 @@
-"""What `pip wheel .` builds is whole, and works without the repository."""
+"""A wheel built by `pip wheel .` is complete and works without the repository."""
 
 import os
 import shutil
@@ -16,79 +16,80 @@ from PIL import Image
 PROJECT = Path(__file__).parents[1]
 PARTS = ("pyproject.toml", "README.md", "LICENSE", "dcgan_inpaint", "conf")
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-# A process of its own, which sees the installed package alone: no path leads to the repository.
-ELSEWHERE = """
+# Start of a script that imports the installed package only; no path leads to the repository.
+PRELUDE = """
 import importlib.metadata, sys
 from pathlib import Path
-bare, repository = map(Path, sys.argv[1:])
+installed, repository = map(Path, sys.argv[1:])
 sys.path[:] = [path for path in sys.path if Path(path).resolve() != repository]
 sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in str(finder)]
 import dcgan_inpaint
-assert Path(dcgan_inpaint.__file__).is_relative_to(bare), dcgan_inpaint.__file__
-doors = importlib.metadata.distribution("dcgan_inpaint").entry_points
+assert Path(dcgan_inpaint.__file__).is_relative_to(installed), dcgan_inpaint.__file__
+entry_points = importlib.metadata.distribution("dcgan_inpaint").entry_points
 """
 
 
 def pip(*arguments, cwd):
-    done = subprocess.run([*PIP, *map(str, arguments)], cwd=cwd, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = subprocess.run([*PIP, *map(str, arguments)], cwd=cwd, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Built from a copy, so that nothing of an earlier build gets into it."""
+    """Build the wheel from a copy of the sources, without files of an earlier build."""
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
     (requirement,) = project["build-system"]["requires"]
     if find_spec("pip") is None or find_spec("setuptools") is None:
         pytest.skip(f"needs pip and {requirement} in this environment")
     if int(version("setuptools").split(".")[0]) < int(requirement.removeprefix("setuptools>=")):
         pytest.skip(f"setuptools is {version('setuptools')}: the build needs {requirement}")
-    folder = tmp_path_factory.mktemp("wheel")
-    (folder / "source").mkdir()
+    directory = tmp_path_factory.mktemp("wheel")
+    (directory / "source").mkdir()
     for part in PARTS:
         copy = shutil.copytree if (PROJECT / part).is_dir() else shutil.copy
-        copy(PROJECT / part, folder / "source" / part)
+        copy(PROJECT / part, directory / "source" / part)
     build = ("wheel", "./source", "--no-deps", "--no-build-isolation", "--no-index", "-w", "built")
-    pip(*build, cwd=folder)
-    (built,) = (folder / "built").iterdir()
+    pip(*build, cwd=directory)
+    (built,) = (directory / "built").iterdir()
     return built
 
 
 @pytest.fixture(scope="module")
-def elsewhere(wheel, tmp_path_factory):
-    """Runs Python code with the wheel, and not the repository, from an empty folder."""
-    bare = tmp_path_factory.mktemp("bare")
-    pip("install", "--no-deps", "--no-index", "--target", bare, wheel, cwd=bare)
+def run_installed(wheel, tmp_path_factory):
+    """Run Python code that imports the installed wheel, in a given directory."""
+    installed = tmp_path_factory.mktemp("installed")
+    pip("install", "--no-deps", "--no-index", "--target", installed, wheel, cwd=installed)
 
-    def call(code, folder):
-        command = [sys.executable, "-c", ELSEWHERE + code, bare, PROJECT]
-        env = os.environ | {"PYTHONPATH": str(bare)}
-        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+    def call(code, cwd):
+        command = [sys.executable, "-c", PRELUDE + code, installed, PROJECT]
+        env = os.environ | {"PYTHONPATH": str(installed)}
+        result = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
 
     return call
 
 
-def test_a_wheel_holds_every_file(wheel):
+def test_wheel_contains_every_file(wheel):
     package = [p for p in (PROJECT / "dcgan_inpaint").rglob("*") if p.suffix != ".md"]
     configs = [path for path in (PROJECT / "conf").rglob("*") if path.suffix != ".md"]
     expected = {f"{path.relative_to(PROJECT)}" for path in package}
     expected |= {f"dcgan_inpaint/{path.relative_to(PROJECT)}" for path in configs}
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if not name.startswith("dcgan_inpaint-")}
-    kinds = (".py", ".yaml", ".safetensors", ".LICENSE.txt", ".html", ".js", ".css")
-    card = "dcgan_inpaint/checkpoints/README.md"  # goes with the weights
-    assert names == {card, *(name for name in expected if name.endswith(kinds))}
+    suffixes = (".py", ".yaml", ".safetensors", ".LICENSE.txt", ".html", ".js", ".css")
+    card = "dcgan_inpaint/checkpoints/README.md"  # describes the weights
+    assert names == {card, *(name for name in expected if name.endswith(suffixes))}
 
 
-def test_an_installed_command_completes_a_image(elsewhere, tmp_path):
+@pytest.mark.slow
+def test_installed_command_completes_a_photo(run_installed, tmp_path):
     Image.new("RGB", (90, 70), "orange").save(tmp_path / "photo.png")
-    elsewhere(
+    run_installed(
         """
 arguments = ["images=photo.png", "solver.iterations=2", "stages=none", "output=out"]
 sys.argv = ["dcgan-inpaint", *arguments, "trainer.accelerator=cpu"]
-doors["dcgan-inpaint"].load()()
+entry_points["dcgan-inpaint"].load()()
 """,
         tmp_path,
     )
@@ -97,14 +98,15 @@ doors["dcgan-inpaint"].load()()
         assert completed.getpixel((0, 0)) == (255, 165, 0)  # outside the hole
 
 
-def test_an_installed_completer_completes_a_image(elsewhere, tmp_path):
-    elsewhere(
+@pytest.mark.slow
+def test_installed_completer_completes_a_photo(run_installed, tmp_path):
+    run_installed(
         """
 import numpy as np
 from dcgan_inpaint import Completer
 photo = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
-words = ["solver.iterations=2", "stages=none", "trainer.accelerator=cpu"]
-result = Completer.load("faces64", *words)(photo, "center")
+overrides = ["solver.iterations=2", "stages=none", "trainer.accelerator=cpu"]
+result = Completer.load("faces64", *overrides)(photo, "center")
 completed = np.asarray(result.image)
 assert completed.shape == photo.shape
 assert (completed != photo).any() and (completed[:10] == photo[:10]).all()
@@ -114,11 +116,7 @@ assert dcgan_inpaint.__version__ == importlib.metadata.version("dcgan_inpaint")
     )
 
 
-def test_every_command_is_there(elsewhere, tmp_path):
-    """Each opens the door of its name."""
-    names = elsewhere("print(*sorted(f'{d.name} {d.load().__module__}' for d in doors))", tmp_path)
-    assert names.split() == [
-        word
-        for name in ("inpaint", "sample", "train")
-        for word in (f"dcgan-{name}", f"dcgan_inpaint.cli.{name}")
-    ] + ["dcgan-web", "dcgan_inpaint.web.__main__"]
+def test_every_command_loads(run_installed, tmp_path):
+    code = "print(*sorted(p.name for p in entry_points if callable(p.load())))"
+    names = run_installed(code, tmp_path).split()
+    assert names == [f"dcgan-{name}" for name in ("inpaint", "sample", "train", "web")]
