@@ -1,6 +1,7 @@
 """Browser tests of the web page in Chromium: mouse, keyboard, and downloaded files.
 
-DCGAN_INPAINT_SCREENSHOT=experiments/figures/web.png also writes the screenshot of the README.
+DCGAN_INPAINT_SCREENSHOT=experiments/figures/web.png pytest -m slow tests/test_browser.py also
+writes the screenshot of the README.
 """
 
 import os
@@ -143,6 +144,7 @@ class Page:
             return np.asarray(image)
 
 
+@pytest.mark.slow
 def test_downloaded_completion_equals_the_photo_outside_the_hole(driver, downloads):
     """The search has its default options."""
     server = Server(Completer.load("faces64", *DETECTOR_OFF))
@@ -373,6 +375,7 @@ def test_second_page_waits_and_closing_it_stops_its_search(driver):
         assert not server.store
 
 
+@pytest.mark.slow
 def test_photo_of_40_megapixels_is_completed_at_full_size(driver, small_url, downloads, tmp_path):
     x, y = np.arange(8000, dtype=np.uint16), np.arange(5000, dtype=np.uint16)[:, None]
     channels = np.broadcast_arrays(x // 32, y // 20, (x + y) // 52)

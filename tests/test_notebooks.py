@@ -38,6 +38,7 @@ def test_every_notebook_is_tested():
     assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} == FIGURES.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_notebook_runs_with_little_data_and_draws_all_figures(name, tmp_path):
     """The cells contain assertions, which must hold."""

@@ -578,6 +578,7 @@ def test_port_in_use_is_reported():
             command.open_socket("127.0.0.1", port)
 
 
+@pytest.mark.slow
 def test_command_serves_until_interrupted():
     arguments = [sys.executable, "-m", "dcgan_inpaint.web", "--port", "0"]
     with subprocess.Popen(
