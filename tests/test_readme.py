@@ -1,0 +1,97 @@
+"""Every command and the Python example of README.md run, with placeholders filled from a table."""
+
+import re
+import shlex
+
+import numpy as np
+import pytest
+from conftest import PROJECT
+from PIL import Image
+
+README = (PROJECT / "README.md").read_text()
+BLOCKS = {
+    language: re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    for language in ("bash", "python")
+}
+COMMANDS = [
+    command.strip()
+    for block in BLOCKS["bash"]
+    for line in block.splitlines()
+    for command in line.split("&&")
+]
+# Appended to trainings, which take hours as printed; everything else runs as printed.
+SHORT = ["debug=true", "trainer.accelerator=cpu", "output={run}"]
+SHORT_DCGAN = [*SHORT, "model.gf_dim=2", "model.df_dim=2"]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """A working directory with a photo, a small CelebA and the run that the commands name."""
+    root = tmp_path_factory.mktemp("readme")
+    generator = np.random.default_rng(0)
+    (root / "celeba" / "img_align_celeba").mkdir(parents=True)
+    lines = []
+    for i in range(112):
+        name = f"{i:06d}.jpg"
+        levels = generator.integers(0, 256, (218, 178, 3), np.uint8)
+        Image.fromarray(levels).save(root / "celeba" / "img_align_celeba" / name)
+        lines.append(f"{name} {0 if i < 100 else 1 + i % 2}")
+    (root / "celeba" / "list_eval_partition.txt").write_text("\n".join(lines) + "\n")
+    Image.fromarray(generator.integers(0, 256, (150, 200, 3), np.uint8)).save(root / "photo.jpg")
+    return root
+
+
+def test_commands_are_read():
+    assert COMMANDS[:3] == [
+        "pip install -e .",
+        "python inpaint.py",
+        "python inpaint.py images=photo.jpg mask=center candidates=4",
+    ]
+    assert len(BLOCKS["python"]) == 1
+
+
+def test_commands_run(run, directory, monkeypatch):
+    """In the order of the README, since later commands use the run of the first training."""
+    monkeypatch.chdir(directory)
+    trained = directory / "run"
+    placeholders = {"path/to/celeba": directory / "celeba", "runs/train/<run>": trained}
+    for command in COMMANDS:
+        for name, path in placeholders.items():
+            command = command.replace(name, str(path))
+        program, *arguments = shlex.split(command)
+        if program == "pip":  # .ci/run installs
+            continue
+        assert program == "python", command
+        if arguments[0] == "-m":  # test_web.py starts the page
+            assert arguments == ["-m", "dcgan_inpaint.web"]
+            continue
+        if arguments[0] == "train.py":
+            short = SHORT_DCGAN if "model=dcgan" in arguments else SHORT
+            folder = trained if "model=dcgan" in arguments else directory / "encoder"
+            arguments += [option.format(run=folder) for option in short]
+        run(*arguments)
+    assert (directory / "encoder" / "weights.safetensors").is_file()
+    assert (directory / "runs" / "eval" / "summary.csv").is_file()
+    photos = list((directory / "runs" / "inpaint").glob("*/photos/00000_photo.png"))
+    assert len(photos) == 1
+
+
+def test_python_example_runs(directory, monkeypatch):
+    monkeypatch.chdir(directory)
+    (code,) = BLOCKS["python"]
+    exec(code, {})
+    with Image.open("completed.png") as image:
+        assert image.size == (200, 150)
+
+
+def test_first_figure_is_the_output_of_the_first_command(directory):
+    """Equal up to the rounding of another processor: the search enlarges it in single pixels."""
+    run_dir = min((directory / "runs" / "inpaint").iterdir())  # named by the time
+    figure = PROJECT / "experiments" / "figures" / "faces_center.png"
+    shown, made = (
+        np.asarray(Image.open(path), np.float64) for path in (figure, run_dir / "rows.png")
+    )
+    assert shown.shape == made.shape
+    assert np.abs(shown - made).mean() < 2  # of 255 levels
