@@ -19,7 +19,7 @@ COMMANDS = [
     for line in block.splitlines()
     for command in line.split("&&")
 ]
-# Appended to trainings, which take hours as printed; everything else runs as printed.
+# Appended to what takes hours or minutes as printed; everything else runs as printed.
 SHORT = ["debug=true", "trainer.accelerator=cpu", "output={run}"]
 SHORT_DCGAN = [*SHORT, "model.gf_dim=2", "model.df_dim=2"]
 
@@ -71,6 +71,8 @@ def test_commands_run(run, directory, monkeypatch):
             short = SHORT_DCGAN if "model=dcgan" in arguments else SHORT
             folder = trained if "model=dcgan" in arguments else directory / "encoder"
             arguments += [option.format(run=folder) for option in short]
+        if "metrics=true" in arguments:
+            arguments.append("metrics_count=64")
         run(*arguments)
     assert (directory / "encoder" / "weights.safetensors").is_file()
     assert (directory / "runs" / "eval" / "summary.csv").is_file()
