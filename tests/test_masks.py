@@ -1,3 +1,5 @@
+"""Mask functions and mask images."""
+
 import math
 import struct
 from pathlib import Path
@@ -11,7 +13,7 @@ from dcgan_inpaint.masks import masks
 from dcgan_inpaint.masks.mask_image import mask_file
 
 INDEX = torch.tensor([5, 0, 2, 77])
-DRAWN = {
+RANDOM = {
     "random": lambda i, s: masks.random(i, s, seed=0, missing=0.2),
     "random80": lambda i, s: masks.random(i, s, seed=0, missing=0.8),
     "half": lambda i, s: masks.half(i, s, seed=0),
@@ -25,13 +27,13 @@ FIXED = {
     "full": masks.full,
     "nothing": masks.nothing,
 }
-PARTS = {name: DRAWN[name] for name in ("random80", "half")} | {"left": masks.left}
-ALL = DRAWN | FIXED | {"mixture": lambda i, s: masks.mixture(i, s, seed=0, masks=PARTS)}
+CHOICES = {name: RANDOM[name] for name in ("random80", "half")} | {"left": masks.left}
+ALL = RANDOM | FIXED | {"mixture": lambda i, s: masks.mixture(i, s, seed=0, masks=CHOICES)}
 
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("size", [8, 64])
-def test_a_mask_is_zeros_and_ones(name, size):
+def test_masks_have_the_right_shape_and_are_0_or_1(name, size):
     mask = ALL[name](INDEX, size)
     assert mask.shape == (4, 1, size, size)
     assert mask.dtype == torch.float32
@@ -39,40 +41,40 @@ def test_a_mask_is_zeros_and_ones(name, size):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_mask_does_not_depend_on_its_batch(name):
+def test_masks_do_not_depend_on_the_batch(name):
     together = ALL[name](INDEX, 32)
     alone = torch.cat([ALL[name](i[None], 32) for i in INDEX])
     assert torch.equal(together, alone)
 
 
-@pytest.mark.parametrize("name", DRAWN)
-def test_drawn_masks_differ_between_images(name):
-    many = DRAWN[name](torch.arange(64), 32)
+@pytest.mark.parametrize("name", RANDOM)
+def test_random_masks_differ_between_images(name):
+    many = RANDOM[name](torch.arange(64), 32)
     assert len({mask.numpy().tobytes() for mask in many}) >= (4 if name == "half" else 64)
 
 
-def test_drawn_masks_differ_between_seeds():
+def test_random_masks_differ_between_seeds():
     assert not torch.equal(masks.random(INDEX, 16, 0, 0.5), masks.random(INDEX, 16, 1, 0.5))
 
 
-def test_center_by_hand():
+def test_center_removes_the_central_square():
     mask = masks.center(INDEX[:1], 64, scale=0.25)[0, 0]
     expected = torch.ones(64, 64)
     expected[16:48, 16:48] = 0
     assert torch.equal(mask, expected)
 
 
-def test_left_and_grid_by_hand():
+def test_left_and_grid_are_equal_to_hand_written_masks():
     assert torch.equal(masks.left(INDEX[:1], 4)[0, 0, 0], torch.tensor([0.0, 0, 1, 1]))
     grid = masks.grid(INDEX[:1], 8, step=4)[0, 0]
     assert grid.nonzero().tolist() == [[0, 0], [0, 4], [4, 0], [4, 4]]
 
 
-def test_half_draws_all_four_sides():
-    drawn = masks.half(torch.arange(400), 8, seed=0)[:, 0]  # (400, 8, 8)
-    halves = [drawn[:, :, :4], drawn[:, :, 4:], drawn[:, :4], drawn[:, 4:]]
+def test_half_removes_each_side_equally_often():
+    mask = masks.half(torch.arange(400), 8, seed=0)[:, 0]  # (400, 8, 8)
+    halves = [mask[:, :, :4], mask[:, :, 4:], mask[:, :4], mask[:, 4:]]
     counts = torch.tensor([(part == 0).all((1, 2)).sum() for part in halves])
-    assert (drawn.mean((1, 2)) == 0.5).all()
+    assert (mask.mean((1, 2)) == 0.5).all()
     assert counts.sum() == 400
     assert counts.min() > 70
 
@@ -81,20 +83,20 @@ def test_half_draws_all_four_sides():
     ("name", "missing", "tolerance"),
     [("random", 0.2, 0.01), ("random80", 0.8, 0.01), ("pattern", 0.25, 0.01)],
 )
-def test_missing_fraction(name, missing, tolerance):
-    mask = DRAWN[name](torch.arange(64), 64)
+def test_missing_is_the_share_of_removed_pixels(name, missing, tolerance):
+    mask = RANDOM[name](torch.arange(64), 64)
     assert 1 - mask.mean().item() == pytest.approx(missing, abs=tolerance)
 
 
-def test_pattern_is_blobs_and_not_noise():
-    mask = DRAWN["pattern"](torch.arange(16), 64)
-    neighbours_agree = (mask[..., 1:] == mask[..., :-1]).float().mean()
-    assert neighbours_agree > 0.93  # independent pixels would agree 62% of the time
+def test_pattern_removes_blobs():
+    mask = RANDOM["pattern"](torch.arange(16), 64)
+    equal_neighbors = (mask[..., 1:] == mask[..., :-1]).float().mean()
+    assert equal_neighbors > 0.93  # 0.62 for independent pixels
 
 
-def test_freeform_holes_are_the_pixels_near_a_stroke():
-    holes = (1 - DRAWN["freeform"](torch.arange(64), 64)).sum((1, 2, 3))
-    assert holes[:4].tolist() == [779, 663, 596, 764]  # by the distance of each pixel, in two steps
+def test_freeform_removes_pixels_near_a_stroke():
+    holes = (1 - RANDOM["freeform"](torch.arange(64), 64)).sum((1, 2, 3))
+    assert holes[:4].tolist() == [779, 663, 596, 764]  # computed from the distance of each pixel
     assert holes.sum() == 53230
 
 
@@ -114,7 +116,7 @@ def test_freeform_holes_are_the_pixels_near_a_stroke():
         (lambda: masks.mixture(INDEX, 8, 0, {}), "masks={}: .* at least 1 item"),
     ],
 )
-def test_errors(call, message):
+def test_values_out_of_range_are_errors(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 
@@ -127,11 +129,11 @@ def half_white():
 
 
 @pytest.mark.parametrize("kind", ["L", "1", "P", "RGB", "RGBA", "I;16"])
-def test_file_mask_in_any_mode_and_size(tmp_path, half_white, kind):
+def test_mask_image_can_have_any_mode_and_size(tmp_path, half_white, kind):
     path = tmp_path / "mask.png"
     if kind == "I;16":
         Image.fromarray(half_white.astype(np.uint16) * 257).save(path)
-    elif kind == "RGBA":  # alpha speaks: the right half is opaque
+    elif kind == "RGBA":  # only the right half is opaque
         rgba = np.stack([half_white * 0] * 3 + [half_white], -1)
         Image.fromarray(rgba).save(path)
     else:
@@ -143,20 +145,20 @@ def test_file_mask_in_any_mode_and_size(tmp_path, half_white, kind):
     assert torch.equal(flipped, 1 - mask)
 
 
-def test_file_mask_is_upright(tmp_path, half_white):
-    """Turned as EXIF says, like the photo that it lies on: the file has the hole above."""
+def test_exif_orientation_of_a_mask_image_is_applied(tmp_path, half_white):
+    """The stored image has its hole at the top, the upright image at the left."""
     exif = Image.Exif()
-    exif[0x0112] = 8  # to be turned by 90 degrees to the left
-    turned = Image.fromarray(half_white).transpose(Image.Transpose.ROTATE_270)
-    turned.save(tmp_path / "mask.png", exif=exif)
+    exif[0x0112] = 8  # rotate by 90 degrees to the left
+    stored = Image.fromarray(half_white).transpose(Image.Transpose.ROTATE_270)
+    stored.save(tmp_path / "mask.png", exif=exif)
     mask = mask_file(str(tmp_path / "mask.png"), 0.5, "white")(INDEX, 16)
     assert torch.equal(mask, masks.left(INDEX, 16))
-    turned.save(tmp_path / "plain.png")
-    above = mask_file(str(tmp_path / "plain.png"), 0.5, "white")(INDEX, 16)
-    assert torch.equal(above, masks.left(INDEX, 16).transpose(2, 3))
+    stored.save(tmp_path / "plain.png")
+    top = mask_file(str(tmp_path / "plain.png"), 0.5, "white")(INDEX, 16)
+    assert torch.equal(top, masks.left(INDEX, 16).transpose(2, 3))
 
 
-def test_file_mask_threshold(tmp_path, half_white):
+def test_threshold_of_a_mask_image(tmp_path, half_white):
     path = tmp_path / "mask.png"
     Image.fromarray((half_white // 255) * 100 + 20).save(path)  # 20 and 120 of 255
     mask = mask_file(str(path), 0.3, "white")(INDEX[:1], 8)
@@ -165,7 +167,7 @@ def test_file_mask_threshold(tmp_path, half_white):
         mask_file(str(path), 0.6, "white")(INDEX[:1], 8)
 
 
-def test_a_file_mask_is_decoded_once(tmp_path, half_white):
+def test_a_mask_image_is_decoded_once(tmp_path, half_white):
     Image.fromarray(half_white).save(tmp_path / "mask.png")
     mask = mask_file(str(tmp_path / "mask.png"), 0.5, "white")
     (tmp_path / "mask.png").unlink()
@@ -174,7 +176,7 @@ def test_a_file_mask_is_decoded_once(tmp_path, half_white):
 
 
 def bitmap(width, height):
-    """The 24-bit BMP of black pixels that claims to be of this size."""
+    """Return a 24-bit BMP file with a header for this size and 64 bytes of black pixels."""
     header = struct.pack("<2sIIIIiiHHIIiiII", b"BM", 54, 0, 54, 40, width, height, 1, 24, *[0] * 6)
     return header + bytes(64)
 
@@ -189,7 +191,7 @@ def bitmap(width, height):
         (bitmap(40_000, 40_000), "cannot be read as an image .*bomb"),
     ],
 )
-def test_files_that_are_no_mask(tmp_path, content, message):
+def test_an_unreadable_mask_image_is_a_one_line_error(tmp_path, content, message):
     (tmp_path / "mask.bmp").write_bytes(content)
     with pytest.raises(ValueError, match=f"mask.path=.*mask.bmp: {message}") as error:
         mask_file(str(tmp_path / "mask.bmp"), 0.5, "white")
@@ -197,14 +199,14 @@ def test_files_that_are_no_mask(tmp_path, content, message):
 
 
 @pytest.mark.parametrize("path", ["gone.png", "a\0b", "x" * 5000, "*.png"])
-def test_places_that_are_no_mask(tmp_path, path):
+def test_a_missing_mask_image_is_a_one_line_error(tmp_path, path):
     with pytest.raises(ValueError, match=r"mask.path=.*: no image there") as error:
         mask_file(str(tmp_path / path), 0.5, "white")
     assert "\n" not in str(error.value)
 
 
-def test_a_mask_for_each_photo(tmp_path):
-    """By the stem of its name, in the order of the photos; only the right ones are read."""
+def test_masks_are_matched_to_photos_by_stem(tmp_path):
+    """Only the masks of these photos are read."""
     folder = tmp_path / "masks"
     folder.mkdir()
     for column, stem in enumerate("abc"):
@@ -230,15 +232,15 @@ def test_a_mask_for_each_photo(tmp_path):
         mask_file(str(folder), 0.5, "white").for_photos([Path("a.jpg")])
 
 
-def test_file_masks_without_hole_or_known_pixel(tmp_path):
-    for value, what in ((255, "no hole"), (0, "no known pixel")):
+def test_a_mask_image_without_a_hole_or_a_known_pixel_is_an_error(tmp_path):
+    for value, missing in ((255, "no hole"), (0, "no known pixel")):
         Image.new("L", (50, 30), value).save(tmp_path / "flat.png")
-        with pytest.raises(ValueError, match=f"flat.png: the mask has {what} at 16 px"):
+        with pytest.raises(ValueError, match=f"flat.png: the mask has {missing} at 16 px"):
             mask_file(str(tmp_path / "flat.png"), 0.5, "white")(INDEX, 16)
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("arguments", "message"),
     [
         ((None, 0.5, "white"), "path=null: should be a valid string"),
         (("", 0.5, "white"), "path=: string should have at least 1 character"),
@@ -246,40 +248,40 @@ def test_file_masks_without_hole_or_known_pixel(tmp_path):
         (("a.png", "abc", "white"), "threshold=abc: should be a valid number"),
         (("a.png", math.nan, "white"), "threshold=nan: should be a finite number"),
         (("a.png", 1.5, "white"), "threshold=1.5: should be less than or equal to 1"),
-        (("a.png", 0.5, "grey"), "known=grey: should be 'white' or 'black'"),
+        (("a.png", 0.5, "gray"), "known=gray: should be 'white' or 'black'"),
     ],
 )
-def test_settings_of_a_file_mask(settings, message):
+def test_invalid_arguments_of_a_mask_image_are_errors(arguments, message):
     with pytest.raises(ValueError, match=message):
-        mask_file(*settings)
+        mask_file(*arguments)
 
 
-def test_mixture_draws_each_of_its_masks():
+def test_mixture_draws_its_masks_equally_often():
     index = torch.arange(600)
-    mask = masks.mixture(index, 8, seed=0, masks=PARTS)
-    other = masks.mixture(index, 8, seed=1, masks=PARTS)
-    for draw in PARTS.values():
+    mask = masks.mixture(index, 8, seed=0, masks=CHOICES)
+    other = masks.mixture(index, 8, seed=1, masks=CHOICES)
+    for draw in CHOICES.values():
         same = (mask == draw(index, 8)).flatten(1).all(1)
-        # half is left for a quarter of the images
+        # half is equal to left for a quarter of the images
         assert 0.28 < same.float().mean() < 0.45
     assert not torch.equal(mask, other)
 
 
-def test_scattered_pixels_have_a_share_of_their_own():
-    drawn = masks.scattered(torch.arange(300), 32, seed=0, low=0.1, high=0.9)
-    share = 1 - drawn.mean((1, 2, 3))  # (B,)
+def test_scattered_removes_a_different_share_of_each_image():
+    mask = masks.scattered(torch.arange(300), 32, seed=0, low=0.1, high=0.9)
+    share = 1 - mask.mean((1, 2, 3))  # (B,)
     assert share.min() < 0.2 and share.max() > 0.8
     assert share.min() > 0.05 and share.max() < 0.95
     assert share.mean().item() == pytest.approx(0.5, abs=0.04)
-    assert set(drawn.unique().tolist()) == {0, 1}
+    assert set(mask.unique().tolist()) == {0, 1}
 
 
-def test_a_rectangle_is_one_box_inside():
-    drawn = masks.rectangle(torch.arange(200), 40, seed=0, low=0.2, high=0.5)
-    for hole in drawn[:, 0] == 0:
+def test_rectangle_removes_one_box_inside_the_image():
+    mask = masks.rectangle(torch.arange(200), 40, seed=0, low=0.2, high=0.5)
+    for hole in mask[:, 0] == 0:
         rows, columns = hole.any(1).nonzero()[:, 0], hole.any(0).nonzero()[:, 0]
         height, width = (int(x.max() - x.min()) + 1 for x in (rows, columns))
         assert int(hole.sum()) == height * width
         assert 7 <= height <= 21 and 7 <= width <= 21
-    hole = (drawn == 0).float().mean(0)[0]
-    assert hole[20, 20] > 0.1 and hole[2, 2] > 0  # anywhere
+    hole = (mask == 0).float().mean(0)[0]
+    assert hole[20, 20] > 0.1 and hole[2, 2] > 0

@@ -1,5 +1,6 @@
-"""Own photos: regions by hand, what is cropped, and what comes back to full size."""
+"""Full-size photos: crops, their masks, and pasting completions back."""
 
+import cmath
 import math
 from functools import partial
 
@@ -18,7 +19,6 @@ from dcgan_inpaint.masks import masks
 from dcgan_inpaint.masks.mask_image import mask_file
 from dcgan_inpaint.photos.crops import EYES, Crop, crop_image, eye_positions, paste_back
 from dcgan_inpaint.photos.photos import Photos, crop_finder
-from dcgan_inpaint.photos.reading import open_photo
 
 SIZE = 16
 center = partial(masks.center, scale=0.25)
@@ -40,38 +40,45 @@ def from_file(path, threshold=0.5, known="white"):
 
 
 def hole_image(path, size, hole):
-    """White with a black box (left, top, right, bottom)."""
+    """Save a white image with a black box (left, top, right, bottom)."""
     image = Image.new("L", size, 255)
     image.paste(0, hole)
     image.save(path)
     return path
 
 
-def photos_of(tmp_path, photo, draw, find_region, channels=3):
+def photos_of(tmp_path, photo, mask, find_crops, channels=3):
     photo.save(tmp_path / "photo.png")
-    return from_files([tmp_path / "photo.png"], draw, find_region, channels)
+    return photos_from([tmp_path / "photo.png"], mask, find_crops, channels)
 
 
-def from_files(paths, draw, find_region, channels=3):
-    names, draws = [str(path) for path in paths], [draw] * len(paths)
-    return Photos(names, lambda i: open_photo(paths[i]), draws, find_region, (channels, SIZE, SIZE))
+def photos_from(paths, mask, find_crops, channels=3):
+    return Photos.from_files(paths, mask, find_crops, (channels, SIZE, SIZE))
 
 
-# where
+def bounds_of_change(completed, photo):
+    """Return the bounding box of the pixels that differ."""
+    return Image.fromarray((np.asarray(completed) != np.asarray(photo)).any(2)).getbbox()
 
 
-def test_box_by_hand():
+# crops
+
+
+def test_crop_from_a_box_that_is_square_to_one_pixel():
     photo = noise()
-    for given in ([10, 20, 30, 30], [10, 20, 31, 30]):
-        assert Crop.from_box(given, photo) == Crop(10 + 20j, 30 + 0j)
-    unit = Crop.from_box([10, 20, 30, 30], photo).unit_points((10, 20, 40, 50))
-    assert unit.shape == (30, 30)
-    torch.testing.assert_close(unit[0, 0], torch.tensor((0.5 + 0.5j) / 30))
-    torch.testing.assert_close(unit[0, 29], torch.tensor((29.5 + 0.5j) / 30))
+    for box in ([10, 20, 30, 30], [10, 20, 31, 30]):
+        assert Crop.from_box(box, photo) == Crop(10 + 20j, 30 + 0j)
+
+
+def test_unit_points_are_pixel_centers():
+    points = Crop(10 + 20j, 30 + 0j).unit_points((10, 20, 40, 50))
+    assert points.shape == (30, 30)
+    torch.testing.assert_close(points[0, 0], torch.tensor((0.5 + 0.5j) / 30))
+    torch.testing.assert_close(points[0, 29], torch.tensor((29.5 + 0.5j) / 30))
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("box", "message"),
     [
         ([10, 20, 30, 25], r"crop=\[10,20,25,25\]"),
         ([0, 0, 0, 0], r"not square"),
@@ -79,9 +86,9 @@ def test_box_by_hand():
         ([-1, 0, 20, 20], "outside the upright photo"),
     ],
 )
-def test_box_errors(given, message):
+def test_invalid_boxes_are_errors(box, message):
     with pytest.raises(ValueError, match=message):
-        Crop.from_box(given, noise())
+        Crop.from_box(box, noise())
 
 
 @pytest.mark.parametrize(
@@ -110,43 +117,42 @@ def test_invalid_options_raise_a_one_line_error(options, message):
     assert "\n" not in str(error.value)
 
 
-def test_options_as_hydra_gives_them():
+def test_options_may_be_omegaconf_lists():
     cfg = OmegaConf.create({"crop": [10, 20, 30, 30], "eyes": list(EYES)})
-    find = crop_finder(1.0, cfg.crop, None, cfg.eyes)
-    assert find(noise(), "photo.png") == [Crop(10 + 20j, 30 + 0j)]
+    find_crops = crop_finder(1.0, cfg.crop, None, cfg.eyes)
+    assert find_crops(noise(), "photo.png") == [Crop(10 + 20j, 30 + 0j)]
 
 
 def test_eyes_of_an_aligned_image_give_the_papers_crop():
-    region = Crop.from_eyes(69.65 + 112.65j, 108.35 + 112.65j, EYES)  # the mean of those found
-    assert region.origin == pytest.approx(35 + 55j, abs=0.1)
-    assert region.side == pytest.approx(108, abs=0.2)
+    crop = Crop.from_eyes(69.65 + 112.65j, 108.35 + 112.65j, EYES)  # the mean of detected eyes
+    assert crop.origin == pytest.approx(35 + 55j, abs=0.1)
+    assert crop.side == pytest.approx(108, abs=0.2)
     aligned = Image.new("RGB", (178, 218))
-    assert region.origin == pytest.approx(Crop.central(aligned, 108 / 178).origin, abs=0.1)
+    assert crop.origin == pytest.approx(Crop.central(aligned, 108 / 178).origin, abs=0.1)
 
 
-def test_eyes_of_a_model_of_wider_crops():
-    """A found face fills as much of the square as in the images that the model was trained on."""
+def test_eye_positions_follow_the_crop_of_the_training_images():
+    """A detected face fills the same share of the crop as in the training images."""
     celeba = {"source": "celeba"}
     assert eye_positions(celeba, 108 / 178) == pytest.approx(EYES)
     for share in (0.8, 1.0):
-        region = Crop.from_eyes(69.65 + 112.65j, 108.35 + 112.65j, eye_positions(celeba, share))
-        assert region.side == pytest.approx(178 * share, abs=0.3)
-        assert region.origin + region.side * (0.5 + 0.5j) == pytest.approx(89 + 109j, abs=0.2)
+        crop = Crop.from_eyes(69.65 + 112.65j, 108.35 + 112.65j, eye_positions(celeba, share))
+        assert crop.side == pytest.approx(178 * share, abs=0.3)
+        assert crop.origin + crop.side * (0.5 + 0.5j) == pytest.approx(89 + 109j, abs=0.2)
     assert eye_positions({"source": "folder"}, 1.0) == eye_positions(None, 1.0) == EYES
 
 
-@pytest.mark.parametrize("roll", [0, 30, -30, 170])
-def test_eyes_land_where_asked(roll):
-    """Two dots in the photo, whatever its roll, are at the eyes of the crop."""
-    turn = complex(math.cos(math.radians(roll)), math.sin(math.radians(roll)))
-    left, right = 100 + 90j - 20 * turn, 100 + 90j + 20 * turn
+@pytest.mark.parametrize("angle", [0, 30, -30, 170])
+def test_eyes_of_a_rotated_face_are_at_the_requested_positions(angle):
+    """Two dots in the photo are at the eye positions of the crop."""
+    unit = cmath.rect(1, math.radians(angle))
+    left, right = 100 + 90j - 20 * unit, 100 + 90j + 20 * unit
     photo = Image.new("RGB", (200, 180))
     draw = ImageDraw.Draw(photo)
     draw.circle((left.real, left.imag), 4, "red")
     draw.circle((right.real, right.imag), 4, "lime")
-    cropped = np.asarray(
-        crop_image(photo, Crop.from_eyes(left, right, (0.3, 0.7, 0.4)), 100), float
-    )
+    crop = Crop.from_eyes(left, right, (0.3, 0.7, 0.4))
+    cropped = np.asarray(crop_image(photo, crop, 100), float)
     y, x = np.mgrid[:100, :100] + 0.5
     for channel, u in ((0, 30), (1, 70)):
         weight = cropped[:, :, channel] / cropped[:, :, channel].sum()
@@ -154,74 +160,73 @@ def test_eyes_land_where_asked(roll):
         assert (weight * y).sum() == pytest.approx(40, abs=0.8)
 
 
-def test_equal_eyes():
-    for points, u in (((1 + 1j, 2 + 1j), (0.5, 0.501, 0.5)), ((1 + 1j, 1 + 1j), EYES)):
+def test_eyes_that_are_too_close_are_an_error():
+    for points, positions in (((1 + 1j, 2 + 1j), (0.5, 0.501, 0.5)), ((1 + 1j, 1 + 1j), EYES)):
         with pytest.raises(ValueError, match="the eyes are too close"):
-            Crop.from_eyes(*points, u)
+            Crop.from_eyes(*points, positions)
 
 
-# what is cropped
+# cropped images and masks
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("RGB", 3), ("L", 3), ("L", 1), ("RGB", 1)])
-def test_the_center_is_cropped_as_in_training(tmp_path, mode, channels):
+def test_central_crop_is_bitwise_equal_to_training_images(tmp_path, mode, channels):
     photos = photos_of(tmp_path, noise(mode=mode), center, crop_finder(0.6), channels)
     expected = decode(tmp_path / "photo.png", SIZE, channels, 0.6)
     assert np.array_equal(photos.images.images[0], expected)
 
 
-def test_a_rolled_region_is_the_turned_photo():
+def test_a_rotated_crop_is_equal_to_a_crop_of_the_rotated_photo():
     photo = smooth(100, 100)
-    quarter = Crop.from_eyes(80 + 30j, 80 + 70j, (0.25, 0.75, 0.1))  # a head lying on its side
-    turned = crop_image(photo.transpose(Image.Transpose.ROTATE_90), Crop(10 + 12j, 80 + 0j), 40)
-    cropped = np.asarray(crop_image(photo, quarter, 40), float)
-    assert quarter.side == pytest.approx(80j)
-    assert quarter.origin == pytest.approx(88 + 10j)
-    assert np.abs(cropped - np.asarray(turned, float))[2:-2, 2:-2].max() <= 2
+    crop = Crop.from_eyes(80 + 30j, 80 + 70j, (0.25, 0.75, 0.1))
+    rotated = crop_image(photo.transpose(Image.Transpose.ROTATE_90), Crop(10 + 12j, 80 + 0j), 40)
+    cropped = np.asarray(crop_image(photo, crop, 40), float)
+    assert crop.side == pytest.approx(80j)
+    assert crop.origin == pytest.approx(88 + 10j)
+    assert np.abs(cropped - np.asarray(rotated, float))[2:-2, 2:-2].max() <= 2
 
 
-def test_outside_the_photo_nothing_is_known(tmp_path):
-    """The left half of the region lies beside the photo."""
+def test_pixels_outside_the_photo_are_unknown(tmp_path):
+    """The left half of the crop is outside the photo."""
     photos = photos_of(tmp_path, noise(), partial(masks.full), lambda *_: [Crop(-20 + 5j, 40 + 0j)])
     mask = photos.mask(torch.tensor([0]), SIZE)[0, 0]
     assert mask[:, : SIZE // 2].eq(0).all()
     assert mask[:, SIZE // 2 :].eq(1).all()
 
 
-def test_a_mask_of_the_photos_size_is_cropped_along(tmp_path):
+def test_a_mask_of_the_size_of_the_photo_is_cropped_with_it(tmp_path):
     path = hole_image(tmp_path / "hole.png", (80, 50), (30, 20, 40, 35))
     photos = photos_of(tmp_path, noise(), from_file(path), crop_finder(1, [24, 10, 32, 32]))
     expected = torch.ones(SIZE, SIZE)  # 2 px each: the hole from 6 to 16 and from 10 to 25
-    expected[5:13, 3:8] = 0  # row 12 is half known, and half is not more than half
+    expected[5:13, 3:8] = 0  # row 12 is half known, which is not above the threshold
     assert torch.equal(photos.mask(torch.tensor([0]), SIZE)[0, 0], expected)
-    out = np.asarray(photos.complete({0: torch.zeros(3, SIZE, SIZE)}))
-    assert changed(out, noise()) == (30, 20, 40, 35)
+    completed = photos.complete({0: torch.zeros(3, SIZE, SIZE)})
+    assert bounds_of_change(completed, noise()) == (30, 20, 40, 35)
 
 
-def test_a_mask_of_the_photos_aspect_ratio_and_other_polarity(tmp_path):
+def test_a_mask_of_either_polarity_and_the_same_aspect_ratio_covers_the_photo(tmp_path):
     hole_image(tmp_path / "white.png", (161, 100), (60, 40, 80, 70))
     black = Image.open(tmp_path / "white.png").point(lambda v: 255 - v)
     black.save(tmp_path / "black.png")
-    out = []
     for known in ("white", "black"):
-        draw = from_file(tmp_path / f"{known}.png", known=known)
-        photos = photos_of(tmp_path, noise(), draw, crop_finder(1, [24, 10, 32, 32]))
-        out.append(changed(np.asarray(photos.complete({0: torch.ones(3, SIZE, SIZE)})), noise()))
-    assert out == [(30, 20, 40, 35)] * 2
+        mask = from_file(tmp_path / f"{known}.png", known=known)
+        photos = photos_of(tmp_path, noise(), mask, crop_finder(1, [24, 10, 32, 32]))
+        completed = photos.complete({0: torch.ones(3, SIZE, SIZE)})
+        assert bounds_of_change(completed, noise()) == (30, 20, 40, 35)
 
 
-def test_a_mask_of_another_aspect_ratio_lies_on_the_region(tmp_path):
+def test_a_mask_of_another_aspect_ratio_covers_the_crop(tmp_path):
     path = hole_image(tmp_path / "hole.png", (64, 64), (16, 16, 50, 32))
     photos = photos_of(tmp_path, noise(), from_file(path), crop_finder(1, [24, 10, 32, 32]))
     index = torch.tensor([0])
     assert torch.equal(photos.mask(index, SIZE), from_file(path)(index, SIZE))
-    out = np.asarray(photos.complete({0: torch.zeros(3, SIZE, SIZE)}))
-    assert changed(out, noise()) == (24 + 8, 10 + 8, 24 + 25, 10 + 16)  # sharper than 16 px
-
-
-def changed(out, photo):
-    """Bounding box of the pixels that differ."""
-    return Image.fromarray((out != np.asarray(photo)).any(2)).getbbox()
+    completed = photos.complete({0: torch.zeros(3, SIZE, SIZE)})
+    assert bounds_of_change(completed, noise()) == (
+        24 + 8,
+        10 + 8,
+        24 + 25,
+        10 + 16,
+    )  # at its own resolution
 
 
 @pytest.mark.parametrize(
@@ -231,53 +236,53 @@ def changed(out, photo):
         ((30, 20, 31, 21), "the mask has no hole at 16 px"),
         (
             (0, 0, 80, 50),
-            "most of the photo is a hole. If white marks the hole, set mask.known=black",
+            "most of the photo is a hole. If white .* set mask.known=black",
         ),
         ((24, 10, 56, 42), "the mask has no known pixel"),
     ],
 )
-def test_holes_that_cannot_be_completed(tmp_path, hole, message):
+def test_a_hole_that_does_not_fit_the_crop_is_an_error(tmp_path, hole, message):
     path = hole_image(tmp_path / "hole.png", (80, 50), hole)
     with pytest.raises(ValueError, match=f"photo.png: .*{message}"):
         photos_of(tmp_path, noise(), from_file(path), crop_finder(1, [24, 10, 32, 32]))
 
 
 def test_a_mask_image_is_read_once_for_all_photos(tmp_path):
-    """However many photos there are: the file may be gone by the time that they are completed."""
+    """The file may be deleted before the photos are completed."""
     path = hole_image(tmp_path / "hole.png", (80, 50), (30, 20, 40, 35))
-    draw = from_file(path)
+    mask = from_file(path)
     path.unlink()
     paths = [tmp_path / "a.png", tmp_path / "b.png"]
     for seed, path in enumerate(paths):
         noise(seed=seed).save(path)
-    photos = from_files(paths, draw, crop_finder(1.0, [24, 10, 32, 32]))
+    photos = photos_from(paths, mask, crop_finder(1.0, [24, 10, 32, 32]))
     for i in range(2):
-        out = np.asarray(photos.complete({i: torch.zeros(3, SIZE, SIZE)}))
-        assert changed(out, noise(seed=i)) == (30, 20, 40, 35)
+        completed = photos.complete({i: torch.zeros(3, SIZE, SIZE)})
+        assert bounds_of_change(completed, noise(seed=i)) == (30, 20, 40, 35)
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", "folder"])
-def test_a_photo_that_is_none(tmp_path, content):
+def test_an_unreadable_photo_is_a_one_line_error(tmp_path, content):
     path = tmp_path / "photo.jpg"
     path.mkdir() if content == "folder" else path.write_bytes(content)
     with pytest.raises(ValueError, match=r"photo.jpg: cannot be read as an image") as error:
-        from_files([path], center, crop_finder(1.0))
+        photos_from([path], center, crop_finder(1.0))
     assert "\n" not in str(error.value)
 
 
-# the way back
+# pasting back
 
 
 def sparse_harmonic(values, hole):
-    """The same equations by a sparse direct solve; (C, pixels of the hole)."""
+    """Return the solution (C, pixels of the hole) of the same equations by a sparse solver."""
     number = np.cumsum(hole).reshape(hole.shape) - 1
     y, x = np.nonzero(hole)
     entries, right, diagonal = [], np.zeros((len(y), len(values))), np.zeros(len(y))
     for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0)):
-        there = (y + dy >= 0) & (y + dy < hole.shape[0]) & (x + dx >= 0) & (x + dx < hole.shape[1])
-        row = np.flatnonzero(there)
-        i, j = y[there] + dy, x[there] + dx
-        diagonal += there
+        inside = (y + dy >= 0) & (y + dy < hole.shape[0]) & (x + dx >= 0) & (x + dx < hole.shape[1])
+        row = np.flatnonzero(inside)
+        i, j = y[inside] + dy, x[inside] + dx
+        diagonal += inside
         right[row[~hole[i, j]]] += values[:, i, j].T[~hole[i, j]]
         entries.append((row[hole[i, j]], number[i, j][hole[i, j]]))
     row, column = np.concatenate(entries, 1)
@@ -287,8 +292,8 @@ def sparse_harmonic(values, hole):
 
 
 @pytest.mark.parametrize("name", ["box", "edge", "blocks", "all but one", "line"])
-def test_harmonic_is_the_sparse_solve(name):
-    """To half a level of 8 bits; the box is 400 x 500."""
+def test_harmonic_is_equal_to_a_sparse_solver_within_half_a_level(name):
+    """Values have 255 levels; the box has 400 x 500 px."""
     generator = np.random.default_rng(0)
     hole = np.zeros((402, 502) if name == "box" else (90, 131), bool)
     if name == "box":
@@ -304,24 +309,23 @@ def test_harmonic_is_the_sparse_solve(name):
         hole[0, [5, 40]] = False
     values = generator.uniform(-255, 255, (3, *hole.shape)).astype(np.float32)
     values += np.linspace(-200, 200, hole.shape[1], dtype=np.float32)
-    u = harmonic(torch.from_numpy(values)[None], torch.from_numpy(hole)[None, None], 0.05)[
-        0
-    ].numpy()
+    batch = torch.from_numpy(values)[None], torch.from_numpy(hole)[None, None]
+    u = harmonic(*batch, tolerance=0.05)[0].numpy()
     assert np.abs(u[:, hole] - sparse_harmonic(values, hole)).max() < 0.5
     assert (u[:, ~hole] == 0).all()
 
 
-def test_nothing_known_leaves_the_fake():
+def test_without_known_pixels_the_fake_is_returned():
     fake = torch.linspace(-1, 1, 16).view(1, 4, 4)
     out = paste_back(noise(4, 4, "L"), Crop(0j, 4 + 0j), fake, np.ones((4, 4), bool))
     assert np.array_equal(np.asarray(out), ((fake[0] + 1) * 127.5).round())
 
 
-@pytest.mark.parametrize("roll", [0, 30])
+@pytest.mark.parametrize("angle", [0, 30])
 @pytest.mark.parametrize(("mode", "channels"), [("RGB", 3), ("L", 3), ("L", 1), ("RGB", 1)])
-def test_outside_the_hole_nothing_changes(mode, channels, roll):
+def test_pasting_back_leaves_known_pixels_unchanged(mode, channels, angle):
     photo = noise(301, 203, mode)
-    side = 120 * complex(math.cos(math.radians(roll)), math.sin(math.radians(roll)))
+    side = cmath.rect(120, math.radians(angle))
     hole = np.random.default_rng(1).random((203, 301)) < 0.3
     fake = torch.rand(channels, SIZE, SIZE) * 2 - 1
     out = paste_back(photo, Crop(100 + 40j, side), fake, hole)
@@ -330,35 +334,33 @@ def test_outside_the_hole_nothing_changes(mode, channels, roll):
     assert (np.asarray(out)[hole] != np.asarray(photo)[hole]).mean() > 0.9
 
 
-@pytest.mark.parametrize("roll", [0, 30])
-def test_the_true_crop_with_an_offset_brings_the_photo_back(roll):
-    """Poisson blending takes the gradients, and the crop's way back is the way there reversed."""
+@pytest.mark.parametrize("angle", [0, 30])
+def test_pasting_back_the_true_crop_with_an_offset_restores_the_photo(angle):
+    """Blending uses the gradients only, and pasting back inverts cropping."""
     photo = smooth()
-    side = 60 * complex(math.cos(math.radians(roll)), math.sin(math.radians(roll)))
-    region = Crop(40 + 12j, side)
-    fake = torch.from_numpy(np.asarray(crop_image(photo, region, 64), np.float32)) / 127.5 - 1
+    crop = Crop(40 + 12j, cmath.rect(60, math.radians(angle)))
+    fake = torch.from_numpy(np.asarray(crop_image(photo, crop, 64), np.float32)) / 127.5 - 1
     hole = np.zeros((90, 120), bool)
     hole[40:60, 45:65] = True
-    out = paste_back(photo, region, fake.permute(2, 0, 1) * 0.9 + 0.2, hole)
+    out = paste_back(photo, crop, fake.permute(2, 0, 1) * 0.9 + 0.2, hole)
     assert np.abs(np.asarray(out, float) - np.asarray(photo, float)).max() < 6
     assert not np.array_equal(np.asarray(out), np.asarray(photo))
 
 
-def test_a_drawn_mask_has_the_models_pixels(tmp_path):
+def test_a_random_mask_has_the_resolution_of_the_model(tmp_path):
     photos = photos_of(tmp_path, noise(), center, crop_finder(1, [24, 10, 32, 32]))
-    out = np.asarray(photos.complete({0: torch.zeros(3, SIZE, SIZE)}))
-    assert changed(out, noise()) == (32, 18, 48, 34)
+    completed = photos.complete({0: torch.zeros(3, SIZE, SIZE)})
+    assert bounds_of_change(completed, noise()) == (32, 18, 48, 34)
 
 
-def test_a_photo_with_exif_rotation(tmp_path):
-    """Regions, masks and the result are those of the upright photo."""
+def test_crop_mask_and_result_refer_to_the_upright_photo(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees to the right
+    exif[0x0112] = 6  # rotate by 90 degrees to the right
     noise().save(tmp_path / "photo.png", exif=exif)
     upright = noise().transpose(Image.Transpose.ROTATE_270)
     path = hole_image(tmp_path / "hole.png", upright.size, (10, 30, 20, 40))
-    finder = crop_finder(1, [5, 20, 32, 32])
-    photos = from_files([tmp_path / "photo.png"], from_file(path), finder)
-    out = photos.complete({0: torch.zeros(3, SIZE, SIZE)})
-    assert out.size == (50, 80)
-    assert changed(np.asarray(out), upright) == (10, 30, 20, 40)
+    find_crops = crop_finder(1, [5, 20, 32, 32])
+    photos = photos_from([tmp_path / "photo.png"], from_file(path), find_crops)
+    completed = photos.complete({0: torch.zeros(3, SIZE, SIZE)})
+    assert completed.size == (50, 80)
+    assert bounds_of_change(completed, upright) == (10, 30, 20, 40)
