@@ -8,6 +8,7 @@ const MAX_MASK_SIZE = 2048; // px of the longer side; larger mask images are sca
 const MIN_CROP_SIZE = 8; // px
 
 const about = await (await fetch("about")).json(); // names of the masks and examples, and limits
+const TOO_LARGE = `photo: file is too large. Use a file of at most ${about.max_bytes / 2 ** 20} MB.`;
 let photo = null; // {file, width, height}
 let crop = null; // {x, y, side}
 let steps = []; // painting steps; undo repaints all but the last
@@ -27,7 +28,7 @@ async function request(url, options = {}) {
   try {
     const response = await fetch(url, options);
     if (response.ok) return response;
-    showError(await response.text());
+    showError(response.status === 413 ? TOO_LARGE : await response.text());
   } catch (error) {
     if (error.name !== "AbortError") showError("The server does not respond.");
   }
@@ -37,9 +38,7 @@ async function request(url, options = {}) {
 
 async function loadPhoto(file) {
   if (!file) return;
-  if (file.size > about.max_bytes) {
-    return showError(`photo: file is too large. Use a file of at most ${about.max_bytes / 2 ** 20} MB.`);
-  }
+  if (file.size > about.max_bytes) return showError(TOO_LARGE);
   discardCompletion();
   $("hole-section").hidden = true;
   const response = await request("photo", { method: "POST", body: file });
