@@ -96,6 +96,7 @@ def clear(directory):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "group", "choice"), list(choices()))
 def test_bad_value_is_refused_in_one_line(directory, files, command, group, choice):
     if choice == "huggingface":
@@ -119,6 +120,7 @@ ADDED_BY_PLUS = set(TrainerOptions.__annotations__) - set(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*sorted(ADDED_BY_PLUS), "gradient_clip_val", "num_nodes"])
 @pytest.mark.parametrize("command", ["train", "inpaint"])
 def test_bad_trainer_argument_is_refused_in_one_line(directory, files, command, name):

@@ -23,6 +23,8 @@ from training import small_dcgan
 from dcgan_inpaint import Completer
 from dcgan_inpaint.web.server import Server
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",

@@ -68,6 +68,7 @@ def test_bug_keeps_its_traceback():
         1 / 0  # noqa: B018
 
 
+@pytest.mark.slow
 def test_stopped_training_leaves_a_checkpoint_and_says_how_to_resume(tmp_path):
     small = ["data.image_size=16", "data.train_size=64", "data.val_size=4", "data.test_size=4"]
     small += ["model.gf_dim=1", "model.df_dim=1", "batch_size=4", "trainer.max_epochs=10000"]

@@ -60,6 +60,7 @@ def trained(folder):
     return run, said
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_gan(trained):
     """Half of the batches each; the first judges alone, in the one folder of the run."""
     run, said = trained
@@ -75,6 +76,7 @@ def test_two_processes_train_one_gan(trained):
     assert all(torch.equal(value, last["state_dict"][name]) for name, value in weights.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -92,6 +94,7 @@ def test_two_processes_train_the_others(trained, folder, words):
     assert all(value.isfinite().all() for value in load_file(run / "weights.safetensors").values())
 
 
+@pytest.mark.slow
 def test_two_processes_read_shards(folder):
     """Half of the images each, of which there is no memory map."""
     for i in range(4):
@@ -156,6 +159,7 @@ def alone(folder, trained):
     return output
 
 
+@pytest.mark.slow
 def test_processes_share_the_images_to_complete(folder, trained, alone):
     """Three of them leave the records and the table that one leaves."""
     output = folder / "three"
@@ -164,6 +168,7 @@ def test_processes_share_the_images_to_complete(folder, trained, alone):
     assert_same_results(alone, output)
 
 
+@pytest.mark.slow
 def test_shards_side_by_side(folder, trained, alone):
     """Processes that know nothing of each other; one of three is killed, and started again."""
     output = folder / "shards"
