@@ -1,4 +1,4 @@
-"""Shared fixtures. All tests run on one thread: small networks are fastest and bitwise equal so."""
+"""Shared fixtures. All tests run on one thread: fastest for small networks, and reproducible."""
 
 import contextlib
 import io
@@ -16,13 +16,13 @@ PROJECT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory):
+def cache_dir(tmp_path_factory):
     """The cache of decoded images, shared by all runs of a session."""
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="module")
-def run(cache):
+def run(cache_dir):
     """Run a script as `python script arguments` would, in this process, which saves the imports.
 
     `run(script, *arguments, fails=False)` returns an object with `stdout` and `stderr`; it asserts
@@ -45,5 +45,5 @@ def run(cache):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(PROJECT)
-        patch.setenv("DCGAN_INPAINT_CACHE", str(cache))
+        patch.setenv("DCGAN_INPAINT_CACHE", str(cache_dir))
         yield call

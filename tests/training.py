@@ -1,4 +1,4 @@
-"""What the tests that train or predict share."""
+"""Helper functions of the tests that train or predict."""
 
 import torch
 from pytorch_lightning import Trainer
@@ -7,7 +7,7 @@ from dcgan_inpaint.models.dcgan import DCGAN
 
 
 def quiet_trainer(**settings) -> Trainer:
-    """One epoch on the CPU that writes and prints nothing."""
+    """Return a Trainer for one epoch on the CPU that writes and prints nothing."""
     defaults = {
         "max_epochs": 1,
         "accelerator": "cpu",
@@ -21,7 +21,10 @@ def quiet_trainer(**settings) -> Trainer:
 
 
 def moved_since(before: dict, model: torch.nn.Module) -> set[str]:
-    """The networks of a model, by attribute, whose parameters differ from a copied state_dict."""
+    """Return the attribute names of the networks whose parameters differ from `before`.
+
+    `before` is a copy of an earlier state_dict of the model.
+    """
     return {
         name.split(".")[0]
         for name, value in model.named_parameters()
@@ -30,7 +33,7 @@ def moved_since(before: dict, model: torch.nn.Module) -> set[str]:
 
 
 def small_dcgan(z_dim: int) -> DCGAN:
-    """Of 16 px, with weights wide enough that z matters."""
+    """Return a DCGAN of 16 px whose weights are large enough that images depend on z."""
     torch.manual_seed(0)
     model = DCGAN(image_size=16, z_dim=z_dim, gf_dim=4, df_dim=4)
     for network in (model.ema_generator, model.discriminator):
