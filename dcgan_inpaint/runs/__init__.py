@@ -1,1 +1,1 @@
-"""Run folders, what is watched, evaluated and written."""
+"""Run directories, trainers, callbacks, records and reports."""

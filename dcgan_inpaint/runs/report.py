@@ -1,4 +1,4 @@
-"""The report of a completion run: grids, tables and index.html, derived from its records.
+"""Report of a completion run: grids, tables and index.html, derived from its records.
 
 `python -m dcgan_inpaint.runs.report RUN_DIR` rebuilds it, also for a run of an earlier version.
 """
@@ -21,7 +21,14 @@ from dcgan_inpaint.images import make_grid, save_gif
 from dcgan_inpaint.metrics.completions import mean_interval
 from dcgan_inpaint.metrics.features import frechet_distance
 from dcgan_inpaint.photos.photos import Photos
-from dcgan_inpaint.runs.records import LOSSES, RECORDS, Record, read_record, write_images
+from dcgan_inpaint.runs.records import (
+    LOSSES,
+    RECORDS,
+    Record,
+    first_record,
+    read_record,
+    write_images,
+)
 
 Summary = dict[str, tuple[float, float, float]]  # mean and 95% interval (low, high) of each metric
 
@@ -70,12 +77,10 @@ def write_report(run_dir: Path, records: Iterable[Record], photos: Photos | None
     if traces:
         losses = ([name, t, *row] for name, x in traces.items() for t, row in enumerate(x.tolist()))
         write_csv(run_dir / "trace.csv", [["name", "iteration", *LOSSES], *losses])
-    columns = list(next(iter(metrics.values())))
-    rows = [[values[column] for column in columns] for values in metrics.values()]
-    named_rows = [[name, *row] for name, row in zip(metrics, rows, strict=True)]
-    write_csv(run_dir / "metrics.csv", [["name", *columns], *named_rows])
-    summary = _summarize(columns, rows, arrays["features"])
-    means = [[name, *values, len(rows)] for name, values in summary.items()]
+    rows = [[name, *values.values()] for name, values in metrics.items()]
+    write_csv(run_dir / "metrics.csv", [["name", *next(iter(metrics.values()))], *rows])
+    summary = _summarize(list(metrics.values()), arrays["features"])
+    means = [[name, *values, len(metrics)] for name, values in summary.items()]
     write_csv(run_dir / "summary.csv", [["metric", "mean", "low", "high", "images"], *means])
     objectives = [trace[:, LOSSES.index("total")] for trace in traces.values()]
     objective = torch.stack(objectives).mean(0) if objectives else None
@@ -87,27 +92,24 @@ def write_report(run_dir: Path, records: Iterable[Record], photos: Photos | None
 def _write_grids(run_dir: Path, first: Sequence[Mapping[str, Tensor]]) -> None:
     for name in GRIDS:
         if name in first[0]:
-            save_image(
-                run_dir / f"{name}.png", make_grid(torch.stack([each[name] for each in first]))
-            )
+            images = torch.stack([each[name] for each in first])
+            save_image(run_dir / f"{name}.png", make_grid(images))
     rows = [each[name] for name in ROWS for each in first[:8]]
     save_image(run_dir / "rows.png", make_grid(torch.stack(rows), columns=len(first[:8])))
     if "frames" in first[0]:
-        frames = [
-            make_grid(images) for images in torch.stack([each["frames"] for each in first], 1)
-        ]
+        frames = [*map(make_grid, torch.stack([each["frames"] for each in first], 1))]
         for t, frame in zip(first[0]["frame_iterations"].tolist(), frames, strict=True):
             save_image(run_dir / "frames" / f"{t:05d}.png", frame)
         with atomic_write(run_dir / "search.gif") as file:
             save_gif(frames, file)
 
 
-def _summarize(columns: list[str], rows: list[list[float]], features: list[Tensor]) -> Summary:
+def _summarize(metrics: list[dict[str, float]], features: list[Tensor]) -> Summary:
     """Summarize the metrics that all images have; `features` are (2, 1280) each, or none."""
-    by_metric = torch.tensor(rows, dtype=torch.float64).unbind(1)
+    columns = torch.tensor([[*row.values()] for row in metrics], dtype=torch.float64).unbind(1)
     summary = {
         name: mean_interval(values)
-        for name, values in zip(columns, by_metric, strict=True)
+        for name, values in zip(metrics[0], columns, strict=True)
         if not values.isnan().any()
     }
     if len(features) > 1:
@@ -172,7 +174,7 @@ def _png(images: Tensor) -> str:
 def _histogram(values: Tensor) -> dict[str, object]:
     """Return the counts of values (N,) per bin, relative to the largest, and the range."""
     low, high = float(values.min()), float(values.max())
-    # a range of zero width would have no bins
+    # A range of zero width would have no bins.
     counts = torch.histc(values, HISTOGRAM_BINS, low, max(high, low + 1e-6))
     return {"shares": (counts / counts.max()).tolist(), "low": low, "high": high}
 
@@ -188,9 +190,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("run_dir", type=Path, help="directory of a completion run")
     run_dir = parser.parse_args().run_dir
-    records = [read_record(path) for path in sorted((run_dir / RECORDS).glob("*.safetensors"))]
-    if not any(records):
+    if first_record(run_dir) is None:
         parser.error(f"{run_dir}: no complete records. Give the directory of a completion run")
+    records = map(read_record, sorted((run_dir / RECORDS).glob("*.safetensors")))
     print(format_summary(write_report(run_dir, filter(None, records))))
     print(run_dir / "index.html")
 
