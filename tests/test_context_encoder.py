@@ -170,7 +170,7 @@ def test_checkpoint_stands_alone_and_resume_is_exact(tmp_path):
         ({"image_size": 8}, "image_size=8"),
         ({"channels": 2}, "channels=2"),
         ({"code_dim": 0}, "code_dim=0"),
-        ({"gan": None}, "gan=null: unexpected"),
+        ({"gan": None}, "gan=null: unknown option"),
         ({"df_dim": 0}, "df_dim=0"),
         ({"l2_weight": 1.5}, "l2_weight=1.5"),
         ({"ema_decay": 1.0}, "ema_decay=1.0"),

@@ -210,7 +210,7 @@ def test_logged_values():
         ({"ema_decay": 1.0}, "ema_decay=1.0: should be less"),
         ({"crop": 0}, "crop=0: should be greater"),
         ({"seed": None}, "seed=null: should be a valid integer"),
-        ({"width": 3}, "width=3: unexpected"),
+        ({"width": 3}, "width=3: unknown option"),
     ],
 )
 def test_errors(settings, message):

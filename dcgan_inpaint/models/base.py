@@ -57,6 +57,7 @@ class Model(LightningModule):
         gan: The GAN whose z a search can optimize, or None.
         mask: The masks for training, or None; models that train without masks omit it.
         data: Description of the training images (data/sources.py), or None.
+        image_shape: Shape (C, S, S) of the images.
         trained_iterations: Iterations that the loaded checkpoint was trained for.
     """
 
@@ -67,6 +68,7 @@ class Model(LightningModule):
     training_only: ClassVar[Sequence[str]] = ()
     needs_calibration = False
     ema_only = False
+    discriminator: nn.Module
     steps_per_batch = 1
     encoder_noise_dim: int | None = None
     gan: "LatentGAN | None"
@@ -103,6 +105,7 @@ class Model(LightningModule):
         """
         super().__init__()
         self.settings = settings
+        self.image_shape = (settings.channels, settings.image_size, settings.image_size)
         self.save_hyperparameters(asdict(settings) | extra)
         self.data: dict[str, Any] | None = None
         self.trained_iterations = 0
@@ -111,12 +114,6 @@ class Model(LightningModule):
     def from_hyperparameters(cls, hyperparameters: Mapping[str, Any]) -> Self:
         """Build the untrained model.  Raises ValueError for invalid hyperparameters."""
         return cls(**asdict(make(cls.Settings, hyperparameters)))
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Shape (C, S, S) of the model's images."""
-        size = self.settings.image_size
-        return self.settings.channels, size, size
 
     def latent_encoder(self) -> nn.Module | None:
         """Return the frozen encoder that a search can start from, or None.
@@ -180,9 +177,9 @@ class Model(LightningModule):
         averages, weights = average.state_dict(), network.state_dict()
         floats = [name for name, value in averages.items() if value.is_floating_point()]
         update = get_ema_multi_avg_fn(decay)  # one kernel for all tensors
-        update([averages.pop(name) for name in floats], [weights[name] for name in floats], None)
-        for name, count in averages.items():
-            count.copy_(weights[name])
+        update([averages[name] for name in floats], [weights[name] for name in floats], None)
+        for name in averages.keys() - floats:
+            averages[name].copy_(weights[name])
 
     def update_network(self, optimizer: int, loss: Tensor, **options: float) -> None:
         """Take one step with the given optimizer, with `options` such as lr set first."""
@@ -192,6 +189,13 @@ class Model(LightningModule):
         chosen.zero_grad()
         self.manual_backward(loss)
         chosen.step()
+
+    def adversarial_loss(self, fake: Tensor) -> Tensor:
+        """Return CE(D(fake), 1); D gets no weight gradients, which G's update would not use."""
+        self.discriminator.requires_grad_(False)
+        loss = generator_loss(self.discriminator(fake).float())
+        self.discriminator.requires_grad_(True)
+        return loss
 
     def log_step(self, values: Mapping[str, Tensor], bar: Sequence[str]) -> None:
         """Log the values of a training step by name if it is due, some in the progress bar."""
@@ -225,11 +229,9 @@ class AdversarialModule(Model):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         lr, betas = self.settings.lr, (self.settings.beta1, 0.999)
-        rates = ((self.discriminator, self.hparams.get("d_lr", lr)), (self.generator, lr))
-        return [
-            torch.optim.Adam(network.parameters(), rate, betas, fused=True)
-            for network, rate in rates
-        ]
+        d_lr, d = self.hparams.get("d_lr", lr), self.discriminator
+        g_adam = torch.optim.Adam(self.generator.parameters(), lr, betas, fused=True)
+        return [torch.optim.Adam(d.parameters(), d_lr, betas, fused=True), g_adam]
 
     def _discriminator_step(
         self, real: Tensor, fake: Tensor, penalty: Tensor | None = None
@@ -242,13 +244,6 @@ class AdversarialModule(Model):
         self._update(0, loss if penalty is None else loss + penalty, count=self.iteration + 1)
         log = {"d_loss": loss, "d_loss_real": loss_real, "d_loss_fake": loss_fake}
         return log | {"D(x)": real_logits.sigmoid().mean(), "D(G(z))": fake_logits.sigmoid().mean()}
-
-    def _adversarial_loss(self, fake: Tensor) -> Tensor:
-        """Return CE(D(fake), 1); D gets no weight gradients, which G's update would not use."""
-        self.discriminator.requires_grad_(False)
-        loss = generator_loss(self.discriminator(fake).float())
-        self.discriminator.requires_grad_(True)
-        return loss
 
     def _update(self, network: int, loss: Tensor, count: int) -> None:
         """Take Adam step number `count` (from 1) of D (network 0) or G (network 1)."""

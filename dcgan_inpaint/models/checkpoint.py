@@ -37,11 +37,8 @@ HEADER = "dcgan_inpaint"  # key of the header in the metadata of a safetensors f
 # What files of earlier versions contain -> what it is today.
 RENAMED_TENSORS = {"doubt": "error_calibration"}
 OLD_DEFAULTS = {LatentEncoder.kind: {"df_dim": 64}}  # of settings that a file may omit
-RENAMED_TARGETS = {  # `_target_` of the data, which the first versions stored as a configuration
-    "dcgan_inpaint.data.faces.Faces": "faces",
-    "dcgan_inpaint.data.folder.Folder": "folder",
-    "dcgan_inpaint.data.celeba.CelebA": "celeba",
-}
+# The first versions stored the data as a configuration with `_target_: dcgan_inpaint.data.<key>`.
+RENAMED_TARGETS = {"faces.Faces": "faces", "folder.Folder": "folder", "celeba.CelebA": "celeba"}
 
 
 @settings
@@ -75,10 +72,7 @@ def load_model(path: str | Path, *classes: type[Model], key: str = "ckpt") -> Mo
     """
     file = checkpoint_path(path)
     if not file.is_file():
-        raise FileNotFoundError(
-            f"{key}={path}: no such file. Use a weights.safetensors that train.py wrote, or one of "
-            f"{', '.join(SHIPPED)}"
-        )
+        raise FileNotFoundError(f"{key}={path}: no such file. Use a file or {', '.join(SHIPPED)}")
     accepted = [model.kind for model in BUILT_IN if issubclass(model, classes or Model)]
     kinds = " or ".join(", ".join(accepted).rsplit(", ", 1))
     try:
@@ -90,9 +84,8 @@ def load_model(path: str | Path, *classes: type[Model], key: str = "ckpt") -> Mo
         ) from error
     model_class = Model.class_for_kind(header.kind)
     if model_class is None or not issubclass(model_class, classes or Model):
-        raise ValueError(
-            f"{key}={path}: holds a {_one_line(header.kind)}. Use a checkpoint of a {kinds}"
-        )
+        kind = _one_line(header.kind)
+        raise ValueError(f"{key}={path}: holds a {kind}. Use a checkpoint of a {kinds}")
     try:
         return _build_model(model_class, header, tensors)
     except ValueError as error:
@@ -106,9 +99,7 @@ def checkpoint_path(path: str | Path) -> Path:
 
 def load_gan(path: str | Path, key: str = "ckpt") -> LatentGAN:
     """Load a GAN, or the GAN of a latent encoder, on the CPU.  Raises as `load_model`."""
-    gan = load_model(path, LatentGAN, LatentEncoder, key=key).gan
-    assert gan is not None
-    return gan
+    return load_model(path, LatentGAN, LatentEncoder, key=key).gan  # type: ignore[return-value]
 
 
 def load_teacher(path: Text) -> LatentGAN:
@@ -205,7 +196,8 @@ def _read_file(path: Path) -> tuple[Header, dict[str, Tensor]]:
     else:
         raise ValueError("neither safetensors nor a file of torch.save")
     header = make(Header, fields)
-    if header.data and (name := RENAMED_TARGETS.get(str(header.data.get("_target_")))):
+    target = str((header.data or {}).get("_target_")).removeprefix("dcgan_inpaint.data.")
+    if header.data and (name := RENAMED_TARGETS.get(target)):
         data = {key: value for key, value in header.data.items() if key != "_target_"}
         header = replace(header, data={"source": name} | data)
     header = replace(header, settings=OLD_DEFAULTS.get(header.kind, {}) | header.settings)
@@ -228,9 +220,8 @@ def _build_model(model_class: type[Model], header: Header, tensors: dict[str, Te
     model = model_class.from_hyperparameters(header.settings)
     model.load_state_dict(tensors, strict=not header.averaged)
     model.data, model.trained_iterations = data, header.iteration
-    model.ema_only = header.averaged
-    if model.gan is not None:
-        model.gan.ema_only = header.averaged
+    for part in filter(None, (model, model.gan)):
+        part.ema_only = header.averaged
     return model
 
 

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from dcgan_inpaint.configs import Fraction, Positive, make, settings
 from dcgan_inpaint.images import masked
 from dcgan_inpaint.losses import hole_loss
-from dcgan_inpaint.masks.masks import MaskFunction
-from dcgan_inpaint.models.base import AdversarialModule, ModelSettings, Width
+from dcgan_inpaint.models.base import AdversarialModule, MaskFunction, ModelSettings, Width
 from dcgan_inpaint.models.networks import Discriminator, Encoder, Generator, freeze
 
 
@@ -93,7 +92,7 @@ class ContextEncoder(AdversarialModule):
         fake = self.generator(masked(images, mask), mask)  # (B, C, S, S): for both updates
         log = self._discriminator_step(images, fake.detach())
         l2 = hole_loss(fake.float(), images, mask).mean()
-        adversarial = self._adversarial_loss(fake)
+        adversarial = self.adversarial_loss(fake)
         weight = self.settings.l2_weight
         loss = weight * l2 + (1 - weight) * adversarial
         self._update(1, loss, count=self.iteration + 1)

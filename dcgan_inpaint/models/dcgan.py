@@ -68,8 +68,7 @@ class DCGAN(LatentGAN):
         penalty = lazy_penalty(self.discriminator, images, self.settings.r1, self.iteration)
         log = self._discriminator_step(images, fake.detach(), penalty)
         for k in range(self.settings.g_steps):
-            log["g_loss"] = self._adversarial_loss(fake if k == 0 else self.generator(z))
-            count = self.iteration * self.settings.g_steps + k + 1
-            self._update(1, log["g_loss"], count)
+            log["g_loss"] = self.adversarial_loss(fake if k == 0 else self.generator(z))
+            self._update(1, log["g_loss"], self.iteration * self.settings.g_steps + k + 1)
         self.update_average(self.ema_generator, self.generator)
         self.log_step(log, bar=("d_loss", "g_loss"))

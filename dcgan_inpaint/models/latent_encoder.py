@@ -8,7 +8,6 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -144,8 +143,7 @@ class LatentEncoder(Model):
         super().__init__(s, gan_kind=gan.kind, gan_settings=dict(gan.hparams))
         self.automatic_optimization = False
         self.gan = gan.eval().requires_grad_(False)
-        map_dim = gan.ema_generator.project.out_features
-        self.encoder = LatentNetwork(s, g.z_dim, map_dim, g.prior)
+        self.encoder = LatentNetwork(s, g.z_dim, gan.ema_generator.project.out_features, g.prior)
         self.ema_encoder = copy.deepcopy(self.encoder).eval().requires_grad_(False)
         self.mask = mask
         self.needs_calibration, self.encoder_noise_dim = s.noise_dim > 0, s.noise_dim
@@ -208,9 +206,7 @@ class LatentEncoder(Model):
         if s.noise_dim:
             completed = torch.where(mask == 0, fakes[:, 0], images)  # (B, C, S, S)
             terms |= self._discriminator_step(images, completed.detach(), mask)
-            self.discriminator.requires_grad_(False)
-            terms["prior"] = losses.generator_loss(self._logits(completed, mask))
-            self.discriminator.requires_grad_(True)
+            terms["prior"] = self.adversarial_loss(torch.cat([completed, mask], 1))
             spread = losses.spread_l1(fakes)  # (B,)
             terms["spread"] = spread.mean()
             # The weight that is exact for Gaussians (Bendel 2023), times the calibrated reward.
@@ -233,8 +229,8 @@ class LatentEncoder(Model):
         """Update a sampler's D on images (B, C, S, S); return what to log."""
         real, fake = self._logits(images, mask), self._logits(completed, mask)  # (B,) each
         loss_real, loss_fake = losses.discriminator_losses(real, fake)
-        loss, logits = loss_real + loss_fake, partial(self._logits, mask=mask)
-        penalty = losses.lazy_penalty(logits, images, self.settings.r1, self.iteration)
+        loss, r1 = loss_real + loss_fake, self.settings.r1
+        penalty = losses.lazy_penalty(lambda x: self._logits(x, mask), images, r1, self.iteration)
         self.update_network(1, loss if penalty is None else loss + penalty)
         return {"d_loss": loss, "D(y)": real.sigmoid().mean(), "D(x)": fake.sigmoid().mean()}
 
@@ -242,8 +238,8 @@ class LatentEncoder(Model):
         """Return lr of this iteration as a share of `lr`."""
         if self.settings.schedule == "constant":
             return 1.0
-        trainer = self.trainer
-        steps = trainer.max_epochs * trainer.num_training_batches  # type: ignore[operator]
+        trainer: Any = self.trainer
+        steps = trainer.max_epochs * trainer.num_training_batches
         if trainer.max_steps > 0:  # Lightning counts the steps of all optimizers
             steps = min(steps, trainer.max_steps // self.steps_per_batch)
         return (1 + math.cos(math.pi * min(1.0, self.iteration / steps))) / 2
@@ -275,8 +271,7 @@ class LatentEncoder(Model):
         for depth in depths.unique().tolist():
             rows = depths == depth
             ratio = float((spread[rows].sum() / error[rows].sum()).sqrt())
-            change = min(MAX_LOG_CHANGE, max(-MAX_LOG_CHANGE, 1 - ratio))
-            self.reward[depth] *= math.exp(change)
+            self.reward[depth] *= math.exp(min(MAX_LOG_CHANGE, max(-MAX_LOG_CHANGE, 1 - ratio)))
             self.reward[depth].clamp_(max=MAX_REWARD)
             metrics |= {
                 f"spread_ratio_{depth}": ratio,

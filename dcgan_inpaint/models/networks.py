@@ -39,8 +39,8 @@ def generator_widths(image_size: int, gf_dim: int, widths: str = "blog") -> list
     Raises:
         ValueError: A width is not an integer.
     """
-    maps = image_size.bit_length() - 3  # 4x4 ... image_size/2
-    halvings = [max(0, i - (widths == "amos_head")) for i in range(maps)]
+    maps = range(image_size.bit_length() - 3)  # 4x4 ... image_size/2
+    halvings = [max(0, i - (widths == "amos_head")) for i in maps]
     multiple = max(1, 2 ** halvings[-1] // 8)
     if gf_dim % multiple:
         raise ValueError(f"gf_dim={gf_dim}: expected a multiple of {multiple} at {image_size} px")
@@ -63,22 +63,17 @@ class Generator(nn.Module):
     ):
         super().__init__()
         self.widths = generator_widths(image_size, gf_dim, widths)
-        outputs = [*self.widths[1:], channels]
         self.project = nn.Linear(z_dim, 4 * 4 * self.widths[0])
         self.deconvs = nn.ModuleList(
             nn.ConvTranspose2d(c_in, c_out, 5, stride=2, padding=2, output_padding=1)
-            for c_in, c_out in zip(self.widths, outputs, strict=True)
+            for c_in, c_out in zip(self.widths, [*self.widths[1:], channels], strict=True)
         )
+        self.levels = len(self.deconvs)  # feature maps that a search can optimize
         self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in self.widths)  # eps 1e-5, decay 0.9
         for layer in [self.project, *self.deconvs]:
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
         self.to(memory_format=torch.channels_last)
-
-    @property
-    def levels(self) -> int:
-        """Number of feature maps that a search can optimize."""
-        return len(self.deconvs)
 
     def set_decay(self, decay: float) -> None:
         """Set the decay of the moving statistics for each training pass."""
@@ -87,8 +82,8 @@ class Generator(nn.Module):
 
     def forward(self, x: Tensor, level: int = 0, offset: Tensor | None = None) -> Tensor:
         """Generate images (B, C, S, S) from z or from the feature map of a level (see `lift`)."""
-        h = self.lift(x, level, 1 + len(self.deconvs), offset)  # (B, S·S·C)
-        size = 8 << len(self.deconvs) - 1
+        h = self.lift(x, level, 1 + self.levels, offset)  # (B, S·S·C)
+        size = 8 << self.levels - 1
         h = h.view(len(h), size, size, -1).permute(0, 3, 1, 2)  # (B, C, S, S)
         return torch.tanh(h).flip(2, 3)  # upright image
 

@@ -14,8 +14,7 @@ from torch.nn import functional as F
 from dcgan_inpaint.configs import Positive, make, settings
 from dcgan_inpaint.images import masked
 from dcgan_inpaint.losses import context_loss
-from dcgan_inpaint.masks.masks import MaskFunction
-from dcgan_inpaint.models.base import Model, ModelSettings, Width
+from dcgan_inpaint.models.base import MaskFunction, Model, ModelSettings, Width
 from dcgan_inpaint.models.networks import fold_norms, freeze
 
 
