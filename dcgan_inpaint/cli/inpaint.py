@@ -46,7 +46,7 @@ def main(config: InpaintConfig) -> float | None:
             photos.images if photos else ImageData(source, config.cache_dir).split(config.split)
         )
         record = first_record(run_dir)
-        stored = record and record.settings
+        stored = None if record is None else record.settings
         settings = check_continuation(run_dir, config, input_files(config), stored)
         writer = CompletionWriter(run_dir, images, config.limit, photos, lpips, features, settings)
         loggers = open_loggers(config.logger, config.tags, run_dir)
