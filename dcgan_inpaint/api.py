@@ -27,6 +27,7 @@ from dcgan_inpaint.photos.result import Result
 # options of conf/inpaint.yaml for the files that inpaint.py reads and writes
 FILE_OPTIONS = {"ckpt", "images", "split", "limit", "lpips", "features", "logger", "output"}
 MASK_IMAGE = ("mask=file", "mask.path=mask")  # for a mask in memory: its path is a placeholder
+MaskLike = str | ImageLike | Sequence[ImageLike] | None
 Watch = Callable[[Progress], None]
 
 
@@ -60,26 +61,12 @@ class Completer:
 
     @overload
     def __call__(
-        self,
-        image: ImageLike,
-        mask: str | ImageLike | None = None,
-        crop: Sequence[int] | None = None,
-        candidates: int | None = None,
-        select: str | None = None,
-        face: int | Literal["all"] | None = None,
-        watch: Watch | None = None,
+        self, image: ImageLike, mask: MaskLike = None, *args: Any, **options: Any
     ) -> Result: ...
 
     @overload
     def __call__(
-        self,
-        image: Sequence[ImageLike],
-        mask: str | ImageLike | Sequence[ImageLike] | None = None,
-        crop: Sequence[int] | None = None,
-        candidates: int | None = None,
-        select: str | None = None,
-        face: int | Literal["all"] | None = None,
-        watch: Watch | None = None,
+        self, image: Sequence[ImageLike], mask: MaskLike = None, *args: Any, **options: Any
     ) -> list[Result]: ...
 
     def __call__(
