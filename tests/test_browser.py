@@ -411,7 +411,7 @@ def test_unreadable_and_too_large_images_are_rejected(driver, small_url, tmp_pat
     message = "photo: not a readable image. Use JPEG, PNG, "
     page.wait_for(lambda: page["error"].text.startswith(message))
     page.load_file(tmp_path / "huge.png")
-    message = "photo: image has more than 50 million pixels. Use a smaller image."
+    message = "photo: image has more than 50 million pixels. Use a smaller image"
     page.wait_for(lambda: page["error"].text == message)
     assert not page["stage"].is_displayed()
     page.load_example()

@@ -312,7 +312,7 @@ INVALID_IMAGES = [
     (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a readable image. Use"),
     (
         encode_image(Image.new("1", (101, 100))),
-        "image has more than 0.01 million pixels. Use a smaller image.",
+        "image has more than 0.01 million pixels. Use a smaller image",
     ),
 ]
 
@@ -333,7 +333,7 @@ def test_invalid_image_is_rejected_before_it_is_queued(client, server, file, mes
 
 def test_damaged_image_is_rejected(client):
     truncated = PHOTO[: len(PHOTO) // 2]
-    message = "photo: damaged PNG file. Use another file."
+    message = "photo: damaged PNG file. Use another file"
     response = client.post("/photo", content=truncated)
     assert (response.status_code, response.text) == (400, message)
     assert complete(client, photo=truncated)[-1] == ("error", {"message": message})
@@ -449,7 +449,7 @@ def test_clients_wait_in_order_and_learn_their_position(endless_server):
     assert first_events == [("position", {"ahead": ahead}) for ahead in range(3)]
     rejected, _, close = open_page(endless_server)
     assert rejected.status_code == 503
-    assert rejected.read() == b"too many photos are waiting. Try again later."
+    assert rejected.read() == b"too many photos are waiting. Try again later"
     close()
 
     pages[1][2]()  # a waiting client disconnects
@@ -476,7 +476,7 @@ def test_internal_error_is_logged_and_does_not_stop_the_worker(client, server, c
 
     with monkeypatch.context() as patch:
         patch.setattr(server, "completer", raise_error)
-        message = "internal server error. See the server's log."
+        message = "internal server error. See the server's log"
         assert complete(client)[-1] == ("error", {"message": message})
     assert "a secret" in caplog.text
     assert complete(client)[-1][0] == "done"
@@ -490,7 +490,7 @@ def test_completion_is_removed_on_request_and_when_storage_is_full(client):
     assert client.delete(f"/completions/{identifier}").status_code == 204
     response = client.get(f"/completions/{identifier}/0")
     assert response.status_code == 410
-    assert response.text == "completion no longer stored. Complete the photo again."
+    assert response.text == "completion no longer stored. Complete the photo again"
     identifiers = [complete(client)[-1][1]["id"] for _ in range(4)]  # the storage holds three
     statuses = [client.get(f"/completions/{each}/0").status_code for each in identifiers]
     assert statuses == [410, 200, 200, 200]

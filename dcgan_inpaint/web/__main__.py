@@ -57,7 +57,9 @@ def open_socket(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"--host {host} --port {port}: cannot listen: {reason}") from error
+        raise ValueError(
+            f"--host {host} --port {port}: cannot listen: {reason}. Use another host or port"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -95,6 +95,6 @@ class JobQueue:
                 emit("error", {"message": " ".join(str(error).split())})
             except Exception:
                 logger.exception("a completion failed")
-                emit("error", {"message": "internal server error. See the server's log."})
+                emit("error", {"message": "internal server error. See the server's log"})
             loop.call_soon_threadsafe(job.events.put_nowait, None)
             loop.call_soon_threadsafe(self.remove, job)

@@ -70,7 +70,7 @@ class Guard:
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self.is_allowed(host):
-            text = f"host={host[:80]}: unknown host name. Open the page by the server's IP address."
+            text = f"host={host[:80]}: unknown host name. Open the page by the server's IP address"
             app = PlainTextResponse(text, 403)
         elif origin is not None and origin not in (f"http://{host}", f"https://{host}"):
             app = PlainTextResponse("cross-origin requests are not allowed", 403)
@@ -106,10 +106,10 @@ def open_image(name: str, file: bytes, max_pixels: int) -> Image.Image:
     except Image.DecompressionBombError:  # above Pillow's own limit
         is_too_large = True
     except Exception as error:  # Pillow raises various exceptions for broken files
-        raise ValueError(f"{name}: not a readable image. Use {', '.join(FORMATS)}.") from error
+        raise ValueError(f"{name}: not a readable image. Use {', '.join(FORMATS)}") from error
     if is_too_large:
         limit = f"{max_pixels / 1e6:g} million pixels"
-        raise ValueError(f"{name}: image has more than {limit}. Use a smaller image.")
+        raise ValueError(f"{name}: image has more than {limit}. Use a smaller image")
     return image
 
 
@@ -125,4 +125,4 @@ def decode_image(name: str, file: bytes, max_pixels: int) -> Image.Image:
     try:
         return to_upright(image)
     except Exception as error:  # as above
-        raise ValueError(f"{name}: damaged {image.format} file. Use another file.") from error
+        raise ValueError(f"{name}: damaged {image.format} file. Use another file") from error

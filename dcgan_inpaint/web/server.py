@@ -125,7 +125,7 @@ class Server:
         try:
             return EventStream(self.queue, self.queue.submit(work))
         except QueueFull as error:
-            raise HTTPException(503, "too many photos are waiting. Try again later.") from error
+            raise HTTPException(503, "too many photos are waiting. Try again later") from error
 
     def _complete(
         self, photo: bytes, mask: bytes, crop: list[int], candidates: int, emit: Emit
@@ -177,7 +177,7 @@ class Server:
     async def show_completion(self, request: Request) -> Response:
         """Return a full-size candidate, the mean or the mask."""
         if (completion := self.store.get(request.path_params["id"])) is None:
-            raise HTTPException(410, "completion no longer stored. Complete the photo again.")
+            raise HTTPException(410, "completion no longer stored. Complete the photo again")
         name = request.path_params["name"]
         file = await self._in_thread(lambda: encode_png(completion.image(name)))
         return Response(file, media_type="image/png")

@@ -8,7 +8,7 @@ const MAX_MASK_SIZE = 2048; // px of the longer side; larger mask images are sca
 const MIN_CROP_SIZE = 8; // px
 
 const about = await (await fetch("about")).json(); // names of the masks and examples, and limits
-const TOO_LARGE = `photo: file is too large. Use a file of at most ${about.max_bytes / 2 ** 20} MB.`;
+const TOO_LARGE = `photo: file is too large. Use a file of at most ${about.max_bytes / 2 ** 20} MB`;
 let photo = null; // {file, width, height}
 let crop = null; // {x, y, side}
 let steps = []; // painting steps; undo repaints all but the last
