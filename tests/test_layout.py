@@ -131,7 +131,7 @@ def test_all_modules_are_read(project):
     assert {*SCRIPTS, "dcgan_inpaint.data.faces.painter", "experiments.gather"} <= set(
         project.paths
     )
-    assert "dcgan_inpaint.cli.train" in project.imports["train"]
+    assert "dcgan_inpaint.cli.entry_point" in project.imports["train"]
     assert all(any(part_of(name) == part for name in project.paths) for p in LAYERS for part in p)
 
 
