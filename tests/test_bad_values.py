@@ -37,7 +37,7 @@ class FiniteWriter(inpaint.CompletionWriter):
         super().write_on_batch_end(trainer, module, prediction, *rest)
 
 
-GRID = sample.grid
+GRID = sample.make_grid
 
 
 def finite_grid(images, *columns, **settings):
@@ -49,7 +49,7 @@ def finite_grid(images, *columns, **settings):
 def directory(tmp_path, monkeypatch):
     """An empty working directory; results that are not finite and runs that take long fail."""
     monkeypatch.setattr(inpaint, "CompletionWriter", FiniteWriter)
-    monkeypatch.setattr(sample, "grid", finite_grid)
+    monkeypatch.setattr(sample, "make_grid", finite_grid)
     monkeypatch.chdir(tmp_path)
 
     def stop(*_):
