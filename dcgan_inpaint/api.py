@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from omegaconf import DictConfig, OmegaConf
 
 from dcgan_inpaint.configs import check_config, choices_of, compose_config, normalize_overrides
-from dcgan_inpaint.data.loader import Images, batches
+from dcgan_inpaint.data.loader import ImageDataset, make_dataloader
 from dcgan_inpaint.errors import unwrapped
 from dcgan_inpaint.inpainting.build import Completing, build, uses_source
 from dcgan_inpaint.inpainting.config import InpaintConfig, resolve
@@ -208,7 +208,7 @@ def _masks(mask: Any, count: int, config: InpaintConfig) -> list[MaskFunction]:
 
 
 def _complete(
-    options: Mapping[str, Any], completing: Completing, images: Images, batch_size: int
+    options: Mapping[str, Any], completing: Completing, images: ImageDataset, batch_size: int
 ) -> Iterator[Completion]:
     """Complete batch by batch, with the device and precision of `options` (conf/trainer)."""
     try:
@@ -218,7 +218,7 @@ def _complete(
     if fabric.world_size > 1:
         raise ValueError(f"trainer.devices={options['devices']}: completion runs on one. Use 1")
     completing.to(fabric.device)
-    for batch in batches(images, batch_size):
+    for batch in make_dataloader(images, batch_size):
         with fabric.autocast():
             done = completing.predict_step(fabric.to_device(batch))
         yield done

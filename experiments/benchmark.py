@@ -38,7 +38,7 @@ from torch.utils.data import DataLoader
 from dcgan_inpaint.blending import paste
 from dcgan_inpaint.data.faces.painter import render
 from dcgan_inpaint.data.faces.source import draw_factors
-from dcgan_inpaint.data.loader import EpochOrder, ImageData, Images, batches
+from dcgan_inpaint.data.loader import EpochSampler, ImageDataModule, ImageDataset, make_dataloader
 from dcgan_inpaint.images import to_float
 from dcgan_inpaint.inpainting.module import InpaintingModule, Objective
 from dcgan_inpaint.inpainting.search import Stage
@@ -229,8 +229,10 @@ def compare_loading(batch: int, repeats: int) -> list[tuple[float, float]]:
         cached = np.lib.format.open_memmap(
             f"{directory}/images.npy", "w+", np.uint8, (100 * batch, 3, 64, 64)
         )
-        images = Images(cached, [""] * len(cached), flip=True)
-        loader = iter(batches(images, batch, sampler=EpochOrder(images, 0), drop_last=True))
+        images = ImageDataset(cached, [""] * len(cached), flip=True)
+        loader = iter(
+            make_dataloader(images, batch, sampler=EpochSampler(images, 0), drop_last=True)
+        )
         return [(timed(decode), timed(lambda: next(loader))) for _ in range(1 + repeats)]
 
 
@@ -268,7 +270,9 @@ def compare_search(ckpt: str, count: int, device: str, bf16: bool) -> None:
     gan, encoder = model.gan, model.latent_encoder()
     if gan is None:
         raise ValueError(f"--ckpt {ckpt}: contains no GAN. Use a DCGAN or a latent encoder")
-    data = ImageData(resolve_source(model, None, ckpt), "~/.cache/dcgan_inpaint").split("test")
+    data = ImageDataModule(resolve_source(model, None, ckpt), "~/.cache/dcgan_inpaint").split(
+        "test"
+    )
     batch = {k: v.to(device) for k, v in data.__getitems__(list(range(count))).items()}
     mask = MASK(batch["index"], data.images.shape[-1])
     port = Port(gan.ema_generator, gan.discriminator, data.images.shape[-1])

@@ -7,7 +7,7 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
-from dcgan_inpaint.data.loader import ImageData, batches
+from dcgan_inpaint.data.loader import ImageDataModule, make_dataloader
 from dcgan_inpaint.inpainting.build import build, load_configured
 from dcgan_inpaint.metrics.completions import mean_interval
 from dcgan_inpaint.models.checkpoint import resolve_source
@@ -25,7 +25,7 @@ class CompletionRun:
         self.module = build(self.config, self.model, instantiate(self.config.mask))
         chosen = instantiate(self.config.data)
         source = resolve_source(self.model, chosen, str(self.config.ckpt))
-        self.data = ImageData(source, self.config.cache_dir)
+        self.data = ImageDataModule(source, self.config.cache_dir)
 
     def subset(self, split: str) -> torch.utils.data.Subset:
         """Return the first `limit` images of a split."""
@@ -35,7 +35,7 @@ class CompletionRun:
 
     def completions(self) -> Iterator[Any]:
         """Complete the first `limit` images of `split`, and yield a completion per batch."""
-        for batch in batches(self.subset(self.config.split), self.config.batch_size):
+        for batch in make_dataloader(self.subset(self.config.split), self.config.batch_size):
             yield self.module.predict_step(batch)
 
 

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from dcgan_inpaint.configs import compose_config
-from dcgan_inpaint.data.loader import ImageData
+from dcgan_inpaint.data.loader import ImageDataModule
 from dcgan_inpaint.images import to_float, to_pil, to_uint8
 from dcgan_inpaint.metrics.completions import psnr
 from dcgan_inpaint.metrics.features import (
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--grids", type=Path, nargs="*", default=[], help="PNG files of samples")
     arguments = parser.parse_args()
     cfg = compose_config("sample", ["split=val", *arguments.overrides])
-    data = ImageData(instantiate(cfg.data), cfg.cache_dir)
+    data = ImageDataModule(instantiate(cfg.data), cfg.cache_dir)
     images = data.split(cfg.split).images[: 2 * arguments.count]  # (2N, C, S, S) uint8
     originals, others = np.array_split(images, 2)
     network = load_efflite0(images.shape[-1])

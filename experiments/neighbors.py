@@ -16,7 +16,7 @@ import torch
 from common import CompletionRun
 from torch import Tensor
 
-from dcgan_inpaint.data.loader import batches
+from dcgan_inpaint.data.loader import make_dataloader
 from dcgan_inpaint.images import to_float
 
 CHUNK = 500  # training images at a time, to limit memory
@@ -25,7 +25,7 @@ CHUNK = 500  # training images at a time, to limit memory
 def main() -> None:
     run = CompletionRun(["limit=64", *sys.argv[1:]])
     train, test = run.data.split("train").images, run.subset("test")
-    (batch,) = batches(test, len(test))
+    (batch,) = make_dataloader(test, len(test))
     images = batch["image"]  # (N, C, S, S)
     completed = run.module.predict_step(batch)
     everywhere, hole = torch.ones_like(completed.mask), 1 - completed.mask

@@ -12,7 +12,7 @@ import scipy.io
 from PIL import Image
 
 from dcgan_inpaint.configs import checked
-from dcgan_inpaint.data.decoding import Channels, Side
+from dcgan_inpaint.data.decoding import Channels, ImageSize
 from dcgan_inpaint.data.faces.source import Faces
 from dcgan_inpaint.models.dcgan import DCGAN
 
@@ -21,7 +21,7 @@ class Few(Faces):
     """Eight images of a class that is not one of this project's sources."""
 
     @checked
-    def __init__(self, image_size: Side = 64, channels: Channels = 3):
+    def __init__(self, image_size: ImageSize = 64, channels: Channels = 3):
         super().__init__(image_size, channels, train_size=4, val_size=2, test_size=2)
 
 

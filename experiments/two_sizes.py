@@ -21,7 +21,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from dcgan_inpaint import Completer
 from dcgan_inpaint.configs import compose_config
-from dcgan_inpaint.data.celeba import CelebA
+from dcgan_inpaint.data.image_files import CelebA
 from dcgan_inpaint.images import to_float
 from dcgan_inpaint.metrics.completions import psnr
 from dcgan_inpaint.metrics.features import compare, frechet_distance, load_efflite0
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--masks", nargs="+", default=default_masks, help="names of conf/mask")
     arguments = parser.parse_args()
     source = CelebA(arguments.root)
-    photos = [source.image(name) for name in source.items(arguments.split)[: arguments.limit]]
+    photos = [source.open_image(name) for name in source.items(arguments.split)[: arguments.limit]]
     truth = crop_center(photos)
     network = load_efflite0(truth.shape[-1])
     print("| mask | model | PSNR, dB | feature distance | FD-EffLite0 |\n|---|---|---|---|---|")

@@ -1,53 +1,57 @@
+"""Augmentation of training images."""
+
 import torch
 
-from dcgan_inpaint.data.augmentation import LIGHT, changed
+from dcgan_inpaint.data.augmentation import MAX_LIGHT, MAX_SHIFT, augment
 
 INDEX = torch.arange(40)
 
 
-def pictures(size=32):
-    """A bright disc at the center of a dark image, 40 times."""
+def disc_images(size=32):
+    """A bright disc at the center of a dark image, once for each index."""
     y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     inside = (y - size / 2 + 0.5).square() + (x - size / 2 + 0.5).square() < (size / 4) ** 2
     return (inside.float() - 0.5).expand(len(INDEX), 3, size, size).contiguous()
 
 
-def test_a_share_is_changed_and_the_rest_is_as_it_was():
-    images = pictures()
-    assert torch.equal(changed(images, INDEX, 0, 0.0), images)
+def test_augment_changes_a_share_and_leaves_the_other_images_unchanged():
+    images = disc_images()
+    assert torch.equal(augment(images, INDEX, 0, 0.0), images)
     for share, low, high in ((0.5, 10, 30), (1.0, 40, 40)):
-        made = changed(images, INDEX, 0, share)
-        different = (made != images).flatten(1).any(1).sum()
-        assert low <= different <= high
-        assert made.abs().max() <= 1
+        augmented = augment(images, INDEX, 0, share)
+        changed = (augmented != images).flatten(1).any(1).sum()
+        assert low <= changed <= high
+        assert augmented.abs().max() <= 1
 
 
-def test_a_image_and_its_number_decide():
-    images = pictures()
-    made = changed(images, INDEX, 0, 1.0)
-    assert torch.equal(changed(images[7:9], INDEX[7:9], 0, 1.0), made[7:9])
-    assert not torch.equal(changed(images, INDEX, 1, 1.0), made)
+def test_augment_depends_on_seed_and_index_only():
+    images = disc_images()
+    augmented = augment(images, INDEX, 0, 1.0)
+    assert torch.equal(augment(images[7:9], INDEX[7:9], 0, 1.0), augmented[7:9])
+    assert not torch.equal(augment(images, INDEX, 1, 1.0), augmented)
 
 
-def test_places_are_as_exact_in_bf16():
-    images = pictures()
+def test_augment_is_equally_precise_under_autocast():
+    images = disc_images()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        made = changed(images, INDEX, 0, 1.0)
-    assert torch.equal(made, changed(images, INDEX, 0, 1.0))
+        augmented = augment(images, INDEX, 0, 1.0)
+    assert torch.equal(augmented, augment(images, INDEX, 0, 1.0))
 
 
-def test_light_and_place_are_changed_within_bounds():
-    """Of a flat image only the light; a disc's center stays within the shift."""
+def test_augment_changes_only_the_light_of_uniform_images():
     flat = torch.full((len(INDEX), 1, 16, 16), 0.4)
-    light = changed(flat, INDEX, 0, 1.0)
+    light = augment(flat, INDEX, 0, 1.0)
     assert (light.amax((1, 2, 3)) - light.amin((1, 2, 3))).max() < 1e-5
-    assert (light - 0.4).abs().max() <= LIGHT + 0.4 * LIGHT
+    assert (light - 0.4).abs().max() <= MAX_LIGHT + 0.4 * MAX_LIGHT
     assert light[:, 0, 0, 0].std() > 0.1
-    made = changed(pictures(), INDEX, 0, 1.0)[:, 0]
-    bright = made > made.flatten(1).mean(1)[:, None, None]  # (B, S, S)
+
+
+def test_augment_shifts_and_scales_within_the_limits():
+    augmented = augment(disc_images(), INDEX, 0, 1.0)[:, 0]
+    bright = augmented > augmented.flatten(1).mean(1)[:, None, None]  # (B, S, S)
     middle = torch.arange(32) - 15.5
-    x = (bright.sum(1) * middle).sum(1) / bright.sum((1, 2))  # (B,) px
-    assert x.abs().max() < 0.08 * 32 + 1
+    x = (bright.sum(1) * middle).sum(1) / bright.sum((1, 2))  # (B,) center of the disc in px
+    assert x.abs().max() < MAX_SHIFT * 32 + 1
     assert x.std() > 0.5
     areas = bright.sum((1, 2)) / bright.sum((1, 2)).float().mean()
     assert 0.7 < areas.min() < 0.95 and 1.05 < areas.max() < 1.4

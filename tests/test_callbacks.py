@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 from training import quiet_trainer
 
-from dcgan_inpaint.data.loader import Images
+from dcgan_inpaint.data.loader import ImageDataset
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.runs.callbacks import (
     Calibration,
@@ -51,7 +51,7 @@ class ValidationData:
     def split(self, name):
         assert name == "val"
         levels = np.zeros((self.count, 3, 16, 16), np.uint8)
-        return Images(levels, [str(i) for i in range(self.count)])
+        return ImageDataset(levels, [str(i) for i in range(self.count)])
 
 
 HEALTHY, LOW_D_LOSS, LOW_G_LOSS = (1.0, 1.0), (0.001, 8.0), (3.0, 0.001)

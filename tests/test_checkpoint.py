@@ -35,7 +35,7 @@ from torch.utils.data import DataLoader
 from training import quiet_trainer
 
 from dcgan_inpaint.data.faces.source import Faces
-from dcgan_inpaint.data.folder import Folder
+from dcgan_inpaint.data.image_files import Folder
 from dcgan_inpaint.models.checkpoint import (
     checkpoint_path,
     load_gan,

@@ -15,13 +15,9 @@ from PIL import Image
 from small_sets import Few, Little, write_cars, write_tar
 
 from dcgan_inpaint.configs import check_config, normalize_overrides
-from dcgan_inpaint.data.cars import Cars
-from dcgan_inpaint.data.celeba import CelebA
 from dcgan_inpaint.data.faces.source import Faces
-from dcgan_inpaint.data.folder import Folder
-from dcgan_inpaint.data.hub import HuggingFace
-from dcgan_inpaint.data.tars import Tars
-from dcgan_inpaint.data.torchvision_sets import TorchvisionSet
+from dcgan_inpaint.data.image_files import Cars, CelebA, Folder, TarShards
+from dcgan_inpaint.data.library_sets import HuggingFace, TorchvisionSet
 from dcgan_inpaint.inpainting.build import build, uses_source
 from dcgan_inpaint.inpainting.config import InpaintConfig, resolve
 from dcgan_inpaint.inpainting.module import InpaintingModule, Objective
@@ -71,7 +67,7 @@ DATA = {  # the class, and what has to be said
     "torchvision": (TorchvisionSet, ["data.name=CIFAR10", "data.root={roots}"]),
     "svhn": (TorchvisionSet, ["data.root={roots}"]),
     "cars": (Cars, ["data.root={roots}"]),
-    "webdataset": (Tars, ["data.urls={roots}/*.tar"]),
+    "webdataset": (TarShards, ["data.urls={roots}/*.tar"]),
     "huggingface": (HuggingFace, ["data.path={roots}"]),
     "own": (Few, ["data._target_=small_sets.Few"]),
 }

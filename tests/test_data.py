@@ -16,12 +16,11 @@ from PIL import Image
 
 from dcgan_inpaint.data import cache
 from dcgan_inpaint.data.cache import load_split
-from dcgan_inpaint.data.celeba import CelebA
-from dcgan_inpaint.data.decoding import decode, square
+from dcgan_inpaint.data.decoding import central_square, decode_image
 from dcgan_inpaint.data.faces.source import Faces
-from dcgan_inpaint.data.folder import Folder, find_images
-from dcgan_inpaint.data.loader import EpochOrder, ImageData, Images, batches
-from dcgan_inpaint.data.sources import check_description, describe, from_description
+from dcgan_inpaint.data.image_files import CelebA, Folder, find_images
+from dcgan_inpaint.data.loader import EpochSampler, ImageDataModule, ImageDataset, make_dataloader
+from dcgan_inpaint.data.sources import check_description, describe, source_from_description
 from dcgan_inpaint.masks.mask_image import mask_file
 
 REAL_CELEBA = Path(__file__).parents[2] / "shared" / "celeba"
@@ -41,14 +40,24 @@ def save(path, array=None, mode="RGB", **settings):
     return path
 
 
+def decode(path, size, channels, crop):
+    with Image.open(path) as image:
+        return decode_image(image, size, channels, crop)
+
+
 # one image file -> uint8 (C, S, S)
 
 
 def test_celeba_box():
     image = Image.new("RGB", (178, 218))
-    assert square(image, 108 / 178) == (35, 55, 143, 163)
-    assert square(image, 0.60674157) == (35, 55, 143, 163)  # as conf/data/celeba.yaml has it
-    assert square(image, 1.0) == (0, 20, 178, 198)
+    assert central_square(image, 108 / 178) == (35, 55, 143, 163)
+    assert central_square(image, 0.60674157) == (
+        35,
+        55,
+        143,
+        163,
+    )  # conf/data/celeba.yaml
+    assert central_square(image, 1.0) == (0, 20, 178, 198)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "1", "CMYK", "I;16", "I", "F"])
@@ -275,7 +284,7 @@ def test_cache_is_built_once_and_keyed(tree, tmp_path):
 
 
 def test_killed_build_leaves_no_cache(tree, tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "CHUNK", 16)
+    monkeypatch.setattr(cache, "CHUNK_IMAGES", 16)
 
     class Killed(Counting):
         def decode(self, items):
@@ -334,7 +343,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("case", DAMAGE)
 def test_a_damaged_cache_is_decoded_again(tree, tmp_path, monkeypatch, capsys, case):
-    monkeypatch.setattr(cache, "CHUNK", 16)
+    monkeypatch.setattr(cache, "CHUNK_IMAGES", 16)
     load = functools.partial(load_split, Folder(str(tree), 8), "train", str(tmp_path / "cache"))
     pictures, names = load()
     pictures = np.array(pictures)
@@ -446,15 +455,15 @@ def test_too_many_bad_images_and_empty_folders(tree, tmp_path):
 def images_of(n, **settings):
     values = np.arange(n, dtype=np.uint8)[:, None, None, None]
     ramp = np.arange(4, dtype=np.uint8)[None, None, None]
-    return Images(values + 50 * ramp + np.zeros((1, 3, 4, 1), np.uint8), [], **settings)
+    return ImageDataset(values + 50 * ramp + np.zeros((1, 3, 4, 1), np.uint8), [], **settings)
 
 
 def test_batches_hold_range_index_and_order():
-    loader = batches(images_of(10), 4)
+    loader = make_dataloader(images_of(10), 4)
     got = list(loader)
     assert [len(batch["image"]) for batch in got] == [4, 4, 2]
     assert torch.cat([batch["index"] for batch in got]).tolist() == list(range(10))
-    extremes = Images(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1), [])
+    extremes = ImageDataset(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1), [])
     assert extremes.__getitems__([0, 1])["image"].flatten().tolist() == [-1, 1]
 
 
@@ -478,7 +487,7 @@ def test_flip_depends_on_seed_epoch_and_image():
 
 def test_labels_are_names_that_every_disk_takes(tmp_path):
     names = ["a/face.png", f"{'x' * 250}.jpg", os.fsdecode(b"caf\xe9.png"), f"{'ä' * 120}.png"]
-    labels = Images(np.zeros((4, 1, 2, 2), np.uint8), names).labels
+    labels = ImageDataset(np.zeros((4, 1, 2, 2), np.uint8), names).labels
     assert labels[:3] == ["00000_face", f"00001_{'x' * 200}", "00002_caf\N{REPLACEMENT CHARACTER}"]
     assert labels[3] == f"00003_{'ä' * 100}"
     for label in labels:
@@ -487,7 +496,7 @@ def test_labels_are_names_that_every_disk_takes(tmp_path):
 
 
 def test_a_split_of_too_few(tree, tmp_path):
-    data = ImageData(Faces(16, test_size=1), str(tmp_path))
+    data = ImageDataModule(Faces(16, test_size=1), str(tmp_path))
     assert len(data.split("test")) == 1
     with pytest.raises(ValueError, match="1 image in the test split, where 2 are needed"):
         data.split("test", least=2)
@@ -495,7 +504,7 @@ def test_a_split_of_too_few(tree, tmp_path):
 
 def test_order_is_a_permutation_that_follows_seed_and_epoch():
     def order(seed, epoch):
-        sampler = EpochOrder(images_of(100), seed)
+        sampler = EpochSampler(images_of(100), seed)
         sampler.set_epoch(epoch)
         return list(sampler)
 
@@ -505,13 +514,15 @@ def test_order_is_a_permutation_that_follows_seed_and_epoch():
 
 
 def test_training_batches(tree, tmp_path):
-    data = ImageData(Folder(str(tree), 8), str(tmp_path / "cache"), batch_size=32)
+    data = ImageDataModule(Folder(str(tree), 8), str(tmp_path / "cache"), batch_size=32)
     data.prepare_data()
     got = list(data.train_dataloader())
     assert {len(batch["image"]) for batch in got} == {32}
     assert len({i for batch in got for i in batch["index"].tolist()}) == 32 * len(got)
     with pytest.raises(ValueError, match="do not fill one batch: use batch_size="):
-        ImageData(Folder(str(tree), 8), str(tmp_path / "cache"), batch_size=500).prepare_data()
+        ImageDataModule(
+            Folder(str(tree), 8), str(tmp_path / "cache"), batch_size=500
+        ).prepare_data()
 
 
 @pytest.mark.parametrize(
@@ -526,7 +537,7 @@ def test_training_batches(tree, tmp_path):
 )
 def test_data_errors(settings, message):
     with pytest.raises(ValueError, match=message):
-        ImageData(**{"source": Faces(), "cache_dir": "cache"} | settings)
+        ImageDataModule(**{"source": Faces(), "cache_dir": "cache"} | settings)
 
 
 # what a checkpoint says of its images
@@ -540,7 +551,7 @@ def test_a_description_makes_the_source_again(tree, celeba):
     ]
     for source in made:
         description = json.loads(json.dumps(describe(source)))
-        again = from_description(description)
+        again = source_from_description(description)
         assert type(again) is type(source)
         assert again.settings() == source.settings()
         for split in ("train", "val", "test"):
@@ -549,7 +560,7 @@ def test_a_description_makes_the_source_again(tree, celeba):
         del description["source"]
         description["_target_"] = f"{type(source).__module__}.{type(source).__name__}"
         assert check_description(description) == describe(source)
-        assert from_description(description).settings() == source.settings()
+        assert source_from_description(description).settings() == source.settings()
     assert describe(made[1]) == {
         "source": "folder",
         "root": str(tree),
@@ -560,9 +571,9 @@ def test_a_description_makes_the_source_again(tree, celeba):
     old = {"_target_": "dcgan_inpaint.data.celeba.CelebA", "root": str(celeba), "download": False}
     assert check_description(old) == {"source": "celeba", "root": str(celeba)}
     with pytest.raises(ValueError, match="seed=-1: should be greater"):
-        from_description({"source": "faces", "seed": -1})
+        source_from_description({"source": "faces", "seed": -1})
     with pytest.raises(FileNotFoundError, match="data.root=gone is not a folder"):
-        from_description({"source": "folder", "root": "gone"})
+        source_from_description({"source": "folder", "root": "gone"})
 
 
 def test_names_are_json(tree, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dcgan_inpaint.data import portrait
+from dcgan_inpaint.data.faces import painter
 from dcgan_inpaint.data.faces.painter import render
 from dcgan_inpaint.data.faces.source import Faces, draw_factors
 
@@ -57,7 +57,7 @@ def test_a_face_is_the_same_at_any_size(size: int):
 def test_painting_in_bands_loses_nothing(monkeypatch: pytest.MonkeyPatch):
     factors = draw_factors(0, INDEX)
     banded = render(factors, 32)
-    monkeypatch.setattr(portrait.Scene, "band", lambda scene, top, bottom: scene)
+    monkeypatch.setattr(painter.Scene, "band", lambda scene, top, bottom: scene)
     torch.testing.assert_close(banded, render(factors, 32), atol=1e-5, rtol=0)
 
 

@@ -7,7 +7,6 @@ from pytorch_lightning import Callback
 from torch.utils.data import DataLoader
 from training import quiet_trainer, small_dcgan
 
-from dcgan_inpaint.data.augmentation import changed
 from dcgan_inpaint.masks import masks
 from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.models.checkpoint import load_gan, load_model, save_weights
@@ -260,7 +259,7 @@ def test_sampler_checkpoint_stores_reward_and_calibration(dcgan, tmp_path):
 def test_augmentation_applies_to_input_and_target_alike(dcgan):
     images = generated(dcgan, 4)
     augmented = one_step(small_sampler(dcgan, changed=1.0), images)
-    expected = one_step(small_sampler(dcgan), changed(images, torch.arange(4), 0, 1.0))
+    expected = one_step(small_sampler(dcgan), augment(images, torch.arange(4), 0, 1.0))
     assert torch.equal(augmented, expected)
 
 

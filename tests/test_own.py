@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from dcgan_inpaint.api import Completer
 from dcgan_inpaint.data.cache import load_split
-from dcgan_inpaint.data.sources import check_description, from_description
+from dcgan_inpaint.data.sources import check_description, source_from_description
 from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.models.checkpoint import load_model
 
@@ -131,7 +131,7 @@ def test_a_checkpoint_does_not_choose_what_is_imported(run, mine, tmp_path):
         description = {"source": "own", "target": target, "image_size": 16, "channels": 3}
         assert check_description(description) == description
         with pytest.raises(ValueError, match="nothing that a checkpoint names is run"):
-            from_description(description)
+            source_from_description(description)
     with pytest.raises(ValueError, match="own images have no 'count'"):
         check_description(description | {"count": 3})
     assert "mydata" not in sys.modules

@@ -14,7 +14,7 @@ from PIL import Image
 from training import small_dcgan
 
 from dcgan_inpaint.blending import paste
-from dcgan_inpaint.data.loader import Images
+from dcgan_inpaint.data.loader import ImageDataset
 from dcgan_inpaint.inpainting.module import InpaintingModule, Objective
 from dcgan_inpaint.inpainting.search import SearchSettings
 from dcgan_inpaint.inpainting.solvers import Adam
@@ -59,7 +59,7 @@ def test_damaged_record_is_not_read(tmp_path):
 @pytest.fixture(scope="module")
 def images():
     levels = np.random.default_rng(0).integers(0, 255, (COUNT, 3, 16, 16), np.uint8)
-    return Images(levels, [f"{i}.png" for i in range(COUNT)])
+    return ImageDataset(levels, [f"{i}.png" for i in range(COUNT)])
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +187,7 @@ def test_changed_image_of_the_same_name_is_completed_again(evaluate, expected, i
     evaluate(tmp_path)
     other = images.images.copy()
     other[3] = 255 - other[3]
-    evaluate(tmp_path, Images(other, images.names))
+    evaluate(tmp_path, ImageDataset(other, images.names))
     now = contents(tmp_path)
     changed = {name for name in expected if now[name] != expected[name]}
     assert {name for name in changed if "/" in name and "frames" not in name} == {
@@ -225,7 +225,7 @@ def test_photos_are_rebuilt_from_the_records(images, tmp_path):
             np.uint8([[fakes[i].mean() * 100 + 100 for i in fakes]])
         ),
     )
-    first = Images(images.images[:4], images.names[:4])
+    first = ImageDataset(images.images[:4], images.names[:4])
     writer = CompletionWriter(tmp_path, first, photos=photos)
     for batch in ([0, 1], [2, 3]):
         fake = torch.stack([torch.full((3, 16, 16), i / 10) for i in batch])

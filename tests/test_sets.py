@@ -26,12 +26,10 @@ from small_sets import (
 from torchvision import datasets
 
 from dcgan_inpaint.data.cache import cache_key, load_split
-from dcgan_inpaint.data.cars import Cars
 from dcgan_inpaint.data.decoding import UnreadableImage
-from dcgan_inpaint.data.hub import HuggingFace
-from dcgan_inpaint.data.sources import check_description, describe, from_description
-from dcgan_inpaint.data.tars import Tars
-from dcgan_inpaint.data.torchvision_sets import TorchvisionSet
+from dcgan_inpaint.data.image_files import Cars, TarShards
+from dcgan_inpaint.data.library_sets import HuggingFace, TorchvisionSet
+from dcgan_inpaint.data.sources import check_description, describe, source_from_description
 from dcgan_inpaint.models.checkpoint import load_model
 
 PUBLISHED = {"train": "train", "test": "test"}
@@ -279,7 +277,7 @@ def test_cars_that_are_cut_already(cars):
         ["cars_train/00017.png"],
     )
     assert len(cut.items("train")) == 19
-    assert from_description(describe(cut)).settings() == cut.settings()
+    assert source_from_description(describe(cut)).settings() == cut.settings()
     with pytest.raises(FileNotFoundError, match="put cars_train/ in gone"):
         Cars("gone", cut=True)
 
@@ -313,7 +311,7 @@ def tars(tmp_path):
 def test_tars(tars, tmp_path):
     """Every image, in the order of the shards; nothing else in them is opened."""
     root, levels = tars
-    source = Tars(f"{root}/shards-{{008..010}}.tar", 8)
+    source = TarShards(f"{root}/shards-{{008..010}}.tar", 8)
     train, val, test = (source.items(split) for split in ("train", "val", "test"))
     assert (len(train), len(val), len(test)) == (54, 3, 3)
     assert val[1] == f"{root}/shards-009.tar/0026.png"
@@ -323,17 +321,17 @@ def test_tars(tars, tmp_path):
     assert names == train
     kept = [i for i in range(60) if i % 20 not in (6, 16)]
     np.testing.assert_array_equal(mapped, levels[kept])
-    assert Tars(f"{root}/shards-0*.tar", 8).items("train") == train
-    parts = Tars(f"{root}/shards-{{008..009}}.tar", 8, test_urls=f"{root}/shards-010.tar")
+    assert TarShards(f"{root}/shards-0*.tar", 8).items("train") == train
+    parts = TarShards(f"{root}/shards-{{008..009}}.tar", 8, test_urls=f"{root}/shards-010.tar")
     assert [len(parts.items(split)) for split in ("train", "val", "test")] == [38, 2, 20]
 
 
 def test_a_tar_that_changed_is_another_cache(tars):
     root, levels = tars
-    source = Tars(f"{root}/shards-008.tar", 8)
+    source = TarShards(f"{root}/shards-008.tar", 8)
     key = cache_key(source, source.items("val"))
     write_tar(root / "shards-008.tar", {f"{i:04d}.png": png(levels[0, 0]) for i in range(20)})
-    again = Tars(f"{root}/shards-008.tar", 8)
+    again = TarShards(f"{root}/shards-008.tar", 8)
     assert again.items("val") == source.items("val")
     assert cache_key(again, again.items("val")) != key
 
@@ -351,7 +349,7 @@ def test_a_tar_that_changed_is_another_cache(tars):
 def test_urls_that_are_no_tars(tars, urls, error, message):
     root, _ = tars
     with pytest.raises(error, match=message):
-        Tars(urls.format(root=root), 8)
+        TarShards(urls.format(root=root), 8)
     assert not (root / "run").exists()
 
 
@@ -361,13 +359,13 @@ def test_a_compressed_tar_is_refused(tars):
     for content in (gzip.compress(whole), b"text" * 300):
         (root / "shards-008.tar").write_bytes(content)
         with pytest.raises(ValueError, match="shards-008.tar: no tar, or a compressed one"):
-            Tars(f"{root}/shards-008.tar", 8).items("train")
+            TarShards(f"{root}/shards-008.tar", 8).items("train")
 
 
 def test_a_tar_that_is_cut(tars):
     """What lies behind the end is no image, and counted as such."""
     root, levels = tars
-    source = Tars(f"{root}/shards-008.tar", 8)
+    source = TarShards(f"{root}/shards-008.tar", 8)
     items = source.items("train")
     file = root / "shards-008.tar"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
@@ -402,7 +400,7 @@ def test_hugging_face(parquet, tmp_path):
     assert names == [f"test/{i:07d}" for i in range(4)]
     np.testing.assert_array_equal(mapped, levels[40:])
     np.testing.assert_array_equal(np.stack(source.decode(["train/0000026"])), levels[26:27])
-    again = from_description(describe(source))
+    again = source_from_description(describe(source))
     assert again.settings() == source.settings()
 
 
@@ -452,10 +450,10 @@ def test_descriptions(svhn, cars, tars):
     sources = [
         TorchvisionSet("SVHN", str(svhn[0]), 32, channels=1, **PUBLISHED),
         Cars(str(cars), image_size=16),
-        Tars(f"{tars[0]}/shards-*.tar", 16, test_urls=f"{tars[0]}/shards-010.tar"),
+        TarShards(f"{tars[0]}/shards-*.tar", 16, test_urls=f"{tars[0]}/shards-010.tar"),
     ]
     for source in sources:
-        again = from_description(describe(source))
+        again = source_from_description(describe(source))
         assert type(again) is type(source)
         assert again.settings() == source.settings()
     described = describe(sources[0])
@@ -504,5 +502,5 @@ def test_a_line_of_the_readme(run, svhn, tmp_path, monkeypatch, line):
     run("train.py", *shlex.split(line)[2:], *FAST, "output=run")
     model = load_model("run/weights.safetensors")
     assert model.trained_iterations > 0
-    source = from_description(model.data)
+    source = source_from_description(model.data)
     assert source.decode(source.items("train"))[0].shape == (source.channels, 16, 16)

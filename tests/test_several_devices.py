@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from small_sets import noise, png, write_tar
 
-from dcgan_inpaint.data.loader import EpochOrder, Images
+from dcgan_inpaint.data.loader import EpochSampler, ImageDataset
 
 PROJECT = Path(__file__).parents[1]
 SMALL = [
@@ -112,12 +112,12 @@ def test_two_processes_read_shards(folder):
 
 def test_the_processes_share_an_epoch():
     """Together they see each image once; alone it is the order that it always was."""
-    images = Images(torch.zeros(11, 3, 4, 4).byte().numpy(), [f"{i}" for i in range(11)])
-    alone = list(EpochOrder(images, seed=3))
-    parts = [list(EpochOrder(images, 3, rank, 2)) for rank in range(2)]
+    images = ImageDataset(torch.zeros(11, 3, 4, 4).byte().numpy(), [f"{i}" for i in range(11)])
+    alone = list(EpochSampler(images, seed=3))
+    parts = [list(EpochSampler(images, 3, rank, 2)) for rank in range(2)]
     assert sorted(alone) == list(range(11))
     assert parts == [alone[0:10:2], alone[1:10:2]]
-    assert all(len(part) == len(EpochOrder(images, 3, 0, 2)) == 5 for part in parts)
+    assert all(len(part) == len(EpochSampler(images, 3, 0, 2)) == 5 for part in parts)
 
 
 COMPLETE = [

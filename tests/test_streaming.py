@@ -9,13 +9,17 @@ import torch
 from safetensors.torch import load_file
 from small_sets import noise, png, write_parquet, write_tar
 
-from dcgan_inpaint.data import streaming
+from dcgan_inpaint.data import loader
 from dcgan_inpaint.data.cache import load_split
-from dcgan_inpaint.data.hub import HuggingFace
-from dcgan_inpaint.data.loader import ImageData, Images
-from dcgan_inpaint.data.sources import describe, from_description
-from dcgan_inpaint.data.streaming import Streamed, mixed
-from dcgan_inpaint.data.tars import Tars
+from dcgan_inpaint.data.image_files import TarShards
+from dcgan_inpaint.data.library_sets import HuggingFace
+from dcgan_inpaint.data.loader import (
+    ImageDataModule,
+    ImageDataset,
+    StreamedBatches,
+    shuffle_buffer,
+)
+from dcgan_inpaint.data.sources import describe, source_from_description
 
 SHARDS, EACH, SIDE = 8, 40, 8
 TRAIN = SHARDS * EACH * 18 // 20  # two of 20 are held out
@@ -35,7 +39,7 @@ def shards(tmp_path_factory):
 
 
 def source_of(root, limit=LIMIT):
-    return Tars(f"{root}/*.tar", SIDE, cache_limit=limit)
+    return TarShards(f"{root}/*.tar", SIDE, cache_limit=limit)
 
 
 def order(streamed, epoch=0):
@@ -45,8 +49,8 @@ def order(streamed, epoch=0):
 
 def test_an_epoch_is_every_image_as_the_memory_map_has_it(shards, tmp_path):
     """To the bit, mirrored or not, in batches of the same form."""
-    mapped = Images(*load_split(source_of(shards), "train", str(tmp_path)), flip=True, seed=3)
-    streamed = Streamed(source_of(shards), 8, flip=True, seed=3)
+    mapped = ImageDataset(*load_split(source_of(shards), "train", str(tmp_path)), flip=True, seed=3)
+    streamed = StreamedBatches(source_of(shards), 8, flip=True, seed=3)
     for epoch in (0, 1):
         mapped.epoch = epoch
         streamed.set_epoch(epoch)
@@ -63,12 +67,12 @@ def test_an_epoch_is_every_image_as_the_memory_map_has_it(shards, tmp_path):
 def test_the_order_follows_seed_and_epoch(shards):
     """And nothing else: not the batches, nor what was read before."""
     orders = {
-        (seed, epoch): tuple(order(Streamed(source_of(shards), 8, seed=seed), epoch))
+        (seed, epoch): tuple(order(StreamedBatches(source_of(shards), 8, seed=seed), epoch))
         for seed in (0, 1)
         for epoch in (0, 1)
     }
     assert len(set(orders.values())) == 4
-    one = Streamed(source_of(shards), 12)
+    one = StreamedBatches(source_of(shards), 12)
     assert [tuple(order(one, epoch)) for epoch in (0, 1, 0)] == [
         orders[0, epoch] for epoch in (0, 1, 0)
     ]
@@ -78,7 +82,7 @@ def test_the_order_follows_seed_and_epoch(shards):
 
 def test_shards_come_in_any_order_and_their_images_mixed(shards):
     """Farther than the buffer reaches; a shard's images near each other, but in no row."""
-    found = np.array(order(Streamed(source_of(shards), 8)))
+    found = np.array(order(StreamedBatches(source_of(shards), 8)))
     ahead = found - np.arange(TRAIN)
     assert ahead.max() > 100  # where a buffer of 16 alone gives 16
     first = found[: TRAIN // SHARDS] // (TRAIN // SHARDS)
@@ -88,8 +92,8 @@ def test_shards_come_in_any_order_and_their_images_mixed(shards):
 
 
 def test_a_large_shard_is_read_in_pieces(shards, monkeypatch):
-    monkeypatch.setattr(streaming, "PIECE", 10)
-    streamed = Streamed(source_of(shards), 8)
+    monkeypatch.setattr(loader, "PIECE_IMAGES", 10)
+    streamed = StreamedBatches(source_of(shards), 8)
     assert max(map(len, streamed.pieces)) == 10
     assert sorted(order(streamed)) == list(range(TRAIN))
 
@@ -97,12 +101,12 @@ def test_a_large_shard_is_read_in_pieces(shards, monkeypatch):
 @pytest.mark.parametrize("size", [1, 2, 16, 2000])
 def test_the_buffer(size):
     """Each item once, none more than `size` places early, some as late; another seed, another."""
-    found = list(mixed(iter(range(1000)), size, "a", 0))
+    found = list(shuffle_buffer(iter(range(1000)), size, "a", 0))
     assert sorted(found) == list(range(1000))
     assert max(item - place for place, item in enumerate(found)) <= size
-    assert found == list(mixed(iter(range(1000)), size, "a", 0))
+    assert found == list(shuffle_buffer(iter(range(1000)), size, "a", 0))
     if size > 1:
-        assert found != list(mixed(iter(range(1000)), size, "a", 1))
+        assert found != list(shuffle_buffer(iter(range(1000)), size, "a", 1))
         late = np.array([place - item for place, item in enumerate(found)])
         assert late.max() > min(size, 1000) / 2
 
@@ -110,7 +114,9 @@ def test_the_buffer(size):
 @pytest.mark.parametrize("shares", [2, 3, 5])
 def test_processes_read_parts_of_their_own(shards, shares):
     """All as many batches; no image twice; each epoch other parts."""
-    ranks = [Streamed(source_of(shards), 8, rank=rank, shares=shares) for rank in range(shares)]
+    ranks = [
+        StreamedBatches(source_of(shards), 8, rank=rank, shares=shares) for rank in range(shares)
+    ]
     parts = [[order(rank, epoch) for rank in ranks] for epoch in (0, 1)]
     assert {len(rank) for rank in ranks} == {TRAIN // shares // 8}
     for epoch in parts:
@@ -138,7 +144,9 @@ def test_a_image_that_cannot_be_read(damaged):
     """It is named; another comes twice, so that there are as many batches."""
     break_images(damaged, 1)
     for shares in (1, 2):
-        ranks = [Streamed(source_of(damaged), 8, rank=r, shares=shares) for r in range(shares)]
+        ranks = [
+            StreamedBatches(source_of(damaged), 8, rank=r, shares=shares) for r in range(shares)
+        ]
         with pytest.warns(UserWarning, match="skipped .*0.tar/0000.png: cannot be read"):
             found = Counter(sum((order(rank) for rank in ranks), start=[]))
         assert sum(found.values()) == TRAIN
@@ -151,17 +159,17 @@ def test_too_many_that_cannot_be_read(damaged):
     break_images(damaged, 3)
     with warnings.catch_warnings(), pytest.raises(OSError, match="3 of 288 images in the train"):
         warnings.simplefilter("ignore")
-        order(Streamed(source_of(damaged), 8))
+        order(StreamedBatches(source_of(damaged), 8))
 
 
 def test_the_limit_decides(shards, tmp_path):
     """What is just small enough is mapped; one byte less and it is streamed."""
     whole = TRAIN * 3 * SIDE**2
-    for size, kind in ((whole, torch.utils.data.DataLoader), (whole - 1, Streamed)):
-        data = ImageData(source_of(shards, size / 1e9), str(tmp_path / kind.__name__), 8)
+    for size, kind in ((whole, torch.utils.data.DataLoader), (whole - 1, StreamedBatches)):
+        data = ImageDataModule(source_of(shards, size / 1e9), str(tmp_path / kind.__name__), 8)
         data.prepare_data()
         assert type(data.train_dataloader()) is kind
-    assert not (tmp_path / "Streamed").exists()
+    assert not (tmp_path / "StreamedBatches").exists()
     assert len(data.split("val")) == 16
     with pytest.raises(ValueError, match="288 images of the train split are 5.53e-05 GB decoded"):
         data.split("train")
@@ -178,12 +186,12 @@ def test_the_limit_decides(shards, tmp_path):
 )
 def test_limits_that_are_none(shards, tmp_path, limit, batch_size, message):
     with pytest.raises(ValueError, match=message):
-        ImageData(source_of(shards, limit), str(tmp_path), batch_size).prepare_data()
+        ImageDataModule(source_of(shards, limit), str(tmp_path), batch_size).prepare_data()
 
 
 def test_a_held_out_split_over_the_limit(shards, tmp_path):
     """16 images; before any of them is decoded."""
-    data = ImageData(source_of(shards, 15 * 192 / 1e9), str(tmp_path / "cache"), 8)
+    data = ImageDataModule(source_of(shards, 15 * 192 / 1e9), str(tmp_path / "cache"), 8)
     data.prepare_data()
     with pytest.raises(ValueError, match="cache_limit=2.88e-06: the 16 images of the val split"):
         data.split("val")
@@ -193,7 +201,7 @@ def test_a_held_out_split_over_the_limit(shards, tmp_path):
 def test_a_checkpoint_does_not_say_the_limit(shards):
     description = describe(source_of(shards))
     assert description == describe(source_of(shards, None))
-    assert from_description(description).cache_limit is None
+    assert source_from_description(description).cache_limit is None
 
 
 def test_hugging_face(tmp_path, monkeypatch):
@@ -202,8 +210,8 @@ def test_hugging_face(tmp_path, monkeypatch):
     write_parquet(tmp_path / "set" / "train.parquet", [png(each) for each in levels])
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "hf"))
     source = HuggingFace(str(tmp_path / "set"), SIDE, cache_limit=LIMIT)
-    mapped = Images(*load_split(source, "train", str(tmp_path / "cache")))
-    batches = list(Streamed(source, 8))
+    mapped = ImageDataset(*load_split(source, "train", str(tmp_path / "cache")))
+    batches = list(StreamedBatches(source, 8))
     assert sorted(torch.cat([b["index"] for b in batches]).tolist()) == list(range(72))
     for batch in batches:
         expected = mapped.__getitems__(batch["index"].tolist())["image"]

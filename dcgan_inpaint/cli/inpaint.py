@@ -6,9 +6,9 @@ from typing import Any
 
 from hydra.utils import instantiate
 
-from dcgan_inpaint.data.folder import find_images
-from dcgan_inpaint.data.loader import ImageData
-from dcgan_inpaint.data.sources import node_of, open_source
+from dcgan_inpaint.data.image_files import find_images
+from dcgan_inpaint.data.loader import ImageDataModule
+from dcgan_inpaint.data.sources import build_source, node_of
 from dcgan_inpaint.errors import exit_on_failure, one_line_errors, out_of_memory, show
 from dcgan_inpaint.inpainting.build import build, uses_source
 from dcgan_inpaint.inpainting.config import InpaintConfig, resolve
@@ -33,7 +33,7 @@ def main(config: InpaintConfig) -> float | None:
         model = load_model(ckpt)
         source: Any = None
         if config.images is None or uses_source(config):
-            source = resolve_source(model, open_source(config.data), ckpt)
+            source = resolve_source(model, build_source(config.data), ckpt)
             config = replace(config, data=config.data or node_of(source))
         config = resolve(config, model)
         photos = load_photos(config, model)
@@ -43,7 +43,9 @@ def main(config: InpaintConfig) -> float | None:
         lpips = load_lpips(config.lpips) if config.lpips else None
         features = load_efflite0(model.image_shape[1]) if config.features else None
         images = (
-            photos.images if photos else ImageData(source, config.cache_dir).split(config.split)
+            photos.images
+            if photos
+            else ImageDataModule(source, config.cache_dir).split(config.split)
         )
         record = first_record(run_dir)
         stored = None if record is None else record.settings

@@ -4,8 +4,8 @@ from dataclasses import asdict, replace
 
 import torch
 
-from dcgan_inpaint.data.loader import ImageData
-from dcgan_inpaint.data.sources import node_of, open_source
+from dcgan_inpaint.data.loader import ImageDataModule
+from dcgan_inpaint.data.sources import build_source, node_of
 from dcgan_inpaint.errors import exit_on_failure, one_line_errors, show
 from dcgan_inpaint.files import atomic_write, save_image, write_csv
 from dcgan_inpaint.images import make_grid, save_gif
@@ -36,9 +36,9 @@ def main(config: SampleConfig) -> None:
                 raise ValueError(f"{name}={show(value)}: is one of the metrics. Add metrics=true")
         if config.metrics:
             distances = load_distances(config.fid, config.features, gan.image_shape[1])
-            source = resolve_source(gan, open_source(config.data), config.ckpt)
+            source = resolve_source(gan, build_source(config.data), config.ckpt)
             config = replace(config, data=config.data or node_of(source))
-            data = ImageData(source, config.cache_dir)
+            data = ImageDataModule(source, config.cache_dir)
             real = data.split(config.split, least=2).images  # (N, C, S, S) uint8
         start_run(run_dir, asdict(config))
 

@@ -8,8 +8,8 @@ from hydra.utils import instantiate
 from pytorch_lightning import Trainer, seed_everything
 
 from dcgan_inpaint.data.cache import Source
-from dcgan_inpaint.data.loader import ImageData
-from dcgan_inpaint.data.sources import describe, open_source
+from dcgan_inpaint.data.loader import ImageDataModule
+from dcgan_inpaint.data.sources import build_source, describe
 from dcgan_inpaint.errors import exit_on_failure, one_line_errors
 from dcgan_inpaint.files import load_weights
 from dcgan_inpaint.inpainting.build import build_preview
@@ -41,12 +41,14 @@ def main(config: TrainConfig) -> float | None:
         config = replace(config, output=str(run_dir))
         settings = asdict(config)
         seed_everything(config.seed, verbose=False)  # the init; z, order and flips use the seed too
-        source = open_source(config.data)
+        source = build_source(config.data)
         model = build_model(config, source)
         if config.resume is not None:
             saved = load_weights("resume", config.resume, "a last.ckpt of train.py")
             check_checkpoint(config.resume, saved, flatten(settings), model)
-        data = ImageData(source, config.cache_dir, config.batch_size, config.flip, config.seed)
+        data = ImageDataModule(
+            source, config.cache_dir, config.batch_size, config.flip, config.seed
+        )
         loggers = open_loggers(config.logger, config.tags, run_dir)
         callbacks = [
             StoreSettings(flatten(settings)),
@@ -111,7 +113,7 @@ def check_image_counts(
 
 
 def evaluate_completions(
-    config: TrainConfig, model: Model, data: ImageData, trainer: Trainer
+    config: TrainConfig, model: Model, data: ImageDataModule, trainer: Trainer
 ) -> float:
     """Complete validation images into validation/ and return their mean PSNR over the hole in dB.
 

@@ -1,5 +1,8 @@
-"""How images are changed while they are trained on: mirrored, and by what sets a photo of one's
-own apart, its light, and a face that lies a little aside, turned, nearer or farther."""
+"""Augmentation of training images: random flips, and changes of light and pose.
+
+The changes imitate how a user's photo differs from a training image: another light, and a face
+that is shifted, rotated or scaled a little.
+"""
 
 import math
 
@@ -9,36 +12,50 @@ from torch.nn import functional as F
 
 from dcgan_inpaint.randomness import uniform
 
-TURN = math.radians(10)  # to either side
-SHIFT = 0.08  # of the image's side, each way
-SCALE = 0.1  # of 1, either way
-LIGHT = 0.25  # brightness, of the range [-1, 1]; contrast, of 1; either way
+# Largest changes to either side, trained with and evaluated in experiments/sampling.md.
+MAX_ANGLE = math.radians(10)
+MAX_SHIFT = 0.08  # of the side of the image, in each direction
+MAX_SCALE = 0.1  # relative
+MAX_LIGHT = 0.25  # of brightness, in units of [-1, 1], and of contrast, relative
 
 
-def mirrored(images: Tensor, index: Tensor, seed: int, epoch: int) -> Tensor:
-    """Images (B, C, S, S), each mirrored left to right in half of the epochs, as (seed, epoch,
-    index[b]) says."""
-    heads = uniform(f"flip {epoch}", seed, index, 1) < 0.5  # (B, 1)
-    return torch.where(heads[:, :, None, None], images.flip(3), images)
+def random_flip(images: Tensor, index: Tensor, seed: int, epoch: int) -> Tensor:
+    """Mirror each image left to right with probability 1/2.
+
+    Args:
+        images: (B, C, S, S).
+        index: (B,) int64; (seed, epoch, index[b]) determine whether image b is mirrored.
+
+    Returns:
+        (B, C, S, S).
+    """
+    mirrored = uniform(f"flip {epoch}", seed, index, 1) < 0.5  # (B, 1)
+    return torch.where(mirrored[:, :, None, None], images.flip(3), images)
 
 
 @torch.no_grad()
-def changed(images: Tensor, index: Tensor, seed: int, share: float) -> Tensor:
-    """Images (B, C, S, S) in [-1, 1], a `share` of them changed; which and how follows from
-    (seed, index[b]).  What comes in at the border is the image's own mirror image."""
-    with torch.autocast(images.device.type, enabled=False):  # in bf16 places are 0.2 px off
-        return _changed(images.float(), index, seed, share)
+def augment(images: Tensor, index: Tensor, seed: int, share: float) -> Tensor:
+    """Change the light and the pose of a share of the images; borders are filled by reflection.
 
+    Args:
+        images: (B, C, S, S) in [-1, 1].
+        index: (B,) int64; (seed, index[b]) determine whether and how image b changes.
+        share: Probability of a change, in [0, 1].
 
-def _changed(images: Tensor, index: Tensor, seed: int, share: float) -> Tensor:
-    u = 2 * uniform("changes", seed, index, 7) - 1  # (B, 7) in [-1, 1)
-    angle, scale = TURN * u[:, 1], 1 + SCALE * u[:, 2]
-    light, contrast = (LIGHT * u[:, 3:5]).T[:, :, None, None, None]  # (B, 1, 1, 1) each
-    cos, sin = scale * angle.cos(), scale * angle.sin()
-    x, y = (2 * SHIFT * u[:, 5:]).unbind(1)  # grid_sample counts a side as 2
-    move = torch.stack([cos, -sin, x, sin, cos, y], 1).view(-1, 2, 3)
-    where = F.affine_grid(move, list(images.shape), align_corners=False)  # (B, S, S, 2)
-    moved = F.grid_sample(images, where, "bicubic", "reflection", align_corners=False)
-    lit = (moved * (1 + contrast) + light).clamp(-1, 1)
-    chosen = u[:, 0] < 2 * share - 1  # (B,)
-    return torch.where(chosen[:, None, None, None], lit, images)  # (B, C, S, S)
+    Returns:
+        (B, C, S, S) in [-1, 1].
+    """
+    # In bf16, positions would be wrong by 0.2 px.
+    with torch.autocast(images.device.type, enabled=False):
+        images = images.float()
+        u = 2 * uniform("changes", seed, index, 7) - 1  # (B, 7) in [-1, 1)
+        angle, scale = MAX_ANGLE * u[:, 1], 1 + MAX_SCALE * u[:, 2]
+        light, contrast = (MAX_LIGHT * u[:, 3:5]).T[:, :, None, None, None]  # (B, 1, 1, 1) each
+        cos, sin = scale * angle.cos(), scale * angle.sin()
+        x, y = (2 * MAX_SHIFT * u[:, 5:]).unbind(1)  # grid_sample counts a side as 2
+        matrix = torch.stack([cos, -sin, x, sin, cos, y], 1).view(-1, 2, 3)
+        positions = F.affine_grid(matrix, list(images.shape), align_corners=False)  # (B, S, S, 2)
+        moved = F.grid_sample(images, positions, "bicubic", "reflection", align_corners=False)
+        lit = (moved * (1 + contrast) + light).clamp(-1, 1)
+        selected = u[:, 0] < 2 * share - 1  # (B,)
+        return torch.where(selected[:, None, None, None], lit, images)  # (B, C, S, S)

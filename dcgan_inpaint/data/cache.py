@@ -1,8 +1,8 @@
-"""Decode once: a split as one uint8 array on disk, memory-mapped ever after.
+"""The cache of decoded images: each split is decoded once and memory-mapped afterwards.
 
-Layout: <cache_dir>/<key>/images.bin, (N, C, S, S) uint8, beside names.json and checksums.json.  A
-cache is built in a temporary folder and renamed when whole, so a killed build leaves nothing that
-looks finished.
+A cache is the directory <cache_dir>/<key> with images.bin, uint8 (N, C, S, S), names.json and
+checksums.json.  It is built in a temporary directory and renamed when it is complete, so a killed
+build never leaves a partial cache.
 """
 
 import functools
@@ -15,38 +15,61 @@ import sys
 import tempfile
 import warnings
 import zlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 from tqdm import tqdm
 
 from dcgan_inpaint.data.decoding import UnreadableImage
+from dcgan_inpaint.files import atomic_write
 
-CHUNK = 256  # images decoded between two writes, and of one checksum
-BUILDING = ".building"  # in the name of a folder that is not yet a cache
-Opened = tuple[np.ndarray, list[str]]  # uint8 (N, C, S, S), and names
+CHUNK_IMAGES = 256  # decoded at a time, and covered by one checksum: 3 MB at 64 px
+BUILDING = ".building"  # in the names of directories that are not complete
+Split = tuple[np.ndarray, list[str]]  # uint8 (N, C, S, S), and names
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Where images come from; one small class per kind."""
+    """A source of images.
+
+    Attributes:
+        image_size: Side S of the square images in px.
+        channels: C, 3 for color or 1 for gray.
+        crop: Side of the central square of a photo divided by its short side.
+    """
 
     image_size: int
     channels: int
     crop: float
 
-    def settings(self) -> dict: ...
-    def items(self, split: str) -> list[str]: ...
-    def decode(self, items: list[str]) -> list: ...
+    def settings(self) -> dict:
+        """Return everything that determines the pixels, as plain values."""
+        ...
+
+    def items(self, split: str) -> list[str]:
+        """Return the names of the images in "train", "val" or "test"."""
+        ...
+
+    def decode(self, items: list[str]) -> list:
+        """Return uint8 (C, S, S), or an `UnreadableImage`, for each name."""
+        ...
+
+
+def image_bytes(source: Source) -> int:
+    """Return the size of a decoded image in bytes."""
+    return source.channels * source.image_size**2
 
 
 def cache_key(source: Source, items: list[str]) -> str:
-    """Names the cache of these items; sizes and times make an edited file a new one."""
+    """Return the directory name of a cache, a hash of the settings and of the items.
+
+    The size and modification time of each file below settings()["root"] are part of the hash,
+    so a changed file leads to a new cache.
+    """
     settings = source.settings()
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     root = Path(settings.get("root", ""))
@@ -57,17 +80,20 @@ def cache_key(source: Source, items: list[str]) -> str:
             stat = path.stat()
             digest.update(f" {stat.st_size} {stat.st_mtime_ns}".encode())
         digest.update(b"\n")
-    kind = settings.get("source", type(source).__name__)  # one's own may not say it
+    kind = settings.get("source", type(source).__name__)
     return f"{kind}{source.image_size}_{digest.hexdigest()[:16]}"
 
 
-def load_split(source: Source, split: str, cache_dir: str) -> Opened:
-    """The images of a split, uint8 (N, C, S, S) memory-mapped, and their names.
+def load_split(source: Source, split: str, cache_dir: str) -> Split:
+    """Return the images of a split, uint8 (N, C, S, S) in a memory map, and their names.
 
-    Built with a progress bar on first use, by one process at a time, and again when it is damaged.
-    Unreadable images are named in a warning and left out.  Raises ValueError for an unknown or
-    empty split, when more than 1% cannot be read, when the cache cannot be written and, before any
-    is decoded, when the disk has no room for them all.
+    On first use, or if the cache is damaged, one process decodes the images and shows a progress
+    bar.  Unreadable images are skipped with a warning.
+
+    Raises:
+        ValueError: If the split is unknown or empty, if more than 1% of the images cannot be
+            read, if the disk is too small (checked before decoding), or if the cache cannot be
+            written.
     """
     if split not in ("train", "val", "test"):
         raise ValueError(f"split={split!r}: choose train, val or test")
@@ -77,131 +103,132 @@ def load_split(source: Source, split: str, cache_dir: str) -> Opened:
         raise ValueError(f"no images in the {split} split of {where}")
     folder = Path(cache_dir).expanduser() / cache_key(source, items)
     shape = (source.channels, source.image_size, source.image_size)
-    opened = _open(folder, shape)
-    if opened is not None:
-        return opened
+    cached = _open(folder, shape)
+    if cached is not None:
+        return cached
     try:
-        with _alone(folder):
-            if (opened := _open(folder, shape)) is None:  # nobody has built it meanwhile
+        with _lock(folder):
+            cached = _open(folder, shape, add_checksums=True)  # another run may have built it
+            if cached is None:
                 _remove_unfinished(folder)
-                _check_room(folder.parent, split, len(items), math.prod(shape))
-                _build(source, split, items, folder)
-                opened = _open(folder, shape)
+                _check_disk_space(folder.parent, split, len(items), image_bytes(source))
+                _build(source, split, items, folder, shape)
+                cached = _open(folder, shape)
     except OSError as error:
         why = error.strerror or error
         raise ValueError(f"cache_dir={cache_dir}: cannot be written ({why})") from error
-    if opened is None:
-        raise ValueError(f"cache_dir={cache_dir}: the disk does not give back what was written")
-    return opened
+    if cached is None:
+        raise ValueError(f"cache_dir={cache_dir}: the disk returns other data than was written")
+    return cached
 
 
-def _open(folder: Path, shape: tuple[int, int, int]) -> Opened | None:
-    """What a cache holds, images (C, S, S); None if that is not what was written, or nothing."""
+def _open(folder: Path, shape: tuple[int, int, int], add_checksums: bool = False) -> Split | None:
+    """Return the contents of a cache of images (C, S, S), or None if it is missing or damaged.
+
+    `add_checksums` writes checksums.json if it is missing, as in caches of earlier versions.
+    """
     file = folder / "images.bin"
-    if not file.is_file() or not file.stat().st_size:
-        return None
-    images = np.memmap(file, np.uint8, mode="r")
-    names, written = _read_json(folder / "names.json"), _read_json(folder / "checksums.json")
-    if not isinstance(names, list) or len(images) != len(names) * math.prod(shape):
+    names, checksums = _read_json(folder / "names.json"), _read_json(folder / "checksums.json")
+    if not isinstance(names, list) or not names or not file.is_file():
         return None
     stat = file.stat()
-    size = CHUNK * math.prod(shape)
-    found = _checksums(names, _of_chunks(file, size, stat.st_ino, stat.st_mtime_ns))
-    if written is None and not (folder / "checksums.json").exists():  # built by an earlier version
-        (folder / "checksums.json").write_text(json.dumps(found))
-    elif written != found:
+    if stat.st_size != len(names) * math.prod(shape):
         return None
-    return images.reshape(len(names), *shape), names
+    chunk_size = CHUNK_IMAGES * math.prod(shape)
+    expected = _checksums(names, _chunk_checksums(file, chunk_size, stat.st_ino, stat.st_mtime_ns))
+    if add_checksums and not (folder / "checksums.json").exists():
+        _write_json(folder / "checksums.json", expected)
+    elif checksums != expected:
+        return None
+    return np.memmap(file, np.uint8, mode="r", shape=(len(names), *shape)), names
 
 
 def _read_json(path: Path) -> Any:
-    """None of a file that is not there, or is no JSON."""
+    """Return the contents of a JSON file, or None if it is missing or invalid."""
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
 
 
+def _write_json(path: Path, value: Any) -> None:
+    with atomic_write(path) as file:
+        file.write(json.dumps(value).encode())
+
+
 def _checksums(names: list[str], chunks: list[int]) -> dict[str, Any]:
     return {"names": zlib.crc32(json.dumps(names).encode()), "chunks": chunks}
 
 
-@functools.lru_cache(maxsize=16)  # a training opens its split several times
-def _of_chunks(file: Path, size: int, inode: int, modified: int) -> list[int]:
-    """Checksums of the file by chunks of `size` bytes; `inode` and `modified` say which it was."""
-    levels = np.memmap(file, np.uint8, mode="r")
-    with ThreadPoolExecutor() as pool:  # zlib lets others run meanwhile
-        chunks = (levels[start : start + size] for start in range(0, len(levels), size))
+@functools.lru_cache(maxsize=16)  # one training opens the same split several times
+def _chunk_checksums(file: Path, size: int, inode: int, modified: int) -> list[int]:
+    """Return the CRC-32 of each `size` bytes of a file; `inode` and `modified` identify it."""
+    data = np.memmap(file, np.uint8, mode="r")
+    with ThreadPoolExecutor() as pool:  # zlib releases the interpreter lock
+        chunks = (data[start : start + size] for start in range(0, len(data), size))
         return list(pool.map(zlib.crc32, chunks))
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """No other process builds this cache meanwhile; the lock of a killed one is open."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(_lock_of(folder))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"{folder}: another run is decoding it, which is waited for", file=sys.stderr)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _lock_of(folder: Path) -> Path:
+def _lock_file(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.lock")
 
 
+def _lock(folder: Path) -> AcquireReturnProxy:
+    """Acquire the lock for building a cache; the system frees the lock of a killed process."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(_lock_file(folder))
+    try:
+        return lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{folder}: waiting for another run to finish decoding", file=sys.stderr)
+        return lock.acquire()
+
+
 def _remove_unfinished(folder: Path) -> None:
-    """Remove what killed builders left, of this cache, which is ours, and of others."""
-    for left in folder.parent.glob(f".*{BUILDING}*"):
-        other = folder.with_name(left.name[1:].rpartition(BUILDING)[0])
-        if other == folder:
-            shutil.rmtree(left)
-            continue
+    """Remove what killed builds left, of this cache, whose lock is held, and of other caches."""
+    for path in folder.parent.glob(f".*{BUILDING}*"):
+        other = folder.with_name(path.name[1:].rpartition(BUILDING)[0])
         try:
-            with FileLock(_lock_of(other)).acquire(timeout=0):
-                shutil.rmtree(left)
+            lock = None if other == folder else FileLock(_lock_file(other)).acquire(timeout=0)
+            with lock or nullcontext():
+                shutil.rmtree(path)
         except Timeout:
-            pass  # its builder is at work
+            continue  # another run is building it
 
 
-def _check_room(cache_dir: Path, split: str, count: int, size: int) -> None:
-    """Raise ValueError where so many images of so many bytes are more than the disk has left."""
+def _check_disk_space(cache_dir: Path, split: str, count: int, size: int) -> None:
+    """Raise ValueError if `count` images of `size` bytes exceed the free space of the disk."""
     free = shutil.disk_usage(cache_dir).free
     if count * size > free:
         raise ValueError(
-            f"cache_dir={cache_dir}: the {count} images of the {split} split are "
-            f"{count * size / 1e9:.2f} GB decoded, and {free / 1e9:.2f} GB are free there: use "
+            f"cache_dir={cache_dir}: the {count} images of the {split} split need "
+            f"{count * size / 1e9:.2f} GB, and the disk has {free / 1e9:.2f} GB left. Use "
             "another cache_dir= or a smaller data.image_size="
         )
 
 
-def _bytes(name: str, image: Any, shape: tuple[int, int, int]) -> bytes:
-    """Raises ValueError for what is no image of that shape, of a source of somebody's own."""
-    found = getattr(image, "shape", None), getattr(image, "dtype", type(image).__name__)
-    if found != (shape, np.uint8):
-        raise ValueError(f"{name}: {found[0]} of {found[1]}, where {shape} of uint8 is wanted")
+def check_unreadable(bad: int, count: int, split: str, error: type[Exception] = ValueError) -> None:
+    """Raise an error if more than 1% of the images in a split cannot be read."""
+    if bad > 0.01 * count:
+        raise error(
+            f"{bad} of {count} images in the {split} split cannot be read (see the warnings "
+            "above), and more than 1% are not tolerated. Fix or remove them"
+        )
+
+
+def _image_data(name: str, image: Any, shape: tuple[int, int, int]) -> bytes:
+    """Return the bytes of an image.  Raises ValueError unless it is uint8 of that shape."""
+    actual = getattr(image, "shape", None), getattr(image, "dtype", type(image).__name__)
+    if actual != (shape, np.uint8):
+        raise ValueError(f"{name}: decoded to {actual[0]} of {actual[1]}, not to {shape} of uint8")
     return image.tobytes()
 
 
-def too_many_unreadable(bad: int, count: int, split: str) -> str | None:
-    """What is said against a split of which so many cannot be read, if it is more than 1%."""
-    if bad <= 0.01 * count:
-        return None
-    return (
-        f"{bad} of {count} images in the {split} split cannot be read (named above); more than "
-        "1% is no accident: mend or remove them"
-    )
-
-
-def _build(source: Source, split: str, items: list[str], folder: Path) -> None:
-    shape = (source.channels, source.image_size, source.image_size)
+def _build(
+    source: Source, split: str, items: list[str], folder: Path, shape: tuple[int, int, int]
+) -> None:
     if folder.exists():
-        print(f"{folder}: damaged; it is decoded again", file=sys.stderr)
+        print(f"{folder}: damaged, decoding the images again", file=sys.stderr)
     building = Path(tempfile.mkdtemp(prefix=f".{folder.name}{BUILDING}", dir=folder.parent))
     try:
         names: list[str] = []
@@ -211,26 +238,26 @@ def _build(source: Source, split: str, items: list[str], folder: Path) -> None:
             (building / "images.bin").open("wb") as file,
             tqdm(total=len(items), desc=f"decoding {split}", unit="image") as progress,
         ):
-            for start in range(0, len(items), CHUNK):
-                chunk = items[start : start + CHUNK]
+            for start in range(0, len(items), CHUNK_IMAGES):
+                chunk = items[start : start + CHUNK_IMAGES]
                 for name, image in zip(chunk, source.decode(chunk), strict=True):
                     if isinstance(image, UnreadableImage):
                         warnings.warn(f"skipped {image}", stacklevel=2)
                         bad += 1
                         continue
-                    if len(names) % CHUNK == 0:
+                    if len(names) % CHUNK_IMAGES == 0:
                         chunks.append(0)
-                    chunks[-1] = zlib.crc32(levels := _bytes(name, image, shape), chunks[-1])
-                    file.write(levels)
+                    data = _image_data(name, image, shape)
+                    chunks[-1] = zlib.crc32(data, chunks[-1])
+                    file.write(data)
                     names.append(name)
                 progress.update(len(chunk))
-        if refusal := too_many_unreadable(bad, len(items), split):
-            raise ValueError(refusal)
+        check_unreadable(bad, len(items), split)
         if bad:
             warnings.warn(f"{bad} of {len(items)} {split} images skipped", stacklevel=2)
-        (building / "names.json").write_text(json.dumps(names))
-        (building / "checksums.json").write_text(json.dumps(_checksums(names, chunks)))
-        if folder.exists():  # who reads it goes on with what is open
+        _write_json(building / "names.json", names)
+        _write_json(building / "checksums.json", _checksums(names, chunks))
+        if folder.exists():  # runs that have it open keep their memory map
             shutil.rmtree(folder)
         os.replace(building, folder)
     finally:

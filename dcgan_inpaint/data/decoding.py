@@ -1,34 +1,41 @@
-"""Image files -> uint8 (C, S, S): any mode, any size, one square crop, one antialiased resize."""
+"""Decoding of images, and the base classes of the sources whose images are decoded."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated, Literal
+from typing import Annotated, ClassVar, Literal, TypeVar, dataclass_transform
 
 import numpy as np
 from PIL import Image, ImageOps
 from pydantic import Field
 from torchvision.transforms.functional import pil_to_tensor
 
-from dcgan_inpaint.configs import INTEGER
+from dcgan_inpaint.configs import INTEGER, checked
 
-# what a source may be asked for
-Side = Annotated[int, Field(ge=1, le=1024)]  # of its square images, px
+# options that all sources share
+ImageSize = Annotated[int, Field(ge=1, le=1024)]  # side of the square images, in px
 Channels = Annotated[Literal[1, 3], INTEGER]
-Crop = Annotated[float, Field(gt=0, le=1)]  # side of the central square / short side
+CropShare = Annotated[float, Field(gt=0, le=1)]  # side of the central square / short side
 
 EXTENSIONS = {e.lower() for e, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+# One image in 20 for validation and one in 20 for testing are the shares of `Folder` too.
+# The offsets are half a period apart, which keeps neighbors in an ordered data set apart.
+# A change would move images between the splits of models that are trained already.
+HOLDOUT_PERIOD = 20
+HOLDOUT_OFFSETS = {"val": 6, "test": 16}
 
 
 class UnreadableImage(ValueError):
-    """A file that is no readable image; the message names it."""
+    """An image that cannot be decoded; the message names it."""
 
 
-def square(image: Image.Image, crop: float) -> tuple[int, int, int, int]:
-    """The central square box (left, top, right, bottom) whose side is `crop` times the short side.
+def central_square(image: Image.Image, crop: float) -> tuple[int, int, int, int]:
+    """Return the central square of an image as a box (left, top, right, bottom), in px.
 
-    CelebA's 108 px of 178x218 is crop = 108/178: box (35, 55, 143, 163).
+    Its side is `crop` times the short side.  CelebA's 108 of 178 x 218 px are crop = 108/178,
+    the box (35, 55, 143, 163).
     """
     side = max(1, round(crop * min(image.size)))
     left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -36,10 +43,13 @@ def square(image: Image.Image, crop: float) -> tuple[int, int, int, int]:
 
 
 def to_rgb_or_gray(image: Image.Image, channels: int) -> Image.Image:
-    """Upright (EXIF), 8 bit per channel, transparency on white, "RGB" or "L"."""
+    """Convert an image of any mode to "RGB" (3 channels) or "L" (1 channel), 8 bits each.
+
+    The EXIF orientation is applied, and transparent pixels show a white background.
+    """
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
-        # 16-bit grey: PIL's own conversion clips at 255 instead of scaling
+        # PIL's own conversion of 16-bit images clips at 255 instead of scaling.
         values = np.asarray(image, dtype=np.float32)
         full = 255.0 if values.max(initial=0) <= 255 else 65535.0
         image = Image.fromarray((values.clip(0, full) * (255 / full)).round().astype(np.uint8))
@@ -49,74 +59,126 @@ def to_rgb_or_gray(image: Image.Image, channels: int) -> Image.Image:
     return image.convert("RGB" if channels == 3 else "L")
 
 
-def levels(image: Image.Image, size: int, channels: int, crop: float) -> np.ndarray:
-    """The central square of an image of any mode and size, uint8 (channels, size, size)."""
+def decode_image(image: Image.Image, size: int, channels: int, crop: float) -> np.ndarray:
+    """Return the central square of an image of any mode and size, uint8 (channels, size, size).
+
+    Raises whatever PIL raises for a broken file.
+    """
     converted = to_rgb_or_gray(image, channels)
-    box = square(converted, crop)
+    box = central_square(converted, crop)
     resized = converted.resize((size, size), Image.Resampling.BICUBIC, box=box)  # antialiased
     return pil_to_tensor(resized).contiguous().numpy()
 
 
-def decode(file: IO[bytes] | Path, size: int, channels: int, crop: float) -> np.ndarray:
-    """`levels` of an image file.  Raises whatever PIL raises on a broken file."""
-    with Image.open(file) as image:
-        return levels(image, size, channels, crop)
+Class = TypeVar("Class", bound=type)
 
 
-class DecodedImages:
-    """What the sources share whose images are decoded; `image` opens one of them."""
+@dataclass_transform()
+def source_class(cls: Class) -> Class:
+    """Make a class a dataclass whose constructor checks its arguments against the annotations."""
+    dataclass(eq=False, repr=False)(cls)
+    cls.__init__ = checked(cls.__init__)  # type: ignore[misc]
+    return cls
 
-    kind: str  # its name among the sources
 
-    def __init__(self, image_size: int, channels: int, crop: float):
-        self.image_size, self.channels, self.crop = image_size, channels, crop
+class DecodedSource:
+    """Base class of the sources whose images are decoded by PIL.
 
-    def image(self, item: str) -> Image.Image:
+    Subclasses are a `source_class`, set `kind`, and implement `items` and `open_image`.
+
+    Attributes:
+        image_size: Side of the square images in px.
+        channels: 3 for color, 1 for gray.
+        crop: Side of the central square divided by the short side.
+        root: Directory of the images, if the source has one.
+    """
+
+    kind: ClassVar[str]  # name in `sources.SOURCES`, part of the cache key
+    image_size: int
+    channels: int
+    crop: float
+    root: str
+
+    @property
+    def folder(self) -> Path:
+        """The path of `root`."""
+        return Path(self.root).expanduser()
+
+    def open_image(self, item: str) -> Image.Image:
+        """Open one image."""
         raise NotImplementedError
 
     def settings(self) -> dict:
-        """What decides the pixels, for the cache key."""
-        facts = {"image_size": self.image_size, "channels": self.channels, "crop": self.crop}
-        return {"source": self.kind, **facts}
+        """Return everything that determines the pixels; part of the cache key."""
+        shape = {"image_size": self.image_size, "channels": self.channels, "crop": self.crop}
+        root = {"root": str(self.folder.resolve())} if hasattr(self, "root") else {}
+        return {"source": self.kind} | shape | root
 
     def decode(self, items: Sequence[str]) -> list[np.ndarray | UnreadableImage]:
-        """uint8 (channels, image_size, image_size) for each item, or its error."""
+        """Decode images to uint8 (channels, image_size, image_size), or to their errors."""
         with ThreadPoolExecutor() as pool:  # PIL releases the interpreter lock
             return list(pool.map(self._decode, items))
 
     def _decode(self, item: str) -> np.ndarray | UnreadableImage:
         try:
-            with self.image(item) as image:
-                return levels(image, self.image_size, self.channels, self.crop)
-        except Exception as error:  # PIL raises many kinds on broken files: the caller counts them
+            with self.open_image(item) as image:
+                return decode_image(image, self.image_size, self.channels, self.crop)
+        except Exception as error:  # PIL raises errors of many types for broken files
             return UnreadableImage(f"{item}: cannot be read as an image ({error})")
 
 
-class ImageFiles(DecodedImages):
-    """What the sources whose images are files below `root` share; `open` opens one of them."""
+class PartitionedSource(DecodedSource):
+    """Base class of the sources whose data set comes in parts of its own.
 
-    def __init__(self, root: str, image_size: int, channels: int, crop: float):
-        super().__init__(image_size, channels, crop)
-        self.root = Path(root).expanduser()
+    The attributes named by `part_options` say which part of the data set becomes which split.
+    If the part for validation or testing is None, the split is one image in 20 of the
+    training part, in order, and these images are not trained on.
+    """
 
-    def open(self, item: str) -> IO[bytes] | Path:
+    part_options: ClassVar[Mapping[str, str]] = {"train": "train", "val": "val", "test": "test"}
+    cache_limit: float | None = None  # in GB; a larger training split is streamed
+
+    @property
+    def parts(self) -> dict[str, str | None]:
+        """The part of the data set that each split is taken from."""
+        return {split: getattr(self, option) for split, option in self.part_options.items()}
+
+    def names(self, part: str | None) -> Sequence[str]:
+        """Return the names of the images in a part; no two parts share a name."""
         raise NotImplementedError
 
-    def image(self, item: str) -> Image.Image:
-        return Image.open(self.open(item))
+    def shard(self, item: str) -> str:
+        """Return the file of an image; consecutive reads from one file are fastest."""
+        return self.kind
+
+    def items(self, split: str) -> list[str]:
+        """Return the names of the images in a split, in the order of the data set.
+
+        Raises ValueError if the training part is too small for the holdout.
+        """
+        parts = self.parts
+        if split != "train" and parts[split] is not None:
+            return list(self.names(parts[split]))
+        names = self.names(parts["train"])
+        if split == "train":
+            held_out = {HOLDOUT_OFFSETS[s] for s in HOLDOUT_OFFSETS if parts[s] is None}
+            return [name for i, name in enumerate(names) if i % HOLDOUT_PERIOD not in held_out]
+        if not (holdout := list(names[HOLDOUT_OFFSETS[split] :: HOLDOUT_PERIOD])):
+            raise ValueError(
+                f"data={self.kind}: {len(names)} images are too few for a 1-in-{HOLDOUT_PERIOD} "
+                f"{split} split. Name a part of the data set for it, or use more images"
+            )
+        return holdout
 
     def settings(self) -> dict:
-        return super().settings() | {"root": str(self.root.resolve())}
+        return super().settings() | {"parts": self.parts}
 
 
-def list_images(folder: Path) -> list[Path]:
-    """Every image file below `folder`, sorted."""
-    return sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file()
-    )
-
-
-def content_hash(path: Path) -> int:
-    """64 bits of the file's content; a renamed or moved file keeps its hash."""
-    with path.open("rb") as file:
-        return int.from_bytes(hashlib.file_digest(file, "sha256").digest()[:8], "big")
+def fingerprint(files: Iterable[Path]) -> str:
+    """Return a hash of the paths, sizes and modification times of files."""
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        stat = path.stat()
+        line = f"{path} {stat.st_size} {stat.st_mtime_ns}\n"
+        digest.update(line.encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]

@@ -1,10 +1,13 @@
-"""One LightningDataModule for every source: memory-mapped splits read by index, and what is larger
-than its limit read in a stream (data/streaming.py)."""
+"""The LightningDataModule of all sources: batches from a memory map or from a stream."""
 
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from itertools import chain, count, groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,19 +16,50 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from dcgan_inpaint.configs import Count, Seed, Text, checked
-from dcgan_inpaint.data.augmentation import mirrored
-from dcgan_inpaint.data.cache import Source, load_split
-from dcgan_inpaint.data.parts import Parts
-from dcgan_inpaint.data.streaming import Streamed, check_limit, is_over_limit
+from dcgan_inpaint.data.augmentation import random_flip
+from dcgan_inpaint.data.cache import (
+    CHUNK_IMAGES,
+    Source,
+    check_unreadable,
+    image_bytes,
+    load_split,
+)
+from dcgan_inpaint.data.decoding import PartitionedSource, UnreadableImage
 from dcgan_inpaint.images import to_float
-from dcgan_inpaint.randomness import permutation
+from dcgan_inpaint.randomness import permutation, uniform
+
+# Streaming is own code: `datasets` would become a core dependency to read tar files, and
+# `webdataset` executes "pipe:" URLs.
+BUFFER_BYTES = 2**28  # decoded images to choose from: 21,845 color images at 64 px
+PIECE_IMAGES = 256  # read in a row; a large shard in one piece would fill the buffer alone
+Item = TypeVar("Item")
 
 
-class Images(Dataset):
-    """uint8 images (N, C, S, S), in memory or memory-mapped, read a whole batch at a time.
+def make_batch(
+    images: np.ndarray, indices: Sequence[int], flip: bool, seed: int, epoch: int
+) -> dict[str, Tensor]:
+    """Return a batch: {"image": (B, C, S, S) float in [-1, 1], "index": (B,) int64}.
 
-    A batch is {"image": (B, C, S, S) float in [-1, 1], "index": (B,) int64}.  With `flip`, image
-    i is mirrored left to right in half of the epochs, as (seed, epoch, i) says.
+    Args:
+        images: uint8 (B, C, S, S).
+        indices: Index of each image in its split.
+        flip: Whether to mirror image i in half of the epochs, as (seed, epoch, i) determine.
+    """
+    index = torch.tensor(indices)
+    batch = to_float(images)  # (B, C, S, S)
+    if flip:
+        batch = random_flip(batch, index, seed, epoch)
+    return {"image": batch.contiguous(memory_format=torch.channels_last), "index": index}
+
+
+class ImageDataset(Dataset):
+    """Images in memory or in a memory map, read a batch at a time; see `make_batch`.
+
+    Args:
+        images: uint8 (N, C, S, S).
+        names: Name of each image.
+        flip: Whether to mirror each image in half of the epochs.
+        seed: Seed of the flips.
     """
 
     def __init__(self, images: np.ndarray, names: list[str], flip: bool = False, seed: int = 0):
@@ -37,47 +71,184 @@ class Images(Dataset):
 
     @property
     def labels(self) -> list[str]:
-        """A file name for each image that no other has, and that every disk takes."""
+        """A unique file name for each image that is valid on every file system."""
         return [f"{i:05d}_{_short(Path(name).stem)}" for i, name in enumerate(self.names)]
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        index = torch.tensor(indices)
-        images = to_float(self.images[indices])  # (B, C, S, S)
-        if self.flip:
-            images = mirrored(images, index, self.seed, self.epoch)
-        return {"image": images.contiguous(memory_format=torch.channels_last), "index": index}
+        return make_batch(self.images[indices], indices, self.flip, self.seed, self.epoch)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return {key: value[0] for key, value in self.__getitems__([index]).items()}
 
 
-class EpochOrder(Sampler[int]):
-    """A shuffled order that follows from (seed, epoch): a resumed run is as if never stopped.
+class EpochSampler(Sampler[int]):
+    """A shuffled order that follows from (seed, epoch), so that training resumes exactly.
 
-    Lightning calls `set_epoch`.  The flips of the images follow the same epoch.  Each of `shares`
-    processes has its own part of the order, all as long: its `rank`-th image and every
-    shares-th from there.
+    Lightning calls `set_epoch`, which also sets the epoch of the flips.
+
+    Args:
+        images: The data set to shuffle.
+        seed: Seed of the order.
+        rank: Rank of this process; it takes every `world_size`-th image, starting here.
+        world_size: Number of processes; each gets equally many images.
     """
 
-    def __init__(self, images: Images, seed: int, rank: int = 0, shares: int = 1):
-        self.images, self.seed, self.rank, self.shares = images, seed, rank, shares
+    def __init__(self, images: ImageDataset, seed: int, rank: int = 0, world_size: int = 1):
+        self.images, self.seed, self.rank, self.world_size = images, seed, rank, world_size
 
     def set_epoch(self, epoch: int) -> None:
         self.images.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.images) // self.shares
+        return len(self.images) // self.world_size
 
     def __iter__(self) -> Iterator[int]:
         stream = f"order {self.images.epoch}"
         order = permutation(stream, self.seed, len(self.images)).tolist()
-        return iter(order[self.rank :: self.shares][: len(self)])
+        return iter(order[self.rank :: self.world_size][: len(self)])
 
 
-class ImageData(LightningDataModule):
-    """Training batches of a source, and its splits.
+class StreamedBatches:
+    """Training batches of a source that exceeds its `cache_limit`; each iteration is one epoch.
 
-    `batch_size` images a batch; the last, short one of an epoch is left out.
+    The batches are those of `ImageDataset`, with the indices of `source.items("train")`, and a
+    last partial batch is dropped.  The order follows from (seed, epoch) in two steps: pieces of
+    the shards are read in random order, and each next image leaves a buffer at random.  So a
+    training that is resumed at an epoch continues exactly, as with a memory map.
+
+    Unreadable images produce a warning, and as many others repeat in that epoch.
+
+    Args:
+        source: Source with a `cache_limit`.
+        batch_size: Images per batch.
+        flip: Whether to mirror each image in half of the epochs.
+        seed: Seed of the order and of the flips.
+        rank: Rank of this process, which reads its own share of the pieces.
+        world_size: Number of processes; each yields equally many batches.
+
+    Raises:
+        ValueError: If a batch exceeds the limit, or the images do not fill one batch.
+        OSError: During iteration, if more than 1% of the images cannot be read.
+    """
+
+    def __init__(
+        self,
+        source: PartitionedSource,
+        batch_size: int,
+        flip: bool = False,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        self.source, self.batch_size, self.flip, self.seed = source, batch_size, flip, seed
+        self.names = source.items("train")
+        self.rank, self.count = rank, len(self.names) // world_size
+        limit, image_size = round((source.cache_limit or 0) * 1e9), image_bytes(source)
+        if batch_size * image_size > limit:
+            raise ValueError(
+                f"data.cache_limit={source.cache_limit}: a batch of {batch_size} images is "
+                f"{batch_size * image_size / 1e9:.3g} GB. Use a larger limit or smaller batches"
+            )
+        # The buffer takes no more memory than a memory map would have been allowed.
+        self.buffer = max(batch_size, min(limit, BUFFER_BYTES) // image_size)  # images
+        check_fills_batch(self.count, batch_size)
+        self.sampler = self  # Lightning calls set_epoch on it
+        self.epoch = 0
+
+    @cached_property
+    def pieces(self) -> list[range]:
+        """Ranges of consecutive images in one shard."""
+
+        def piece(i: int) -> tuple[str, int]:
+            return self.source.shard(self.names[i]), i // PIECE_IMAGES
+
+        runs = (list(run) for _, run in groupby(range(len(self.names)), piece))
+        return [range(run[0], run[-1] + 1) for run in runs]
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count // self.batch_size
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        stream = f"buffer {self.epoch} {self.rank}"
+        samples = shuffle_buffer(self._readable_images(), self.buffer, stream, self.seed)
+        for _ in range(len(self)):
+            indices, images = zip(*islice(samples, self.batch_size), strict=True)
+            yield make_batch(np.stack(images), indices, self.flip, self.seed, self.epoch)
+
+    def _reading_order(self) -> Iterator[int]:
+        """The indices that this process reads: its share of all pieces in random order."""
+        pieces = permutation(f"pieces {self.epoch}", self.seed, len(self.pieces)).tolist()
+        indices = chain.from_iterable(self.pieces[piece] for piece in pieces)
+        return islice(indices, self.rank * self.count, (self.rank + 1) * self.count)
+
+    def _readable_images(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield index and uint8 (C, S, S) of `count` images.
+
+        The first images repeat in place of unreadable ones, because the processes wait for each
+        other at every batch.
+        """
+        bad = 0
+        for index, image in self._decoded_images():
+            if not isinstance(image, UnreadableImage):
+                yield index, image
+                continue
+            warnings.warn(f"skipped {image}", stacklevel=2)
+            bad += 1
+            check_unreadable(bad, self.count, "train", OSError)
+        if bad:
+            yield from islice(self._readable_images(), bad)
+
+    def _decoded_images(self) -> Iterator[tuple[int, np.ndarray | UnreadableImage]]:
+        """Yield index and image in reading order; the next chunk is decoded in a thread."""
+        indices = self._reading_order()
+        with ThreadPoolExecutor(1) as pool:
+
+            def submit() -> tuple[list[int], Future]:
+                chunk = list(islice(indices, CHUNK_IMAGES))
+                return chunk, pool.submit(self.source.decode, [self.names[i] for i in chunk])
+
+            chunk, decoding = submit()
+            while chunk:
+                following = submit()
+                yield from zip(chunk, decoding.result(), strict=True)
+                chunk, decoding = following
+
+
+def shuffle_buffer(items: Iterator[Item], size: int, stream: str, seed: int) -> Iterator[Item]:
+    """Yield each item once, chosen from a buffer of `size` items as (stream, seed) determine.
+
+    No item comes more than `size` positions early.
+    """
+    buffer: list[Item] = []
+    numbers = chain.from_iterable(
+        uniform(stream, seed, torch.arange(start, start + CHUNK_IMAGES), 1).flatten().tolist()
+        for start in count(0, CHUNK_IMAGES)
+    )
+    for item in items:
+        if len(buffer) < size:
+            buffer.append(item)
+            continue
+        position = int(next(numbers) * size)
+        yield buffer[position]
+        buffer[position] = item
+    while buffer:
+        position = int(next(numbers) * len(buffer))
+        buffer[position], buffer[-1] = buffer[-1], buffer[position]
+        yield buffer.pop()
+
+
+class ImageDataModule(LightningDataModule):
+    """Training batches and splits of a source.
+
+    Args:
+        source: Where the images come from.
+        cache_dir: Directory of the memory maps.
+        batch_size: Images per batch; the last partial batch of an epoch is dropped.
+        flip: Whether to mirror each training image in half of the epochs.
+        seed: Seed of the order and of the flips.
     """
 
     @checked
@@ -93,57 +264,78 @@ class ImageData(LightningDataModule):
         self.source, self.cache_dir = source, cache_dir
         self.batch_size, self.flip, self.seed = batch_size, flip, seed
 
-    def split(self, name: str, flip: bool = False, least: int = 1) -> Images:
-        """The images of "train", "val" or "test", decoded on first use (data/cache.py).
+    def split(self, name: str, flip: bool = False, least: int = 1) -> ImageDataset:
+        """Return the images of "train", "val" or "test", decoded on first use.
 
-        Raises what `load_split` does, and ValueError for fewer than `least`, or more than the
-        source's cache_limit.
+        Raises ValueError if the split has fewer than `least` images or exceeds the source's
+        cache_limit, and whatever `load_split` raises.
         """
-        check_limit(self.source, name)
+        if self._exceeds_limit(name):
+            size = len(self.source.items(name))
+            raise ValueError(
+                f"data.cache_limit={self._limit}: the {size} images of the {name} split are "
+                f"{size * image_bytes(self.source) / 1e9:.3g} GB decoded, and only training "
+                "images can be streamed. Use a larger limit or a smaller split"
+            )
         images, names = load_split(self.source, name, self.cache_dir)
         if len(images) < least:
             raise ValueError(
-                f"{len(images)} image in the {name} split, where {least} are needed to compare"
+                f"the {name} split has {len(images)} image, and at least {least} are needed"
             )
-        return Images(images, names, flip, self.seed)
+        return ImageDataset(images, names, flip, self.seed)
 
     def prepare_data(self) -> None:
-        """Decode the training split, but for one that is streamed.
+        """Decode the training split, unless it is streamed.
 
-        Raises ValueError when it does not fill one batch.
+        Raises ValueError if it does not fill one batch.
         """
-        if is_over_limit(self.source, "train"):
-            self._streamed()
-            return
-        n = len(self.split("train")) // self._place[1]
-        if n < self.batch_size:
-            raise ValueError(
-                f"{n} training images do not fill one batch: use batch_size={n} or less"
-            )
+        if self._exceeds_limit("train"):
+            self._streamed_batches()
+        else:
+            check_fills_batch(len(self.split("train")) // self._place[1], self.batch_size)
 
-    def train_dataloader(self) -> DataLoader | Streamed:
-        if is_over_limit(self.source, "train"):
-            return self._streamed()
+    def train_dataloader(self) -> DataLoader | StreamedBatches:
+        if self._exceeds_limit("train"):
+            return self._streamed_batches()
         images = self.split("train", flip=self.flip)
-        order = EpochOrder(images, self.seed, *self._place)
-        return batches(images, self.batch_size, sampler=order, drop_last=True)
+        sampler = EpochSampler(images, self.seed, *self._place)
+        return make_dataloader(images, self.batch_size, sampler=sampler, drop_last=True)
 
-    def _streamed(self) -> Streamed:
-        assert isinstance(self.source, Parts)  # others have no limit
-        return Streamed(self.source, self.batch_size, self.flip, self.seed, *self._place)
+    def _streamed_batches(self) -> StreamedBatches:
+        assert isinstance(self.source, PartitionedSource)  # others have no limit
+        return StreamedBatches(self.source, self.batch_size, self.flip, self.seed, *self._place)
+
+    @property
+    def _limit(self) -> float | None:
+        return self.source.cache_limit if isinstance(self.source, PartitionedSource) else None
+
+    def _exceeds_limit(self, split: str) -> bool:
+        """Whether a split, decoded, is larger than the cache_limit of the source."""
+        if self._limit is None:
+            return False
+        return len(self.source.items(split)) * image_bytes(self.source) > self._limit * 1e9
 
     @property
     def _place(self) -> tuple[int, int]:
-        """The rank of this process, and how many train together."""
+        """The rank of this process and the number of processes."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
 
+def check_fills_batch(count: int, batch_size: int) -> None:
+    """Raise ValueError if `count` training images do not fill one batch."""
+    if count < batch_size:
+        raise ValueError(
+            f"batch_size={batch_size}: {count} training images do not fill one batch. "
+            f"Use batch_size={count} or less"
+        )
+
+
+def make_dataloader(images: ImageDataset | Subset, batch_size: int, **options: Any) -> DataLoader:
+    """Return a DataLoader; the data set returns complete batches, so nothing is collated."""
+    return DataLoader(images, batch_size, collate_fn=lambda batch: batch, **options)
+
+
 def _short(name: str) -> str:
-    """Up to 200 bytes of a name, in UTF-8 whatever it was."""
+    """Return at most 200 bytes of a name, as valid UTF-8."""
     text = os.fsencode(name).decode(errors="replace")
     return text.encode()[:200].decode(errors="ignore")
-
-
-def batches(images: Images | Subset, batch_size: int, **settings: Any) -> DataLoader:
-    """A DataLoader over images, which come as whole batches: nothing to collate."""
-    return DataLoader(images, batch_size, collate_fn=lambda batch: batch, **settings)

@@ -1,13 +1,14 @@
-"""The sources of images by name, and how a checkpoint says which one it was trained on.
+"""The sources of images by name, and their descriptions in checkpoints.
 
-A checkpoint may be anybody's.  So what it says is a name of this table and plain values of that
-constructor, which holds them to its annotations; nothing in it is looked up, resolved or called.
-A class of one's own is run where its user names it, and a checkpoint only says that there was one.
+A checkpoint may come from anybody.  Its description holds a name of `SOURCES` and plain values
+for that constructor, which validates them.  Nothing in it is imported, resolved or called, and a
+custom class is used only if the user's configuration names it.
 """
 
 import hashlib
 import inspect
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,13 +16,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from dcgan_inpaint.data.cache import Source
-from dcgan_inpaint.data.cars import Cars
-from dcgan_inpaint.data.celeba import CelebA
 from dcgan_inpaint.data.faces.source import Faces
-from dcgan_inpaint.data.folder import Folder
-from dcgan_inpaint.data.hub import HuggingFace
-from dcgan_inpaint.data.tars import Tars
-from dcgan_inpaint.data.torchvision_sets import TorchvisionSet
+from dcgan_inpaint.data.image_files import Cars, CelebA, Folder, TarShards
+from dcgan_inpaint.data.library_sets import HuggingFace, TorchvisionSet
 
 SOURCES: dict[str, type] = {
     "celeba": CelebA,
@@ -30,105 +27,116 @@ SOURCES: dict[str, type] = {
     "torchvision": TorchvisionSet,
     "cars": Cars,
     "huggingface": HuggingFace,
-    "webdataset": Tars,
+    "webdataset": TarShards,
 }
-HOW = ("download", "cache_limit")  # what says how images come, and not which
-OWN = "own"  # of classes that are not among them
-OWN_FIELDS = ["target", "image_size", "channels", "crop", "settings"]
+# `_target_` of each source in checkpoints and configurations of earlier versions
+OLD_SOURCE_TARGETS = {
+    "dcgan_inpaint.data.celeba.CelebA": "celeba",
+    "dcgan_inpaint.data.faces.Faces": "faces",
+    "dcgan_inpaint.data.folder.Folder": "folder",
+    "dcgan_inpaint.data.torchvision_sets.TorchvisionSet": "torchvision",
+    "dcgan_inpaint.data.cars.Cars": "cars",
+    "dcgan_inpaint.data.hub.HuggingFace": "huggingface",
+    "dcgan_inpaint.data.tars.Tars": "webdataset",
+}
+UNDESCRIBED_OPTIONS = ("download", "cache_limit")  # they do not change the images
+CUSTOM = "own"  # name in the description of a class that is not in SOURCES
+CUSTOM_FIELDS = ["target", "image_size", "channels", "crop", "settings"]
 
 
-def open_source(cfg: DictConfig | None) -> Any:
-    """The source that a configuration describes, which is the user's; None of None.
+def build_source(cfg: DictConfig | None) -> Any:
+    """Return the source that the user's configuration describes, or None for None.
 
-    Raises what its class does, and ValueError for a class that is no `Source`.
+    Raises whatever its class raises, and ValueError if the class is not a `Source`.
     """
     source = instantiate(cfg)
     if cfg is not None and not isinstance(source, Source):
-        wanted = ", ".join(sorted({*Source.__annotations__, "settings", "items", "decode"}))
+        required = ", ".join(sorted({*Source.__annotations__, "settings", "items", "decode"}))
         raise ValueError(
-            f"data._target_={cfg._target_}: should have {wanted} (CONTRIBUTING.md has an example)"
+            f"data._target_={cfg._target_}: should have {required}. See CONTRIBUTING.md"
         )
     return source
 
 
 def describe(source: Source) -> dict[str, Any]:
-    """{"source": its name} and the values it was made of: plain ones, but not how they come.
+    """Return {"source": name} and the plain values that the source was constructed with.
 
-    Of a class of one's own it is its name, its sizes and a word for what its settings are.
+    For a custom class, these are its name, the shape of its images and a hash of its settings.
     """
     name = {cls: name for name, cls in SOURCES.items()}.get(type(source))
     if name is None:
         settings = json.dumps(source.settings(), sort_keys=True, default=str)
         return {
-            "source": OWN,
+            "source": CUSTOM,
             "target": f"{type(source).__module__}.{type(source).__qualname__}",
             "image_size": source.image_size,
             "channels": source.channels,
             "crop": source.crop,
             "settings": hashlib.sha256(settings.encode()).hexdigest()[:16],
         }
-    values = {field: getattr(source, field) for field in _fields(name)}
-    plain = {k: str(v) if k == "root" else v for k, v in values.items() if v is not None}
-    return {"source": name} | plain
+    values = {field: getattr(source, field) for field in _described_options(name)}
+    if "root" in values:
+        values["root"] = os.path.expanduser(values["root"])
+    return {"source": name} | {k: v for k, v in values.items() if v is not None}
 
 
 def node_of(source: Source) -> dict[str, Any]:
-    """Return the config node that makes the source again."""
+    """Return the config node that builds the source."""
     values = {k: v for k, v in describe(source).items() if k != "source"}
     return {"_target_": f"{type(source).__module__}.{type(source).__qualname__}", **values}
 
 
 def check_description(stored: Any) -> dict[str, Any]:
-    """What `describe` gave, from a file; nothing is built or opened.
+    """Validate a description from a checkpoint and return it; nothing is built or opened.
 
-    Checkpoints from before there were descriptions hold a configuration, whose `_target_` stands
-    for the name.  Raises ValueError for an unknown name or field, and a value that is not plain.
+    Old checkpoints hold a configuration instead, whose `_target_` is looked up in
+    `OLD_SOURCE_TARGETS`.  Raises ValueError for an unknown name or option, and for a value that
+    is not plain.
     """
     if not isinstance(stored, Mapping):
-        raise ValueError(f"data={stored!r:.80}: not a description of images")
+        raise ValueError(f"data={stored!r:.80}: not a description of a source")
     values = dict(stored)
-    classes = {f"{cls.__module__}.{cls.__qualname__}": name for name, cls in SOURCES.items()}
     target = values.pop("_target_", None)
-    name = classes.get(target) if isinstance(target, str) else values.pop("source", None)
-    if not isinstance(name, str) or name not in (*SOURCES, OWN):
+    name = values.pop("source", None) if target is None else OLD_SOURCE_TARGETS.get(str(target))
+    if not isinstance(name, str) or name not in (*SOURCES, CUSTOM):
         raise ValueError(f"data={target or name!r:.80}: choose one of {', '.join(SOURCES)}")
-    if values.get("download") is False:  # in configurations
+    if values.get("download") is False:  # part of old configurations
         del values["download"]
-    for field, value in values.items():
-        if field not in _fields(name):
-            raise ValueError(f"data: {name} images have no {field!r:.40}")
+    for option, value in values.items():
+        if option not in _described_options(name):
+            raise ValueError(f"data.{option!s:.40}: there is no such option of {name} images")
         if not isinstance(value, (str, int, float)) or "${" in str(value):
-            raise ValueError(f"data.{field}={value!r:.80}: should be a plain value")
+            raise ValueError(f"data.{option}={value!r:.80}: should be a plain value")
     return {"source": name} | values
 
 
-def from_description(stored: Any) -> Source:
-    """The source that a checkpoint describes.
+def source_from_description(stored: Any) -> Source:
+    """Return the source that a checkpoint describes.
 
-    Raises ValueError when the description is not plain or out of range, FileNotFoundError when the
-    images are not here.
+    Raises ValueError if the description is invalid or names a custom class, and
+    FileNotFoundError if the images are not on this machine.
     """
     values = check_description(stored)
-    if values["source"] == OWN:
+    if values["source"] == CUSTOM:
         raise ValueError(
-            "data: the checkpoint was trained with a class of its owner's, "
-            f"{values.get('target')!r:.80}, and nothing that a checkpoint names is run: give "
-            "data=own data._target_=... or another data="
+            f"data: the checkpoint was trained with the custom class {values.get('target')!r:.80}, "
+            "and classes that a checkpoint names are not imported. Set data=own "
+            "data._target_=... or another data="
         )
     return SOURCES[values.pop("source")](**values)
 
 
-def missing_of(description: Mapping[str, Any]) -> str | None:
-    """What the source of a description needs that it does not say, if anything: a root that was
-    somebody's own."""
+def missing_argument(description: Mapping[str, Any]) -> str | None:
+    """Return the first required argument that a description lacks, such as a removed root."""
     source = SOURCES.get(description["source"])
     parameters = inspect.signature(source).parameters.values() if source else ()
-    needed = (each.name for each in parameters if each.default is each.empty)
-    return next((name for name in needed if name not in description), None)
+    required = (each.name for each in parameters if each.default is each.empty)
+    return next((name for name in required if name not in description), None)
 
 
-def _fields(name: str) -> list[str]:
-    """The names of a constructor's arguments that a checkpoint may say: not how images come."""
-    if name == OWN:
-        return OWN_FIELDS
-    return [field for field in inspect.signature(SOURCES[name]).parameters if field not in HOW]
+def _described_options(name: str) -> list[str]:
+    """Return the constructor arguments of a source that a checkpoint may hold."""
+    if name == CUSTOM:
+        return CUSTOM_FIELDS
+    parameters = inspect.signature(SOURCES[name]).parameters
+    return [option for option in parameters if option not in UNDESCRIBED_OPTIONS]

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from dcgan_inpaint.blending import paste, poisson
 from dcgan_inpaint.configs import Text, checked
 from dcgan_inpaint.data.cache import Source
-from dcgan_inpaint.data.loader import ImageData
+from dcgan_inpaint.data.loader import ImageDataModule
 from dcgan_inpaint.errors import import_extra
 from dcgan_inpaint.images import masked, to_float, to_uint8
 from dcgan_inpaint.inpainting.module import Completion
@@ -100,7 +100,7 @@ class Nearest:
     """
 
     def __init__(self, source: Source, cache_dir: Text):
-        self.images = ImageData(source, cache_dir).split("train").images  # (N, C, S, S) uint8
+        self.images = ImageDataModule(source, cache_dir).split("train").images  # (N, C, S, S) uint8
         # chunks of 8 MiB in float64, which fit into a CPU cache
         self.chunk = max(1, 2**20 // self.images[0].size)
 

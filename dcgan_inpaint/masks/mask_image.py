@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from dcgan_inpaint.configs import Fraction, Text, checked
 from dcgan_inpaint.data.decoding import UnreadableImage, to_rgb_or_gray
-from dcgan_inpaint.data.folder import find_images
+from dcgan_inpaint.data.image_files import find_images
 
 Polarity = Literal["white", "black"]  # the color of known pixels
 

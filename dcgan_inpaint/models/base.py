@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from dcgan_inpaint.configs import INTEGER, make, settings
-from dcgan_inpaint.data.decoding import Channels, Crop
+from dcgan_inpaint.data.decoding import Channels, CropShare
 from dcgan_inpaint.losses import discriminator_losses, generator_loss
 from dcgan_inpaint.masks.masks import MaskFunction
 from dcgan_inpaint.randomness import latents
@@ -34,7 +34,7 @@ class ModelSettings:
 
     image_size: Annotated[Literal[16, 32, 64, 128, 256], INTEGER] = 64
     channels: Channels = 3
-    crop: Crop = 1.0
+    crop: CropShare = 1.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
 
 

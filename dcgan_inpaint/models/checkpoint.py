@@ -22,7 +22,7 @@ from torch import Tensor
 from dcgan_inpaint.checksums import CHECKSUM, check_archive, checksum
 from dcgan_inpaint.configs import LOCATION_KEYS, Natural, Text, make, settings
 from dcgan_inpaint.data.cache import Source
-from dcgan_inpaint.data.sources import check_description, from_description, missing_of
+from dcgan_inpaint.data.sources import check_description, missing_argument, source_from_description
 from dcgan_inpaint.files import atomic_write
 from dcgan_inpaint.models.base import LatentGAN, Model
 from dcgan_inpaint.models.context_encoder import ContextEncoder
@@ -126,12 +126,12 @@ def resolve_source(model: Model, chosen: Source | None, ckpt: str) -> Source:
         for place in LOCATION_KEYS:
             if place in model.data:
                 print(f"using the training images of ckpt={ckpt} in {model.data[place]!r}")
-        if missing := missing_of(model.data):
+        if missing := missing_argument(model.data):
             name = model.data["source"]
             raise ValueError(
                 f"ckpt={ckpt}: was trained on {name} images. Set data={name} data.{missing}=..."
             )
-        chosen = from_description(model.data)
+        chosen = source_from_description(model.data)
     channels, size, _ = model.image_shape
     if (chosen.image_size, chosen.channels) != (size, channels):
         raise ValueError(

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from dcgan_inpaint import losses
 from dcgan_inpaint.blending import poisson
 from dcgan_inpaint.configs import Fraction, NonNegative, Positive, Seed, make, settings
-from dcgan_inpaint.data.augmentation import changed
+from dcgan_inpaint.data.augmentation import augment
 from dcgan_inpaint.images import masked
 from dcgan_inpaint.masks.masks import MaskFunction
 from dcgan_inpaint.models.base import LatentGAN, Model, ModelSettings, Width
@@ -194,7 +194,7 @@ class LatentEncoder(Model):
         images, s = batch["image"], self.settings  # (B, C, S, S)
         index = self.sample_indices(len(images))  # (B,)
         if s.changed:
-            images = changed(images, index, s.seed, s.changed)  # (B, C, S, S)
+            images = augment(images, index, s.seed, s.changed)  # (B, C, S, S)
         mask = self.training_masks(index)  # (B, 1, S, S)
         noise = self._noise("train w", index, TRAINING_SAMPLES if s.noise_dim else 1)
         fakes = self.sample_images(self.encoder, masked(images, mask), mask, noise)

@@ -15,7 +15,7 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from dcgan_inpaint.blending import harmonic
 from dcgan_inpaint.configs import CropBox, EyePositions
-from dcgan_inpaint.data.decoding import square
+from dcgan_inpaint.data.decoding import central_square
 from dcgan_inpaint.images import LUMA
 
 # Mean positions of the detected eyes in the papers' crop of 200 aligned validation images of
@@ -66,7 +66,7 @@ class Crop:
 
         Training images are cropped in the same way.
         """
-        left, top, right, _ = square(photo, share)
+        left, top, right, _ = central_square(photo, share)
         return cls(complex(left, top), complex(right - left))
 
     @classmethod

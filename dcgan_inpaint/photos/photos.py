@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from dcgan_inpaint.configs import CropBox, EyePositions, FaceChoice
-from dcgan_inpaint.data.loader import Images
+from dcgan_inpaint.data.loader import ImageDataset
 from dcgan_inpaint.masks.mask_image import MaskImage, MaskImages
 from dcgan_inpaint.masks.masks import MaskFunction
 from dcgan_inpaint.photos.crops import Crop, crop_image, eye_positions, paste_back, sample_image
@@ -201,7 +201,7 @@ class Photos:
                 raise ValueError(f"{name}: {error}") from error
             photo = photo.convert("RGB" if channels == 3 else "L")
             images += [pil_to_tensor(crop_image(photo, crop, size)).numpy() for crop in crops]
-        self.images = Images(np.stack(images), [names[number] for number in self.photo_index])
+        self.images = ImageDataset(np.stack(images), [names[number] for number in self.photo_index])
         self.known = torch.cat(known)  # (N, 1, S, S)
 
     @classmethod

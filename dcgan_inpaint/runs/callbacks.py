@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from dcgan_inpaint.configs import Count, checked
-from dcgan_inpaint.data.loader import ImageData
+from dcgan_inpaint.data.loader import ImageDataModule
 from dcgan_inpaint.files import save_image
 from dcgan_inpaint.images import make_grid
 from dcgan_inpaint.inpainting.build import build_preview
@@ -23,7 +23,7 @@ from dcgan_inpaint.runs.trainer import log_image
 
 
 def training_callbacks(
-    model: Model, data: ImageData, run_dir: Path, sample_every: int, preview: int
+    model: Model, data: ImageDataModule, run_dir: Path, sample_every: int, preview: int
 ) -> list[Callback]:
     """Return the callbacks of a training run, for the constructor of its Trainer.
 
@@ -65,7 +65,7 @@ class Calibration(Callback):
     """
 
     # The encoder of experiments/sampling.md was calibrated on 128 images.
-    def __init__(self, data: ImageData, count: int = 128):
+    def __init__(self, data: ImageDataModule, count: int = 128):
         self.data, self.count = data, count
 
     def on_fit_start(self, trainer: Trainer, module: LatentEncoder) -> None:
@@ -76,7 +76,7 @@ class Calibration(Callback):
         module.log_dict({f"calibration/{name}": value for name, value in result.items()})
 
 
-def _validation_images(data: ImageData, count: int) -> Tensor:
+def _validation_images(data: ImageDataModule, count: int) -> Tensor:
     """Return up to `count` validation images (B, C, S, S) in [-1, 1], the first of the split."""
     validation = data.split("val")
     return validation.__getitems__(list(range(min(count, len(validation)))))["image"]
@@ -104,7 +104,7 @@ class CompletionPreview(Callback):
     preview/psnr_hole. With a GAN the search is short: the value shows a trend, not a final result.
     """
 
-    def __init__(self, run_dir: Path, data: ImageData, count: int = 8, iterations: int = 60):
+    def __init__(self, run_dir: Path, data: ImageDataModule, count: int = 8, iterations: int = 60):
         self.run_dir, self.data, self.count, self.iterations = run_dir, data, count, iterations
 
     def on_fit_start(self, trainer: Trainer, module: Model) -> None:

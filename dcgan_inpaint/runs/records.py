@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
 from dcgan_inpaint.checksums import CHECKSUM, checksum
-from dcgan_inpaint.data.loader import Images
+from dcgan_inpaint.data.loader import ImageDataset
 from dcgan_inpaint.files import atomic_write, save_image
 from dcgan_inpaint.images import make_grid, to_uint8
 from dcgan_inpaint.inpainting.module import Completion, SearchedCompletion
@@ -175,7 +175,7 @@ class CompletionWriter(BasePredictionWriter):
     def __init__(
         self,
         run_dir: Path,
-        images: Images,
+        images: ImageDataset,
         limit: int | None = None,
         photos: Photos | None = None,
         lpips_network: nn.Module | None = None,

@@ -26,7 +26,7 @@ from torch.utils.data import Subset
 from torchvision.transforms.functional import pil_to_tensor
 
 from dcgan_inpaint.checksums import check_archive
-from dcgan_inpaint.data.loader import batches
+from dcgan_inpaint.data.loader import make_dataloader
 from dcgan_inpaint.files import atomic_write
 from dcgan_inpaint.metrics.features import fd_efflite0, load_efflite0
 from dcgan_inpaint.metrics.samples import (
@@ -242,7 +242,7 @@ def complete(
     others = trainer.world_size > 1 and (len(writer.completed) < count or trainer.global_rank)
     if own or others:
         images = Subset(writer.images, list(itertools.chain(*own)))
-        trainer.predict(module, batches(images, batch_size), return_predictions=False)
+        trainer.predict(module, make_dataloader(images, batch_size), return_predictions=False)
         trainer.strategy.barrier()
     if not trainer.is_global_zero or not writer.find_records():
         if shard is not None:

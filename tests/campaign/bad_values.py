@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from small_sets import noise, png, write_cars, write_fashion_mnist, write_parquet, write_tar
 
-from dcgan_inpaint.data.folder import Folder
+from dcgan_inpaint.data.image_files import Folder
 from dcgan_inpaint.models.checkpoint import save_weights
 from dcgan_inpaint.models.context_encoder import ContextEncoder
 from dcgan_inpaint.models.dcgan import DCGAN

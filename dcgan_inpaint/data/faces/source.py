@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcgan_inpaint.configs import Count, Seed, checked
-from dcgan_inpaint.data.decoding import Channels, Side
+from dcgan_inpaint.configs import Count, Seed
+from dcgan_inpaint.data.decoding import Channels, ImageSize, source_class
 from dcgan_inpaint.data.faces.painter import Factors, render
+from dcgan_inpaint.images import to_uint8
 from dcgan_inpaint.randomness import uniform
 
 SKIN = (
@@ -53,7 +54,7 @@ STYLES = (
     (-0.48, 0.20, 0.05, 0.47, 0.200, 0.75, 0.036, -1.0),  # long curls
     (-0.56, 0.25, 0.00, 0.50, 0.040, 0.04, 0.000, 0.20),  # bun
 )
-SPLITS = {"train": 0, "val": 1_000_000_000, "test": 2_000_000_000}  # the first index of each
+FIRST_INDEX = {"train": 0, "val": 1_000_000_000, "test": 2_000_000_000}  # of each split
 
 
 class _Draw:
@@ -174,39 +175,38 @@ def _looks(draw: _Draw, hat: Tensor) -> Factors:
     }
 
 
+@source_class
 class Faces:
-    """Portraits painted on demand: the data source that needs no download.
+    """Procedural portraits, painted on demand: the source that needs no files.
 
-    seed picks the population; *_size count each split.
+    Args:
+        image_size: Side of the square images in px.
+        channels: 3 for color, 1 for gray.
+        seed: Seed of the faces.
+        train_size, val_size, test_size: Number of images in each split.
     """
 
-    crop = 1.0  # the whole image is used
+    crop = 1.0  # the full image
 
-    @checked
-    def __init__(
-        self,
-        image_size: Side = 64,
-        channels: Channels = 3,
-        seed: Seed = 0,
-        train_size: Count = 20000,
-        val_size: Count = 1000,
-        test_size: Count = 1000,
-    ) -> None:
-        self.image_size, self.channels, self.seed = image_size, channels, seed
-        self.train_size, self.val_size, self.test_size = train_size, val_size, test_size
+    image_size: ImageSize = 64
+    channels: Channels = 3
+    seed: Seed = 0
+    train_size: Count = 20000
+    val_size: Count = 1000
+    test_size: Count = 1000
 
     def settings(self) -> dict[str, str | int]:
-        """The JSON-able facts that decide the pixels; `version` grows when the painting changes."""
-        facts = {"image_size": self.image_size, "channels": self.channels, "seed": self.seed}
-        return {"source": "faces", "version": 1, **facts}
+        """Return everything that determines the pixels; `version` grows with the painter."""
+        shape = {"image_size": self.image_size, "channels": self.channels}
+        return {"source": "faces", "version": 1, **shape, "seed": self.seed}
 
     def items(self, split: str) -> list[str]:
-        """The names of a split's faces; the splits share none."""
-        first, size = SPLITS[split], getattr(self, f"{split}_size")
+        """Return the names of the faces in a split; no two splits share a face."""
+        first, size = FIRST_INDEX[split], getattr(self, f"{split}_size")
         return [f"face_{i:08d}" for i in range(first, first + size)]
 
     def decode(self, items: list[str]) -> list[np.ndarray]:
-        """The named faces, each uint8 (C, S, S)."""
+        """Paint faces by name: uint8 (C, S, S) each."""
         index = torch.tensor([int(name.removeprefix("face_")) for name in items], dtype=torch.int64)
         images = render(draw_factors(self.seed, index), self.image_size, self.channels)
-        return list(images.add_(1).mul_(127.5).round_().to(torch.uint8).numpy())
+        return list(to_uint8(images).numpy())  # (B, C, S, S)
