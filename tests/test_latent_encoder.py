@@ -7,6 +7,7 @@ from pytorch_lightning import Callback
 from torch.utils.data import DataLoader
 from training import quiet_trainer, small_dcgan
 
+from dcgan_inpaint.data.augmentation import augment
 from dcgan_inpaint.masks import masks
 from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.models.checkpoint import load_gan, load_model, save_weights

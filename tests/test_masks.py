@@ -200,7 +200,7 @@ def test_an_unreadable_mask_image_is_a_one_line_error(tmp_path, content, message
 
 @pytest.mark.parametrize("path", ["gone.png", "a\0b", "x" * 5000, "*.png"])
 def test_a_missing_mask_image_is_a_one_line_error(tmp_path, path):
-    with pytest.raises(ValueError, match=r"mask.path=.*: no image there") as error:
+    with pytest.raises(ValueError, match=r"mask.path=.*: no image found") as error:
         mask_file(str(tmp_path / path), 0.5, "white")
     assert "\n" not in str(error.value)
 

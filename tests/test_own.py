@@ -93,7 +93,9 @@ def test_own_images(run, mine, tmp_path):
     forget()
     done = run("inpaint.py", f"ckpt={weights}", *small[1:], f"output={tmp_path / 'no'}", fails=True)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "a class of its owner's, 'mydata.Discs', and nothing that a checkpoint names" in line
+    assert (
+        "trained with the custom class 'mydata.Discs', and classes that a checkpoint names" in line
+    )
     assert "mydata" not in sys.modules
     assert not (tmp_path / "no").exists()
 
@@ -132,7 +134,7 @@ def test_a_checkpoint_does_not_choose_what_is_imported(run, mine, tmp_path):
         assert check_description(description) == description
         with pytest.raises(ValueError, match="nothing that a checkpoint names is run"):
             source_from_description(description)
-    with pytest.raises(ValueError, match="own images have no 'count'"):
+    with pytest.raises(ValueError, match="data.count: there is no such option of own images"):
         check_description(description | {"count": 3})
     assert "mydata" not in sys.modules
 
@@ -154,11 +156,11 @@ FAULTS = {
     "no such class": ("mydata.Disks", "", "there is no such class (module 'mydata' has no"),
     "broken": ("broken.Discs", "def", "there is no such class (invalid syntax"),
     "no source": ("broken.Discs", "class Discs:\n    def __init__(self, **_): pass",
-                  "should have channels, crop, decode, image_size, items, settings (CONTRIBUTING"),
+                  "should have channels, crop, decode, image_size, items, settings. See CONTRIBUTING"),
     "other shape": ("broken.Discs",
                     "from mydata import Discs as D\nclass Discs(D):\n"
                     "    def decode(self, items): return [p[0] for p in super().decode(items)]",
-                    "train_0: (16, 16) of uint8, where (3, 16, 16) of uint8 is wanted"),
+                    "train_0: decoded to (16, 16) of uint8, not to (3, 16, 16) of uint8"),
     "other type": ("broken.Discs",
                    "from mydata import Discs as D\nclass Discs(D):\n"
                    "    def decode(self, items): return [p / 255 for p in super().decode(items)]",

@@ -178,7 +178,7 @@ def test_the_limit_decides(shards, tmp_path):
 @pytest.mark.parametrize(
     ("limit", "batch_size", "message"),
     [
-        (LIMIT, BUFFER + 1, "cache_limit=3.072e-06: not one batch of 17 images"),
+        (LIMIT, BUFFER + 1, "cache_limit=3.072e-06: a batch of 17 images"),
         (0.0, 8, "cache_limit=0.0: should be greater than 0"),
         (-1.0, 8, "cache_limit=-1.0: should be greater than 0"),
         (float("nan"), 8, "cache_limit=nan: should be a finite number"),
@@ -262,7 +262,7 @@ def test_a_training_with_too_many_unreadable_images(run, damaged):
     ("limit", "message"),
     [
         ("0", "data.cache_limit=0: should be greater than 0"),
-        ("1e-9", "data.cache_limit=1e-09: not one batch of 8 images, which is 6.14e-06 GB"),
+        ("1e-9", "data.cache_limit=1e-09: a batch of 8 images is 6.14e-06 GB"),
         ("7e-6", "data.cache_limit=7e-06: the 16 images of the val split are 1.23e-05 GB"),
     ],
 )

@@ -130,8 +130,8 @@ DATA: dict[str, tuple[Any, str]] = {
     "source is a list": ({"source": ["faces"]}, "choose one of celeba, faces, folder"),
     "no source": ({"image_size": 16}, "choose one of celeba, faces, folder"),
     "another class": ({"_target_": "dcgan_inpaint.data.loader.ImageDataset"}, "choose one of"),
-    "positional": (OLD_FACES | {"_args_": [1]}, "faces images have no '_args_'"),
-    "two lines": (FACES | {"a\nb": 1}, "faces images have no 'a"),
+    "positional": (OLD_FACES | {"_args_": [1]}, "data._args_: there is no such option"),
+    "two lines": (FACES | {"a\nb": 1}, "there is no such option of faces images"),
     "a list": ([FACES], "data=[{"),
 }
 
