@@ -223,7 +223,9 @@ def test_without_scipy(svhn, tmp_path, monkeypatch):
         ModuleNotFoundError, match="data.name=SVHN .*: needs scipy: pip install scipy"
     ):
         TorchvisionSet("SVHN", str(svhn[0]), **PUBLISHED).items("train")
-    with pytest.raises(ModuleNotFoundError, match=r"data=cars needs SciPy: pip install -e .*mat"):
+    with pytest.raises(
+        ModuleNotFoundError, match=r"data=cars needs SciPy. Install it: pip install -e .*mat"
+    ):
         Cars(str(tmp_path))
 
 
@@ -416,7 +418,7 @@ def test_hugging_face(parquet, tmp_path):
     ("settings", "message"),
     [
         ({"split": "dev"}, 'data.path=.* data.split=dev: Unknown split "dev"'),
-        ({"column": "image"}, "data.column=image: .* has the columns image, label"),
+        ({"column": "photo"}, "data.column=photo: .* has the columns image, label"),
         ({"column": "label"}, "data.column=label: .* has Value"),
     ],
 )
@@ -447,7 +449,7 @@ def test_nothing_is_fetched_from_the_hub_unasked(tmp_path, monkeypatch):
     ):
         HuggingFace("a/b")
     with pytest.raises(
-        ModuleNotFoundError, match=r"data=huggingface needs datasets: pip install -e"
+        ModuleNotFoundError, match=r"data=huggingface needs datasets. Install it: pip install -e"
     ):
         HuggingFace(str(tmp_path))
     with pytest.raises(ValueError, match="data.download: there is no such option of huggingface"):
