@@ -102,6 +102,7 @@ def test_completions_do_not_depend_on_the_batch(dcgan, objective):
         assert torch.equal(alone.mask[0], together.mask[i])
 
 
+@pytest.mark.slow
 def test_batch_size_hardly_changes_the_default_search_of_64_images():
     """The search from random latents amplifies rounding (experiments/search.md)."""
     config, model = load_configured(["ckpt=celeba64"])

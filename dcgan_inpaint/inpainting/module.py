@@ -33,7 +33,7 @@ from dcgan_inpaint.randomness import CounterRNG
 
 @dataclass
 class Completion:
-    """Result of one batch, for every method.  Images are (B, C, S, S) in [-1, 1]."""
+    """Completed batch of any method.  Images are (B, C, S, S) in [-1, 1]."""
 
     index: Tensor  # (B,) position of each image in the data set
     images: Tensor  # original images
@@ -45,7 +45,7 @@ class Completion:
 
 @dataclass
 class SearchedCompletion(Completion):
-    """Result of a search with T iterations, K candidates per image and F stored frames."""
+    """Completed batch of a search with T iterations, K candidates per image and F stored frames."""
 
     z: Tensor  # (B, z_dim) final latents, before any stage in a feature map
     trace: Tensor  # (T + 1, B, 3) context, prior and total loss of each evaluation

@@ -29,7 +29,7 @@ SMALLEST_STEP = 1e-4  # of L-BFGS; 5e-5 of the range of z, [-1, 1]
 
 
 def keep_in_bounds(z: Tensor, bound: str, rng: CounterRNG, t: int) -> Tensor:
-    """Return z (B, z_dim) with every component in [-1, 1].
+    """Apply the bound of a solver to z (B, z_dim).
 
     Args:
         z: latents, (B, z_dim).
@@ -164,6 +164,7 @@ class Momentum(GradientSolver):
         return torch.optim.SGD([z], lr=self.lr, momentum=self.momentum, nesterov=True)
 
 
+# torch.optim.LBFGS has one step length for the whole batch, so images would influence each other.
 class LBFGS(Solver):
     """Limited-memory BFGS with a separate line search for each image.
 
