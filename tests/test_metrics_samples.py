@@ -375,9 +375,9 @@ def test_sample_metrics_combine_all_metrics():
     distance = functools.partial(frechet_inception_distance, inception=fid)
     metrics = sample_metrics(dcgan, real, 6, 3, distances={"fid": distance})
     assert metrics["fid"] == pytest.approx(frechet_inception_distance(fake, real, fid))
-    with pytest.raises(ValueError, match="Use 2 or more"):
+    with pytest.raises(ValueError, match="use 2 or more of each"):
         sample_metrics(dcgan, real[:1])
-    with pytest.raises(ValueError, match=r"\(3, 16, 16\), but real images \(3, 32, 32\)"):
+    with pytest.raises(ValueError, match=r"\(3, 32, 32\), but samples \(3, 16, 16\)"):
         sample_metrics(dcgan, textures(2, 32))
 
 
@@ -428,7 +428,7 @@ def test_sample_writes_quality_csv(sample, tmp_path):
         ),
         (["fid=gone.pth"], "fid=gone.pth: is one of the metrics. Add metrics=true"),
         (["features=true"], "features=true: is one of the metrics. Add metrics=true"),
-        (["metrics=true", "data=faces"], "use data.image_size=16 data.channels=3"),
+        (["metrics=true", "data=faces"], "Use data.image_size=16 data.channels=3"),
         (["metrics=true", "split=dev"], "split=dev: should be 'train', 'val' or 'test'"),
     ],
 )
