@@ -221,12 +221,8 @@ def test_a_mask_of_another_aspect_ratio_covers_the_crop(tmp_path):
     index = torch.tensor([0])
     assert torch.equal(photos.mask(index, SIZE), from_file(path)(index, SIZE))
     completed = photos.complete({0: torch.zeros(3, SIZE, SIZE)})
-    assert bounds_of_change(completed, noise()) == (
-        24 + 8,
-        10 + 8,
-        24 + 25,
-        10 + 16,
-    )  # at its own resolution
+    # the mask has twice the resolution of the crop: [16, 50) x [16, 32) / 2 + (24, 10)
+    assert bounds_of_change(completed, noise()) == (32, 18, 49, 26)
 
 
 @pytest.mark.parametrize(
