@@ -42,8 +42,8 @@ def test_shape_and_range(size: int, channels: int):
 def test_one_channel_is_the_luminance():
     factors = draw_factors(0, INDEX[:8])
     red, green, blue = render(factors, 32, 3).unbind(1)
-    grey = render(factors, 32, 1)[:, 0]
-    torch.testing.assert_close(grey, 0.299 * red + 0.587 * green + 0.114 * blue)
+    gray = render(factors, 32, 1)[:, 0]
+    torch.testing.assert_close(gray, 0.299 * red + 0.587 * green + 0.114 * blue)
 
 
 @pytest.mark.parametrize("size", [16, 64])
@@ -69,7 +69,7 @@ PLAIN = {
 }
 NEEDS = {
     **dict.fromkeys(["lens_dark", "lens_round", "frame"], {"glasses": 1}),
-    **dict.fromkeys(["hat_brim", "hat_colour"], {"hat": 1}),
+    **dict.fromkeys(["hat_brim", "hat_color"], {"hat": 1}),
     "beard_width": {"beard": 0.9},
     "hair_part": {"hair_peak": 0.7},
 }

@@ -1,12 +1,13 @@
-"""Painting portraits from their factors, in batched torch.
+"""Painter of procedural faces in batched torch.
 
-A face is painted back to front with signed distances: negative inside a shape, positive outside.
-Dividing a distance by the pixel width gives the share of the pixel covered, so edges are smooth and
-a face is the same at any size.
+A face is painted from back to front with signed distances, negative inside a shape and positive
+outside.  A distance divided by the pixel width gives the covered share of a pixel.  So edges are
+smooth, and a face looks the same at every size.
 
-Frames, all with y down and 1 = half an image: (across, down) is the image; (x, y) is the head
-upright, eyes at y = -0.14; (u, v) is the surface of the turned head, where features are drawn
-symmetrically about u = 0 and get moved and foreshortened by the map from (x, y).
+There are three coordinate frames.  In all of them y points down and 1 is half the side of the
+image.  (across, down) is the image.  (x, y) is the upright head, with the eyes at y = -0.14.
+(u, v) is the surface of the turned head: features are symmetric about u = 0, and the map from
+(x, y) shifts and foreshortens them.
 """
 
 from dataclasses import dataclass
@@ -17,13 +18,13 @@ from torch import Tensor
 
 from dcgan_inpaint.images import LUMA
 
-CHUNK_PIXELS = 32 * 64 * 64  # painted at once: small enough for the cache
+PIXELS_AT_ONCE = 32 * 64 * 64  # few enough for the processor's cache
 
-Factors = dict[str, Tensor]  # numbers (B,) and RGB colours (B, 3), drawn in faces.py
+Factors = dict[str, Tensor]  # numbers (B,) and RGB colors (B, 3), see `draw_factors`
 Number = Tensor | float
 
 
-# Signed distances; near enough to true ones close to the edge, where they are used ----------------
+# Signed distances, which are accurate near the edges, where they are used -------------------------
 
 
 def ellipse(x: Tensor, y: Tensor, rx: Number, ry: Number) -> Tensor:
@@ -38,7 +39,7 @@ def rounded_box(x: Tensor, y: Tensor, rx: Number, ry: Number, r: Number) -> Tens
 
 
 def both(a: Tensor, b: Tensor, r: float) -> Tensor:
-    """The intersection of two shapes, its corners rounded by about r."""
+    """Return the intersection of two shapes, with corners rounded by about r."""
     return torch.maximum(a, b).add_((r - (a - b).abs()).clamp_(min=0).square_(), alpha=0.25 / r)
 
 
@@ -46,18 +47,18 @@ def both(a: Tensor, b: Tensor, r: float) -> Tensor:
 
 
 def fill(distance: Tensor, softness: Number) -> Tensor:
-    """The inside of a shape; softness is the pixel width for a crisp edge, more for a blur."""
+    """Return the coverage by a shape; a softness above the pixel width blurs the edge."""
     return (0.5 - distance / softness).clamp_(0, 1)
 
 
 def line(distance: Tensor, half_width: float, pixel: Tensor) -> Tensor:
-    """Along distance 0; a line thinner than a pixel grows faint instead of vanishing."""
+    """Return the coverage by a line along distance 0; lines thinner than a pixel are fainter."""
     wide = (pixel / 2).clamp(min=half_width)
     return fill(distance.abs() - wide, pixel).mul_(half_width / wide)
 
 
 def glow(x: Tensor, y: Tensor, rx: Number, ry: Number) -> Tensor:
-    """A soft spot: 1 at the center, falling smoothly to 0 at the ellipse."""
+    """Return a soft spot that falls smoothly from 1 at the center to 0 at the ellipse."""
     return (1 - (x / rx).square_() - (y / ry).square_()).clamp_(min=0).square_()
 
 
@@ -66,10 +67,10 @@ def glow(x: Tensor, y: Tensor, rx: Number, ry: Number) -> Tensor:
 
 @dataclass
 class Scene:
-    """Images being painted: fields are (B, 1, H, W), the canvas is (B, 3, H, W) in [0, 1]."""
+    """A batch of images to paint; fields are (B, 1, H, W), the canvas is (B, 3, H, W) in [0, 1]."""
 
-    f: SimpleNamespace  # factors and derived colours, (B, 1, 1, 1) and (B, 3, 1, 1)
-    pixel: Tensor  # (B, 1, 1, 1), its width in these frames
+    f: SimpleNamespace  # factors and derived colors, (B, 1, 1, 1) and (B, 3, 1, 1)
+    pixel: Tensor  # (B, 1, 1, 1), width of a pixel in these frames
     across: Tensor
     down: Tensor
     x: Tensor
@@ -79,18 +80,18 @@ class Scene:
     lit: Tensor  # 1 on the person, 0 on the background
     canvas: Tensor
 
-    def over(self, colour: Tensor, coverage: Tensor) -> None:
-        self.canvas.lerp_(colour, coverage)
+    def over(self, color: Tensor, coverage: Tensor) -> None:
+        self.canvas.lerp_(color, coverage)
 
-    def solid(self, colour: Tensor, coverage: Tensor) -> None:
-        """Paint a part of the person that light falls on."""
-        self.canvas.lerp_(colour, coverage)
+    def solid(self, color: Tensor, coverage: Tensor) -> None:
+        """Paint a part of the person, which `shade` lights."""
+        self.canvas.lerp_(color, coverage)
         torch.maximum(self.lit, coverage, out=self.lit)
 
     def band(self, top: float, bottom: float) -> "Scene":
-        """The rows that can show head-frame y from top to bottom, however the head is held.
+        """Return the rows that may contain y from `top` to `bottom` in the frame of the head.
 
-        Painting only those is quicker; the margins allow for the extremes of `draw_factors`.
+        Painting only these rows is faster.  The margins cover the extremes of `draw_factors`.
         """
         rows = self.canvas.shape[2]
         first = int(rows * max(0.0, 0.5 + 0.58 * top - 0.12))
@@ -118,7 +119,7 @@ def paint_neck(s: Scene) -> None:
 
 
 def hair_shape(s: Scene, waves: Tensor) -> Tensor:
-    """The skull and what hangs from it; the ends are cut higher outside than inside."""
+    """Return the distance to skull and hair; the hair is shorter at the sides."""
     f = s.f
     x, y = s.x + 0.10 * f.yaw, s.y + 0.10
     skull = ellipse(x, y.clamp(max=0), f.face_width + 0.02, 0.70) - f.hair_volume + waves
@@ -127,8 +128,8 @@ def hair_shape(s: Scene, waves: Tensor) -> Tensor:
     return torch.minimum(both(skull, ends, 0.25), bun)
 
 
-def paint_fringe(s: Scene, hair: Tensor, colour: Tensor, waves: Tensor) -> None:
-    """The hair in front of the face: all of it but an opening below the hairline."""
+def paint_fringe(s: Scene, hair: Tensor, color: Tensor, waves: Tensor) -> None:
+    """Paint the hair in front of the face: all hair except an opening below the hairline."""
     f = s.f
     from_part = s.u - f.hair_part
     hairline = f.hairline + f.hair_peak * from_part.abs() + f.hair_sweep * from_part + waves
@@ -137,11 +138,11 @@ def paint_fringe(s: Scene, hair: Tensor, colour: Tensor, waves: Tensor) -> None:
     opening = both(hairline + f.strands * 0.012 - s.v, temple, 0.12)
     front = both(hair, -opening, 0.03)
     s.over(f.shadow, fill(front - 0.05, 0.10) * s.lit * 0.35)  # its shade on the skin
-    s.solid(colour, fill(front, s.pixel))
+    s.solid(color, fill(front, s.pixel))
 
 
 def head_shape(s: Scene) -> Tensor:
-    """An egg, narrower towards a chin that leans the way the head is turned."""
+    """Return the distance to an egg, narrower toward a chin that follows the turn of the head."""
     f = s.f
     y = s.y + 0.10
     below = y.clamp(min=0) / f.chin
@@ -253,14 +254,14 @@ def paint_hat(s: Scene) -> None:
     dome, width = ellipse(x, y.clamp(max=0), width, 0.54), width + f.hat_brim
     crown = fill(torch.maximum(dome, edge), s.pixel) * f.hat
     s.over(f.black, glow(x, edge - 0.08, width * 0.8, 0.16) * s.lit * f.hat * 0.35)
-    s.solid(f.hat_colour, crown)
-    s.over(f.hat_colour * 0.55, crown * fill(edge.abs() - 0.13, s.pixel))
+    s.solid(f.hat_color, crown)
+    s.over(f.hat_color * 0.55, crown * fill(edge.abs() - 0.13, s.pixel))
     brim = rounded_box(x, edge, width, 0.055, 0.054)
-    s.solid(f.hat_colour * 0.85, fill(brim, s.pixel) * f.hat)
+    s.solid(f.hat_color * 0.85, fill(brim, s.pixel) * f.hat)
 
 
 def shade(s: Scene) -> None:
-    """Light the person as one rounded thing; the shadows are warm."""
+    """Light the person as a single ellipsoid with warm shadows."""
     f = s.f
     nx, ny = s.x / 0.85, (s.y + 0.05) / 1.15
     nz = (1 - nx.square() - ny.square()).clamp_(min=0.05).sqrt_()
@@ -271,7 +272,7 @@ def shade(s: Scene) -> None:
 
 
 def paint(factors: Factors, size: int) -> Tensor:
-    """The images (B, 3, size, size) in [0, 1], painted from the back to the front."""
+    """Return the painted images (B, 3, size, size) in [0, 1]."""
     f = SimpleNamespace(**{k: t.reshape(len(t), -1, 1, 1) for k, t in factors.items()})
     f.white, f.black = rgb(f.skin, 0.96, 0.95, 0.94), f.hair * 0.15
     f.shadow, f.gloss = f.skin * rgb(f.skin, 0.66, 0.54, 0.50), f.skin * 0.6 + 0.4
@@ -295,10 +296,10 @@ def paint(factors: Factors, size: int) -> Tensor:
     curls = torch.sin(9 * x - 15 * y + 1.4 * torch.sin(11 * x + 7 * y))
     waves, f.strands = curls * f.hair_curl, torch.sin(34 * u)
     shine = glow(x - 0.3 * f.light_x, y + 0.66 + 0.25 * x.square(), 0.5, 0.16) * 0.3
-    colour = f.hair * (1 + 0.04 * f.strands - 2.5 * waves) + shine * (0.25 + 0.6 * f.hair)
+    color = f.hair * (1 + 0.04 * f.strands - 2.5 * waves) + shine * (0.25 + 0.6 * f.hair)
     hair, head = hair_shape(s, waves), head_shape(s)
     paint_torso(s.band(0.6, 2))
-    s.solid(colour * 0.75, fill(hair, s.pixel))
+    s.solid(color * 0.75, fill(hair, s.pixel))
     paint_neck(s.band(0.0, 2))
     paint_head(s, head)
     paint_eyes(s.band(-0.45, 0.15))
@@ -306,15 +307,15 @@ def paint(factors: Factors, size: int) -> Tensor:
     paint_beard(s, head)
     paint_mouth(s.band(0.2, 0.65))
     paint_glasses(s, head)
-    paint_fringe(s, hair, colour, waves)
+    paint_fringe(s, hair, color, waves)
     paint_hat(s)
     shade(s)
     return s.canvas
 
 
 def render(factors: Factors, size: int, channels: int = 3) -> Tensor:
-    """Paint the faces: (B, channels, size, size) in [-1, 1]; 1 channel is the luminance."""
-    count, step = len(factors["skin"]), max(1, CHUNK_PIXELS // size**2)
+    """Return the faces, (B, channels, size, size) in [-1, 1]; 1 channel is the luminance."""
+    count, step = len(factors["skin"]), max(1, PIXELS_AT_ONCE // size**2)
     out = factors["skin"].new_empty(count, channels, size, size)
     for i in range(0, count, step):
         image = paint({k: t[i : i + step] for k, t in factors.items()}, size)

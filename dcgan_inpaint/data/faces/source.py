@@ -1,6 +1,6 @@
-"""Procedural faces: an endless data set that needs no files.
+"""The source of procedural faces, which needs no files.
 
-A face is a few dozen numbers (`draw_factors`), painted by portrait.py.
+`draw_factors` draws a few dozen numbers for each face, and painter.py paints them.
 """
 
 import numpy as np
@@ -34,7 +34,7 @@ HAIR = (
     (0.44, 0.28, 0.17),  # brown
     (0.60, 0.29, 0.15),  # ginger
     (0.83, 0.66, 0.40),  # blond
-    (0.73, 0.72, 0.71),  # grey
+    (0.73, 0.72, 0.71),  # gray
 )
 STYLES = (
     # hairline: v of the hair's edge on the forehead; peak: how fast it falls away from the part;
@@ -58,7 +58,7 @@ FIRST_INDEX = {"train": 0, "val": 1_000_000_000, "test": 2_000_000_000}  # of ea
 
 
 class _Draw:
-    """The numbers of the faces `index` (B,), one column of draws after another."""
+    """Draws numbers (B,) for the faces `index`; each draw uses the next random column."""
 
     def __init__(self, seed: int, index: Tensor):
         self.columns = iter(uniform("faces", seed, index, 88).unbind(1))
@@ -67,42 +67,45 @@ class _Draw:
     def between(self, low: float, high: float) -> Tensor:
         return low + (high - low) * next(self.columns)
 
-    def about(self, middle: float, reach: float) -> Tensor:  # a tent: the middle is likeliest
+    def about(self, middle: float, reach: float) -> Tensor:  # triangular
         return middle + reach * (next(self.columns) - next(self.columns))
 
     def chance(self, p: float) -> Tensor:
         return (next(self.columns) < p).float()
 
-    def one_of(self, rows: tuple[tuple[float, ...], ...]) -> Tensor:  # (B, its columns)
+    def one_of(self, rows: tuple[tuple[float, ...], ...]) -> Tensor:  # (B, columns)
         table = torch.tensor(rows, device=self.device)
         return table[(next(self.columns) * len(rows)).long()]
 
-    def palette(self, colours: tuple[tuple[float, float, float], ...]) -> Tensor:  # mixes neighbors
-        table = torch.tensor(colours, device=self.device)
-        place = next(self.columns) * (len(colours) - 1)
-        below = place.long()
-        return torch.lerp(table[below], table[below + 1], (place - below)[:, None])
+    def palette(self, colors: tuple[tuple[float, float, float], ...]) -> Tensor:
+        # Interpolates between neighbors.
+        table = torch.tensor(colors, device=self.device)
+        position = next(self.columns) * (len(colors) - 1)
+        below = position.long()
+        return torch.lerp(table[below], table[below + 1], (position - below)[:, None])
 
     def any_hue(self, saturation: float, low: float, high: float) -> Tensor:
         thirds = torch.arange(3, device=self.device) / 3
         turns = next(self.columns)[:, None] + thirds
-        grey = self.between(0, saturation)[:, None] * (0.5 + 0.5 * torch.cos(2 * torch.pi * turns))
-        return self.between(low, high)[:, None] * (1 - grey)
+        gray = self.between(0, saturation)[:, None] * (0.5 + 0.5 * torch.cos(2 * torch.pi * turns))
+        return self.between(low, high)[:, None] * (1 - gray)
 
 
 def draw_factors(seed: int, index: Tensor) -> Factors:
-    """What decides the faces `index` (B,) int64; each face follows from (seed, its index) alone.
+    """Draw the factors of faces; each face follows from (seed, index[b]) alone.
 
-    Returns named numbers (B,) and colours (B, 3) in [0, 1], on the device of `index`.
+    Args:
+        seed: Seed of the faces.
+        index: (B,) int64.
+
+    Returns:
+        Numbers (B,) and colors (B, 3) in [0, 1] by name, on the device of `index`.
     """
     draw = _Draw(seed, index)
-    style = draw.one_of(STYLES)
+    hairline, peak, sweep, temple, volume, length, curl, bun = draw.one_of(STYLES).unbind(1)
     side = 2 * draw.chance(0.5) - 1  # of the parting
     hat = draw.chance(0.12)
-    return _head(draw) | _hair(draw, style, side, hat) | _looks(draw, hat)  # in this order
-
-
-def _head(draw: _Draw) -> Factors:
+    # The order of the draws determines the faces.
     return {
         "shift_x": draw.about(0, 0.05),
         "shift_y": draw.about(0.01, 0.04),
@@ -133,12 +136,6 @@ def _head(draw: _Draw) -> Factors:
         "mouth_open": draw.chance(0.5) * draw.between(0.02, 0.08),
         "lip_fullness": draw.between(0.028, 0.058),
         "lipstick": draw.chance(0.25) * draw.between(0.3, 0.7),
-    }
-
-
-def _hair(draw: _Draw, style: Tensor, side: Tensor, hat: Tensor) -> Factors:
-    hairline, peak, sweep, temple, volume, length, curl, bun = style.unbind(1)
-    return {
         "hair": draw.palette(HAIR),
         "hairline": hairline + draw.between(-0.03, 0.03),
         "hair_peak": peak + draw.between(0, 0.1),
@@ -149,11 +146,6 @@ def _hair(draw: _Draw, style: Tensor, side: Tensor, hat: Tensor) -> Factors:
         "hair_length": length + draw.between(-0.04, 0.08),
         "hair_curl": curl,
         "hair_bun": torch.where(hat > 0, -1, bun),
-    }
-
-
-def _looks(draw: _Draw, hat: Tensor) -> Factors:
-    return {
         "beard": draw.chance(0.22) * draw.between(0.35, 0.95),
         "beard_width": draw.between(0.20, 0.9),
         "moustache": draw.chance(0.16) * draw.between(0.6, 0.95),
@@ -163,7 +155,7 @@ def _looks(draw: _Draw, hat: Tensor) -> Factors:
         "frame": draw.any_hue(0.8, 0.08, 0.5),
         "hat": hat,
         "hat_brim": draw.between(0.03, 0.32),
-        "hat_colour": draw.any_hue(0.75, 0.25, 0.9),
+        "hat_color": draw.any_hue(0.75, 0.25, 0.9),
         "light_x": draw.about(0, 0.9),
         "light_y": draw.between(-0.75, -0.1),
         "contrast": draw.between(0.35, 0.65),
