@@ -67,7 +67,7 @@ HEALTHY, LOW_D_LOSS, LOW_G_LOSS = (1.0, 1.0), (0.001, 8.0), (3.0, 0.001)
 def test_loss_that_stays_near_zero_warns_once(losses, message):
     with pytest.warns(UserWarning, match=message) as caught:
         fit(losses, CollapseWarning(patience=3))
-    assert sum("Train again" in str(w.message) for w in caught) == 1
+    assert sum("Train with" in str(w.message) for w in caught) == 1
 
 
 def test_short_dips_of_a_loss_do_not_warn():
@@ -110,7 +110,7 @@ def test_sample_grid_rejects_zero_iterations(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("is_gan", "calibrates", "preview", "expected"),
+    ("is_gan", "calibrated", "preview", "expected"),
     [
         (True, False, 0, {CollapseWarning, SampleGrid}),
         (True, False, 4, {CollapseWarning, SampleGrid, CompletionPreview}),
@@ -118,8 +118,10 @@ def test_sample_grid_rejects_zero_iterations(tmp_path):
         (False, False, 4, {CompletionPreview}),
     ],
 )
-def test_training_callbacks_depend_on_the_model(tmp_path, is_gan, calibrates, preview, expected):
-    model = SimpleNamespace(calibrates=calibrates)
+def test_training_callbacks_depend_on_the_model(
+    tmp_path, is_gan, needs_calibration, preview, expected
+):
+    model = SimpleNamespace(needs_calibration=calibrated)
     model.gan = model if is_gan else None
     callbacks = training_callbacks(model, None, tmp_path, 500, preview)
     optional = {Calibration, CollapseWarning, CompletionPreview, SampleGrid}

@@ -102,6 +102,12 @@ class CompletionPreview(Callback):
 
     Writes completions/<iteration>.png, with rows of masked, completed and true images, and logs
     preview/psnr_hole. With a GAN the search is short: the value shows a trend, not a final result.
+
+    Args:
+        run_dir: The run directory.
+        data: Provides the validation split.
+        count: Number of images, the first of the split.
+        iterations: Length of the search with a GAN; the validation at the end of training uses 100.
     """
 
     def __init__(self, run_dir: Path, data: ImageDataModule, count: int = 8, iterations: int = 60):
@@ -172,12 +178,12 @@ class FiniteCheck(Callback):
             )
 
 
-STRONGER_GENERATOR = (
-    "Train again with model.g_steps=3, a smaller model.df_dim or a smaller model.lr"
-)
-STRONGER_DISCRIMINATOR = (
-    "Train again with model.g_steps=1, a larger model.df_dim or a smaller model.lr"
-)
+STRONGER_GENERATOR = "Train with model.g_steps=3, a smaller model.df_dim or a smaller model.lr"
+STRONGER_DISCRIMINATOR = "Train with model.g_steps=1, a larger model.df_dim or a smaller model.lr"
+LOW_LOSS_WARNINGS = {
+    "train/d_loss": f"d_loss is near zero: the generator learns nothing. {STRONGER_GENERATOR}",
+    "train/g_loss": f"g_loss is near zero: D accepts every sample. {STRONGER_DISCRIMINATOR}",
+}
 # Cross-entropy of a probability of 98%; a discriminator that cannot tell has ln 2 = 0.69 per term.
 COLLAPSED_LOSS = 0.02
 # Standard deviation over samples in [-1, 1], mean over pixels. Samples of the faces64 checkpoint
@@ -189,27 +195,24 @@ class CollapseWarning(Callback):
     """Warns, with a remedy, when the discriminator or the generator has collapsed.
 
     Args:
-        patience: Number of consecutive logs at which a loss must be near zero.
+        patience: Number of consecutive logs at which a loss must be near zero. A healthy loss can
+            be that low for a short time.
         warm_up: Iterations before samples are compared. An untrained generator makes nearly equal
             images, which is no collapse.
     """
 
     def __init__(self, patience: int = 10, warm_up: int = 500):
         self.patience, self.warm_up = patience, warm_up
-        self.low_logs = {"train/d_loss": 0, "train/g_loss": 0}
+        self.low_logs = dict.fromkeys(LOW_LOSS_WARNINGS, 0)
 
     def on_train_batch_end(self, trainer: Trainer, module: LatentGAN, *_: object) -> None:
         if not module.should_log:
             return
-        for name in self.low_logs:
+        for name, message in LOW_LOSS_WARNINGS.items():
             low = float(trainer.callback_metrics[name]) < COLLAPSED_LOSS
             self.low_logs[name] = self.low_logs[name] + 1 if low else 0
-        if self.low_logs["train/d_loss"] == self.patience:
-            problem = "d_loss is near zero, so the generator learns nothing"
-            self._warn(module, problem, STRONGER_GENERATOR)
-        if self.low_logs["train/g_loss"] == self.patience:
-            problem = "g_loss is near zero, so the discriminator accepts every sample"
-            self._warn(module, problem, STRONGER_DISCRIMINATOR)
+            if self.low_logs[name] == self.patience:
+                self._warn(module, message)
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: Trainer, module: LatentGAN) -> None:
@@ -217,8 +220,7 @@ class CollapseWarning(Callback):
             return
         samples = module(module.latents(torch.arange(16, device=module.device)), ema=False)
         if samples.std(0).mean() < COLLAPSED_SPREAD:
-            problem = "the generator has collapsed, all samples look the same"
-            self._warn(module, problem, STRONGER_GENERATOR)
+            self._warn(module, f"all samples look the same. {STRONGER_GENERATOR}")
 
-    def _warn(self, module: LatentGAN, problem: str, remedy: str) -> None:
-        warnings.warn(f"iteration {module.iteration}: {problem}. {remedy}", stacklevel=2)
+    def _warn(self, module: LatentGAN, message: str) -> None:
+        warnings.warn(f"iteration {module.iteration}: {message}", stacklevel=2)
