@@ -1,4 +1,4 @@
-"""What was written is what is read: checksums of tensors, and of what torch saves."""
+"""Checksums of tensors and of PyTorch archives."""
 
 import zipfile
 import zlib
@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-CHECKSUM = "checksum"  # its key among the words of a safetensors file
+CHECKSUM = "checksum"  # key in the metadata of a safetensors file
 
 
-def checksum(tensors: Mapping[str, Tensor], words: Mapping[str, str]) -> str:
-    """Of all that a safetensors file holds: tensors by name, and words."""
-    value = zlib.crc32(repr(sorted(words.items())).encode())
+def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Return the CRC-32 of tensors and metadata, the contents of a safetensors file, in hex."""
+    value = zlib.crc32(repr(sorted(metadata.items())).encode())
     for name, tensor in sorted(tensors.items()):
         head = f"{name} {tensor.dtype} {tuple(tensor.shape)}"
         value = zlib.crc32(head.encode(), value)
@@ -22,19 +22,19 @@ def checksum(tensors: Mapping[str, Tensor], words: Mapping[str, str]) -> str:
 
 
 def check_archive(path: Path) -> None:
-    """Raise ValueError unless a zip archive, as torch writes it, holds what it says it does.
+    """Verify the checksums and sizes of an archive of `torch.save`; `torch.load` does not.
 
-    torch itself does not compare the checksums when it reads.
+    Raises ValueError for a damaged archive.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
-            if any(record.compress_type for record in records):  # torch stores them as they are
+            if any(record.compress_type for record in records):  # torch does not compress
                 raise ValueError("compressed")
             if sum(record.file_size for record in records) > path.stat().st_size:
-                raise ValueError("it holds less than it claims")
+                raise ValueError("larger than its file")
             damaged = archive.testzip()
     except zipfile.BadZipFile as error:
         raise ValueError(f"damaged: {error}") from error
     if damaged is not None:
-        raise ValueError(f"damaged: {damaged} has another checksum")
+        raise ValueError(f"damaged: wrong checksum of {damaged}")

@@ -1,6 +1,6 @@
-"""Losses: pure functions of tensors that training and search share.
+"""Loss functions that training and search share.
 
-GAN losses (Goodfellow 2014, Radford 2016) are cross-entropies on logits and batch means.
+GAN losses (Goodfellow 2014; Radford 2016) are cross-entropies of logits, averaged over the batch.
 Completion losses (Amos 2016; Yeh 2017, eq. 2 to 4) are one number per image, so that the images of
 a batch never influence each other.
 """
@@ -12,63 +12,84 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-R1_EVERY = 8  # iterations from one gradient penalty to the next
+R1_INTERVAL = 8  # iterations between gradient penalties; StyleGAN2 uses 16 (Karras 2020)
 
 
 def discriminator_losses(real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """CE(D(x), 1) and CE(D(G(z)), 0), batch means; d_loss is their sum.  Logits (B,)."""
+    """Return the batch means of CE(D(x), 1) and CE(D(G(z)), 0) for logits (B,)."""
     return F.softplus(-real_logits).mean(), F.softplus(fake_logits).mean()
 
 
 def generator_loss(fake_logits: Tensor) -> Tensor:
-    """CE(D(G(z)), 1), non-saturating, batch mean.  Logits (B,)."""
+    """Return the batch mean of CE(D(G(z)), 1), the non-saturating loss, for logits (B,)."""
     return F.softplus(-fake_logits).mean()
 
 
 def context_loss(fake: Tensor, images: Tensor, weights: Tensor, norm: str = "l1") -> Tensor:
-    """Sum over pixels and channels of weights·|G(z) - y|, or of the square for "l2": (B,).
+    """Return the weighted distance of each generated image to its image (Yeh 2017, eq. 4).
 
-    fake, images (B, C, H, W); weights (B, 1, H, W), zero in the hole.
+    Args:
+        fake: Generated images G(z), (B, C, H, W).
+        images: The images y, (B, C, H, W).
+        weights: (B, 1, H, W), zero in the hole.
+        norm: "l1" for weights·|G(z) - y|, "l2" for weights·(G(z) - y)².
+
+    Returns:
+        Sums over pixels and channels, (B,).
     """
     difference = fake - images
     distance = difference.abs() if norm == "l1" else difference.square()
     return (weights * distance).sum((1, 2, 3))
 
 
-def spread_l1(fakes: Tensor) -> Tensor:
-    """How far P draws of each image (B, P, C, H, W) lie apart, (B,): the standard deviation that
-    mean absolute differences to their mean estimate (Bendel 2023), averaged over pixels."""
-    draws = fakes.shape[1]
-    distance = (fakes - fakes.mean(1, keepdim=True)).abs().sum(1)  # (B, C, H, W)
-    return math.sqrt(math.pi / (2 * draws * (draws - 1))) * distance.mean((1, 2, 3))
+def spread_l1(samples: Tensor) -> Tensor:
+    """Return the spread of K samples of each image, averaged over pixels and channels (B,).
+
+    It is the standard deviation that follows for Gaussians from the mean absolute difference to the
+    mean of the samples (B, K, C, H, W) (Bendel 2023).
+    """
+    count = samples.shape[1]
+    distance = (samples - samples.mean(1, keepdim=True)).abs().sum(1)  # (B, C, H, W)
+    return math.sqrt(math.pi / (2 * count * (count - 1))) * distance.mean((1, 2, 3))
 
 
 def gradient_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
-    """R1: the squared gradient of the logit at real images (B, C, H, W), half its batch mean
-    (Mescheder 2018, eq. 9)."""
+    """Return the R1 penalty at real images (B, C, H, W) (Mescheder 2018, eq. 9).
+
+    It is half the batch mean of the squared gradient of the logit.
+    """
     real = real.detach().requires_grad_()
-    (slope,) = torch.autograd.grad(discriminator(real).sum(), real, create_graph=True)
-    return slope.square().sum((1, 2, 3)).mean() / 2
+    (gradient,) = torch.autograd.grad(discriminator(real).sum(), real, create_graph=True)
+    return gradient.square().sum((1, 2, 3)).mean() / 2
 
 
 def lazy_penalty(
     discriminator: Callable[[Tensor], Tensor], real: Tensor, weight: float, iteration: int
 ) -> Tensor | None:
-    """`weight` times `gradient_penalty` as it is added to D's loss: 8 times as strong at every 8th
-    iteration, and None at the others (Karras 2020, "lazy regularization").
+    """Return the R1 penalty to add to D's loss at this iteration, or None.
 
-    `discriminator` gives logits (B,) of true images `real` (B, C, H, W).
+    The penalty is computed at every R1_INTERVAL-th iteration only, with R1_INTERVAL times the
+    weight ("lazy regularization", Karras 2020).
+
+    Args:
+        discriminator: Maps images to logits (B,).
+        real: Real images (B, C, H, W).
+        weight: Weight of `gradient_penalty`; 0 turns it off.
+        iteration: The iteration, from 0.
     """
-    if not weight or iteration % R1_EVERY:
+    if not weight or iteration % R1_INTERVAL:
         return None
     with torch.autocast(real.device.type, enabled=False):  # second derivatives in float32
-        return R1_EVERY * weight * gradient_penalty(discriminator, real)
+        return R1_INTERVAL * weight * gradient_penalty(discriminator, real)
 
 
 def hole_loss(fake: Tensor, images: Tensor, mask: Tensor) -> Tensor:
-    """Mean square of fake - images over the hole, (B,); 0 without one (Pathak 2016, eq. 1).
+    """Return the mean squared error over each hole, (B,), 0 without a hole (Pathak 2016, eq. 1).
 
-    fake, images (B, C, H, W); mask (B, 1, H, W), 1 = known.
+    Args:
+        fake: Completions (B, C, H, W).
+        images: The true images (B, C, H, W).
+        mask: (B, 1, H, W), 1 = known.
     """
     hole = 1 - mask
     count = hole.sum((1, 2, 3)) * images.shape[1]  # (B,)
@@ -76,16 +97,26 @@ def hole_loss(fake: Tensor, images: Tensor, mask: Tensor) -> Tensor:
 
 
 def prior_loss(fake_logits: Tensor, saturating: bool = False) -> Tensor:
-    """How unreal D finds G(z), (B,): CE(D, 1) (Amos), or saturating log(1 - D) (Yeh, eq. 3)."""
+    """Return the prior loss of each generated image for logits (B,): (B,).
+
+    It is CE(D(G(z)), 1) (Amos 2016) or, saturating, log(1 - D(G(z))) (Yeh 2017, eq. 3).
+    """
     return -F.softplus(fake_logits) if saturating else F.softplus(-fake_logits)
 
 
 def yeh_weights(mask: Tensor, window: int = 7, floor: float = 0.0) -> Tensor:
-    """W of Yeh 2017, eq. 2: a known pixel weighs as much as its neighbourhood is missing.
+    """Return the weights of the context loss (Yeh 2017, eq. 2).
 
-    W_i = mean over the window around i of (1 - M), on known pixels; 0 in the hole.  At the border
-    the mean is over the part of the window inside the image.  With a `floor` (0 in the paper)
-    known pixels far from the hole still weigh that much.  mask, W (B, 1, H, W).
+    The weight of a known pixel is the share of missing pixels in the window around it.  At the
+    border only the part of the window inside the image counts.
+
+    Args:
+        mask: (B, 1, H, W), 1 = known.
+        window: Side of the window in px, odd.
+        floor: Smallest weight of a known pixel; 0 in the paper.
+
+    Returns:
+        (B, 1, H, W) in [0, 1], 0 in the hole.
     """
     missing = F.avg_pool2d(1 - mask, window, stride=1, padding=window // 2, count_include_pad=False)
     return mask * missing.clamp(min=floor)

@@ -1,4 +1,4 @@
-"""The reader of TensorFlow checkpoints, on files written here and on real ones, and the import."""
+"""Reading and importing TensorFlow checkpoints, written by these tests and by TensorFlow."""
 
 import itertools
 import re
@@ -25,11 +25,13 @@ SIZES = {
 COMMON = {"channels": 3, "z_dim": 16, "gf_dim": 8, "df_dim": 8}
 DTYPE_NUMBERS = {"float32": 1, "float64": 2, "int32": 3, "int64": 9, "bool": 10}
 
-needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="no checkpoints of TensorFlow at hand")
+needs_real = pytest.mark.skipif(
+    not REAL.is_dir(), reason="no checkpoints written by TensorFlow available"
+)
 both = pytest.mark.parametrize("name", FOLDERS)
 
 
-# --- a second, minimal implementation of the format: it writes ---
+# --- a minimal writer of the format ---
 
 CRC_TABLE = []
 for crc in range(256):
@@ -56,14 +58,14 @@ def varint(number):
 
 
 def field(number, value):
-    """A protobuf field: ints as varints, bytes with their length; 0 is left out, as by protobuf."""
+    """Encode a protobuf field: ints as varints, bytes with their length, zeros omitted."""
     if isinstance(value, bytes):
         return varint(number << 3 | 2) + varint(len(value)) + value
     return varint(number << 3) + varint(value) if value else b""
 
 
 def block(pairs, restart_every=16, compression=0):
-    """A table block with its trailer; only every restart_every-th key is whole."""
+    """Encode a table block with its trailer; every restart_every-th key is complete."""
     body, restarts, last = b"", [], b""
     for i, (key, value) in enumerate(pairs):
         shared = 0
@@ -80,7 +82,7 @@ def block(pairs, restart_every=16, compression=0):
 
 
 def write_bundle(folder, variables, shards=1, compression=0, endianness=0, name="DCGAN.model-6"):
-    """Write a bundle, variables dealt out to the shards in turn, and the file `checkpoint`."""
+    """Write a bundle, variables assigned to the shards in turn, and the file `checkpoint`."""
     data = [b""] * shards
     header = field(1, shards) + field(2, endianness)
     pairs = [(b"", header)]
@@ -120,7 +122,7 @@ def goldens():
 # --- the reader ---
 
 
-def test_crc32c():
+def test_crc32c_matches_the_published_values():
     assert crc32c(b"123456789") == 0xE3069283  # the check value of CRC-32C
     assert crc32c(bytes(32)) == 0x8A9136AA  # RFC 3720, B.4
     for length in (*range(20), 1001):
@@ -129,7 +131,7 @@ def test_crc32c():
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-def test_read_bundle(tmp_path, shards):
+def test_written_bundle_is_read_back(tmp_path, shards):
     """All dtypes and ranks, keys that share prefixes, several blocks and shards."""
     draw = np.random.default_rng(0)
     written = {
@@ -154,7 +156,7 @@ def test_read_bundle(tmp_path, shards):
 
 @needs_real
 @both
-def test_read_real(goldens, name):
+def test_bundle_of_tensorflow_is_read(goldens, name):
     read = read_bundle(find_bundle(REAL / FOLDERS[name] / "tf_checkpoint"))
     for key, value in weights(goldens[name]).items():
         np.testing.assert_array_equal(read[key], value)
@@ -166,7 +168,9 @@ def test_read_real(goldens, name):
 
 @both
 @pytest.mark.parametrize("source", ["written", pytest.param("real", marks=needs_real)])
-def test_import(tmp_path, goldens, name, source, monkeypatch, capsys):
+def test_imported_networks_and_search_match_the_original(
+    tmp_path, goldens, name, source, monkeypatch, capsys
+):
     """From the command to completion: G, D and the search are the original's."""
     golden = goldens[name]
     if source == "written":
@@ -201,12 +205,12 @@ def test_import(tmp_path, goldens, name, source, monkeypatch, capsys):
 
 
 @both
-def test_infer_sizes(goldens, name):
+def test_sizes_are_inferred_from_shapes(goldens, name):
     assert infer_sizes(weights(goldens[name])) == COMMON | SIZES[name]
 
 
 @pytest.mark.parametrize(("gf_dim", "df_dim"), [(8, 4), (6, 8)])
-def test_sizes_are_independent(goldens, gf_dim, df_dim):
+def test_sizes_of_g_and_d_are_independent(gf_dim, df_dim):
     """Other widths for G and D, one channel, 128 px: only shapes matter."""
     maps = [8 * gf_dim, 4 * gf_dim, 2 * gf_dim, gf_dim, gf_dim // 2, 1]
     variables = {"g_h0_lin/Matrix": (7, 16 * maps[0])}
@@ -225,7 +229,7 @@ def test_sizes_are_independent(goldens, gf_dim, df_dim):
 
 
 def older(variables):
-    """The names of the versions before 61c129b, without scopes."""
+    """Rename variables as before commit 61c129b, without scopes."""
     new = {}
     for name, value in variables.items():
         name = name.split("/", 1)[1].replace("d_h4_lin", "d_h3_lin")
@@ -234,7 +238,7 @@ def older(variables):
     return new
 
 
-def test_older_names(goldens):
+def test_older_variable_names_are_supported(goldens):
     variables = weights(goldens["blog"])
     ours, same = state_from_tensorflow(older(variables)), state_from_tensorflow(variables)
     assert ours.keys() == same.keys()
@@ -242,7 +246,7 @@ def test_older_names(goldens):
     assert infer_sizes(older(variables)) == infer_sizes(variables)
 
 
-# --- every error is one line that says what is wrong ---
+# --- errors ---
 
 
 def damage(file, change):
@@ -250,7 +254,7 @@ def damage(file, change):
 
 
 def fails(path, monkeypatch, *options):
-    """The one line with which the command ends."""
+    """Return the one-line error of the command."""
     out = Path(path).parent / "out.safetensors"
     monkeypatch.setattr(sys, "argv", ["tf_import", str(path), str(out), *options])
     with pytest.raises(SystemExit) as stop:
@@ -262,25 +266,25 @@ def fails(path, monkeypatch, *options):
 
 
 @pytest.mark.parametrize(
-    ("file", "change", "says"),
+    ("file", "change", "message"),
     [
         ("index", lambda raw: raw[:-1], "truncated, or not a tensor bundle (no footer)"),
         ("index", lambda raw: raw[100:], "truncated, or not a tensor bundle"),
         ("index", lambda raw: b"", "truncated, or not a tensor bundle"),
         ("index", lambda raw: MAGIC, "truncated, or not a tensor bundle"),
-        ("index", lambda raw: raw[:9] + b"?" + raw[10:], "a block has another checksum"),
+        ("index", lambda raw: raw[:9] + b"?" + raw[10:], "wrong checksum of a block"),
         ("data-00000-of-00001", lambda raw: raw[:-1], "truncated, "),
         ("data-00000-of-00001", lambda raw: b"?" + raw[1:], "damaged, "),
     ],
 )
-def test_damaged(tmp_path, monkeypatch, file, change, says):
+def test_damaged_file_is_rejected(tmp_path, monkeypatch, file, change, message):
     prefix = write_bundle(tmp_path, {"generator/g_h0_lin/Matrix": np.ones((16, 64), "float32")})
     damage(Path(f"{prefix}.{file}"), change)
     line = fails(tmp_path, monkeypatch)
-    assert f"{prefix}.{file}" in line and says in line
+    assert f"{prefix}.{file}" in line and message in line
 
 
-def test_missing_files(tmp_path, monkeypatch):
+def test_missing_file_is_reported(tmp_path, monkeypatch):
     assert "nowhere.index: no such file" in fails(tmp_path / "nowhere", monkeypatch)
     assert "no file named checkpoint" in fails(tmp_path, monkeypatch)
     (tmp_path / "checkpoint").write_text("nonsense")
@@ -291,11 +295,12 @@ def test_missing_files(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "says"), [({"compression": 1}, "compression 1"), ({"endianness": 1}, "big-endian")]
+    ("options", "message"),
+    [({"compression": 1}, "compression 1"), ({"endianness": 1}, "big-endian")],
 )
-def test_foreign_format(tmp_path, monkeypatch, options, says):
+def test_unsupported_format_is_rejected(tmp_path, monkeypatch, options, message):
     write_bundle(tmp_path, {"x": np.ones(3)}, **options)
-    assert says in fails(tmp_path, monkeypatch)
+    assert message in fails(tmp_path, monkeypatch)
 
 
 def without(pattern):
@@ -307,10 +312,10 @@ def with_shape(name, *shape):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         (lambda variables: {"x": np.ones(3)}, "no variable g_h0_lin/Matrix"),
-        (without("moving_"), "no g_bn0/moving_mean: a version whose BatchNorm"),
+        (without("moving_"), "no g_bn0/moving_mean: this older BatchNorm"),
         (without("d_h4_lin"), "0 linear layers"),
         (without("g_h4"), "channels=8: should be 1 or 3"),
         (with_shape("discriminator/d_h2_lin/Matrix", 4, 4), "2 linear layers"),
@@ -320,19 +325,19 @@ def with_shape(name, *shape):
         (with_shape("generator/g_h2/w", 3, 3, 16, 32), "size mismatch for generator.deconvs.1"),
     ],
 )
-def test_another_network(tmp_path, monkeypatch, goldens, change, says):
+def test_another_network_is_rejected(tmp_path, monkeypatch, goldens, change, message):
     prefix = write_bundle(tmp_path, change(weights(goldens["blog"])))
     line = fails(tmp_path, monkeypatch)
-    assert str(prefix) in line and says in line
+    assert str(prefix) in line and message in line
 
 
-def test_out_is_a_folder(tmp_path, monkeypatch):
+def test_output_must_not_be_a_directory(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["tf_import", str(tmp_path), str(tmp_path)])
-    with pytest.raises(SystemExit, match="a folder; name the file to write"):
+    with pytest.raises(SystemExit, match="is a directory. Name the file to write"):
         main()
 
 
-def test_crop(tmp_path, monkeypatch, goldens):
+def test_crop_is_validated_and_stored(tmp_path, monkeypatch, goldens):
     write_bundle(tmp_path, weights(goldens["blog"]))
     assert "crop=2.0: should be less" in fails(tmp_path, monkeypatch, "--crop", "2")
     assert import_dcgan(tmp_path, crop=1.0).hparams["crop"] == 1.0

@@ -31,9 +31,9 @@ class ConvBlock(nn.Module):
 
     def __init__(self, c_in: int, c_out: int):
         super().__init__()
-        widths = ((c_in, c_out), (c_out, c_out))
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in widths)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(c_out) for _ in widths)
+        inputs = (c_in, c_out)
+        self.convs = nn.ModuleList(nn.Conv2d(c, c_out, 3, padding=1, bias=False) for c in inputs)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(c_out) for _ in inputs)
 
     def forward(self, h: Tensor) -> Tensor:
         for conv, norm in zip(self.convs, self.norms, strict=True):
