@@ -118,9 +118,7 @@ def test_sample_grid_rejects_zero_iterations(tmp_path):
         (False, False, 4, {CompletionPreview}),
     ],
 )
-def test_training_callbacks_depend_on_the_model(
-    tmp_path, is_gan, needs_calibration, preview, expected
-):
+def test_training_callbacks_depend_on_the_model(tmp_path, is_gan, calibrated, preview, expected):
     model = SimpleNamespace(needs_calibration=calibrated)
     model.gan = model if is_gan else None
     callbacks = training_callbacks(model, None, tmp_path, 500, preview)

@@ -93,9 +93,7 @@ def test_own_images(run, mine, tmp_path):
     forget()
     done = run("inpaint.py", f"ckpt={weights}", *small[1:], f"output={tmp_path / 'no'}", fails=True)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert (
-        "trained with the custom class 'mydata.Discs'" in line
-    )
+    assert "trained with the custom class 'mydata.Discs'" in line
     assert "mydata" not in sys.modules
     assert not (tmp_path / "no").exists()
 
