@@ -16,7 +16,7 @@ from PIL import Image
 
 from dcgan_inpaint.data import cache
 from dcgan_inpaint.data.cache import load_split
-from dcgan_inpaint.data.decoding import central_square, decode_image
+from dcgan_inpaint.data.decoding import central_square, to_array
 from dcgan_inpaint.data.faces.source import Faces
 from dcgan_inpaint.data.image_files import Cars, CelebA, Folder, TarShards, find_images
 from dcgan_inpaint.data.library_sets import HuggingFace, TorchvisionSet
@@ -48,7 +48,7 @@ def save(path, array=None, mode="RGB", **settings):
 
 def decode(path, size, channels, crop):
     with Image.open(path) as image:
-        return decode_image(image, size, channels, crop)
+        return to_array(image, size, channels, crop)
 
 
 # one image file -> uint8 (C, S, S)

@@ -14,7 +14,7 @@ from scipy.sparse.linalg import spsolve
 
 from dcgan_inpaint.blending import harmonic
 from dcgan_inpaint.configs import CropBox, EyePositions, checked
-from dcgan_inpaint.data.decoding import decode_image
+from dcgan_inpaint.data.decoding import to_array
 from dcgan_inpaint.masks import masks
 from dcgan_inpaint.masks.mask_image import mask_file
 from dcgan_inpaint.photos.crops import EYES, Crop, crop_image, eye_positions, paste_back
@@ -172,7 +172,7 @@ def test_eyes_that_are_too_close_are_an_error():
 @pytest.mark.parametrize(("mode", "channels"), [("RGB", 3), ("L", 3), ("L", 1), ("RGB", 1)])
 def test_central_crop_is_bitwise_equal_to_training_images(tmp_path, mode, channels):
     photos = photos_of(tmp_path, noise(mode=mode), center, crop_finder(0.6), channels)
-    expected = decode_image(Image.open(tmp_path / "photo.png"), SIZE, channels, 0.6)
+    expected = to_array(Image.open(tmp_path / "photo.png"), SIZE, channels, 0.6)
     assert np.array_equal(photos.images.images[0], expected)
 
 

@@ -29,7 +29,7 @@ from dcgan_inpaint.files import atomic_write
 
 CHUNK_IMAGES = 256  # decoded at a time, and covered by one checksum: 3 MB at 64 px
 BUILDING = ".building"  # in the names of directories that are not complete
-Split = tuple[np.ndarray, list[str]]  # uint8 (N, C, S, S), and names
+CachedSplit = tuple[np.ndarray, list[str]]  # uint8 (N, C, S, S), and names
 
 
 @runtime_checkable
@@ -48,15 +48,12 @@ class Source(Protocol):
 
     def settings(self) -> dict:
         """Return everything that determines the pixels, as plain values."""
-        ...
 
     def items(self, split: str) -> list[str]:
         """Return the names of the images in "train", "val" or "test"."""
-        ...
 
     def decode(self, items: list[str]) -> list:
         """Return uint8 (C, S, S), or an `UnreadableImage`, for each name."""
-        ...
 
 
 def image_bytes(source: Source) -> int:
@@ -84,7 +81,7 @@ def cache_key(source: Source, items: list[str]) -> str:
     return f"{kind}{source.image_size}_{digest.hexdigest()[:16]}"
 
 
-def load_split(source: Source, split: str, cache_dir: str) -> Split:
+def load_split(source: Source, split: str, cache_dir: str) -> CachedSplit:
     """Return the images of a split, uint8 (N, C, S, S) in a memory map, and their names.
 
     On first use, or if the cache is damaged, one process decodes the images and shows a progress
@@ -107,7 +104,7 @@ def load_split(source: Source, split: str, cache_dir: str) -> Split:
     if cached is not None:
         return cached
     try:
-        with _lock(folder):
+        with _acquire_lock(folder):
             cached = _open(folder, shape, add_checksums=True)  # another run may have built it
             if cached is None:
                 _remove_unfinished(folder)
@@ -122,7 +119,9 @@ def load_split(source: Source, split: str, cache_dir: str) -> Split:
     return cached
 
 
-def _open(folder: Path, shape: tuple[int, int, int], add_checksums: bool = False) -> Split | None:
+def _open(
+    folder: Path, shape: tuple[int, int, int], add_checksums: bool = False
+) -> CachedSplit | None:
     """Return the contents of a cache of images (C, S, S), or None if it is missing or damaged.
 
     `add_checksums` writes checksums.json if it is missing, as in caches of earlier versions.
@@ -157,6 +156,7 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def _checksums(names: list[str], chunks: list[int]) -> dict[str, Any]:
+    """Return the contents of checksums.json."""
     return {"names": zlib.crc32(json.dumps(names).encode()), "chunks": chunks}
 
 
@@ -173,7 +173,7 @@ def _lock_file(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.lock")
 
 
-def _lock(folder: Path) -> AcquireReturnProxy:
+def _acquire_lock(folder: Path) -> AcquireReturnProxy:
     """Acquire the lock for building a cache; the system frees the lock of a killed process."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(_lock_file(folder))

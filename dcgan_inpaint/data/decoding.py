@@ -59,7 +59,7 @@ def to_rgb_or_gray(image: Image.Image, channels: int) -> Image.Image:
     return image.convert("RGB" if channels == 3 else "L")
 
 
-def decode_image(image: Image.Image, size: int, channels: int, crop: float) -> np.ndarray:
+def to_array(image: Image.Image, size: int, channels: int, crop: float) -> np.ndarray:
     """Return the central square of an image of any mode and size, uint8 (channels, size, size).
 
     Raises whatever PIL raises for a broken file.
@@ -122,7 +122,7 @@ class DecodedSource:
     def _decode(self, item: str) -> np.ndarray | UnreadableImage:
         try:
             with self.open_image(item) as image:
-                return decode_image(image, self.image_size, self.channels, self.crop)
+                return to_array(image, self.image_size, self.channels, self.crop)
         except Exception as error:  # PIL raises errors of many types for broken files
             return UnreadableImage(f"{item}: cannot be read as an image ({error})")
 
@@ -174,7 +174,7 @@ class PartitionedSource(DecodedSource):
         return super().settings() | {"parts": self.parts}
 
 
-def fingerprint(files: Iterable[Path]) -> str:
+def hash_files(files: Iterable[Path]) -> str:
     """Return a hash of the paths, sizes and modification times of files."""
     digest = hashlib.sha256()
     for path in sorted(files):

@@ -22,7 +22,7 @@ from dcgan_inpaint.data.decoding import (
     DecodedSource,
     ImageSize,
     PartitionedSource,
-    fingerprint,
+    hash_files,
     source_class,
     to_rgb_or_gray,
 )
@@ -253,7 +253,7 @@ class Cars(PartitionedSource):
 
     def settings(self) -> dict:
         files = (self.folder / "devkit").glob("cars_*_annos.mat")
-        return super().settings() | {"cut": self.cut, "files": fingerprint(files)}
+        return super().settings() | {"cut": self.cut, "files": hash_files(files)}
 
 
 class TarMember(NamedTuple):
@@ -324,7 +324,7 @@ class TarShards(PartitionedSource):
 
     def settings(self) -> dict:
         files = {tar.resolve() for tars in self.tars.values() for tar in tars}
-        return super().settings() | {"files": fingerprint(files)}
+        return super().settings() | {"files": hash_files(files)}
 
 
 def find_tars(urls: str, option: str) -> list[Path]:

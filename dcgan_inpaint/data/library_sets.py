@@ -22,7 +22,7 @@ from dcgan_inpaint.data.decoding import (
     ImageSize,
     PartitionedSource,
     UnreadableImage,
-    fingerprint,
+    hash_files,
     source_class,
 )
 from dcgan_inpaint.errors import import_extra, show
@@ -73,7 +73,7 @@ class LibrarySource(PartitionedSource):
     @cached_property
     def _fingerprint(self) -> str:
         """Computed once, so that files written below the data set by a run change no cache key."""
-        return fingerprint(self._files())
+        return hash_files(self._files())
 
     def _files(self) -> list[Path]:
         return [path for path in self.folder.rglob("*") if path.is_file()]
@@ -171,19 +171,19 @@ def _part_arguments(label: str, parameters: set[str], part: str | None) -> dict[
 
     Raises ValueError, which begins with `label`, if the data set has no such part.
     """
-    if "split" in parameters and part is not None:
-        return {"split": part}  # the data set checks the name itself
-    if "train" in parameters and part in ("train", "test"):
-        return {"train": part == "train"}
-    if part is None and not parameters & {"split", "train"}:
-        return {}
     if "split" in parameters:
-        raise ValueError(f"{label}: the data set has several parts. Set data.train= to one of them")
-    if "train" in parameters:
-        raise ValueError(f"{label}: the data set has two parts. Use train or test")
-    raise ValueError(
-        f"{label}: the data set has a single part. Use data.train=null data.val=null data.test=null"
-    )
+        if part is not None:
+            return {"split": part}  # the data set checks the name itself
+        problem = "has several parts. Set data.train= to one of them"
+    elif "train" in parameters:
+        if part in ("train", "test"):
+            return {"train": part == "train"}
+        problem = "has two parts. Use train or test"
+    else:
+        if part is None:
+            return {}
+        problem = "has a single part. Use data.train=null data.val=null data.test=null"
+    raise ValueError(f"{label}: the data set {problem}")
 
 
 @source_class
