@@ -210,7 +210,7 @@ def test_a_resumed_run_has_the_same_feature_metrics(run, tmp_path):
     assert float(summaries[1]["fd_efflite0"]["mean"]) == pytest.approx(distance)
     overrides += [f"output={resumed}", "limit=6", "features=false"]
     done = run("inpaint.py", *overrides, fails=True)
-    assert "was begun with features=True, not False" in done.stderr
+    assert "was started with features=true, not false" in done.stderr
 
 
 @needs_weights
