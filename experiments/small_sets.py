@@ -1,5 +1,4 @@
-"""Public sets of images in small, each in its own format, and a source and a model of one's own:
-what tests and campaigns read."""
+"""Small data sets in published formats, and a custom source and model, for the tests."""
 
 import io
 import pickle
@@ -18,7 +17,7 @@ from dcgan_inpaint.models.dcgan import DCGAN
 
 
 class Few(Faces):
-    """Eight images of a class that is not one of this project's sources."""
+    """A custom source of eight images."""
 
     @checked
     def __init__(self, image_size: ImageSize = 64, channels: Channels = 3):
@@ -26,7 +25,7 @@ class Few(Faces):
 
 
 class Little(DCGAN):
-    """A model of a class of one's own."""
+    """A custom model."""
 
     def __init__(self, image_size: int = 64, channels: int = 3, crop: float = 1.0):
         shape = {"image_size": image_size, "channels": channels, "crop": crop}
@@ -34,14 +33,14 @@ class Little(DCGAN):
 
 
 def noise(*shape: int) -> np.ndarray:
-    """Levels of that shape, uint8, the same at each call."""
+    """Return uint8 noise of a shape, the same at each call."""
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
 def write_svhn(root: Path, **parts: np.ndarray) -> None:
-    """SVHN: images (N, 32, 32, 3) by the name of their part.
+    """Write an SVHN of images (N, 32, 32, 3) by part.
 
-    torchvision reads them where their checksums are in its SVHN.split_list alone.
+    torchvision reads the files only if their checksums are in its SVHN.split_list.
     """
     for part, images in parts.items():
         labels = np.arange(len(images), dtype=np.uint8)[:, None] % 10 + 1
@@ -50,7 +49,7 @@ def write_svhn(root: Path, **parts: np.ndarray) -> None:
 
 
 def write_fashion_mnist(root: Path, train: np.ndarray, test: np.ndarray) -> None:
-    """FashionMNIST: images (N, 28, 28), in the idx format of MNIST."""
+    """Write a FashionMNIST of images (N, 28, 28) in the idx format of MNIST."""
     folder = root / "FashionMNIST" / "raw"
     folder.mkdir(parents=True)
     for part, images in (("train", train), ("t10k", test)):
@@ -63,9 +62,9 @@ def write_fashion_mnist(root: Path, train: np.ndarray, test: np.ndarray) -> None
 
 
 def write_cifar10(root: Path, **batches: np.ndarray) -> Path:
-    """CIFAR10: images (N, 3, 32, 32) by the name of their file; gives the folder of these.
+    """Write a CIFAR10 of images (N, 3, 32, 32) by file name and return its folder.
 
-    torchvision reads them where their checksums are in its CIFAR10.train_list and test_list alone.
+    torchvision reads the files only if their checksums are in its CIFAR10.train_list and test_list.
     """
     folder = root / "cifar-10-batches-py"
     folder.mkdir()
@@ -77,7 +76,7 @@ def write_cifar10(root: Path, **batches: np.ndarray) -> Path:
 
 
 def write_tar(tar: Path, members: dict[str, bytes]) -> None:
-    """A tar as WebDataset writes it: plain files by name, in this order."""
+    """Write an uncompressed tar file of members in the given order, like WebDataset."""
     with tarfile.open(tar, "w") as archive:
         for name, content in members.items():
             about = tarfile.TarInfo(name)
@@ -86,8 +85,8 @@ def write_tar(tar: Path, members: dict[str, bytes]) -> None:
 
 
 def write_parquet(file: Path, images: list[bytes], column: str = "image") -> None:
-    """As the hub has them: the bytes of image files, and labels beside."""
-    import pyarrow  # of the extra [huggingface]
+    """Write a parquet file of image bytes and labels, like the Hugging Face Hub."""
+    import pyarrow  # extra [huggingface]
     from pyarrow import parquet
 
     stored = [{"bytes": each, "path": f"{i}.png"} for i, each in enumerate(images)]
@@ -98,15 +97,17 @@ def write_parquet(file: Path, images: list[bytes], column: str = "image") -> Non
 
 
 def png(levels: np.ndarray) -> bytes:
-    """The file of an image (H, W) or (H, W, 3)."""
+    """Return the PNG file of an image (H, W) or (H, W, 3)."""
     file = io.BytesIO()
     Image.fromarray(levels).save(file, "PNG")
     return file.getvalue()
 
 
 def write_cars(root: Path, **parts: int) -> None:
-    """Stanford Cars: so many images a part, 60 x 40 px, green; inside its box (10, 5, 50, 15)
-    image i is brown left and beige, with blue i, right."""
+    """Write Stanford Cars with a number of images per part, green and 60 x 40 px.
+
+    Inside its box (10, 5, 50, 15), image i is brown on the left and beige, with blue i, on the
+    right."""
     sides = [(f"bbox_{side}", "u1") for side in ("x1", "y1", "x2", "y2")]
     (root / "devkit").mkdir()
     for part, count in parts.items():
@@ -116,7 +117,7 @@ def write_cars(root: Path, **parts: int) -> None:
             image = Image.new("RGB", (60, 40), "green")
             image.paste((100, 50, 0), (10, 5, 30, 15))
             image.paste((200, 150, i), (30, 5, 50, 15))
-            name = f"{i + 1:05d}.png"  # without loss
+            name = f"{i + 1:05d}.png"  # lossless
             image.save(root / f"cars_{part}" / name)
-            rows[0, i] = (11, 6, 50, 15, name)  # counted from 1, the last inside
+            rows[0, i] = (11, 6, 50, 15, name)  # counts from 1 and includes the last pixel
         scipy.io.savemat(root / "devkit" / f"cars_{part}_annos.mat", {"annotations": rows})

@@ -33,7 +33,7 @@ REAL_CELEBA = Path(__file__).parents[2] / "shared" / "celeba"
 
 
 def gradient(width, height):
-    """An image whose red says the column and green the row."""
+    """Return an image whose red grows with the column and green with the row."""
     rows, columns = np.mgrid[:height, :width]
     return np.stack(
         [columns * 255 // (width - 1), rows * 255 // (height - 1), rows * 0], -1
@@ -51,10 +51,10 @@ def decode(path, size, channels, crop):
         return to_array(image, size, channels, crop)
 
 
-# one image file -> uint8 (C, S, S)
+# decoding
 
 
-def test_celeba_box():
+def test_central_square_is_the_crop_of_the_papers():
     image = Image.new("RGB", (178, 218))
     assert central_square(image, 108 / 178) == (35, 55, 143, 163)
     assert central_square(image, 0.60674157) == (
@@ -86,7 +86,7 @@ def test_any_mode_decodes_to_the_same_image(tmp_path, mode, channels):
     assert array.dtype == np.uint8
     assert array.shape == (channels, 8, 8)
     ramp = array.mean((0, 1))
-    if mode == "1":  # dithered: only the trend is left
+    if mode == "1":  # dithered: only the trend remains
         assert ramp[:4].mean() + 60 < ramp[4:].mean()
     else:
         expected = np.linspace(0, 255, 32)[4:28].reshape(8, 3).mean(1)
@@ -100,13 +100,13 @@ def test_crop_is_central_and_resize_is_antialiased(tmp_path):
     assert abs(red - columns).max() <= 1
     checkers = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)
     small = decode(save(tmp_path / "checkers.png", checkers, "L"), 8, 1, crop=1.0)
-    assert abs(small.astype(int) - 127.5).max() < 20  # averaged, not sampled
+    assert abs(small.astype(int) - 127.5).max() < 20  # averaged
     half = decode(path, 10, 3, crop=0.5)
     assert half[1].min() > 60  # the rows near the top and the bottom are cut away
     assert half[1].max() < 195
 
 
-def test_transparency_shows_white(tmp_path):
+def test_transparent_pixels_become_white(tmp_path):
     rgba = np.zeros((8, 8, 4), np.uint8)
     assert (decode(save(tmp_path / "clear.png", rgba, "RGBA"), 4, 3, 1.0) == 255).all()
 
@@ -114,7 +114,7 @@ def test_transparency_shows_white(tmp_path):
 def test_exif_rotation_is_applied(tmp_path):
     image = Image.fromarray(gradient(30, 30))
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: show it rotated clockwise by 90 degrees
+    exif[0x0112] = 6  # show the image rotated clockwise by 90 degrees
     image.save(tmp_path / "turned.png", exif=exif)
     turned = decode(tmp_path / "turned.png", 30, 3, 1.0)
     upright = np.rot90(gradient(30, 30), -1).transpose(2, 0, 1)
@@ -126,7 +126,7 @@ def test_exif_rotation_is_applied(tmp_path):
 
 @pytest.fixture
 def tree(tmp_path):
-    """120 small images in two sub-folders, of varied sizes."""
+    """120 small images of various sizes in two folders."""
     generator = np.random.default_rng(0)
     for i in range(120):
         folder = tmp_path / "tree" / f"{i % 2}"
@@ -150,12 +150,12 @@ def test_folder_splits_by_content(tree):
     assert {str(moved), str(copy)} <= set(Folder(str(tree)).items("test"))
 
 
-def test_folder_missing():
+def test_missing_folder_is_an_error():
     with pytest.raises(FileNotFoundError, match="data.root=nowhere: not a folder"):
         Folder("nowhere")
 
 
-def test_find_images(tree):
+def test_find_images_accepts_files_folders_globs_and_lists(tree):
     assert len(find_images(str(tree))) == 120
     assert len(find_images(str(tree / "0" / "*.png"))) == 60
     assert [p.name for p in find_images(str(tree / "0" / "000.png"))] == ["000.png"]
@@ -171,7 +171,7 @@ def test_find_images(tree):
 
 @pytest.fixture
 def celeba(tmp_path):
-    """A miniature CelebA of 12 images, 4 a split."""
+    """A CelebA of 12 images, 4 per split."""
     folder = tmp_path / "celeba" / "img_align_celeba"
     folder.mkdir(parents=True)
     names = [f"{i:06d}.jpg" for i in range(1, 13)]
@@ -182,7 +182,7 @@ def celeba(tmp_path):
     return tmp_path / "celeba"
 
 
-def test_celeba_splits_and_zip(celeba):
+def test_celeba_reads_folder_and_zip_alike(celeba):
     source = CelebA(str(celeba), image_size=8)
     assert source.items("val") == ["000005.jpg", "000006.jpg", "000007.jpg", "000008.jpg"]
     from_folder = source.decode(source.items("test"))
@@ -197,16 +197,16 @@ def test_celeba_splits_and_zip(celeba):
 
 
 @pytest.mark.parametrize("line", ["../x.jpg 0", "/etc/passwd 0", "a/../x.jpg 0", "000001.jpg"])
-def test_a_partition_names_files_beside_each_other(celeba, line):
-    """It may be anybody's, and is not to lead to other images of this machine."""
+def test_celeba_partition_with_a_path_is_refused(celeba, line):
+    """The list may come from anybody and must not lead to other directories."""
     with (celeba / "list_eval_partition.txt").open("a") as file:
         file.write(f"{line}\n")
     with pytest.raises(ValueError, match="list_eval_partition.txt: invalid line"):
         CelebA(str(celeba), 8)
 
 
-def test_a_name_that_is_not_utf8(tmp_path):
-    """It is decoded like any other, and found in the cache again."""
+def test_file_names_need_not_be_utf8(tmp_path):
+    """Such files are decoded, and their cache is found again."""
     name = os.fsdecode(b"caf\xe9.png")
     for i in range(30):
         save(tmp_path / f"{i}{name}", np.full((8, 8, 3), i, np.uint8))
@@ -216,7 +216,7 @@ def test_a_name_that_is_not_utf8(tmp_path):
     assert all(path.endswith(name) for path in names)
 
 
-def test_what_is_no_file_is_not_opened(tmp_path):
+def test_pipes_and_devices_are_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     for images in (str(tmp_path / "pipe.png"), str(tmp_path / "*.png"), "/dev/zero"):
         with pytest.raises(ValueError, match=r"(pipe.png|/dev/zero) is not a regular file"):
@@ -236,12 +236,12 @@ def test_what_is_no_file_is_not_opened(tmp_path):
     ],
 )
 @pytest.mark.parametrize("source", [CelebA, Folder])
-def test_source_errors(source, settings, message):
+def test_sources_refuse_bad_arguments(source, settings, message):
     with pytest.raises(ValueError, match=message):
         source(**settings)
 
 
-def test_celeba_missing_says_what_to_do(tmp_path):
+def test_error_for_a_missing_celeba_names_the_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"img_align_celeba.zip.*data.download=true"):
         CelebA(str(tmp_path))
     with pytest.raises(ValueError, match="folder named celeba"):
@@ -249,7 +249,7 @@ def test_celeba_missing_says_what_to_do(tmp_path):
 
 
 @pytest.mark.skipif(not REAL_CELEBA.is_dir(), reason="the real CelebA is not beside the project")
-def test_real_celeba():
+def test_real_celeba_has_official_splits_and_centered_faces():
     source = CelebA(str(REAL_CELEBA))
     assert [len(source.items(split)) for split in ("train", "val", "test")] == [20000, 1500, 1500]
     pictures = np.stack(source.decode(source.items("val")[:32]))
@@ -262,7 +262,7 @@ def test_real_celeba():
 
 
 class Counting(Folder):
-    """Counts the images it decodes."""
+    """A folder that counts the images it decodes."""
 
     decoded = 0
 
@@ -271,7 +271,7 @@ class Counting(Folder):
         return super().decode(items)
 
 
-def test_cache_is_built_once_and_keyed(tree, tmp_path):
+def test_cache_is_built_once_and_rebuilt_for_edited_files(tree, tmp_path):
     source = Counting(str(tree), image_size=8)
     pictures, names = load_split(source, "train", str(tmp_path / "cache"))
     assert isinstance(pictures, np.memmap)
@@ -306,26 +306,26 @@ def test_killed_build_leaves_no_cache(tree, tmp_path, monkeypatch):
 
 
 def caches(folder):
-    """What is in it but for locks, which stay."""
+    """Return the contents of a cache directory except the lock files."""
     return [path for path in folder.iterdir() if path.suffix != ".lock"]
 
 
-def test_two_builds_at_once(tree, tmp_path, capsys):
-    """One builds, the other waits for it and decodes nothing."""
-    begun, folder = threading.Event(), str(tmp_path / "cache")
+def test_second_build_waits_for_the_first(tree, tmp_path, capsys):
+    """The second one decodes nothing."""
+    started, folder = threading.Event(), str(tmp_path / "cache")
 
     class Slow(Counting):
         def decode(self, items):
-            begun.set()
-            while "waiting for another run" not in "".join(said):
-                said.append(capsys.readouterr().err)
+            started.set()
+            while "waiting for another run" not in "".join(errors):
+                errors.append(capsys.readouterr().err)
             return super().decode(items)
 
-    said: list[str] = []
+    errors: list[str] = []
     first, second = Slow(str(tree), image_size=8), Counting(str(tree), image_size=8)
     with ThreadPoolExecutor() as pool:
         slow = pool.submit(load_split, first, "train", folder)
-        assert begun.wait(60)
+        assert started.wait(60)
         pictures, names = load_split(second, "train", folder)
         np.testing.assert_array_equal(slow.result()[0], pictures)
     assert first.decoded > 90
@@ -348,7 +348,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("case", DAMAGE)
-def test_a_damaged_cache_is_decoded_again(tree, tmp_path, monkeypatch, capsys, case):
+def test_damaged_cache_is_rebuilt(tree, tmp_path, monkeypatch, capsys, case):
     monkeypatch.setattr(cache, "CHUNK_IMAGES", 16)
     load = functools.partial(load_split, Folder(str(tree), 8), "train", str(tmp_path / "cache"))
     pictures, names = load()
@@ -370,7 +370,7 @@ def test_a_damaged_cache_is_decoded_again(tree, tmp_path, monkeypatch, capsys, c
     assert "damaged" not in capsys.readouterr().err
 
 
-def test_a_cache_of_an_earlier_version_is_taken(tree, tmp_path):
+def test_cache_without_checksums_gets_them(tree, tmp_path):
     source = Counting(str(tree), image_size=8)
     load_split(source, "train", str(tmp_path / "cache"))
     (folder,) = caches(tmp_path / "cache")
@@ -382,7 +382,7 @@ def test_a_cache_of_an_earlier_version_is_taken(tree, tmp_path):
     assert (folder / "checksums.json").read_bytes() == checksums
 
 
-def test_what_killed_builders_left_is_removed(tree, tmp_path):
+def test_leftovers_of_killed_builds_are_removed(tree, tmp_path):
     folder, source = tmp_path / "cache", Folder(str(tree), image_size=8)
     key = cache.cache_key(source, source.items("train"))
     for name in (f".{key}.building123", ".other8_0.building123", ".busy8_0.building123"):
@@ -394,7 +394,7 @@ def test_what_killed_builders_left_is_removed(tree, tmp_path):
     assert left == {key, ".busy8_0.building123"}
 
 
-def test_a_cache_that_cannot_be_written(tree, tmp_path, monkeypatch):
+def test_unwritable_cache_is_an_error(tree, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="cache_dir=.*file/cache: cannot be written"):
         load_split(Folder(str(tree), 8), "train", str(tmp_path / "file" / "cache"))
@@ -409,8 +409,8 @@ def test_a_cache_that_cannot_be_written(tree, tmp_path, monkeypatch):
     assert not caches(tmp_path / "cache")
 
 
-def test_a_disk_without_room_is_said_before_decoding(tree, tmp_path, monkeypatch):
-    """3 x 8 x 8 bytes an image: what is just enough is taken."""
+def test_full_disk_is_an_error_before_decoding(tree, tmp_path, monkeypatch):
+    """With exactly enough space, 3 x 8 x 8 bytes per image, the cache is built."""
     source = Counting(str(tree), 8)
     count = len(source.items("train"))
     for free in (count * 192 - 1, count * 192):
@@ -424,12 +424,14 @@ def test_a_disk_without_room_is_said_before_decoding(tree, tmp_path, monkeypatch
     assert len(load_split(source, "train", str(tmp_path / "cache"))[0]) == count
 
 
-def test_bad_images_are_named_skipped_and_counted(tree, tmp_path):
-    for i in range(400):  # enough good ones that one bad is below 1%
+def test_unreadable_images_are_named_skipped_and_counted(tree, tmp_path):
+    for i in range(400):  # enough images for one unreadable image to be below 1%
         save(tree / f"more{i}.png", np.full((8, 8, 3), i % 256, np.uint8) + np.uint8(i // 256))
     good = len(Folder(str(tree)).items("train"))
     bad = 0
-    while len(Folder(str(tree)).items("train")) == good:  # a bad one that falls into train
+    while (
+        len(Folder(str(tree)).items("train")) == good
+    ):  # until an unreadable file falls into the training split
         bad += 1
         (tree / "bad.png").write_text(f"broken {bad}")
     with pytest.warns(UserWarning) as caught:
@@ -440,7 +442,7 @@ def test_bad_images_are_named_skipped_and_counted(tree, tmp_path):
     assert len(pictures) == len(names) == good
 
 
-def test_too_many_bad_images_and_empty_folders(tree, tmp_path):
+def test_many_unreadable_images_or_no_images_are_errors(tree, tmp_path):
     for i in range(40):
         (tree / f"bad{i}.png").write_text(f"broken {i}")
     with (
@@ -455,7 +457,7 @@ def test_too_many_bad_images_and_empty_folders(tree, tmp_path):
         load_split(Folder(str(tmp_path / "empty")), "train", str(tmp_path / "cache"))
 
 
-# batches
+# batches and order
 
 
 def images_of(n, **settings):
@@ -464,7 +466,7 @@ def images_of(n, **settings):
     return ImageDataset(values + 50 * ramp + np.zeros((1, 3, 4, 1), np.uint8), [], **settings)
 
 
-def test_batches_hold_range_index_and_order():
+def test_batches_have_range_index_and_order():
     loader = make_dataloader(images_of(10), 4)
     got = list(loader)
     assert [len(batch["image"]) for batch in got] == [4, 4, 2]
@@ -491,7 +493,7 @@ def test_flip_depends_on_seed_epoch_and_image():
     assert not torch.equal(flipped(list(range(64))), first)
 
 
-def test_labels_are_names_that_every_disk_takes(tmp_path):
+def test_labels_are_valid_file_names(tmp_path):
     names = ["a/face.png", f"{'x' * 250}.jpg", os.fsdecode(b"caf\xe9.png"), f"{'ä' * 120}.png"]
     labels = ImageDataset(np.zeros((4, 1, 2, 2), np.uint8), names).labels
     assert labels[:3] == ["00000_face", f"00001_{'x' * 200}", "00002_caf\N{REPLACEMENT CHARACTER}"]
@@ -501,14 +503,14 @@ def test_labels_are_names_that_every_disk_takes(tmp_path):
         assert label.encode().decode() == label
 
 
-def test_a_split_of_too_few(tree, tmp_path):
+def test_split_smaller_than_required_is_an_error(tree, tmp_path):
     data = ImageDataModule(Faces(16, test_size=1), str(tmp_path))
     assert len(data.split("test")) == 1
     with pytest.raises(ValueError, match="the test split has 1 image, and at least 2 are needed"):
         data.split("test", least=2)
 
 
-def test_order_is_a_permutation_that_follows_seed_and_epoch():
+def test_order_is_a_permutation_determined_by_seed_and_epoch():
     def order(seed, epoch):
         sampler = EpochSampler(images_of(100), seed)
         sampler.set_epoch(epoch)
@@ -519,7 +521,7 @@ def test_order_is_a_permutation_that_follows_seed_and_epoch():
     assert len({tuple(order(s, e)) for s in (0, 1) for e in (0, 1)}) == 4
 
 
-def test_training_batches(tree, tmp_path):
+def test_training_batches_are_full_and_have_distinct_images(tree, tmp_path):
     data = ImageDataModule(Folder(str(tree), 8), str(tmp_path / "cache"), batch_size=32)
     data.prepare_data()
     got = list(data.train_dataloader())
@@ -541,7 +543,7 @@ def test_training_batches(tree, tmp_path):
         ({"seed": 0.5}, "seed=0.5: should be a valid integer"),
     ],
 )
-def test_data_errors(settings, message):
+def test_data_module_refuses_bad_arguments(settings, message):
     with pytest.raises(ValueError, match=message):
         ImageDataModule(**{"source": Faces(), "cache_dir": "cache"} | settings)
 

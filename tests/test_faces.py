@@ -1,4 +1,4 @@
-"""The procedural faces: reproducible, in range, the same at any size, and varied."""
+"""Procedural faces."""
 
 import json
 
@@ -13,7 +13,7 @@ from dcgan_inpaint.data.faces.source import Faces, draw_factors
 INDEX = torch.arange(256)
 
 
-def test_a_face_does_not_depend_on_its_batch():
+def test_face_does_not_depend_on_its_batch():
     batch = render(draw_factors(0, torch.tensor([5, 900, 7, 2_000_000_001, 7])), 64)
     alone = render(draw_factors(0, torch.tensor([7])), 64)
     torch.testing.assert_close(batch[2], alone[0], atol=1e-5, rtol=0)
@@ -47,21 +47,21 @@ def test_one_channel_is_the_luminance():
 
 
 @pytest.mark.parametrize("size", [16, 64])
-def test_a_face_is_the_same_at_any_size(size: int):
+def test_face_looks_the_same_at_every_size(size: int):
     factors = draw_factors(0, INDEX[:32])
     small, large = render(factors, size), render(factors, 2 * size)
     difference = (torch.nn.functional.avg_pool2d(large, 2) - small).abs()
-    assert difference.mean() < 0.6 / size  # only edges differ, and they thin out with the size
+    assert difference.mean() < 0.6 / size  # only edges differ
 
 
-def test_painting_in_bands_loses_nothing(monkeypatch: pytest.MonkeyPatch):
+def test_painting_in_bands_changes_nothing(monkeypatch: pytest.MonkeyPatch):
     factors = draw_factors(0, INDEX)
     banded = render(factors, 32)
     monkeypatch.setattr(painter.Scene, "band", lambda scene, top, bottom: scene)
     torch.testing.assert_close(banded, render(factors, 32), atol=1e-5, rtol=0)
 
 
-# A bare-headed, lit face, on which most factors show; the others need what they adorn.
+# A lit face without hat and glasses shows most factors; the others need what they belong to.
 PLAIN = {
     **{"hat": 0, "glasses": 0, "beard": 0, "moustache": 0, "hair_bun": -1, "hair_curl": 0},
     **{"hair_volume": 0.1, "hair_length": 0.6, "hairline": -0.5, "mouth_open": 0.05},
@@ -76,22 +76,22 @@ NEEDS = {
 
 
 @pytest.mark.parametrize("name", draw_factors(0, INDEX[:1]))
-def test_every_factor_shows(name: str):
+def test_every_factor_changes_the_image(name: str):
     drawn = draw_factors(0, INDEX)
     pair = {k: t[:1].repeat(2, *[1] * (t.ndim - 1)) for k, t in drawn.items()}
     for k, value in {**PLAIN, **NEEDS.get(name, {})}.items():
         pair[k] = torch.full((2,), float(value))
     order = drawn[name].reshape(len(INDEX), -1).sum(1).argsort()
-    far = 128 if name == "backdrop_angle" else -1  # half a turn; for the others, the extremes
+    far = 128 if name == "backdrop_angle" else -1  # half a turn; for other factors, the extremes
     pair[name] = drawn[name][order[[0, far]]]
     low, high = render(pair, 64)
-    assert ((low - high).abs() > 0.04).sum() >= 12  # a few pixels, visibly
+    assert ((low - high).abs() > 0.04).sum() >= 12  # visible in a few pixels
 
 
-def test_the_faces_vary():
+def test_faces_vary_at_every_pixel():
     images = render(draw_factors(0, INDEX), 32)
     assert images.std(0).mean() > 0.3
-    assert images.std(0).min() > 0.1  # no pixel is given away
+    assert images.std(0).min() > 0.1  # at every pixel
 
 
 def test_decode_matches_render():
@@ -114,7 +114,7 @@ def test_splits_are_disjoint_and_named():
     assert splits["test"][0] == "face_2000000000"
 
 
-def test_settings_decide_the_pixels():
+def test_settings_contain_what_determines_the_pixels():
     settings = Faces(image_size=32, channels=1, seed=9).settings()
     assert json.loads(json.dumps(settings)) == settings
     assert settings == {
@@ -138,6 +138,6 @@ def test_settings_decide_the_pixels():
         ({"train_size": "9"}, "train_size=9: should be a valid integer"),
     ],
 )
-def test_errors(settings: dict, message: str):
+def test_faces_refuse_bad_arguments(settings: dict, message: str):
     with pytest.raises(ValueError, match=message):
         Faces(**settings)

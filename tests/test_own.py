@@ -130,7 +130,7 @@ def test_a_checkpoint_does_not_choose_what_is_imported(run, mine, tmp_path):
     for target in ("os.system", "mydata.Discs"):
         description = {"source": "own", "target": target, "image_size": 16, "channels": 3}
         assert check_description(description) == description
-        with pytest.raises(ValueError, match="nothing that a checkpoint names is run"):
+        with pytest.raises(ValueError, match="are not imported"):
             source_from_description(description)
     with pytest.raises(ValueError, match="data.count: there is no such option of own images"):
         check_description(description | {"count": 3})
@@ -150,9 +150,9 @@ def test_two_models_of_one_kind(mine):
 
 
 FAULTS = {
-    "no such module": ("nothere.Discs", "", "there is no such class (No module named 'nothere')"),
-    "no such class": ("mydata.Disks", "", "there is no such class (module 'mydata' has no"),
-    "broken": ("broken.Discs", "def", "there is no such class (invalid syntax"),
+    "no such module": ("nothere.Discs", "", "no such class or function (No module named 'nothere')"),
+    "no such class": ("mydata.Disks", "", "no such class or function (module 'mydata' has no"),
+    "broken": ("broken.Discs", "def", "no such class or function (invalid syntax"),
     "no source": ("broken.Discs", "class Discs:\n    def __init__(self, **_): pass",
                   "should have channels, crop, decode, image_size, items, settings. See"),
     "other shape": ("broken.Discs",

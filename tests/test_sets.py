@@ -1,4 +1,4 @@
-"""Sets of others in their own formats, from small files that are written here."""
+"""Data sets in their published formats, from small files that the tests write."""
 
 import gzip
 import hashlib
@@ -41,7 +41,7 @@ def md5(path):
 
 @pytest.fixture
 def svhn(tmp_path, monkeypatch):
-    """60 and 10 images, with the checksums that torchvision holds them to."""
+    """An SVHN of 60 and 10 images whose checksums torchvision accepts."""
     levels = noise(70, 32, 32, 3)
     images = {"train": levels[:60], "test": levels[60:]}
     write_svhn(tmp_path, **images)
@@ -51,16 +51,15 @@ def svhn(tmp_path, monkeypatch):
     return tmp_path, images
 
 
-def test_svhn(svhn, tmp_path):
-    """Every pixel of a part, as it is at 32 px; grey; enlarged as the paper does."""
+def test_svhn_keeps_every_pixel_and_is_enlarged_smoothly(svhn, tmp_path):
     root, images = svhn
     source = TorchvisionSet("SVHN", str(root), 32, **PUBLISHED)
     test = np.stack(source.decode(source.items("test")))
     np.testing.assert_array_equal(test, images["test"].transpose(0, 3, 1, 2))
     assert source.items("test") == [f"test/{i:07d}" for i in range(10)]
-    grey = TorchvisionSet("SVHN", str(root), 32, channels=1, **PUBLISHED)
+    gray = TorchvisionSet("SVHN", str(root), 32, channels=1, **PUBLISHED)
     luma = images["test"][0] @ np.array([0.299, 0.587, 0.114])
-    np.testing.assert_allclose(grey.decode(["test/0000000"])[0][0], luma, atol=1)
+    np.testing.assert_allclose(gray.decode(["test/0000000"])[0][0], luma, atol=1)
     large = TorchvisionSet("SVHN", str(root), 64, **PUBLISHED).decode(["test/0000003"])[0]
     means = large.reshape(3, 32, 2, 32, 2).mean((2, 4))
     assert large.shape == (3, 64, 64)
@@ -71,7 +70,7 @@ def test_svhn(svhn, tmp_path):
     np.testing.assert_array_equal(mapped, test)
 
 
-def test_validation_is_cut_from_training(svhn):
+def test_validation_split_is_held_out_from_training(svhn):
     root, images = svhn
     source = TorchvisionSet("SVHN", str(root), 32, **PUBLISHED)
     train, val = source.items("train"), source.items("val")
@@ -89,8 +88,8 @@ def test_validation_is_cut_from_training(svhn):
     assert own.items("val") == own.items("test") == [f"test/{i:07d}" for i in range(10)]
 
 
-def test_a_part_is_read_once(svhn, tmp_path_factory, monkeypatch):
-    """To be counted, and once more if it has to be decoded; not for each image or thread."""
+def test_each_part_is_opened_once(svhn, tmp_path_factory, monkeypatch):
+    """Opened once to count and once to decode, not for each image or thread."""
     opened, folder = [], str(tmp_path_factory.mktemp("cache"))  # not below the set's own root
     open_part = TorchvisionSet._open
     monkeypatch.setattr(
@@ -106,26 +105,25 @@ def test_a_part_is_read_once(svhn, tmp_path_factory, monkeypatch):
         opened.clear()
 
 
-def test_another_file_is_another_cache(svhn):
+def test_changed_file_changes_the_cache_key(svhn):
     root, _ = svhn
     source = TorchvisionSet("SVHN", str(root), 32, **PUBLISHED)
     items = source.items("test")
     key = cache_key(source, items)
     assert key == cache_key(TorchvisionSet("SVHN", str(root), 32, **PUBLISHED), items)
     (root / "train_32x32.mat").touch()
-    assert cache_key(source, items) == key  # of the files that it began with
+    assert cache_key(source, items) == key  # computed once per source
     assert cache_key(TorchvisionSet("SVHN", str(root), 32, **PUBLISHED), items) != key
 
 
-def test_fashion_mnist(tmp_path):
-    """Grey images are grey levels, or three equal channels."""
+def test_fashion_mnist_decodes_to_gray_or_equal_channels(tmp_path):
     levels = noise(46, 28, 28)
     write_fashion_mnist(tmp_path, levels[:40], levels[40:])
-    grey = TorchvisionSet("FashionMNIST", str(tmp_path), 28, channels=1, **PUBLISHED)
-    np.testing.assert_array_equal(np.stack(grey.decode(grey.items("test")))[:, 0], levels[40:])
-    assert len(grey.items("train")) == 38
-    colour = TorchvisionSet("FashionMNIST", str(tmp_path), 28, **PUBLISHED)
-    (image,) = colour.decode(["train/0000006"])
+    gray = TorchvisionSet("FashionMNIST", str(tmp_path), 28, channels=1, **PUBLISHED)
+    np.testing.assert_array_equal(np.stack(gray.decode(gray.items("test")))[:, 0], levels[40:])
+    assert len(gray.items("train")) == 38
+    color = TorchvisionSet("FashionMNIST", str(tmp_path), 28, **PUBLISHED)
+    (image,) = color.decode(["train/0000006"])
     np.testing.assert_array_equal(image, levels[6][None].repeat(3, 0))
 
 
@@ -135,12 +133,12 @@ class Harmful:
 
 
 def harm():
-    raise AssertionError("a pickle was run")
+    raise AssertionError("a pickle was executed")
 
 
 @pytest.fixture
 def cifar(tmp_path, monkeypatch):
-    """CIFAR10 of one file a part, whose checksums are those that torchvision knows."""
+    """A CIFAR10 with one file per part, whose checksums torchvision accepts."""
     levels = noise(34, 3, 32, 32)
     folder = write_cifar10(tmp_path, data_batch_1=levels[:30], test_batch=levels[30:])
     known = {path.name: md5(path) for path in folder.iterdir()}
@@ -151,7 +149,7 @@ def cifar(tmp_path, monkeypatch):
     return tmp_path, levels[30:]
 
 
-def test_cifar10(cifar):
+def test_cifar10_keeps_every_pixel(cifar):
     root, test_levels = cifar
     source = TorchvisionSet("CIFAR10", str(root), 32, **PUBLISHED)
     test = np.stack(source.decode(source.items("test")))
@@ -159,7 +157,7 @@ def test_cifar10(cifar):
 
 
 @pytest.mark.parametrize("name", ["data_batch_1", "test_batch", "batches.meta"])
-def test_a_pickle_that_is_not_the_published_one_is_not_opened(cifar, name):
+def test_modified_pickle_is_not_opened(cifar, name):
     root, _ = cifar
     (root / "cifar-10-batches-py" / name).write_bytes(pickle.dumps(Harmful()))
     source = TorchvisionSet("CIFAR10", str(root), 32, **PUBLISHED)
@@ -167,12 +165,12 @@ def test_a_pickle_that_is_not_the_published_one_is_not_opened(cifar, name):
         source.items("test")
 
 
-def test_what_unpickles_without_a_checksum_is_not_taken(tmp_path):
+def test_sets_that_unpickle_without_a_checksum_are_refused(tmp_path):
     with pytest.raises(ValueError, match="data.name=LSUN: choose one of CIFAR10, "):
         TorchvisionSet("LSUN", str(tmp_path))
 
 
-def test_a_set_in_one_part(tmp_path):
+def test_set_with_a_single_part_is_split_by_holdout(tmp_path):
     folder = tmp_path / "eurosat" / "2750" / "Forest"
     folder.mkdir(parents=True)
     for i in range(40):
@@ -208,7 +206,7 @@ def test_a_set_in_one_part(tmp_path):
         ({"name": "MovingMNIST"}, "its samples begin with a Tensor, not with an image"),
     ],
 )
-def test_errors_of_torchvision_sets(tmp_path, settings, message):
+def test_torchvision_sets_refuse_bad_arguments(tmp_path, settings, message):
     (tmp_path / "MovingMNIST").mkdir()
     np.save(tmp_path / "MovingMNIST" / "mnist_test_seq.npy", noise(20, 2, 64, 64))
     values = {"name": "SVHN", "root": str(tmp_path), "train": "train"} | settings
@@ -216,7 +214,7 @@ def test_errors_of_torchvision_sets(tmp_path, settings, message):
         TorchvisionSet(**values).items("train")
 
 
-def test_without_scipy(svhn, tmp_path, monkeypatch):
+def test_missing_scipy_is_named(svhn, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.io", None)
     monkeypatch.setitem(sys.modules, "scipy", None)
     with pytest.raises(
@@ -238,7 +236,7 @@ def cars(tmp_path):
     return tmp_path
 
 
-def test_cars_are_cut_to_their_boxes(cars):
+def test_cars_are_cropped_to_their_boxes(cars):
     source = Cars(str(cars), image_size=16)
     assert source.items("test") == ["cars_test/00001.png", "cars_test/00002.png"]
     assert source.items("val") == ["cars_train/00007.png"]
@@ -250,14 +248,14 @@ def test_cars_are_cut_to_their_boxes(cars):
     assert Cars(str(cars), channels=1).decode(source.items("test"))[0].shape == (1, 64, 64)
 
 
-def test_a_box_outside_its_image_is_no_image(cars):
+def test_box_outside_its_image_is_unreadable(cars):
     Image.new("RGB", (20, 20)).save(cars / "cars_test" / "00001.png")
     found = Cars(str(cars)).decode(["cars_test/00001.png"])[0]
     assert isinstance(found, UnreadableImage)
 
 
 @pytest.mark.parametrize("name", ["../hole.png", "/etc/passwd", "a/b.png"])
-def test_a_list_of_cars_names_files_beside_each_other(cars, name):
+def test_annotations_with_a_path_are_refused(cars, name):
     file = cars / "devkit" / "cars_test_annos.mat"
     rows = scipy.io.loadmat(file)["annotations"]
     rows["fname"][0, 0] = name
@@ -266,8 +264,8 @@ def test_a_list_of_cars_names_files_beside_each_other(cars, name):
         Cars(str(cars))
 
 
-def test_cars_that_are_cut_already(cars):
-    """Whole images, stretched to squares; without a test part that is 1 in 20, too."""
+def test_cropped_cars_need_no_annotations(cars):
+    """Images are stretched to squares; without cars_test/, 1 in 20 is held out."""
     whole = Cars(str(cars), 16, cut=True)
     (image,) = whole.decode(["cars_train/00007.png"])
     corners = image[:, [0, 0, -1, -1], [0, -1, 0, -1]]
@@ -288,7 +286,7 @@ def test_cars_that_are_cut_already(cars):
         Cars("gone", cut=True)
 
 
-def test_cars_that_are_not_there(cars):
+def test_missing_cars_are_an_error(cars):
     (cars / "devkit" / "cars_test_annos.mat").write_bytes(b"text")
     with pytest.raises(ValueError, match="cars_test_annos.mat: not a list of cars"):
         Cars(str(cars))
@@ -297,12 +295,12 @@ def test_cars_that_are_not_there(cars):
         Cars(str(cars))
 
 
-# tars, as WebDataset writes them
+# tar files as WebDataset writes them
 
 
 @pytest.fixture
 def tars(tmp_path):
-    """Three of 20 images, each with a label and a pickle beside it; gives the images."""
+    """Three tar files of 20 images, each with a label and a pickle; returns the images too."""
     levels = noise(60, 8, 8, 3)
     for shard in range(3):
         members = {}
@@ -314,8 +312,8 @@ def tars(tmp_path):
     return tmp_path, levels.transpose(0, 3, 1, 2)
 
 
-def test_tars(tars, tmp_path):
-    """Every image, in the order of the shards; nothing else in them is opened."""
+def test_tars_yield_every_image_in_order(tars, tmp_path):
+    """Other members are not opened."""
     root, levels = tars
     source = TarShards(f"{root}/shards-{{008..010}}.tar", 8)
     train, val, test = (source.items(split) for split in ("train", "val", "test"))
@@ -332,7 +330,7 @@ def test_tars(tars, tmp_path):
     assert [len(parts.items(split)) for split in ("train", "val", "test")] == [38, 2, 20]
 
 
-def test_a_tar_that_changed_is_another_cache(tars):
+def test_changed_tar_changes_the_cache_key(tars):
     root, levels = tars
     source = TarShards(f"{root}/shards-008.tar", 8)
     key = cache_key(source, source.items("val"))
@@ -356,14 +354,14 @@ def test_a_tar_that_changed_is_another_cache(tars):
         ("{root}/*.tgz", FileNotFoundError, r"data.urls=.*\*.tgz does not exist"),
     ],
 )
-def test_urls_that_are_no_tars(tars, urls, error, message):
+def test_urls_without_tar_files_are_errors(tars, urls, error, message):
     root, _ = tars
     with pytest.raises(error, match=message):
         TarShards(urls.format(root=root), 8)
     assert not (root / "run").exists()
 
 
-def test_a_compressed_tar_is_refused(tars):
+def test_compressed_tar_is_refused(tars):
     root, _ = tars
     whole = (root / "shards-008.tar").read_bytes()
     for content in (gzip.compress(whole), b"text" * 300):
@@ -372,8 +370,7 @@ def test_a_compressed_tar_is_refused(tars):
             TarShards(f"{root}/shards-008.tar", 8).items("train")
 
 
-def test_a_tar_that_is_cut(tars):
-    """What lies behind the end is no image, and counted as such."""
+def test_truncated_tar_has_unreadable_images(tars):
     root, levels = tars
     source = TarShards(f"{root}/shards-008.tar", 8)
     items = source.items("train")
@@ -384,12 +381,12 @@ def test_a_tar_that_is_cut(tars):
     assert isinstance(decoded[-1], UnreadableImage)
 
 
-# parquet, as Hugging Face has it
+# parquet files as Hugging Face writes them
 
 
 @pytest.fixture
 def parquet(tmp_path, monkeypatch):
-    """A folder of the hub's layout: 40 images to train and 4 to test."""
+    """A folder in the layout of the Hub: 40 training images and 4 test images."""
     pytest.importorskip("datasets", reason="needs the extra [huggingface]")
     levels = noise(44, 8, 8, 3)
     files = [png(each) for each in levels]
@@ -401,7 +398,7 @@ def parquet(tmp_path, monkeypatch):
     return tmp_path / "set", levels.transpose(0, 3, 1, 2)
 
 
-def test_hugging_face(parquet, tmp_path):
+def test_hugging_face_keeps_every_pixel(parquet, tmp_path):
     root, levels = parquet
     source = HuggingFace(str(root), 8, test="test")
     assert source.items("val") == ["train/0000006", "train/0000026"]
@@ -422,12 +419,12 @@ def test_hugging_face(parquet, tmp_path):
         ({"column": "label"}, "data.column=label: .* has Value"),
     ],
 )
-def test_errors_of_hugging_face(parquet, settings, message):
+def test_hugging_face_refuses_bad_arguments(parquet, settings, message):
     with pytest.raises(ValueError, match=message):
         HuggingFace(**{"path": str(parquet[0]), "image_size": 8} | settings).items("train")
 
 
-def test_a_set_of_paths_leads_to_no_other_images(parquet, tmp_path):
+def test_stored_paths_are_not_followed(parquet, tmp_path):
     root, _ = parquet
     Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
     import pyarrow
@@ -442,7 +439,7 @@ def test_a_set_of_paths_leads_to_no_other_images(parquet, tmp_path):
     assert "the data set stores only the path of the image: use data=folder" in str(found)
 
 
-def test_nothing_is_fetched_from_the_hub_unasked(tmp_path, monkeypatch):
+def test_nothing_is_downloaded_without_download(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(
         FileNotFoundError, match="data.path=a/b: not a folder. Set data.download=true"
@@ -456,7 +453,7 @@ def test_nothing_is_fetched_from_the_hub_unasked(tmp_path, monkeypatch):
         check_description({"source": "huggingface", "path": "a/b", "download": True})
 
 
-def test_descriptions(svhn, cars, tars):
+def test_descriptions_rebuild_the_sources(svhn, cars, tars):
     sources = [
         TorchvisionSet("SVHN", str(svhn[0]), 32, channels=1, **PUBLISHED),
         Cars(str(cars), image_size=16),
@@ -468,12 +465,12 @@ def test_descriptions(svhn, cars, tars):
         assert again.settings() == source.settings()
     described = describe(sources[0])
     assert described["name"] == "SVHN"
-    assert "val" not in described  # cut from train
+    assert "val" not in described  # held out from training
     with pytest.raises(ValueError, match="data.download: there is no such option of torchvision"):
         check_description(described | {"download": True})
 
 
-# what dcgan_inpaint/README.md says, as typed
+# commands in the documentation
 
 README = (Path(__file__).parents[1] / "dcgan_inpaint" / "README.md").read_text()
 LINES = [
@@ -486,14 +483,14 @@ FAST = [
 ]
 
 
-def test_every_source_of_files_has_its_line():
+def test_every_source_of_files_has_a_command():
     said = {re.search(r"data=(\w+)", line)[1] for line in LINES}
     assert said == {"folder", "torchvision", "svhn", "cars", "huggingface", "webdataset"}
 
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: line.split()[2])
-def test_a_line_of_the_readme(run, svhn, tmp_path, monkeypatch, line):
-    """It trains, made small by words behind it, and the checkpoint leads to the images again."""
+def test_command_of_the_documentation_trains(run, svhn, tmp_path, monkeypatch, line):
+    """Overrides make it small; the checkpoint leads to the images again."""
     if "huggingface" in line:
         pytest.importorskip("datasets", reason="needs the extra [huggingface]")
         monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "hf"))

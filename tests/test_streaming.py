@@ -1,4 +1,4 @@
-"""Training images over data.cache_limit: read shard by shard, from small tars made here."""
+"""Streaming of training images above data.cache_limit, from small tar files."""
 
 import warnings
 from collections import Counter
@@ -22,14 +22,14 @@ from dcgan_inpaint.data.loader import (
 from dcgan_inpaint.data.sources import describe, source_from_description
 
 SHARDS, EACH, SIDE = 8, 40, 8
-TRAIN = SHARDS * EACH * 18 // 20  # two of 20 are held out
+TRAIN = SHARDS * EACH * 18 // 20  # two in 20 are held out
 BUFFER = 16  # images
 LIMIT = BUFFER * 3 * SIDE**2 / 1e9  # GB
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    """Tars of images of noise."""
+    """Tar files with images of noise."""
     root = tmp_path_factory.mktemp("shards")
     levels = noise(SHARDS * EACH, SIDE, SIDE, 3)
     for shard in range(SHARDS):
@@ -47,8 +47,8 @@ def order(streamed, epoch=0):
     return torch.cat([batch["index"] for batch in streamed]).tolist()
 
 
-def test_an_epoch_is_every_image_as_the_memory_map_has_it(shards, tmp_path):
-    """To the bit, mirrored or not, in batches of the same form."""
+def test_stream_equals_the_memory_map(shards, tmp_path):
+    """Each epoch has every image once, bitwise equal, in batches of the same layout."""
     mapped = ImageDataset(*load_split(source_of(shards), "train", str(tmp_path)), flip=True, seed=3)
     streamed = StreamedBatches(source_of(shards), 8, flip=True, seed=3)
     for epoch in (0, 1):
@@ -64,8 +64,7 @@ def test_an_epoch_is_every_image_as_the_memory_map_has_it(shards, tmp_path):
         assert sorted(torch.cat([b["index"] for b in batches]).tolist()) == list(range(TRAIN))
 
 
-def test_the_order_follows_seed_and_epoch(shards):
-    """And nothing else: not the batches, nor what was read before."""
+def test_order_depends_on_seed_and_epoch_only(shards):
     orders = {
         (seed, epoch): tuple(order(StreamedBatches(source_of(shards), 8, seed=seed), epoch))
         for seed in (0, 1)
@@ -76,22 +75,22 @@ def test_the_order_follows_seed_and_epoch(shards):
     assert [tuple(order(one, epoch)) for epoch in (0, 1, 0)] == [
         orders[0, epoch] for epoch in (0, 1, 0)
     ]
-    assert next(iter(one))["index"].tolist() == list(orders[0, 0][:12])  # an epoch that is cut off
+    assert next(iter(one))["index"].tolist() == list(orders[0, 0][:12])  # an interrupted epoch
     assert tuple(order(one)) == orders[0, 0]
 
 
-def test_shards_come_in_any_order_and_their_images_mixed(shards):
-    """Farther than the buffer reaches; a shard's images near each other, but in no row."""
+def test_shards_are_shuffled_and_their_images_mixed(shards):
+    """Images move farther than the buffer; those of a shard stay close, but not in order."""
     found = np.array(order(StreamedBatches(source_of(shards), 8)))
     ahead = found - np.arange(TRAIN)
-    assert ahead.max() > 100  # where a buffer of 16 alone gives 16
+    assert ahead.max() > 100  # the buffer alone would give 16
     first = found[: TRAIN // SHARDS] // (TRAIN // SHARDS)
     assert 2 <= len(set(first)) <= 3
     assert (np.diff(found) == 1).mean() < 0.2
     assert abs(np.corrcoef(found, np.arange(TRAIN))[0, 1]) < 0.9
 
 
-def test_a_large_shard_is_read_in_pieces(shards, monkeypatch):
+def test_large_shard_is_read_in_pieces(shards, monkeypatch):
     monkeypatch.setattr(loader, "PIECE_IMAGES", 10)
     streamed = StreamedBatches(source_of(shards), 8)
     assert max(map(len, streamed.pieces)) == 10
@@ -99,8 +98,8 @@ def test_a_large_shard_is_read_in_pieces(shards, monkeypatch):
 
 
 @pytest.mark.parametrize("size", [1, 2, 16, 2000])
-def test_the_buffer(size):
-    """Each item once, none more than `size` places early, some as late; another seed, another."""
+def test_shuffle_buffer_yields_each_item_once(size):
+    """No item comes more than `size` positions early; the order depends on the seed."""
     found = list(shuffle_buffer(iter(range(1000)), size, "a", 0))
     assert sorted(found) == list(range(1000))
     assert max(item - place for place, item in enumerate(found)) <= size
@@ -112,10 +111,11 @@ def test_the_buffer(size):
 
 
 @pytest.mark.parametrize("shares", [2, 3, 5])
-def test_processes_read_parts_of_their_own(shards, shares):
-    """All as many batches; no image twice; each epoch other parts."""
+def test_processes_read_disjoint_images(shards, shares):
+    """Every process has equally many batches, of other images in each epoch."""
     ranks = [
-        StreamedBatches(source_of(shards), 8, rank=rank, shares=shares) for rank in range(shares)
+        StreamedBatches(source_of(shards), 8, rank=rank, world_size=shares)
+        for rank in range(shares)
     ]
     parts = [[order(rank, epoch) for rank in ranks] for epoch in (0, 1)]
     assert {len(rank) for rank in ranks} == {TRAIN // shares // 8}
@@ -140,12 +140,12 @@ def damaged(shards, tmp_path):
     return tmp_path
 
 
-def test_a_image_that_cannot_be_read(damaged):
-    """It is named; another comes twice, so that there are as many batches."""
+def test_unreadable_image_is_replaced(damaged):
+    """A warning names it, and another image repeats to keep the number of batches."""
     break_images(damaged, 1)
     for shares in (1, 2):
         ranks = [
-            StreamedBatches(source_of(damaged), 8, rank=r, shares=shares) for r in range(shares)
+            StreamedBatches(source_of(damaged), 8, rank=r, world_size=shares) for r in range(shares)
         ]
         with pytest.warns(UserWarning, match="skipped .*0.tar/0000.png: cannot be read"):
             found = Counter(sum((order(rank) for rank in ranks), start=[]))
@@ -154,16 +154,16 @@ def test_a_image_that_cannot_be_read(damaged):
         assert sorted(found.values()) == [1] * (TRAIN - 2) + [2]
 
 
-def test_too_many_that_cannot_be_read(damaged):
-    """3 of 288 are more than 1%."""
+def test_many_unreadable_images_are_an_error(damaged):
+    """3 of 288 images are more than 1%."""
     break_images(damaged, 3)
     with warnings.catch_warnings(), pytest.raises(OSError, match="3 of 288 images in the train"):
         warnings.simplefilter("ignore")
         order(StreamedBatches(source_of(damaged), 8))
 
 
-def test_the_limit_decides(shards, tmp_path):
-    """What is just small enough is mapped; one byte less and it is streamed."""
+def test_limit_selects_map_or_stream(shards, tmp_path):
+    """A split of exactly the limit is mapped; with one byte less it is streamed."""
     whole = TRAIN * 3 * SIDE**2
     for size, kind in ((whole, torch.utils.data.DataLoader), (whole - 1, StreamedBatches)):
         data = ImageDataModule(source_of(shards, size / 1e9), str(tmp_path / kind.__name__), 8)
@@ -184,13 +184,13 @@ def test_the_limit_decides(shards, tmp_path):
         (float("nan"), 8, "cache_limit=nan: should be a finite number"),
     ],
 )
-def test_limits_that_are_none(shards, tmp_path, limit, batch_size, message):
+def test_invalid_limits_are_refused(shards, tmp_path, limit, batch_size, message):
     with pytest.raises(ValueError, match=message):
         ImageDataModule(source_of(shards, limit), str(tmp_path), batch_size).prepare_data()
 
 
-def test_a_held_out_split_over_the_limit(shards, tmp_path):
-    """16 images; before any of them is decoded."""
+def test_validation_split_above_the_limit_is_an_error(shards, tmp_path):
+    """The error comes before any image is decoded."""
     data = ImageDataModule(source_of(shards, 15 * 192 / 1e9), str(tmp_path / "cache"), 8)
     data.prepare_data()
     with pytest.raises(ValueError, match="cache_limit=2.88e-06: the 16 images of the val split"):
@@ -198,13 +198,13 @@ def test_a_held_out_split_over_the_limit(shards, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_checkpoint_does_not_say_the_limit(shards):
+def test_description_does_not_contain_the_limit(shards):
     description = describe(source_of(shards))
     assert description == describe(source_of(shards, None))
     assert source_from_description(description).cache_limit is None
 
 
-def test_hugging_face(tmp_path, monkeypatch):
+def test_hugging_face_stream_equals_the_memory_map(tmp_path, monkeypatch):
     pytest.importorskip("datasets", reason="needs the extra [huggingface]")
     levels = noise(80, SIDE, SIDE, 3)
     write_parquet(tmp_path / "set" / "train.parquet", [png(each) for each in levels])
@@ -218,7 +218,7 @@ def test_hugging_face(tmp_path, monkeypatch):
         assert torch.equal(batch["image"], expected)
 
 
-# through the door
+# training
 
 WORDS = [
     *("data=webdataset", "data.image_size=16", "trainer.accelerator=cpu", "batch_size=8"),
@@ -227,14 +227,14 @@ WORDS = [
 ]
 
 
-def test_a_training_is_streamed(run, shards, tmp_path):
-    """No memory map of what is trained on; two epochs and one more are three at once."""
+def test_streamed_training_resumes_exactly(run, shards, tmp_path):
+    """There is no memory map of the training split, and 2 + 1 epochs equal 3."""
     cache = tmp_path / "cache"
     words = [*WORDS, f"data.urls={shards}/*.tar", "data.cache_limit=2e-5", f"cache_dir={cache}"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run("train.py", *words, "trainer.max_epochs=3", f"output={whole}")
     maps = [len((each / "images.bin").read_bytes()) // 768 for each in cache.glob("*/")]
-    assert sorted(maps) == [16, 16]  # for validation and tests
+    assert sorted(maps) == [16, 16]  # for validation and testing
     run("train.py", *words, "trainer.max_epochs=2", f"output={parts}")
     run("train.py", "trainer.max_epochs=3", f"resume={parts / 'last.ckpt'}")
     weights, others = (load_file(each / "weights.safetensors") for each in (whole, parts))
@@ -245,8 +245,7 @@ def test_a_training_is_streamed(run, shards, tmp_path):
     assert "was begun with data.cache_limit=2e-05, not null: leave it out to continue" in said
 
 
-def test_a_training_with_too_many_unreadable_images(run, damaged):
-    """One line at the end, that says how to go on."""
+def test_training_ends_with_one_line_for_unreadable_images(run, damaged):
     break_images(damaged, 5)
     words = [*WORDS, f"data.urls={damaged}/*.tar", "data.cache_limit=2e-5", "preview=0"]
     words += ["validate=0", "sample_metrics=0", f"output={damaged / 'run'}"]
@@ -266,9 +265,9 @@ def test_a_training_with_too_many_unreadable_images(run, damaged):
         ("7e-6", "data.cache_limit=7e-06: the 16 images of the val split are 1.23e-05 GB"),
     ],
 )
-def test_one_line_before_any_work(run, shards, tmp_path, limit, message):
+def test_bad_limit_is_a_one_line_error_before_training(run, shards, tmp_path, limit, message):
     words = [f"data.urls={shards}/*.tar", f"data.cache_limit={limit}", f"output={tmp_path / 'a'}"]
     words += [f"cache_dir={tmp_path / 'cache'}"]
     said = run("train.py", *WORDS, *words, fails=True).stderr
-    assert said.startswith(f"error: {message}")
+    assert f"error: {message}" in said
     assert not list(tmp_path.iterdir())

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig
 
 from dcgan_inpaint.data.cache import Source
 from dcgan_inpaint.data.faces.source import Faces
@@ -44,16 +43,16 @@ CUSTOM = "own"  # name in the description of a class that is not in SOURCES
 CUSTOM_FIELDS = ["target", "image_size", "channels", "crop", "settings"]
 
 
-def build_source(cfg: DictConfig | None) -> Any:
+def build_source(config: Mapping[str, Any] | None) -> Any:
     """Return the source that the user's configuration describes, or None for None.
 
     Raises whatever its class raises, and ValueError if the class is not a `Source`.
     """
-    source = instantiate(cfg)
-    if cfg is not None and not isinstance(source, Source):
+    source = instantiate(config)
+    if config is not None and not isinstance(source, Source):
         required = ", ".join(sorted({*Source.__annotations__, "settings", "items", "decode"}))
         raise ValueError(
-            f"data._target_={cfg._target_}: should have {required}. See CONTRIBUTING.md"
+            f"data._target_={config['_target_']}: should have {required}. See CONTRIBUTING.md"
         )
     return source
 
