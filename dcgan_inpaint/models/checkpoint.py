@@ -160,10 +160,8 @@ def save_weights(model: Model, path: str | Path, averaged: bool = False) -> None
             for name, value in tensors.items()
             if not dropped.match(name)
         }
-        data = {
-            name: value for name, value in (model.data or {}).items() if name not in LOCATION_KEYS
-        }
-        header = replace(header, data=data or None)
+        data = (model.data or {}).items()
+        header = replace(header, data={k: v for k, v in data if k not in LOCATION_KEYS} or None)
     fields = asdict(header)
     fields[CHECKSUM] = checksum(tensors, {HEADER: json.dumps(fields)})
     with atomic_write(Path(path)) as file:
