@@ -698,7 +698,7 @@ def test_sample(run, trained, tmp_path):
 SAMPLE_ERRORS = {
     "count": (["count=0"], "count=0"),
     "z missing": (["z=gone.npy"], "z=gone.npy: no such file"),
-    "z shape": (["z={tmp}/z.npy"], "expected shape (N, 8), not (4, 3)"),
+    "z shape": (["z={tmp}/z.npy"], "expected shape (N, 100), not (4, 3)"),
     "rows": (["plus=[0]", "minus=[1]", "base=[64]"], "base=[64]: no such row. Use 0 to 63"),
     "rows missing": (["plus=[0]"], "minus=null: no rows. Set plus, minus, base together"),
     "row text": (["plus=[a]"], "plus.0=a: should be a valid integer"),

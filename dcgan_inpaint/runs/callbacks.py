@@ -46,7 +46,7 @@ def training_callbacks(
 
 
 class StoreSettings(Callback):
-    """Stores the flat settings of a training in its checkpoints, to compare with on resume."""
+    """Stores the settings of a training run in its checkpoints, for the comparison on resume."""
 
     def __init__(self, settings: dict[str, Any]):
         self.settings = settings

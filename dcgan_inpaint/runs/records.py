@@ -82,7 +82,7 @@ def write_record(path: Path, record: Record) -> None:
 
 
 def read_record(path: Path) -> Record | None:
-    """Return a record, also one of an earlier version, or None if it is missing or damaged."""
+    """Read a record of this or an earlier version; return None if it is missing or damaged."""
     try:
         with safe_open(path, "pt") as file:
             metadata = dict(file.metadata() or {})
@@ -216,7 +216,7 @@ class CompletionWriter(BasePredictionWriter):
 
     @property
     def main_result(self) -> Path:
-        """The path to look at first: the grid, or the completed photo or photos."""
+        """Path of the main result: the grid of completions, or the completed photos."""
         if self.photos is None:
             return self.run_dir / "completed.png"
         is_single = len(set(self.photos.photo_index)) == 1

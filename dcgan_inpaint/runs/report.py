@@ -135,7 +135,7 @@ def write_page(
     objective: Tensor | None,
     summary: Summary,
 ) -> None:
-    """Write a page that needs no other file.
+    """Write a self-contained HTML page.
 
     Args:
         path: The HTML file.

@@ -228,8 +228,8 @@ def complete(
         shard: "3/16" restricts this call to the third of sixteen shares of the batches.
 
     Returns:
-        The summary of the metrics, or None if other processes have images left to complete, or
-        this process is not the first.
+        The summary of the metrics. None if images of other shards are not completed yet, and in
+        every process but the first.
     """
     count = len(writer.names)
     blocks = [range(i, min(i + batch_size, count)) for i in range(0, count, batch_size)]
@@ -258,7 +258,7 @@ def complete(
 
 
 def evaluate_samples(model: LatentGAN, real: np.ndarray, count: int, trainer: Trainer) -> str:
-    """Compare samples of a GAN with real images, log the metrics as samples/<metric>.
+    """Compare samples of a GAN with real images, and log the metrics as samples/<metric>.
 
     Args:
         model: The GAN.
