@@ -429,9 +429,7 @@ def test_unreadable_images_are_named_skipped_and_counted(tree, tmp_path):
         save(tree / f"more{i}.png", np.full((8, 8, 3), i % 256, np.uint8) + np.uint8(i // 256))
     good = len(Folder(str(tree)).items("train"))
     bad = 0
-    while (
-        len(Folder(str(tree)).items("train")) == good
-    ):  # until an unreadable file falls into the training split
+    while len(Folder(str(tree)).items("train")) == good:  # until it is in train
         bad += 1
         (tree / "bad.png").write_text(f"broken {bad}")
     with pytest.warns(UserWarning) as caught:

@@ -150,7 +150,7 @@ def test_two_models_of_one_kind(mine):
 
 
 FAULTS = {
-    "no such module": ("nothere.Discs", "", "no such class or function (No module named 'nothere')"),
+    "no such module": ("nothere.Discs", "", "no such class or function (No module named"),
     "no such class": ("mydata.Disks", "", "no such class or function (module 'mydata' has no"),
     "broken": ("broken.Discs", "def", "no such class or function (invalid syntax"),
     "no source": ("broken.Discs", "class Discs:\n    def __init__(self, **_): pass",

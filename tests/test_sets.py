@@ -472,10 +472,8 @@ def test_descriptions_rebuild_the_sources(svhn, cars, tars):
 
 # commands in the documentation
 
-README = (Path(__file__).parents[1] / "dcgan_inpaint" / "README.md").read_text()
-LINES = [
-    line for line in README.splitlines() if re.match(r"python train.py data=\w+ .*path/to", line)
-]
+README = (Path(__file__).parents[1] / "dcgan_inpaint" / "data" / "README.md").read_text()
+LINES = re.findall(r"`(python train.py data=(?!celeba)\w+ [^`]*path/to[^`]*)`", README)
 FAST = [
     *("data.image_size=16", "model.gf_dim=1", "model.df_dim=1", "trainer.max_epochs=1"),
     *("batch_size=4", "preview=0", "validate=0", "sample_metrics=0", "trainer.accelerator=cpu"),
