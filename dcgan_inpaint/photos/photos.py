@@ -71,10 +71,10 @@ def crop_finder(
     return find_crops
 
 
+# SciPy and OpenCV have this function too, but as new core dependencies they would cost more than
+# its 15 lines.
 def label_components(hole: np.ndarray) -> np.ndarray:
     """Number the connected components of a hole.
-
-    Written here because SciPy and OpenCV are optional: 15 lines do not justify a new dependency.
 
     Args:
         hole: (H, W), bool. Neighbors are left, right, above and below.
