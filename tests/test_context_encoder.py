@@ -17,14 +17,14 @@ SMALL = {"image_size": 16, "code_dim": 6, "gf_dim": 2, "df_dim": 2}
 MASK = partial(masks.random, seed=0, missing=0.5)
 
 
-def batches(count, size=8):
+def random_batches(count, size=8):
     generator = torch.Generator().manual_seed(0)
     return [
         {"image": torch.rand(size, 3, 16, 16, generator=generator) * 2 - 1} for _ in range(count)
     ]
 
 
-def small(model=ContextEncoder, seed=0, **settings):
+def small_encoder(model=ContextEncoder, seed=0, **settings):
     torch.manual_seed(seed)
     return model(**SMALL | {"mask": MASK} | settings)
 
@@ -36,29 +36,29 @@ def train(model, data, ckpt_path=None, **settings):
 
 
 class Recorder(ContextEncoder):
-    """Keeps what each update moved, and the masks that were drawn."""
+    """Records the effect of each update and the indices of the masks."""
 
     def __init__(self, **settings):
         super().__init__(**settings)
         self.updates, self.indices, self.passes = [], [], 0
-        draw = self.mask
-        self.mask = lambda index, size: self.indices.append(index) or draw(index, size)
+        mask = self.mask
+        self.mask = lambda index, size: self.indices.append(index) or mask(index, size)
         self.generator.register_forward_hook(self._count)
 
     def _count(self, *_):
         self.passes += 1
 
-    def _update(self, which, loss, count):
+    def _update(self, network, loss, count):
         before = copy.deepcopy(self.state_dict())
-        super()._update(which, loss, count)
+        super()._update(network, loss, count)
         moved = moved_since(before, self)
-        self.updates.append((which, count, moved))
+        self.updates.append((network, count, moved))
 
 
-def test_schedule():
-    """Per batch one update of D, then one of the network, each of its own alone; new masks."""
-    model = small(Recorder)
-    train(model, batches(2))
+def test_iteration_is_one_update_of_d_and_one_of_the_network():
+    """Each update changes its own network only, and each image has a new mask."""
+    model = small_encoder(Recorder)
+    train(model, random_batches(2))
     first = [(0, 1, {"discriminator"}), (1, 1, {"generator"})]
     assert model.updates == [*first, (0, 2, {"discriminator"}), (1, 2, {"generator"})]
     assert model.iteration == 2
@@ -66,10 +66,10 @@ def test_schedule():
     assert torch.equal(torch.cat(model.indices), torch.arange(16))
 
 
-def test_training_is_the_plain_schedule():
-    """The same numbers as a loop with the losses of Pathak 2016, eq. 1 to 3, written out."""
-    data = batches(2)
-    model, plain = small(), small()
+def test_training_matches_a_plain_loop():
+    """The loop writes out the losses of Pathak 2016, eq. 1 to 3."""
+    data = random_batches(2)
+    model, plain = small_encoder(), small_encoder()
     train(model, data)
     plain.train()
     d = torch.optim.Adam(plain.discriminator.parameters(), 2e-4, betas=(0.5, 0.999))
@@ -89,8 +89,8 @@ def test_training_is_the_plain_schedule():
         step(d, sum(discriminator_losses(*logits)), t)
         adversarial = generator_loss(plain.discriminator(fake))
         errors = [
-            (image - picture)[(hole == 0).expand(3, -1, -1)].square().mean()
-            for image, picture, hole in zip(images, fake, mask, strict=True)
+            (image - completion)[(hole == 0).expand(3, -1, -1)].square().mean()
+            for image, completion, hole in zip(images, fake, mask, strict=True)
         ]
         step(g, 0.999 * sum(errors) / 8 + 0.001 * adversarial, t)
     before_norm = ("convs.1.bias", "convs.2.bias", "convs.3.bias", "code.bias", "project.bias")
@@ -100,37 +100,36 @@ def test_training_is_the_plain_schedule():
             torch.testing.assert_close(value, other, rtol=1e-3, atol=5e-4, msg=name)
 
 
-def test_logged_values():
-    logged = train(small(), batches(3)).callback_metrics
+def test_losses_are_logged():
+    logged = train(small_encoder(), random_batches(3)).callback_metrics
     assert 0 < logged["train/l2"] < 4
     assert logged["train/g_loss"] > 0
     assert logged["train/d_loss"] == logged["train/d_loss_real"] + logged["train/d_loss_fake"]
     assert logged["iteration"] == 3
 
 
-def test_it_learns_to_fill():
-    """Two flat images: the hole goes on in the colour of the known pixels."""
+def test_training_learns_to_continue_flat_colors():
     images = torch.tensor([-0.6, 0.6]).repeat(4)[:, None, None, None].expand(8, 3, 16, 16)
-    model = small(df_dim=4, gf_dim=4)
+    model = small_encoder(df_dim=4, gf_dim=4)
     trainer = train(model, [{"image": images.contiguous()}] * 80)
     assert trainer.callback_metrics["train/l2"] < 0.02
 
 
 def test_bf16_trains_close_to_fp32():
     exact, rounded = (
-        train(small(), batches(1), precision=precision).callback_metrics
+        train(small_encoder(), random_batches(1), precision=precision).callback_metrics
         for precision in ("32-true", "bf16-mixed")
     )
     for name in ("train/l2", "train/d_loss", "train/g_loss"):
         torch.testing.assert_close(exact[name], rounded[name], rtol=0.02, atol=0)
 
 
-def test_it_completes_by_known_pixels_alone():
-    model = small()
-    train(model, batches(3))
+def test_completion_depends_on_known_pixels_only():
+    model = small_encoder()
+    train(model, random_batches(3))
     filling = BaselineModule(model.fill(), MASK, paste, model.image_shape)
     filling.check()
-    images, index = batches(1)[0]["image"], torch.arange(8)
+    images, index = random_batches(1)[0]["image"], torch.arange(8)
     done = filling.predict_step({"image": images, "index": index})
     known = done.mask.expand_as(images) == 1
     assert torch.equal(done.completion[known], images[known])
@@ -142,11 +141,11 @@ def test_it_completes_by_known_pixels_alone():
     torch.testing.assert_close(alone.fake[0], done.fake[3])
 
 
-def test_checkpoint_stands_alone_and_resume_is_exact(tmp_path):
-    data = batches(4)
-    whole = small()
-    train(whole, data)
-    first = small()
+def test_checkpoint_restores_the_model_and_resumes_exactly(tmp_path):
+    data = random_batches(4)
+    uninterrupted = small_encoder()
+    train(uninterrupted, data)
+    first = small_encoder()
     train(first, data[:2]).save_checkpoint(tmp_path / "half.ckpt")
 
     loaded = load_model(tmp_path / "half.ckpt", ContextEncoder)
@@ -157,10 +156,10 @@ def test_checkpoint_stands_alone_and_resume_is_exact(tmp_path):
     with pytest.raises(ValueError, match="mask=null: a context encoder needs masks"):
         train(loaded, data[:1])
 
-    second = small(seed=1)
+    second = small_encoder(seed=1)
     train(second, data[2:], ckpt_path=tmp_path / "half.ckpt", max_epochs=2)
     assert second.iteration == 4
-    for name, value in whole.state_dict().items():
+    for name, value in uninterrupted.state_dict().items():
         torch.testing.assert_close(value, second.state_dict()[name], msg=name)
 
 
@@ -176,6 +175,6 @@ def test_checkpoint_stands_alone_and_resume_is_exact(tmp_path):
         ({"ema_decay": 1.0}, "ema_decay=1.0"),
     ],
 )
-def test_errors(settings, message):
+def test_invalid_settings_are_rejected(settings, message):
     with pytest.raises(ValueError, match=message):
-        small(**settings)
+        small_encoder(**settings)

@@ -12,7 +12,7 @@ from dcgan_inpaint.models.dcgan import DCGAN
 SMALL = {"image_size": 16, "z_dim": 6, "gf_dim": 2, "df_dim": 2}
 
 
-def batches(count, size=8, channels=3):
+def random_batches(count, size=8, channels=3):
     generator = torch.Generator().manual_seed(0)
     return [
         {"image": torch.rand(size, channels, 16, 16, generator=generator) * 2 - 1}
@@ -22,36 +22,36 @@ def batches(count, size=8, channels=3):
 
 def train(model, iterations=3, data=None, ckpt_path=None, **settings):
     trainer = quiet_trainer(**settings)
-    loader = DataLoader(data or batches(iterations), batch_size=None)
+    loader = DataLoader(data or random_batches(iterations), batch_size=None)
     trainer.fit(model, loader, ckpt_path=ckpt_path)
     return trainer
 
 
-def small(seed=0, **settings):
+def small_dcgan(seed=0, **settings):
     torch.manual_seed(seed)
     return DCGAN(**SMALL | settings)
 
 
 class Recorder(DCGAN):
-    """Keeps what each update saw and moved."""
+    """Records the inputs and effects of each update."""
 
     def __init__(self, **settings):
         super().__init__(**settings)
-        self.updates, self.seen_z = [], []
-        self.generator.register_forward_pre_hook(lambda _, args: self.seen_z.append(args[0]))
+        self.updates, self.z_inputs = [], []
+        self.generator.register_forward_pre_hook(lambda _, args: self.z_inputs.append(args[0]))
         self.logits = []
         self.discriminator.register_forward_hook(lambda _, i, out: self.logits.append(out))
 
-    def _update(self, which, loss, count):
+    def _update(self, network, loss, count):
         before = copy.deepcopy(self.state_dict())
-        super()._update(which, loss, count)
+        super()._update(network, loss, count)
         moved = moved_since(before, self)
-        self.updates.append((which, count, moved, loss.item()))
+        self.updates.append((network, count, moved, loss.item()))
 
 
 @pytest.mark.parametrize("g_steps", [1, 2, 3])
-def test_schedule(g_steps):
-    """One D update, then g_steps G updates; each moves its own network alone."""
+def test_iteration_is_one_update_of_d_and_g_steps_of_g(g_steps):
+    """Each update changes its own network only."""
     torch.manual_seed(0)
     model = Recorder(**SMALL, g_steps=g_steps)
     train(model, iterations=2)
@@ -63,22 +63,22 @@ def test_schedule(g_steps):
     assert model.iteration == 2
 
 
-def test_one_z_for_all_steps_and_nothing_evaluated_twice():
+def test_all_steps_of_a_batch_share_z_and_the_first_generated_images():
     torch.manual_seed(0)
     model = Recorder(**SMALL, g_steps=2)
     train(model, iterations=2)
-    assert len(model.seen_z) == 4  # per iteration: once for D and the first G step, once more
+    assert len(model.z_inputs) == 4  # per iteration: once for D and the first G step, once more
     assert len(model.logits) == 8  # per iteration: real, fake, and one per G step
-    first, again, second, _ = model.seen_z
+    first, again, second, _ = model.z_inputs
     assert torch.equal(first, again)
     assert not torch.equal(first, second)
     assert torch.equal(first, model.latents(torch.arange(8)))
 
 
-def test_training_is_the_plain_schedule():
-    """The same numbers as a loop that recomputes G(z) for each step and knows no toggles."""
-    data = batches(3)
-    model, plain = small(), small()
+def test_training_matches_a_plain_loop():
+    """The loop computes G(z) for each step and always computes all gradients."""
+    data = random_batches(3)
+    model, plain = small_dcgan(), small_dcgan()
     train(model, data=data)
     plain.train()
     d = torch.optim.Adam(plain.discriminator.parameters(), 2e-4, betas=(0.5, 0.999))
@@ -105,29 +105,28 @@ def test_training_is_the_plain_schedule():
             torch.testing.assert_close(value, other, rtol=1e-3, atol=2e-4)
 
 
-def test_the_gradient_penalty_on_true_images():
-    """Weighs in at every 8th iteration, 8 times; after it D is flatter where true images lie."""
+def test_gradient_penalty_applies_at_every_eighth_iteration_and_flattens_d():
 
-    def slope(**settings):
-        model = small(lr=0.01, **settings)
+    def gradient_norm(**settings):
+        model = small_dcgan(lr=0.01, **settings)
         for parameter in model.discriminator.parameters():
             torch.nn.init.normal_(parameter, std=0.2)
-        train(model, data=batches(1) * 16)
-        return gradient_penalty(model.discriminator.eval(), batches(1)[0]["image"]).item()
+        train(model, data=random_batches(1) * 16)
+        return gradient_penalty(model.discriminator.eval(), random_batches(1)[0]["image"]).item()
 
-    assert slope(r1=3.0) < 0.5 * slope()
-    data, model = batches(2), small(r1=2.0)
+    assert gradient_norm(r1=3.0) < 0.5 * gradient_norm()
+    data, model = random_batches(2), small_dcgan(r1=2.0)
     losses = []
-    model._update = lambda which, loss, count: losses.append((which, loss.item()))
-    plain = small()
+    model._update = lambda network, loss, count: losses.append((network, loss.item()))
+    plain = small_dcgan()
     train(plain, data=data[:1])
     trainer = train(model, data=data[:1])
-    penalty = gradient_penalty(small().discriminator, data[0]["image"]).item()
+    penalty = gradient_penalty(small_dcgan().discriminator, data[0]["image"]).item()
     expected = trainer.callback_metrics["train/d_loss"].item() + 8 * 2.0 * penalty
     assert losses[0] == (0, pytest.approx(expected, rel=1e-4))
 
 
-def test_more_layers_of_d_end_in_smaller_maps():
+def test_more_layers_of_d_give_smaller_maps():
     model = DCGAN(**SMALL | {"image_size": 64, "layers": 6})
     assert [conv.out_channels for conv in model.discriminator.convs] == [2, 4, 8, 16, 16, 16]
     assert model.discriminator.features(torch.zeros(3, 3, 64, 64)).shape == (3, 16)
@@ -136,7 +135,7 @@ def test_more_layers_of_d_end_in_smaller_maps():
 
 
 def test_ema_follows_the_generator_with_warm_up():
-    model = small()
+    model = small_dcgan()
     start = model.generator.project.weight.detach().clone()
     train(model, iterations=1)
     decay = 2 / 11  # (1 + t) / (10 + t) at t = 1
@@ -146,8 +145,8 @@ def test_ema_follows_the_generator_with_warm_up():
     torch.testing.assert_close(model.ema_generator.norms[0].running_mean, (1 - decay) * mean)
 
 
-def test_forward_uses_the_average_and_leaves_the_mode():
-    model = small()
+def test_forward_uses_the_average_and_restores_the_training_mode():
+    model = small_dcgan()
     train(model)
     model.train()
     z = model.latents(torch.arange(4))
@@ -158,8 +157,8 @@ def test_forward_uses_the_average_and_leaves_the_mode():
     torch.testing.assert_close(raw[:1], model(z[:1], ema=False))
 
 
-def test_same_seed_same_weights():
-    a, b = small(), small()
+def test_equal_seeds_give_equal_weights():
+    a, b = small_dcgan(), small_dcgan()
     train(a)
     train(b)
     for name, value in a.state_dict().items():
@@ -167,13 +166,13 @@ def test_same_seed_same_weights():
 
 
 def test_bf16_trains_close_to_fp32():
-    """And the second G step sees the first one's update, not a cached bf16 copy of the weights."""
+    """The second G step uses the updated weights, not a cached bf16 copy."""
     losses = []
     for precision in ("32-true", "bf16-mixed"):
         torch.manual_seed(0)
         model = Recorder(**SMALL, lr=0.02)
         for parameter in model.discriminator.parameters():
-            torch.nn.init.normal_(parameter, std=0.2)  # logits that are not all but zero
+            torch.nn.init.normal_(parameter, std=0.2)  # logits that differ from zero
         train(model, iterations=2, precision=precision)
         assert all(p.dtype == torch.float32 for p in model.parameters())
         losses.append(torch.tensor([loss for *_, loss in model.updates]))
@@ -181,8 +180,8 @@ def test_bf16_trains_close_to_fp32():
     assert losses[1][1] != losses[1][2]  # same z, same D: only G's update tells them apart
 
 
-def test_logged_values():
-    trainer = train(small())
+def test_losses_and_probabilities_are_logged():
+    trainer = train(small_dcgan())
     logged = trainer.callback_metrics
     assert logged["train/d_loss"] == logged["train/d_loss_real"] + logged["train/d_loss_fake"]
     assert 0 < logged["train/D(x)"] < 1
@@ -213,17 +212,17 @@ def test_logged_values():
         ({"width": 3}, "width=3: unknown option"),
     ],
 )
-def test_errors(settings, message):
+def test_invalid_settings_are_rejected(settings, message):
     with pytest.raises(ValueError, match=message):
         DCGAN(**SMALL | settings)
 
 
-def test_checkpoint_stands_alone_and_resume_is_exact(tmp_path):
-    data = batches(4)
-    whole = small()
-    train(whole, data=data)
+def test_checkpoint_restores_the_model_and_resumes_exactly(tmp_path):
+    data = random_batches(4)
+    uninterrupted = small_dcgan()
+    train(uninterrupted, data=data)
 
-    first = small()
+    first = small_dcgan()
     train(first, data=data[:2]).save_checkpoint(tmp_path / "half.ckpt")
 
     loaded = load_gan(tmp_path / "half.ckpt")
@@ -231,8 +230,8 @@ def test_checkpoint_stands_alone_and_resume_is_exact(tmp_path):
     z = loaded.latents(torch.arange(3))
     torch.testing.assert_close(loaded(z), first(z))
 
-    second = small(seed=1)
+    second = small_dcgan(seed=1)
     train(second, data=data[2:], ckpt_path=tmp_path / "half.ckpt", max_epochs=2)
     assert second.iteration == 4
-    for name, value in whole.state_dict().items():
+    for name, value in uninterrupted.state_dict().items():
         torch.testing.assert_close(value, second.state_dict()[name], msg=name)

@@ -1,9 +1,12 @@
-"""Against numbers computed with the original TensorFlow code (dcgan_inpaint/README.md).
+"""Comparison with numbers computed by the original TensorFlow code (tests/README.md).
 
-golden/{blog,head}.npz, for both generator widths: weights in TensorFlow's names and layouts before
-training (init/) and after 6 iterations (after6/) on the images x (8, S, S, 3), made up and
-smooth, with train/z and the losses train/; with after6/, what the networks give (eval/), the search
-under six masks from z = eval/z (complete/: 20 iterations, lam 0.1) and one HMC proposal (hmc/).
+golden/{blog,head}.npz hold one model for each version of the generator's widths:
+
+- init/, after6/: weights in TensorFlow's names and layouts, before training and after 6 iterations
+  on the images x (8, S, S, 3), which are smooth and artificial; train/: the z and the losses
+- eval/: outputs of the networks with after6/
+- complete/: a search for each of six masks from z = eval/z, 20 iterations, lam 0.1
+- hmc/: one proposal of Hamiltonian Monte Carlo
 """
 
 from pathlib import Path
@@ -34,7 +37,7 @@ def golden(request):
     return dict(np.load(GOLDEN / f"{name}.npz")) | {"widths": widths}
 
 
-def pictures(array):
+def images_of(array):
     return torch.from_numpy(array).permute(0, 3, 1, 2).contiguous()
 
 
@@ -50,11 +53,11 @@ def load(golden, when):
 
 
 @torch.no_grad()
-def test_networks(golden):
+def test_networks_and_losses_match_the_original(golden):
     model = load(golden, "after6")
-    z, x = torch.from_numpy(golden["eval/z"]), pictures(golden["x"])
+    z, x = torch.from_numpy(golden["eval/z"]), images_of(golden["x"])
     fake = model.generator(z)
-    torch.testing.assert_close(fake, pictures(golden["eval/G"]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(fake, images_of(golden["eval/G"]), rtol=0, atol=1e-6)
     real_logits, fake_logits = model.discriminator(x), model.discriminator(fake)
     for ours, name in ((real_logits, "eval/real_logits"), (fake_logits, "eval/fake_logits")):
         torch.testing.assert_close(ours, torch.from_numpy(golden[name])[:, 0], rtol=0, atol=1e-5)
@@ -64,7 +67,7 @@ def test_networks(golden):
 
 
 def complete(model, golden, name, ema):
-    """The golden search under one mask, by our code: the module and its Completion."""
+    """Run the search of the golden file for one mask; return the module and its completion."""
     mask = torch.from_numpy(np.float32(golden[f"complete/{name}/mask"]))
     search = InpaintingModule(
         model,
@@ -76,12 +79,12 @@ def complete(model, golden, name, ema):
         ema=ema,
     )
     search.latents = lambda index, seed: torch.from_numpy(golden["eval/z"]).clone()
-    return search, search.predict_step({"image": pictures(golden["x"]), "index": torch.arange(8)})
+    return search, search.predict_step({"image": images_of(golden["x"]), "index": torch.arange(8)})
 
 
 @pytest.mark.parametrize("name", MASKS)
-def test_completion(golden, name):
-    """Start, first gradient, the losses of 20 iterations and the z they end at."""
+def test_search_matches_the_original(golden, name):
+    """Compares the first loss and gradient, the losses of 20 iterations and the last z."""
     model = load(golden, "after6")
     get = lambda key: torch.from_numpy(np.float32(golden[f"complete/{name}/{key}"]))  # noqa: E731
     search, done = complete(model, golden, name, ema=False)
@@ -99,11 +102,11 @@ def test_completion(golden, name):
     torch.testing.assert_close(gradient, get("grad0"), rtol=0, atol=1e-4 * scale)
 
 
-def test_hmc(golden):
-    """One proposal of 100 leapfrog steps from the same momentum, before it is accepted or not."""
+def test_hmc_proposal_matches_the_original(golden):
+    """Compares 100 leapfrog steps from the same momentum, before the acceptance test."""
     model = load(golden, "after6")
     generator, discriminator = freeze(model.generator), freeze(model.discriminator)
-    images = pictures(golden["x"])
+    images = images_of(golden["x"])
     mask = torch.from_numpy(np.float32(golden["complete/center/mask"]))[None, None]
     mask = mask.expand(8, 1, *mask.shape[2:])
 
@@ -111,7 +114,7 @@ def test_hmc(golden):
         fake = generator(z)
         context = context_loss(fake, images, mask)
         prior = prior_loss(discriminator(fake))
-        # the original adds the batch mean of the prior, whose gradient it sees once per image
+        # the original adds the batch mean of the prior, so its gradient counts once per image
         return context, prior, context + 0.1 * prior
 
     class FirstMomentum(CounterRNG):
@@ -140,15 +143,15 @@ def test_hmc(golden):
 
 
 class Replay(DCGAN):
-    """Trains on the golden z, and keeps the loss that each update saw."""
+    """Trains on the z of the golden file and records the loss of each update."""
 
-    def _update(self, which, loss, count):
-        self.seen.append(loss.item())
-        super()._update(which, loss, count)
+    def _update(self, network, loss, count):
+        self.losses.append(loss.item())
+        super()._update(network, loss, count)
 
 
 def train(golden, iterations, nudge=0.0, seed=0):
-    """Our training from the original's weights, each changed by `nudge` of itself, in float64."""
+    """Train in float64 from the original's weights, each changed by the share `nudge`."""
     size = golden["x"].shape[1]
     model = Replay(image_size=size, z_dim=16, gf_dim=8, df_dim=8, widths=golden["widths"])
     model.load_state_dict(load(golden, "init").state_dict())
@@ -156,26 +159,26 @@ def train(golden, iterations, nudge=0.0, seed=0):
     torch.manual_seed(seed)
     for parameter in model.parameters():
         parameter.data *= 1 + nudge * torch.randn_like(parameter)
-    model.seen = []
+    model.losses = []
     model.latents = lambda index: torch.from_numpy(golden["train/z"][model.iteration]).double()
-    data = DataLoader([{"image": pictures(golden["x"])}] * iterations, batch_size=None)
+    data = DataLoader([{"image": images_of(golden["x"])}] * iterations, batch_size=None)
     trainer = quiet_trainer(
         precision="64-true",  # the same on every machine
     )
     trainer.fit(model, data)
-    ours = torch.tensor(model.seen)  # d_loss, g_loss, g_loss of each iteration
+    ours = torch.tensor(model.losses)  # d_loss, g_loss, g_loss of each iteration
     theirs = np.concatenate([golden["train/d_loss"][:, None], golden["train/g_loss"]], 1)
     return model, (ours / torch.from_numpy(theirs[:iterations]).flatten() - 1).abs()
 
 
-# Rounding decides on which side of a LeakyReLU's kink an activation within 1e-8 of it falls, and
-# Adam's first steps have the size of lr whatever the gradient's: runs that differ by rounding part
-# by 1e-3 within a few updates, on one of a few discrete paths.  These nudges of the initial weights
-# put ours on the original's path (of 40 seeds each; 12 of 80 follow it for 15 updates at 32 px).
+# Rounding decides on which side of LeakyReLU's kink an activation within 1e-8 of it is, and Adam's
+# first steps have the size of lr for any gradient.  Runs that differ by rounding therefore diverge
+# by 1e-3 within a few updates, onto one of a few discrete paths.  These changes of the initial
+# weights lead to the original's path: (nudge, seed, updates compared), chosen from 40 seeds each.
 PATHS = {"amos_head": (1e-6, 13, 18), "blog": (1e-7, 27, 8)}
 
 
-def test_training_losses(golden):
+def test_training_losses_match_the_original(golden):
     _, error = train(golden, 6)
     assert error[:2].max() < 1e-6  # before any kink
     assert error.max() < 0.02
@@ -184,12 +187,12 @@ def test_training_losses(golden):
     assert error[:updates].max() < 1e-4
 
 
-def test_moving_statistics_after_one_iteration(golden):
-    """Three forward passes of G and four of D per iteration have moved them, as the original's."""
+def test_moving_statistics_match_the_original_after_one_iteration(golden):
+    """The original has three forward passes of G and four of D per iteration."""
     model, _ = train(golden, 1)
     variables = {
         key.removeprefix(f"{when}/"): value
-        for when in ("init", "after1")  # of after1 only the moving statistics are at hand
+        for when in ("init", "after1")  # after1/ has moving statistics only
         for key, value in golden.items()
         if key.startswith(when)
     }

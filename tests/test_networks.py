@@ -14,12 +14,12 @@ from dcgan_inpaint.models.networks import (
 
 
 def same_conv(x, weight, bias):
-    """TensorFlow's SAME convolution, stride 2, kernel 5: pad 1 before and 2 after, explicitly."""
+    """Compute TensorFlow's SAME convolution, stride 2, kernel 5: pad 1 before and 2 after."""
     return F.conv2d(F.pad(x, (1, 2, 1, 2)), weight, bias, stride=2)
 
 
 def same_deconv(x, weight, bias):
-    """The transpose of `same_conv`: the full output, cropped by 1 before and 2 after."""
+    """Compute the transpose of `same_conv`: the full output, cropped by 1 before and 2 after."""
     full = F.conv_transpose2d(x, weight, bias, stride=2)  # 2n + 3
     return full[:, :, 1 : 1 + 2 * x.shape[2], 1 : 1 + 2 * x.shape[3]]
 
@@ -34,7 +34,7 @@ def test_explicit_deconv_is_the_transpose_of_the_explicit_conv():
 
 
 def with_statistics(network):
-    """Moving statistics and affine parameters that are not the initial ones."""
+    """Replace moving statistics and affine parameters by random ones."""
     for module in network.modules():
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             module.running_mean.normal_()
@@ -48,11 +48,11 @@ def with_statistics(network):
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_discriminator_is_tensorflow_same_geometry(training):
+def test_discriminator_has_tensorflow_same_geometry(training):
     torch.manual_seed(0)
     network = with_statistics(Discriminator(32, 3, 4)).double().train(training)
     images = torch.rand(5, 3, 32, 32).double() * 2 - 1
-    h = images  # upright, unmirrored, explicitly padded, with the kernels turned back
+    h = images  # upright, explicitly padded, with kernels flipped back
     for conv, norm in zip(network.convs, network.norms, strict=True):
         h = F.leaky_relu(norm(same_conv(h, conv.weight.flip(2, 3), conv.bias)), 0.2)
     logit = network.classify.weight.view(2, 2, -1).flip(0, 1).flatten()
@@ -61,7 +61,7 @@ def test_discriminator_is_tensorflow_same_geometry(training):
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_generator_is_tensorflow_same_geometry(training):
+def test_generator_has_tensorflow_same_geometry(training):
     torch.manual_seed(0)
     network = with_statistics(Generator(32, 3, 6, 2)).double().train(training)
     z = torch.rand(5, 6).double() * 2 - 1
@@ -73,14 +73,14 @@ def test_generator_is_tensorflow_same_geometry(training):
 
 @pytest.mark.parametrize("size", [8, 16, 32, 64, 128, 256])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_shapes(size, channels):
+def test_output_shapes(size, channels):
     images = Generator(size, channels, z_dim=5, gf_dim=4)(torch.zeros(2, 5))
     assert images.shape == (2, channels, size, size)
     if size >= 16:
         assert Discriminator(size, channels, df_dim=2)(images).shape == (2,)
 
 
-def test_width_schedules():
+def test_generator_widths_of_both_versions():
     assert generator_widths(64, 64, "blog") == [512, 256, 128, 64]  # at 4, 8, 16, 32 px
     assert generator_widths(64, 64, "amos_head") == [512, 512, 256, 128]
     assert generator_widths(32, 8, "amos_head") == [64, 64, 32]
@@ -90,8 +90,8 @@ def test_width_schedules():
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_encoder_is_the_trunk_of_a_discriminator(training):
-    """The mask is one more channel, and the code has BatchNorm and LeakyReLU."""
+def test_encoder_has_the_layers_of_a_discriminator(training):
+    """The mask is an additional channel, and the code has BatchNorm and LeakyReLU."""
     torch.manual_seed(0)
     network = with_statistics(Encoder(32, 3, 5, 4)).double().train(training)
     known, mask = torch.rand(6, 3, 32, 32).double(), torch.ones(6, 1, 32, 32).double()
@@ -115,8 +115,7 @@ def test_context_generator_shapes(size, channels):
     assert network(known, mask).shape == (2, channels, size, size)
 
 
-def test_discriminator_keeps_its_names():
-    """Checkpoints of before there was an encoder mean the same."""
+def test_discriminator_tensors_have_the_names_of_old_checkpoints():
     state = Discriminator(16, 1, 1).state_dict()
     names = [f"convs.{i}.{what}" for i in range(4) for what in ("weight", "bias")]
     what = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -124,7 +123,7 @@ def test_discriminator_keeps_its_names():
     assert list(state) == [*names, "classify.weight", "classify.bias"]
 
 
-def test_initial_weights():
+def test_initial_weights_follow_the_original():
     torch.manual_seed(0)
     generator, discriminator = Generator(), Discriminator()
     assert generator.deconvs[0].weight.std().item() == pytest.approx(0.02, rel=0.01)
@@ -137,7 +136,7 @@ def test_initial_weights():
     assert not discriminator.classify.bias.any()
 
 
-def test_frozen_is_the_same_function_without_batchnorm():
+def test_frozen_networks_compute_the_same_function_without_batchnorm():
     torch.manual_seed(0)
     generator = with_statistics(Generator(32, 3, 6, 4)).eval()
     discriminator = with_statistics(Discriminator(32, 3, 4)).eval()
@@ -151,10 +150,10 @@ def test_frozen_is_the_same_function_without_batchnorm():
         assert not folded.training
     torch.testing.assert_close(freeze(generator)(z), images)
     torch.testing.assert_close(freeze(discriminator)(images), logits)
-    assert all(p.requires_grad for p in generator.parameters())  # the original is left alone
+    assert all(p.requires_grad for p in generator.parameters())  # the original is unchanged
 
 
-def test_frozen_context_generator_is_the_same_function():
+def test_frozen_context_generator_computes_the_same_function():
     torch.manual_seed(0)
     network = with_statistics(ContextGenerator(32, 3, 6, 4, 4)).eval()
     known, mask = torch.rand(3, 3, 32, 32), (torch.rand(3, 1, 32, 32) > 0.5).float()
@@ -168,7 +167,7 @@ def test_frozen_context_generator_is_the_same_function():
 
 
 @pytest.mark.parametrize("level", [1, 2, 3])
-def test_the_image_follows_from_the_map_of_any_level(level):
+def test_image_is_the_same_from_the_map_of_any_level(level):
     torch.manual_seed(0)
     generator = Generator(image_size=32, z_dim=5, gf_dim=4).eval()
     z = torch.rand(3, 5) * 2 - 1

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_golden import GOLDEN, complete, pictures
+from test_golden import GOLDEN, complete, images_of
 
 from dcgan_inpaint.models.checkpoint import load_gan
 from dcgan_inpaint.tf_import.__main__ import main
@@ -192,11 +192,11 @@ def test_imported_networks_and_search_match_the_original(
     assert model.hparams["crop"] == 108 / 178
     assert model.hparams["prior"] == "uniform"
     with torch.no_grad():
-        fake = pictures(golden["eval/G"])
+        fake = images_of(golden["eval/G"])
         for ema in (True, False):
             ours = model(torch.from_numpy(golden["eval/z"]), ema=ema)
             torch.testing.assert_close(ours, fake, rtol=0, atol=1e-5)
-        for images, logits in ((pictures(golden["x"]), "real"), (fake, "fake")):
+        for images, logits in ((images_of(golden["x"]), "real"), (fake, "fake")):
             expected = torch.from_numpy(golden[f"eval/{logits}_logits"])[:, 0]
             torch.testing.assert_close(model.discriminator(images), expected, rtol=0, atol=1e-5)
     _, done = complete(model, golden, "center", ema=True)
