@@ -1,4 +1,4 @@
-"""A source and a model of one's own: CONTRIBUTING.md's code and commands, as they stand."""
+"""The examples of CONTRIBUTING.md, own data and an own model, run as written."""
 
 import importlib
 import re
@@ -33,18 +33,18 @@ GAN = ["model.gf_dim=1", "model.df_dim=1", "model.z_dim=5"]
 
 
 @pytest.fixture
-def mine(tmp_path, monkeypatch):
-    """A folder of one's own files, from which Python imports."""
+def examples(tmp_path, monkeypatch):
+    """A directory with the files of the examples, on Python's path."""
     for name in ("mydata.py", "mymodel.py"):
         (tmp_path / name).write_text(BLOCKS[name])
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(Model, "kinds", dict(Model.kinds))
     yield tmp_path
-    forget()
+    undo_imports()
 
 
-def forget():
-    """As in a process that has imported nothing of it."""
+def undo_imports():
+    """Undo the imports of the examples."""
     for name in ("mydata", "mymodel"):
         sys.modules.pop(name, None)
     Model.kinds.pop("shallow", None)
@@ -52,7 +52,7 @@ def forget():
 
 
 def install(folder):
-    """What pip leaves of mymodel's pyproject.toml where Python looks for packages."""
+    """Write the metadata that pip installs for mymodel's pyproject.toml."""
     project = tomllib.loads(BLOCKS["pyproject.toml"])["project"]
     about = folder / f"{project['name']}-{project['version']}.dist-info"
     about.mkdir()
@@ -64,33 +64,35 @@ def install(folder):
     importlib.invalidate_caches()
 
 
-def typed(command, **said):
-    """The words behind the script of a command of the document, where `said` replaces its own."""
-    words = shlex.split(command.replace("<run>", str(said.pop("run", ""))))[2:]
-    return [next((f"{k}={v}" for k, v in said.items() if w.startswith(f"{k}=")), w) for w in words]
+def overrides_of(command, **changes):
+    """Return the overrides of a command in CONTRIBUTING.md, some replaced by `changes`."""
+    words = shlex.split(command.replace("<run>", str(changes.pop("run", ""))))[2:]
+    return [
+        next((f"{k}={v}" for k, v in changes.items() if w.startswith(f"{k}=")), w) for w in words
+    ]
 
 
-def test_the_commands_are_found():
+def test_examples_have_four_commands_and_three_files():
     assert [command.split()[1] for command in COMMANDS] == ["train.py", "inpaint.py"] * 2
     assert set(BLOCKS) == {"mydata.py", "mymodel.py", "pyproject.toml"}
 
 
-def test_own_images(run, mine, tmp_path):
+def test_own_data_trains_and_completes_when_named(run, examples, tmp_path):
     train, complete = COMMANDS[:2]
-    train = [word.replace("=4000", "=40") for word in typed(train)]
+    train = [word.replace("=4000", "=40") for word in overrides_of(train)]
     run("train.py", *train, *FAST, *GAN, f"output={tmp_path / 'run'}")
     weights = tmp_path / "run" / "weights.safetensors"
     assert load_model(weights).data["target"] == "mydata.Discs"
     small = [*SMALL, "limit=2", "stages=none", "solver.iterations=2"]
     output = f"output={tmp_path / 'out'}"
-    words = [word.replace("=4000", "=40") for word in typed(complete, run=tmp_path / "run")]
+    words = [word.replace("=4000", "=40") for word in overrides_of(complete, run=tmp_path / "run")]
     for _ in range(2):  # the second continues the first
         done = run("inpaint.py", *words, *small, output)
         assert "2 images completed: psnr_hole" in done.stdout
     done = run("inpaint.py", *words, *small[1:], "data.image_size=32", output, fails=True)
     assert "data.image_size=16" in done.stderr
-    # named by the checkpoint alone it is not even imported
-    forget()
+    # a class that only the checkpoint names is not imported
+    undo_imports()
     done = run("inpaint.py", f"ckpt={weights}", *small[1:], f"output={tmp_path / 'no'}", fails=True)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "trained with the custom class 'mydata.Discs'" in line
@@ -98,7 +100,7 @@ def test_own_images(run, mine, tmp_path):
     assert not (tmp_path / "no").exists()
 
 
-def test_own_images_by_the_name_alone(run, mine, tmp_path):
+def test_own_data_needs_only_its_target(run, examples, tmp_path):
     words = ["data._target_=mydata.Discs", "+data.count=40", *FAST, *GAN]
     run("train.py", *words, f"output={tmp_path / 'run'}")
     words = ["data._target_=mydata.Discs", "+data.count=40", *SMALL, "limit=2", "method=mean"]
@@ -107,23 +109,27 @@ def test_own_images_by_the_name_alone(run, mine, tmp_path):
     assert "2 images completed" in done.stdout
 
 
-def test_an_own_model(run, mine, tmp_path):
+def test_own_model_is_found_by_its_entry_point(run, examples, tmp_path):
     train, complete = COMMANDS[2:]
-    run("train.py", *typed(train), *FAST, *FACES, f"output={tmp_path / 'run'}")
-    words = [*typed(complete, run=tmp_path / "run"), *SMALL[1:], f"output={tmp_path / 'out'}"]
-    forget()
-    done = run("inpaint.py", *words, fails=True)  # it is not installed
+    run("train.py", *overrides_of(train), *FAST, *FACES, f"output={tmp_path / 'run'}")
+    words = [
+        *overrides_of(complete, run=tmp_path / "run"),
+        *SMALL[1:],
+        f"output={tmp_path / 'out'}",
+    ]
+    undo_imports()
+    done = run("inpaint.py", *words, fails=True)  # the model is not installed
     assert "holds a shallow. Use a checkpoint of a DCGAN, " in done.stderr
     assert "mymodel" not in sys.modules
-    install(mine)
+    install(examples)
     done = run("inpaint.py", *words)
     assert "2 images completed: psnr_hole" in done.stdout
     completer = Completer.load(tmp_path / "run" / "weights.safetensors", "method=network")
     assert completer.model.settings.width == 32
 
 
-def test_a_checkpoint_does_not_choose_what_is_imported(run, mine, tmp_path):
-    """A kind is a name among entry points; as that of a module it is nothing."""
+def test_checkpoint_cannot_import_a_module(run, examples, tmp_path):
+    """A kind is looked up among entry points only."""
     for kind in ("mymodel", "mymodel:Shallow", "mydata.Discs"):
         assert Model.class_for_kind(kind) is None
     assert not {"mymodel", "mydata"} & set(sys.modules)
@@ -137,11 +143,11 @@ def test_a_checkpoint_does_not_choose_what_is_imported(run, mine, tmp_path):
     assert "mydata" not in sys.modules
 
 
-def test_two_models_of_one_kind(mine):
+def test_kind_can_be_redefined_by_its_own_class_only(examples):
     importlib.import_module("mymodel")
     first = Model.kinds["shallow"]
     sys.modules.pop("mymodel")
-    importlib.import_module("mymodel")  # again, as a notebook does
+    importlib.import_module("mymodel")  # again, as a notebook cell does
     assert Model.kinds["shallow"] is not first
     with pytest.raises(
         TypeError, match="kind='DCGAN': dcgan_inpaint.models.dcgan.DCGAN has this kind"
@@ -167,9 +173,9 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("case", FAULTS)
-def test_faults_of_an_own_source_are_one_line(run, mine, tmp_path, case):
+def test_errors_of_own_data_are_one_line(run, examples, tmp_path, case):
     target, code, message = FAULTS[case]
-    (mine / "broken.py").write_text(code)
+    (examples / "broken.py").write_text(code)
     sys.modules.pop("broken", None)
     importlib.invalidate_caches()
     words = ["data=own", f"data._target_={target}", *FAST, *GAN, f"output={tmp_path / 'run'}"]
@@ -179,14 +185,14 @@ def test_faults_of_an_own_source_are_one_line(run, mine, tmp_path, case):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_cache_knows_other_settings(mine, tmp_path):
+def test_settings_of_own_data_select_the_cache(examples, tmp_path):
     discs = importlib.import_module("mydata").Discs
     small = load_split(discs(40, 16), "val", str(tmp_path))[0]
     assert load_split(discs(40, 8), "val", str(tmp_path))[0].shape == (4, 3, 8, 8)
     assert small.shape == (4, 3, 16, 16)
 
 
-def test_settings_need_not_say_more_than_they_are(mine, tmp_path):
+def test_settings_of_own_data_may_hold_paths(examples, tmp_path):
     discs = importlib.import_module("mydata").Discs
 
     class Plain(discs):
@@ -198,8 +204,8 @@ def test_settings_need_not_say_more_than_they_are(mine, tmp_path):
     assert (folder / "images.bin").stat().st_size == 4 * 3 * 8 * 8
 
 
-def test_safetensors_says_which_kind(mine, run, tmp_path):
-    train = typed(COMMANDS[2])
+def test_safetensors_header_names_the_kind(examples, run, tmp_path):
+    train = overrides_of(COMMANDS[2])
     run("train.py", *train, *FAST, *FACES, f"output={tmp_path / 'run'}")
     with safe_open(tmp_path / "run" / "weights.safetensors", "pt") as stored:
         assert '"kind": "shallow"' in stored.metadata()["dcgan_inpaint"]

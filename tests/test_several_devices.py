@@ -1,4 +1,4 @@
-"""Several processes, here on the CPU: they train one model, and share the images to complete."""
+"""Training and completion in several processes, on the CPU."""
 
 import csv
 import os
@@ -27,12 +27,12 @@ TRAIN = [
 GAN = [*TRAIN, "model.gf_dim=2", "model.z_dim=5"]
 
 
-def start(tmp_path, *words, **environment):
-    """The door as a process, in a folder of its own."""
-    script, *arguments = map(str, words)
+def start(tmp_path, *arguments, **environment):
+    """Start a script as a process in the given directory."""
+    script, *overrides = map(str, arguments)
     variables = {"DCGAN_INPAINT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, PROJECT / script, *arguments],
+        [sys.executable, PROJECT / script, *overrides],
         cwd=tmp_path,
         env=os.environ | variables | environment,
         stdout=subprocess.PIPE,
@@ -41,7 +41,7 @@ def start(tmp_path, *words, **environment):
     )
 
 
-def done(process):
+def finish(process):
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, out + err
     return out + err
@@ -54,19 +54,19 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(folder):
-    """A GAN that two processes trained, without output=: the run's folder, and what was said."""
-    said = done(start(folder, "train.py", *GAN, "trainer=ddp_cpu"))
+    """The run directory and the output of a GAN trained by two processes, without output=."""
+    log = finish(start(folder, "train.py", *GAN, "trainer=ddp_cpu"))
     (run,) = (folder / "runs" / "train").iterdir()
-    return run, said
+    return run, log
 
 
 @pytest.mark.slow
 def test_two_processes_train_one_gan(trained):
-    """Half of the batches each; the first judges alone, in the one folder of the run."""
-    run, said = trained
-    assert "2 processes: 16 images per iteration" in said
-    assert said.count("trained 8 iterations") == 1  # 64 images, twice
-    assert "3 validation images completed" in said
+    """Each trains on half of the images; only the first evaluates, in the same run directory."""
+    run, log = trained
+    assert "2 processes: 16 images per iteration" in log
+    assert log.count("trained 8 iterations") == 1  # 64 images, twice
+    assert "3 validation images completed" in log
     assert (run / "validation" / "index.html").is_file()
     with (run / "logs" / "version_0" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -78,40 +78,41 @@ def test_two_processes_train_one_gan(trained):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "words",
+    "overrides",
     [
         ["model=latent_encoder", "model.code_dim=4", "model.noise_dim=3", "gan={gan}"],
         ["model=context_encoder", "model.code_dim=4", "model.gf_dim=2"],
     ],
     ids=["latent encoder", "context encoder"],
 )
-def test_two_processes_train_the_others(trained, folder, words):
+def test_two_processes_train_the_other_models(trained, folder, overrides):
     gan = trained[0] / "weights.safetensors"
-    own = [word.format(gan=gan) for word in words]
+    own = [override.format(gan=gan) for override in overrides]
     run = folder / own[0].removeprefix("model=")
-    said = done(start(folder, "train.py", *TRAIN, *own, "trainer=ddp_cpu", f"output={run}"))
-    assert "trained 8 iterations" in said
+    log = finish(start(folder, "train.py", *TRAIN, *own, "trainer=ddp_cpu", f"output={run}"))
+    assert "trained 8 iterations" in log
     assert all(value.isfinite().all() for value in load_file(run / "weights.safetensors").values())
 
 
 @pytest.mark.slow
-def test_two_processes_read_shards(folder):
-    """Half of the images each, of which there is no memory map."""
+def test_two_processes_train_on_streamed_shards(folder):
+    """Each reads half of the images, without a memory map of the training images."""
     for i in range(4):
         members = {f"{i}_{j:02d}.png": png(noise(16, 16, 3)) for j in range(20)}
         write_tar(folder / f"{i}.tar", members)
     run, own = folder / "streamed", [word for word in GAN if "data." not in word]
-    words = [*own, "data=webdataset", f"data.urls={folder}/*.tar", "data.cache_limit=1e-5"]
-    words += ["data.image_size=16", "trainer=ddp_cpu", f"output={run}"]
-    said = done(start(folder, "train.py", *words, f"cache_dir={folder / 'maps'}"))
-    assert "trained 8 iterations" in said  # 72 images, of each process's 36 the 32 that fill one
+    overrides = [*own, "data=webdataset", f"data.urls={folder}/*.tar", "data.cache_limit=1e-5"]
+    overrides += ["data.image_size=16", "trainer=ddp_cpu", f"output={run}"]
+    log = finish(start(folder, "train.py", *overrides, f"cache_dir={folder / 'maps'}"))
+    # 72 images: each process trains on 32 of its 36, which fill its batches
+    assert "trained 8 iterations" in log
     maps = [(each / "images.bin").stat().st_size for each in (folder / "maps").glob("*/")]
     assert maps == [4 * 768] * 2  # for validation and tests
     assert all(value.isfinite().all() for value in load_file(run / "weights.safetensors").values())
 
 
-def test_the_processes_share_an_epoch():
-    """Together they see each image once; alone it is the order that it always was."""
+def test_processes_split_the_order_of_an_epoch():
+    """Together they read each image once."""
     images = ImageDataset(torch.zeros(11, 3, 4, 4).byte().numpy(), [f"{i}" for i in range(11)])
     alone = list(EpochSampler(images, seed=3))
     parts = [list(EpochSampler(images, 3, rank, 2)) for rank in range(2)]
@@ -126,9 +127,9 @@ COMPLETE = [
 ]
 
 
-def complete(folder, trained, output, *words):
+def complete(folder, trained, output, *overrides):
     ckpt = f"ckpt={trained[0] / 'weights.safetensors'}"
-    return start(folder, "inpaint.py", ckpt, *COMPLETE, f"output={output}", *words)
+    return start(folder, "inpaint.py", ckpt, *COMPLETE, f"output={output}", *overrides)
 
 
 def results(output):
@@ -155,22 +156,21 @@ def assert_same_results(one, other):
 @pytest.fixture(scope="module")
 def alone(folder, trained):
     output = folder / "alone"
-    done(complete(folder, trained, output, "trainer=cpu"))
+    finish(complete(folder, trained, output, "trainer=cpu"))
     return output
 
 
 @pytest.mark.slow
-def test_processes_share_the_images_to_complete(folder, trained, alone):
-    """Three of them leave the records and the table that one leaves."""
+def test_three_processes_complete_as_one_does(folder, trained, alone):
     output = folder / "three"
-    said = done(complete(folder, trained, output, "trainer=ddp_cpu", "trainer.devices=3"))
-    assert said.count("20 images completed") == 1
+    log = finish(complete(folder, trained, output, "trainer=ddp_cpu", "trainer.devices=3"))
+    assert log.count("20 images completed") == 1
     assert_same_results(alone, output)
 
 
 @pytest.mark.slow
-def test_shards_side_by_side(folder, trained, alone):
-    """Processes that know nothing of each other; one of three is killed, and started again."""
+def test_shards_complete_as_one_process_does_after_a_kill(folder, trained, alone):
+    """Three independent processes; one is killed, and the run is completed without shard=."""
     output = folder / "shards"
     shards = {
         part: complete(folder, trained, output, "trainer=cpu", f"shard={part}/3") for part in "123"
@@ -180,11 +180,11 @@ def test_shards_side_by_side(folder, trained, alone):
     shards["2"].send_signal(signal.SIGKILL)
     shards["2"].communicate()
     for part in "13":
-        out = done(shards[part])
+        out = finish(shards[part])
         assert (
             f"shard {part}/3 completed. Run the command without shard= to write the report" in out
         )
     assert not (output / "summary.csv").exists()
-    said = done(complete(folder, trained, output, "trainer=cpu"))
-    assert "20 images completed" in said
+    log = finish(complete(folder, trained, output, "trainer=cpu"))
+    assert "20 images completed" in log
     assert_same_results(alone, output)
