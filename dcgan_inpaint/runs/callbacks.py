@@ -64,7 +64,7 @@ class Calibration(Callback):
     as calibration/<name>.
     """
 
-    # The encoder of experiments/sampling.md was calibrated on 128 images.
+    # The encoders of experiments/sampling.md were calibrated on 128 validation images.
     def __init__(self, data: ImageDataModule, count: int = 128):
         self.data, self.count = data, count
 

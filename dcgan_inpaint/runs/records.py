@@ -234,7 +234,7 @@ class CompletionWriter(BasePredictionWriter):
         tensors = _record_tensors(prediction, features, with_fake=self.photos is not None)
         new: dict[int, Record] = {}
         for k, i in enumerate(prediction.index.tolist()):
-            # A batch is completed as a whole, even if some of its images have a record.
+            # All images of a batch are completed, even those that have a record.
             if i not in self.completed:
                 values = {name: values[k] for name, values in metrics.items()}
                 new[i] = Record(*self._identity(i), values, tensors[k])
