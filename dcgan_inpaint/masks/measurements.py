@@ -52,7 +52,9 @@ class Lowres(Measurement):
     def predict(self, fake: Tensor) -> Tensor:
         """Average blocks. Raises ValueError if `factor` does not divide S."""
         if (size := fake.shape[-1]) % self.factor:
-            raise ValueError(f"measure.factor={self.factor}: does not divide image_size={size}")
+            raise ValueError(
+                f"measure.factor={self.factor}: does not divide image_size={size}. Use a divisor"
+            )
         return F.avg_pool2d(fake, self.factor)
 
 
@@ -62,7 +64,9 @@ class Grayscale(Measurement):
     def predict(self, fake: Tensor) -> Tensor:
         """Return the luminance. Raises ValueError for gray images."""
         if fake.shape[1] != 3:
-            raise ValueError("mask=grayscale: the model is not of color images. Use another ckpt=")
+            raise ValueError(
+                "mask=grayscale: the model has gray images. Set ckpt= to a color model"
+            )
         return (fake * fake.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
