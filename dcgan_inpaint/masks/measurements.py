@@ -65,7 +65,7 @@ class Grayscale(Measurement):
         """Return the luminance. Raises ValueError for gray images."""
         if fake.shape[1] != 3:
             raise ValueError(
-                "mask=grayscale: the model has gray images. Set ckpt= to a color model"
+                "mask=grayscale: the model has gray images. Use a color model"
             )
         return (fake * fake.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
