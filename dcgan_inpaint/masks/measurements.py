@@ -64,9 +64,7 @@ class Grayscale(Measurement):
     def predict(self, fake: Tensor) -> Tensor:
         """Return the luminance. Raises ValueError for gray images."""
         if fake.shape[1] != 3:
-            raise ValueError(
-                "mask=grayscale: the model has gray images. Use a color model"
-            )
+            raise ValueError("mask=grayscale: the model has gray images. Use a color model")
         return (fake * fake.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
