@@ -413,10 +413,8 @@ def test_sample_writes_quality_csv(sample, tmp_path):
     last = done.stdout.splitlines()[-1]
     assert last.startswith("10 samples against ")
     assert f"train images: swd_16 {metrics['swd_16']:.4g}" in last
-    assert (
-        "_target_: dcgan_inpaint.data.folder.Folder"
-        in (tmp_path / "out" / "config.yaml").read_text()
-    )
+    config = (tmp_path / "out" / "config.yaml").read_text()
+    assert "_target_: dcgan_inpaint.data.image_files.Folder" in config
 
 
 @pytest.mark.parametrize(
