@@ -40,7 +40,10 @@ FREE_IN_TRAINING = {
 FREE_IN_COMPLETION = {"shard", "limit", "batch_size", "cache_dir", "output", "trainer", "logger"}
 FREE_IN_COMPLETION |= {"name", "tags"}
 FIXED_IN_COMPLETION = {"trainer.precision"}
-OLD_TARGETS = ("completion", "observation", "poisson", "data.faces.Faces")  # before version 0.3
+OLD_TARGETS = (  # modules that were moved after version 0.2
+    *("completion", "observation", "poisson", "data.faces.Faces", "data.celeba", "data.folder"),
+    *("data.cars", "data.hub", "data.tars", "data.torchvision_sets"),
+)
 OLD_VERSION = (
     "was written by an earlier version. Its results can be shown and its checkpoints loaded, but "
     "it cannot be continued: use another output"
