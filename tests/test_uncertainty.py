@@ -64,8 +64,8 @@ def test_calibration_recovers_a_linear_relation():
 @pytest.mark.parametrize(
     ("error", "is_edge"),
     [
-        (lambda spread: 0.3 - spread, lambda scale, floor: scale == 0 < floor),
-        (lambda spread: spread**3, lambda scale, floor: floor == 0 < scale),
+        (lambda spread: 0.3 - spread, lambda scale, offset: scale == 0 < offset),
+        (lambda spread: spread**3, lambda scale, offset: offset == 0 < scale),
     ],
 )
 def test_scale_and_floor_are_not_negative(error, is_edge):

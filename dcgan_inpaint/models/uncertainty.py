@@ -3,7 +3,7 @@
 The samples of one image share errors that their spread cannot show: texture that G does not
 generate, and the known pixels that blending imposes on all of them.  The mean is therefore further
 from the truth than the spread predicts.  The prediction is linear in the spread, with a scale and a
-floor for each depth of hole.  Both are fitted on images that the encoder is not trained on
+offset for each depth of hole.  Both are fitted on images that the encoder is not trained on
 (experiments/sampling.md).
 """
 
@@ -43,24 +43,24 @@ def spread_error(samples: Tensor) -> Tensor:
 
 
 def predict_error(samples: Tensor, mask: Tensor, calibration: Tensor) -> Tensor:
-    """Return the predicted error of the mean of samples: scale · spread_error + floor.
+    """Return the predicted error of the mean of samples: scale · spread_error + offset.
 
     Args:
         samples: (B, K, C, S, S) in [-1, 1], K >= 2.
         mask: (B, 1, S, S), 1 = known.
-        calibration: (HOLE_DEPTHS, 2), scale and floor for each depth of hole.
+        calibration: (HOLE_DEPTHS, 2), scale and offset for each depth of hole.
 
     Returns:
         (B, 1, S, S), 0 for known pixels.
     """
-    scale, floor = calibration[hole_depths(mask)].T[..., None, None, None]  # (B, 1, 1, 1) each
-    return (scale * spread_error(samples) + floor) * (1 - mask)
+    scale, offset = calibration[hole_depths(mask)].T[..., None, None, None]  # (B, 1, 1, 1) each
+    return (scale * spread_error(samples) + offset) * (1 - mask)
 
 
 def calibrate_error(samples: Tensor, images: Tensor, mask: Tensor, calibration: Tensor) -> Tensor:
-    """Fit scale and floor of the predicted error for each depth of hole that occurs in `mask`.
+    """Fit scale and offset of the predicted error for each depth of hole that occurs in `mask`.
 
-    The pixels of a depth are sorted by spread into PIXEL_GROUPS groups.  Scale and floor are not
+    The pixels of a depth are sorted by spread into PIXEL_GROUPS groups.  Scale and offset are not
     negative and minimize the squared relative difference to the root mean square error of each
     group.
 
