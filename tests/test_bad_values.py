@@ -171,9 +171,9 @@ COMMANDS = [  # script, overrides, message; each of them once failed
     (
         "inpaint.py",
         "solver=[adam,null]",
-        "solver=[adam,null]: no such choice. Use one of adam, hmc, lbfgs",
+        "solver=[adam,null]: no such choice. Use one of adam, hmc, momentum",
     ),
-    ("inpaint.py", "solver=5", "solver=5: no such choice. Use one of adam, hmc, lbfgs, momentum"),
+    ("inpaint.py", "solver=5", "solver=5: no such choice. Use one of adam, hmc, momentum"),
     ("inpaint.py", "objective._target_=text", "objective._target_=text: no such class or function"),
     ("inpaint.py", "mask._partial_=false", "mask._partial_=false: should be true"),
     ("train.py", "seed=null", "seed=null: should be a valid integer"),

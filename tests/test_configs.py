@@ -237,7 +237,7 @@ def test_an_option_added_by_force_is_refused_as_well():
         ([], 100, 1, "best"),
         (["candidates=8"], 100, 8, "best"),
         (["solver.iterations=7", "select=mean"], 7, 1, "mean"),
-        (["solver=lbfgs", "objective.lam=0.5", "candidates=8"], 300, 8, "best"),
+        (["solver=momentum", "objective.lam=0.5", "candidates=8"], 3000, 8, "best"),
         (["experiment=amos2016"], 1000, 1, "best"),
         (["mask=lowres"], 100, 1, "best"),
     ],

@@ -25,8 +25,6 @@ Bound = Literal["clip", "stochastic", "none"]
 Schedule = Literal["constant", "cosine"]
 Budget = Annotated[int, Field(ge=0, le=10**6)]  # evaluations of G
 
-SMALLEST_STEP = 1e-4  # of L-BFGS; 5e-5 of the range of z, [-1, 1]
-
 
 def keep_in_bounds(z: Tensor, bound: str, rng: CounterRNG, t: int) -> Tensor:
     """Apply the bound of a solver to z (B, z_dim).
@@ -162,90 +160,6 @@ class Momentum(GradientSolver):
     def optimizer(self, z: nn.Parameter) -> torch.optim.Optimizer:
         """Return the optimizer of z."""
         return torch.optim.SGD([z], lr=self.lr, momentum=self.momentum, nesterov=True)
-
-
-# torch.optim.LBFGS has one step length for the whole batch, so images would influence each other.
-class LBFGS(Solver):
-    """Limited-memory BFGS with a separate line search for each image.
-
-    Each evaluation tries one point per image (Nocedal & Wright 2006, algorithm 7.4).  If the loss
-    has decreased enough (Armijo condition), the image accepts the point and takes a new
-    quasi-Newton direction.  Otherwise it halves its step, so no image waits for the line search of
-    another.  When the step falls below `SMALLEST_STEP`, the image clears its history and restarts
-    with steepest descent.
-
-    Args:
-        iterations: number of evaluations of G.
-        lr: length of a steepest descent step.
-        history: number of stored updates.
-        bound: "clip", "stochastic" or "none".
-
-    Raises:
-        ValueError: if an argument is out of range.
-    """
-
-    @checked
-    def __init__(
-        self,
-        iterations: Budget = 300,
-        lr: Positive = 0.1,
-        history: Annotated[int, Field(ge=1, le=1000)] = 10,
-        bound: Bound = "clip",
-    ):
-        super().__init__(iterations, bound)
-        self.lr, self.history = lr, history
-
-    def __call__(self, z: nn.Parameter, evaluate: Evaluate, rng: CounterRNG) -> Iterator[Losses]:
-        losses, gradient = losses_and_gradient(evaluate, z)
-        yield losses
-        best = torch.stack(losses)  # (3, B) at the accepted point z
-        pairs = z.new_zeros(
-            2, self.history, *z.shape
-        )  # steps s and gradient changes y, newest last
-        rho = z.new_zeros(self.history, len(z))  # 1 / s·y, or 0 without a pair
-        direction, step = self._steepest(gradient), z.new_ones(len(z), 1)
-        for t in range(1, self.iterations):
-            trial = keep_in_bounds(z.data + step * direction, self.bound, rng, t)
-            losses, trial_gradient = losses_and_gradient(evaluate, trial.requires_grad_())
-            move = trial.detach() - z.data  # (B, z_dim), after the bound
-            decrease = 1e-4 * (gradient * move).sum(1).clamp(max=0)  # Armijo constant of N&W
-            accept = (losses[2] <= best[2] + decrease)[:, None]  # (B, 1)
-            change = trial_gradient - gradient
-            curvature = (move * change).sum(1)
-            stored = accept[:, 0] & (curvature > 1e-10)  # pairs with s·y <= 0 are skipped
-            shifted = torch.cat([pairs[:, 1:], torch.stack([move, change])[:, None]], 1)
-            pairs = torch.where(stored[None, None, :, None], shifted, pairs)
-            shifted_rho = torch.cat([rho[1:], (1 / curvature.clamp(min=1e-10))[None]])
-            rho = torch.where(stored, shifted_rho, rho)
-            z.data = torch.where(accept, trial.detach(), z.data)
-            gradient = torch.where(accept, trial_gradient, gradient)
-            best = torch.where(accept[:, 0], torch.stack(losses), best)
-            stuck = ~accept & (step * direction.norm(dim=1, keepdim=True) < SMALLEST_STEP)
-            rho = rho * ~stuck[:, 0]
-            step = torch.where(accept | stuck, 1.0, step / 2)
-            new_direction = self._direction(gradient, pairs, rho)
-            direction = torch.where(accept | stuck, new_direction, direction)
-            yield tuple(best.unbind())  # type: ignore[misc]
-
-    def _steepest(self, gradient: Tensor) -> Tensor:
-        return -self.lr * gradient / gradient.norm(dim=1, keepdim=True).clamp(min=1e-12)
-
-    def _direction(self, gradient: Tensor, pairs: Tensor, rho: Tensor) -> Tensor:
-        """Return the direction (B, z_dim) of the two-loop recursion.
-
-        It is the steepest descent direction for images without a history.
-        """
-        steps, changes = pairs
-        q, alphas = gradient, []
-        for s, y, r in zip(steps.flip(0), changes.flip(0), rho.flip(0), strict=True):
-            alphas.append(r * (s * q).sum(1))
-            q = q - alphas[-1][:, None] * y
-        newest = rho[-1] * changes[-1].square().sum(1)  # y·y / s·y of the newest pair
-        q = q / newest.clamp(min=1e-12)[:, None]
-        for s, y, r, alpha in zip(steps, changes, rho, reversed(alphas), strict=True):
-            q = q + (alpha - r * (y * q).sum(1))[:, None] * s
-        downhill = (q * gradient).sum(1, keepdim=True) > 0
-        return torch.where((rho[-1] > 0)[:, None] & downhill, -q, self._steepest(gradient))
 
 
 class HMC(Solver):

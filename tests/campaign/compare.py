@@ -81,7 +81,7 @@ def commands() -> list[Command]:
         ),
         *(
             inpaint(f"solver_{name}", f"solver={name}", "solver.iterations=5", "stages=none")
-            for name in ("hmc", "lbfgs", "momentum")
+            for name in ("hmc", "momentum")
         ),
         inpaint("frames", *quick, "out_interval=5", "candidates=2", "seed=3"),
         inpaint("celeba64_mean", "ckpt=celeba64", "candidates=4", "select=mean", *quick),
