@@ -73,6 +73,9 @@ def commands() -> list[Command]:
     latent = ("gan={runs}/train_dcgan/weights.safetensors", "model.code_dim=8", "model.df_dim=4")
     return [
         inpaint("default", faces=False, limit=8),
+        # Rounding grows in a longer search: with a tolerance, compare these two.
+        inpaint("no_iteration", "solver.iterations=0", "stages=none", faces=False, limit=8),
+        inpaint("two_iterations", "solver.iterations=2", "stages=none", faces=False, limit=8),
         *(inpaint(f"mask_{name}", f"mask={name}", *quick) for name in masks),
         *(inpaint(f"measurement_{name}", f"mask={name}", *quick) for name in measurements),
         *(
