@@ -45,6 +45,7 @@ RENAMED = {"select": "answer"}  # options of the new checkout -> of 7f30de1
 IGNORED = ("config.yaml", "index.html", ".lock", "hparams.yaml", "events.out.tfevents")
 TIMINGS = ("seconds", "images_per_second")
 COLUMNS = {"pictures": "images"}  # of 7f30de1 -> of the new checkout
+TENSORS = {"doubt": "error_calibration"}  # the same, in checkpoints
 
 
 class Command(NamedTuple):
@@ -261,6 +262,7 @@ def compare_directories(old: Path, new: Path, differ: Differ) -> Iterator[str]:
             continue
         after = read_arrays(new / name) or {}
         for key, value in before.items():
+            key = key if key in after else TENSORS.get(key, key)
             if key not in after:
                 yield f"{name}: {key} is missing"
             elif differ(value, after[key]):
