@@ -18,7 +18,7 @@ from dcgan_inpaint.configs import check_config, normalize_overrides
 from dcgan_inpaint.data.faces.source import Faces
 from dcgan_inpaint.data.image_files import Cars, CelebA, Folder, TarShards
 from dcgan_inpaint.data.library_sets import HuggingFace, TorchvisionSet
-from dcgan_inpaint.inpainting.build import build, uses_source
+from dcgan_inpaint.inpainting.build import build, build_preview, uses_source
 from dcgan_inpaint.inpainting.config import InpaintConfig, resolve
 from dcgan_inpaint.inpainting.module import InpaintingModule, Objective
 from dcgan_inpaint.inpainting.solvers import Solver
@@ -351,3 +351,11 @@ def test_wrong_option_is_reported_without_importing_torch(command, override):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=CONF)
     assert done.stdout.startswith(f"error: {override}: should be"), done.stderr
     assert done.stdout.rstrip().endswith("False")
+
+
+def test_preview_of_a_gan_with_a_normal_prior_leaves_z_unbounded():
+    model = DCGAN(image_size=16, gf_dim=1, df_dim=1, prior="normal")
+    module = build_preview(model, iterations=1)
+    assert module.solver.bound == "none"
+    batch = {"image": torch.zeros(1, 3, 16, 16), "index": torch.arange(1)}
+    assert module.predict_step(batch).completion.isfinite().all()

@@ -89,11 +89,13 @@ def test_python_example_runs(directory, monkeypatch):
 
 
 def test_first_figure_is_the_output_of_the_first_command(directory):
-    """Equal up to the rounding of another processor: the search enlarges it in single pixels."""
+    """The hole may differ: another processor rounds differently, and a search enlarges that."""
     run_dir = min((directory / "runs" / "inpaint").iterdir())  # named by the time
     figure = PROJECT / "experiments" / "figures" / "faces_center.png"
-    shown, made = (
-        np.asarray(Image.open(path), np.float64) for path in (figure, run_dir / "rows.png")
+    shown, written = (
+        np.asarray(Image.open(path).convert("RGB"), np.int64)
+        for path in (figure, run_dir / "rows.png")
     )
-    assert shown.shape == made.shape
-    assert np.abs(shown - made).mean() < 2  # of 255 levels
+    height = 2 * 66 + 2  # original and masked images of 64 px, with borders of 2 px
+    assert np.array_equal(shown[:height], written[:height])
+    assert np.abs(shown - written).mean() < 6  # of 255 levels

@@ -61,7 +61,8 @@ def build_preview(model: Model, iterations: int) -> Completing:
     if network is not None:
         return BaselineModule(network, mask, paste, model.image_shape)
     assert model.gan is not None  # a model has a GAN or a network for one-pass completion
-    solver = Adam(0 if encoder else iterations, lr=0.1, schedule="cosine")
+    bound: Any = "none" if model.gan.settings.prior == "normal" else "clip"
+    solver = Adam(0 if encoder else iterations, lr=0.1, schedule="cosine", bound=bound)
     return InpaintingModule(model.gan, mask, Objective(), solver, paste, encoder=encoder)
 
 
@@ -96,7 +97,10 @@ def _build_baseline(
         )
     available = {"model": model, "source": source}
     arguments = {name: available[name] for name in available.keys() & _parameters(method)}
-    baseline = instantiate(method, **arguments)
+    if arguments:  # passed after Hydra, which would convert a source, a dataclass, to a config
+        baseline = instantiate({**method, "_partial_": True})(**arguments)
+    else:
+        baseline = instantiate(method)
     return BaselineModule(baseline, mask, instantiate(config.blend), model.image_shape)
 
 
