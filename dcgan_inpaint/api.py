@@ -13,7 +13,7 @@ from dcgan_inpaint.configs import check_config, choices_of, compose_config, norm
 from dcgan_inpaint.data.loader import ImageDataset, make_dataloader
 from dcgan_inpaint.errors import unwrapped
 from dcgan_inpaint.inpainting.build import Completing, build, uses_source
-from dcgan_inpaint.inpainting.config import InpaintConfig, resolve
+from dcgan_inpaint.inpainting.config import resolve
 from dcgan_inpaint.inpainting.module import Completion, InpaintingModule, Progress
 from dcgan_inpaint.masks.mask_image import MaskImage
 from dcgan_inpaint.masks.masks import MaskFunction
@@ -23,6 +23,7 @@ from dcgan_inpaint.photos.crops import Crop
 from dcgan_inpaint.photos.photos import CropFinder, Photos, crop_finder
 from dcgan_inpaint.photos.reading import ImageLike, to_mask, to_photo
 from dcgan_inpaint.photos.result import Result
+from dcgan_inpaint.schemas import InpaintConfig
 
 # options of conf/inpaint.yaml for the files that inpaint.py reads and writes
 FILE_OPTIONS = {"ckpt", "images", "split", "limit", "lpips", "features", "logger", "output"}

@@ -19,7 +19,7 @@ from dcgan_inpaint.data.faces.source import Faces
 from dcgan_inpaint.data.image_files import Cars, CelebA, Folder, TarShards
 from dcgan_inpaint.data.library_sets import HuggingFace, TorchvisionSet
 from dcgan_inpaint.inpainting.build import build, build_preview, uses_source
-from dcgan_inpaint.inpainting.config import InpaintConfig, resolve
+from dcgan_inpaint.inpainting.config import resolve
 from dcgan_inpaint.inpainting.module import InpaintingModule, Objective
 from dcgan_inpaint.inpainting.solvers import Solver
 from dcgan_inpaint.masks import masks
@@ -27,8 +27,8 @@ from dcgan_inpaint.models.context_encoder import ContextEncoder
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
 from dcgan_inpaint.models.unet import UNet
-from dcgan_inpaint.runs.schemas import TrainConfig
 from dcgan_inpaint.runs.trainer import open_loggers
+from dcgan_inpaint.schemas import InpaintConfig, TrainConfig
 
 CONF = Path(__file__).parents[1] / "conf"
 

@@ -10,7 +10,8 @@ import pytest
 PROJECT = Path(__file__).parents[1]
 PACKAGE = "dcgan_inpaint"
 LAYERS = (  # lowest first; a module imports from its own layer or a lower one
-    {"configs", "images", "randomness", "losses", "blending", "errors", "files", "checksums"},
+    {"configs", "schemas", "images", "randomness", "losses", "blending", "errors", "files"}
+    | {"checksums"},
     {"data", "masks", "models"},
     {"inpainting", "photos", "metrics", "tf_import"},
     {"runs"},

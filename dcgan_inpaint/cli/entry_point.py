@@ -18,9 +18,8 @@ from omegaconf import DictConfig
 
 from dcgan_inpaint.configs import check_config, conf_dir, normalize_overrides
 from dcgan_inpaint.errors import exit_on_signal, one_line_errors
-from dcgan_inpaint.inpainting.config import InpaintConfig
 from dcgan_inpaint.runs.resuming import resumed_config
-from dcgan_inpaint.runs.schemas import SampleConfig, TrainConfig
+from dcgan_inpaint.schemas import InpaintConfig, SampleConfig, TrainConfig
 
 SCHEMAS: dict[str, type] = {"train": TrainConfig, "inpaint": InpaintConfig, "sample": SampleConfig}
 

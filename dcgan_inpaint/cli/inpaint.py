@@ -11,7 +11,7 @@ from dcgan_inpaint.data.loader import ImageDataModule
 from dcgan_inpaint.data.sources import build_source, node_of
 from dcgan_inpaint.errors import exit_on_failure, one_line_errors, out_of_memory, show
 from dcgan_inpaint.inpainting.build import build, uses_source
-from dcgan_inpaint.inpainting.config import InpaintConfig, resolve
+from dcgan_inpaint.inpainting.config import resolve
 from dcgan_inpaint.metrics.completions import load_lpips
 from dcgan_inpaint.metrics.features import load_efflite0
 from dcgan_inpaint.models.base import Model
@@ -22,6 +22,7 @@ from dcgan_inpaint.runs.report import format_summary
 from dcgan_inpaint.runs.resuming import check_continuation
 from dcgan_inpaint.runs.run_dir import choose_run_dir, start_run
 from dcgan_inpaint.runs.trainer import close_loggers, complete, make_trainer, open_loggers
+from dcgan_inpaint.schemas import InpaintConfig
 
 
 def main(config: InpaintConfig) -> float | None:

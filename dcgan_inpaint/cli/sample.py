@@ -13,8 +13,8 @@ from dcgan_inpaint.metrics.samples import sample_metrics
 from dcgan_inpaint.models.checkpoint import load_gan, resolve_source
 from dcgan_inpaint.runs.latent_space import check_rows, interpolate, load_z, vector_arithmetic
 from dcgan_inpaint.runs.run_dir import choose_run_dir, start_run
-from dcgan_inpaint.runs.schemas import SampleConfig
 from dcgan_inpaint.runs.trainer import load_distances
+from dcgan_inpaint.schemas import SampleConfig
 
 
 @torch.no_grad()

@@ -20,7 +20,6 @@ from dcgan_inpaint.runs.records import CompletionWriter
 from dcgan_inpaint.runs.report import format_summary
 from dcgan_inpaint.runs.resuming import check_checkpoint, flatten, how_to_resume
 from dcgan_inpaint.runs.run_dir import choose_run_dir, start_run
-from dcgan_inpaint.runs.schemas import TrainConfig
 from dcgan_inpaint.runs.trainer import (
     close_loggers,
     complete,
@@ -30,6 +29,7 @@ from dcgan_inpaint.runs.trainer import (
     on_one_device,
     open_loggers,
 )
+from dcgan_inpaint.schemas import TrainConfig
 
 FINAL_ITERATIONS = 100  # of the search that completes the `validate` images at the end
 

@@ -11,13 +11,14 @@ from dcgan_inpaint.blending import paste
 from dcgan_inpaint.configs import Node, check_config, compose_config, make, normalize_overrides
 from dcgan_inpaint.data.cache import Source
 from dcgan_inpaint.inpainting.baselines import BaselineModule
-from dcgan_inpaint.inpainting.config import InpaintConfig, resolve
+from dcgan_inpaint.inpainting.config import resolve
 from dcgan_inpaint.inpainting.module import InpaintingModule, Objective
 from dcgan_inpaint.inpainting.search import SearchSettings
 from dcgan_inpaint.inpainting.solvers import Adam
 from dcgan_inpaint.masks.masks import MaskFunction, center
 from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.models.checkpoint import load_model
+from dcgan_inpaint.schemas import InpaintConfig
 
 Completing = InpaintingModule | BaselineModule
 

@@ -1,30 +1,15 @@
-"""The options of a completion, and what they leave to the checkpoint.
+"""What the options of a completion leave to the checkpoint.
 
 Importing this module does not import torch.
 """
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
-from pydantic import AfterValidator, Field
 
-from dcgan_inpaint.configs import (
-    CandidateCount,
-    Count,
-    CropBox,
-    EyePositions,
-    FaceChoice,
-    Natural,
-    Node,
-    RunName,
-    Seed,
-    Split,
-    Text,
-    TrainerOptions,
-    settings,
-)
 from dcgan_inpaint.errors import show
+from dcgan_inpaint.schemas import InpaintConfig
 
 if TYPE_CHECKING:
     from dcgan_inpaint.models.base import Model
@@ -33,58 +18,6 @@ SEARCH_OPTIONS = (  # read by method=search alone; `ema` also by method=network
     *("objective", "solver", "stages"),
     *("ema", "candidates", "select", "start", "seed", "out_interval"),
 )
-
-
-def _shard(value: str) -> str:
-    part, count = map(int, value.split("/"))
-    if not 1 <= part <= count:
-        raise ValueError("use 1/16 to 16/16")
-    return value
-
-
-Shard = Annotated[str, Field(pattern=r"^\d{1,9}/\d{1,9}$"), AfterValidator(_shard)]
-
-
-@settings
-class InpaintConfig:
-    """The options of conf/inpaint.yaml; those with a default here belong to one method alone.
-
-    `method` is None for the search.  After `resolve` none of ckpt, candidates, select, start and
-    solver.iterations is None.
-    """
-
-    ckpt: Text | None
-    data: Node | None
-    images: Text | Annotated[list[Text], Field(min_length=1)] | None
-    crop: CropBox | None
-    detector: Literal["auto"] | None
-    face: FaceChoice
-    eyes: EyePositions | None
-    split: Split
-    limit: Count | None
-    shard: Shard | None
-    batch_size: Count
-    mask: Node
-    measure: Node
-    blend: Node
-    lpips: Text | None
-    features: bool
-    trainer: TrainerOptions
-    logger: dict[str, Node] | None
-    cache_dir: Text
-    output: Text | None
-    name: RunName | None
-    tags: list[Text]
-    method: Node | None = None
-    objective: Node | None = None
-    solver: Node | None = None
-    stages: dict[str, Node] = Field(default_factory=dict)
-    ema: bool = True
-    candidates: CandidateCount | None = None
-    select: Literal["best", "mean", "sample"] | None = None
-    start: Literal["encoder", "random"] | None = None
-    seed: Seed = 0
-    out_interval: Natural = 0
 
 
 def check_method(config: InpaintConfig, model: "Model") -> None:

@@ -17,8 +17,7 @@ from yaml import YAMLError
 
 from dcgan_inpaint.configs import LOCATION_KEYS, choices_of
 from dcgan_inpaint.errors import show
-from dcgan_inpaint.inpainting.config import InpaintConfig
-from dcgan_inpaint.runs.schemas import TrainConfig
+from dcgan_inpaint.schemas import InpaintConfig, TrainConfig
 
 if TYPE_CHECKING:
     from dcgan_inpaint.models.base import Model

@@ -1,0 +1,129 @@
+"""The options of completion, training and sampling.
+
+Importing this module does not import torch.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from dcgan_inpaint.configs import (
+    CandidateCount,
+    Count,
+    CropBox,
+    EyePositions,
+    FaceChoice,
+    Natural,
+    Node,
+    RunName,
+    Seed,
+    Split,
+    Text,
+    TrainerOptions,
+    settings,
+)
+
+
+def _shard(value: str) -> str:
+    part, count = map(int, value.split("/"))
+    if not 1 <= part <= count:
+        raise ValueError("use 1/16 to 16/16")
+    return value
+
+
+Shard = Annotated[str, Field(pattern=r"^\d{1,9}/\d{1,9}$"), AfterValidator(_shard)]
+
+
+@settings
+class InpaintConfig:
+    """The options of conf/inpaint.yaml; those with a default here belong to one method alone.
+
+    `method` is None for the search.  After `resolve` (inpainting/config.py) none of ckpt,
+    candidates, select, start and solver.iterations is None.
+    """
+
+    ckpt: Text | None
+    data: Node | None
+    images: Text | Annotated[list[Text], Field(min_length=1)] | None
+    crop: CropBox | None
+    detector: Literal["auto"] | None
+    face: FaceChoice
+    eyes: EyePositions | None
+    split: Split
+    limit: Count | None
+    shard: Shard | None
+    batch_size: Count
+    mask: Node
+    measure: Node
+    blend: Node
+    lpips: Text | None
+    features: bool
+    trainer: TrainerOptions
+    logger: dict[str, Node] | None
+    cache_dir: Text
+    output: Text | None
+    name: RunName | None
+    tags: list[Text]
+    method: Node | None = None
+    objective: Node | None = None
+    solver: Node | None = None
+    stages: dict[str, Node] = Field(default_factory=dict)
+    ema: bool = True
+    candidates: CandidateCount | None = None
+    select: Literal["best", "mean", "sample"] | None = None
+    start: Literal["encoder", "random"] | None = None
+    seed: Seed = 0
+    out_interval: Natural = 0
+
+
+def _not_one(value: int) -> int:
+    if value == 1:
+        raise ValueError("use 2 or more, or 0 for none")
+    return value
+
+
+@settings
+class TrainConfig:
+    """The options of conf/train.yaml."""
+
+    data: Node
+    model: Node
+    trainer: TrainerOptions
+    logger: dict[str, Node] | None
+    seed: Seed
+    mask_seed: Seed
+    batch_size: Count
+    flip: bool
+    cache_dir: Text
+    output: Text | None
+    name: RunName | None
+    tags: list[Text]
+    resume: Text | None
+    sample_every: Count
+    preview: Natural
+    validate: Natural
+    sample_metrics: Annotated[Natural, AfterValidator(_not_one)]
+    gan: Text | None = None  # of model=latent_encoder
+
+
+@settings
+class SampleConfig:
+    """The options of conf/sample.yaml."""
+
+    ckpt: Text
+    data: Node | None
+    ema: bool
+    count: Annotated[Count, Field(le=10**4)]  # generated at once, in memory
+    steps: Annotated[int, Field(ge=2, le=1000)]
+    seed: Seed
+    z: Text | None
+    plus: list[Natural] | None
+    minus: list[Natural] | None
+    base: list[Natural] | None
+    metrics: bool
+    metrics_count: Annotated[int, Field(ge=2, le=10**7)]
+    split: Split
+    fid: Text | None
+    features: bool
+    cache_dir: Text
+    output: Text | None
