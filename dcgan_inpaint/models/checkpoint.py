@@ -37,8 +37,6 @@ HEADER = "dcgan_inpaint"  # key of the header in the metadata of a safetensors f
 # What files of earlier versions contain -> what it is today.
 RENAMED_TENSORS = {"doubt": "error_calibration"}
 OLD_DEFAULTS = {LatentEncoder.kind: {"df_dim": 64}}  # of settings that a file may omit
-# The first versions stored the data as a configuration with `_target_: dcgan_inpaint.data.<key>`.
-RENAMED_TARGETS = {"faces.Faces": "faces", "folder.Folder": "folder", "celeba.CelebA": "celeba"}
 
 
 @settings
@@ -194,10 +192,6 @@ def _read_file(path: Path) -> tuple[Header, dict[str, Tensor]]:
     else:
         raise ValueError("neither safetensors nor a file of torch.save")
     header = make(Header, fields)
-    target = str((header.data or {}).get("_target_")).removeprefix("dcgan_inpaint.data.")
-    if header.data and (name := RENAMED_TARGETS.get(target)):
-        data = {key: value for key, value in header.data.items() if key != "_target_"}
-        header = replace(header, data={"source": name} | data)
     header = replace(header, settings=OLD_DEFAULTS.get(header.kind, {}) | header.settings)
     return header, {RENAMED_TENSORS.get(name, name): value for name, value in tensors.items()}
 
