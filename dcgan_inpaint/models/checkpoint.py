@@ -7,9 +7,8 @@ in it is called, and its claims are compared with the size of the file before me
 
 import json
 import pickle
-import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -152,11 +151,11 @@ def save_weights(model: Model, path: str | Path, averaged: bool = False) -> None
     header = Header(dict(model.hparams), model.kind, model.data, iteration, averaged)
     tensors = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     if averaged:
-        dropped = _tensors_of([*model.averages, *model.training_only])
+        omitted = {*model.averages, *model.training_only}
         tensors = {  # biases and statistics are small, and some need the range of float32
             name: value.half() if value.ndim > 1 else value
             for name, value in tensors.items()
-            if not dropped.match(name)
+            if not _is_part(name, omitted)
         }
         data = (model.data or {}).items()
         header = replace(header, data={k: v for k, v in data if k not in LOCATION_KEYS} or None)
@@ -205,8 +204,7 @@ def _build_model(model_class: type[Model], header: Header, tensors: dict[str, Te
         for network, average in planned.averages.items():  # the averages serve as raw networks
             for name in [name for name in tensors if name.startswith(f"{average}.")]:
                 tensors.setdefault(network + name.removeprefix(average), tensors[name])
-        omitted = _tensors_of(planned.training_only)
-        expected = {name: value for name, value in expected.items() if not omitted.match(name)}
+        expected = {k: v for k, v in expected.items() if not _is_part(k, planned.training_only)}
     _check_tensors(expected, tensors)
     data = None if header.data is None else check_description(header.data)
     model = model_class.from_hyperparameters(header.settings)
@@ -217,9 +215,9 @@ def _build_model(model_class: type[Model], header: Header, tensors: dict[str, Te
     return model
 
 
-def _tensors_of(networks: Iterable[str]) -> re.Pattern[str]:
-    """Return a pattern for the tensors of the given networks and buffers."""
-    return re.compile(rf"(?:{'|'.join(map(re.escape, networks))})(?:\.|$)" if networks else "(?!)")
+def _is_part(name: str, parts: Collection[str]) -> bool:
+    """Whether a tensor belongs to one of the given networks and buffers."""
+    return f"{name}.".startswith(tuple(f"{part}." for part in parts))
 
 
 def _one_line(text: object) -> str:
