@@ -242,7 +242,7 @@ def test_streamed_training_resumes_exactly(run, shards, tmp_path):
     assert all(torch.equal(value, others[name]) for name, value in weights.items())
     other = ["data=webdataset", "data.cache_limit=null", f"resume={parts / 'last.ckpt'}"]
     said = run("train.py", *other, fails=True).stderr
-    assert "was begun with data.cache_limit=2e-05, not null: leave it out to continue" in said
+    assert "was started with data.cache_limit=2e-05, not null" in said
 
 
 def test_training_ends_with_one_line_for_unreadable_images(run, damaged):

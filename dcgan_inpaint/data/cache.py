@@ -16,7 +16,7 @@ import tempfile
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -169,14 +169,15 @@ def _chunk_checksums(file: Path, size: int, inode: int, modified: int) -> list[i
         return list(pool.map(zlib.crc32, chunks))
 
 
-def _lock_file(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.lock")
+def _lock(folder: Path) -> FileLock:
+    """Return the lock of a cache, which a process that holds it can acquire again."""
+    return FileLock(folder.with_name(f".{folder.name}.lock"), is_singleton=True)
 
 
 def _acquire_lock(folder: Path) -> AcquireReturnProxy:
     """Acquire the lock for building a cache; the system frees the lock of a killed process."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(_lock_file(folder))
+    lock = _lock(folder)
     try:
         return lock.acquire(timeout=0)
     except Timeout:
@@ -187,13 +188,9 @@ def _acquire_lock(folder: Path) -> AcquireReturnProxy:
 def _remove_unfinished(folder: Path) -> None:
     """Remove what killed builds left, of this cache, whose lock is held, and of other caches."""
     for path in folder.parent.glob(f".*{BUILDING}*"):
-        other = folder.with_name(path.name[1:].rpartition(BUILDING)[0])
-        try:
-            lock = None if other == folder else FileLock(_lock_file(other)).acquire(timeout=0)
-            with lock or nullcontext():
-                shutil.rmtree(path)
-        except Timeout:
-            continue  # another run is building it
+        cache = folder.with_name(path.name[1:].rpartition(BUILDING)[0])
+        with suppress(Timeout), _lock(cache).acquire(timeout=0):  # otherwise it is being built
+            shutil.rmtree(path)
 
 
 def _check_disk_space(cache_dir: Path, split: str, count: int, size: int) -> None:
