@@ -197,12 +197,12 @@ def test_changed_image_of_the_same_name_is_completed_again(evaluate, expected, i
     }
 
 
-def test_first_record_skips_damaged_records(evaluate, tmp_path):
-    assert records.first_record(tmp_path) is None
+def test_read_records_skips_damaged_records(evaluate, tmp_path):
+    assert list(records.read_records(tmp_path)) == []
     evaluate(tmp_path, settings="abc")
     (tmp_path / "records" / "00000.safetensors").write_bytes(b"")
-    assert records.first_record(tmp_path).settings == "abc"
-    assert records.first_record(tmp_path).name == "00001_1"
+    assert next(records.read_records(tmp_path)).settings == "abc"
+    assert next(records.read_records(tmp_path)).name == "00001_1"
 
 
 def test_records_beyond_the_grids_hold_fewer_tensors(evaluate, tmp_path, monkeypatch):

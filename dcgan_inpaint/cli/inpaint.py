@@ -17,7 +17,7 @@ from dcgan_inpaint.metrics.features import load_efflite0
 from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.models.checkpoint import checkpoint_path, load_model, resolve_source
 from dcgan_inpaint.photos.photos import Photos, crop_finder
-from dcgan_inpaint.runs.records import CompletionWriter, first_record
+from dcgan_inpaint.runs.records import CompletionWriter, read_records
 from dcgan_inpaint.runs.report import format_summary
 from dcgan_inpaint.runs.resuming import check_continuation
 from dcgan_inpaint.runs.run_dir import choose_run_dir, start_run
@@ -48,8 +48,7 @@ def main(config: InpaintConfig) -> float | None:
             if photos
             else ImageDataModule(source, config.cache_dir).split(config.split)
         )
-        record = first_record(run_dir)
-        stored = None if record is None else record.settings
+        stored = next((record.settings for record in read_records(run_dir)), None)
         settings = check_continuation(run_dir, config, input_files(config), stored)
         writer = CompletionWriter(run_dir, images, config.limit, photos, lpips, features, settings)
         loggers = open_loggers(config.logger, config.tags, run_dir)

@@ -100,10 +100,9 @@ def read_record(path: Path) -> Record | None:
     return Record(**metadata, metrics=metrics, tensors=tensors)
 
 
-def first_record(run_dir: Path) -> Record | None:
-    """Return the first complete record of a run, or None if it has none."""
-    paths = sorted((run_dir / RECORDS).glob("*.safetensors"))
-    return next((record for path in paths if (record := read_record(path))), None)
+def read_records(run_dir: Path) -> Iterator[Record]:
+    """Read the complete records of a run in order."""
+    return filter(None, map(read_record, sorted((run_dir / RECORDS).glob("*.safetensors"))))
 
 
 def write_images(

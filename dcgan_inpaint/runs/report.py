@@ -21,14 +21,7 @@ from dcgan_inpaint.images import make_grid, save_gif
 from dcgan_inpaint.metrics.completions import mean_interval
 from dcgan_inpaint.metrics.features import frechet_distance
 from dcgan_inpaint.photos.photos import Photos
-from dcgan_inpaint.runs.records import (
-    LOSSES,
-    RECORDS,
-    Record,
-    first_record,
-    read_record,
-    write_images,
-)
+from dcgan_inpaint.runs.records import LOSSES, Record, read_records, write_images
 
 Summary = dict[str, tuple[float, float, float]]  # mean and 95% interval (low, high) of each metric
 
@@ -190,10 +183,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("run_dir", type=Path, help="directory of a completion run")
     run_dir = parser.parse_args().run_dir
-    if first_record(run_dir) is None:
+    if next(read_records(run_dir), None) is None:
         parser.error(f"{run_dir}: no complete records. Give the directory of a completion run")
-    records = map(read_record, sorted((run_dir / RECORDS).glob("*.safetensors")))
-    print(format_summary(write_report(run_dir, filter(None, records))))
+    print(format_summary(write_report(run_dir, read_records(run_dir))))
     print(run_dir / "index.html")
 
 
