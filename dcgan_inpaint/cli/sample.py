@@ -9,11 +9,10 @@ from dcgan_inpaint.data.sources import build_source, node_of
 from dcgan_inpaint.errors import exit_on_failure, one_line_errors, show
 from dcgan_inpaint.files import atomic_write, save_image, write_csv
 from dcgan_inpaint.images import make_grid, save_gif
-from dcgan_inpaint.metrics.samples import sample_metrics
+from dcgan_inpaint.metrics.samples import load_distances, sample_metrics
 from dcgan_inpaint.models.checkpoint import load_gan, resolve_source
 from dcgan_inpaint.runs.latent_space import check_rows, interpolate, load_z, vector_arithmetic
 from dcgan_inpaint.runs.run_dir import choose_run_dir, start_run
-from dcgan_inpaint.runs.trainer import load_distances
 from dcgan_inpaint.schemas import SampleConfig
 
 

@@ -13,6 +13,7 @@ from dcgan_inpaint.data.sources import build_source, describe
 from dcgan_inpaint.errors import exit_on_failure, one_line_errors
 from dcgan_inpaint.files import load_weights
 from dcgan_inpaint.inpainting.build import build_preview
+from dcgan_inpaint.metrics.samples import sample_metrics
 from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.models.checkpoint import save_weights
 from dcgan_inpaint.runs.callbacks import StoreSettings, training_callbacks
@@ -20,15 +21,7 @@ from dcgan_inpaint.runs.records import CompletionWriter
 from dcgan_inpaint.runs.report import format_summary
 from dcgan_inpaint.runs.resuming import check_checkpoint, flatten, how_to_resume
 from dcgan_inpaint.runs.run_dir import choose_run_dir, start_run
-from dcgan_inpaint.runs.trainer import (
-    close_loggers,
-    complete,
-    evaluate_samples,
-    make_trainer,
-    make_training_trainer,
-    on_one_device,
-    open_loggers,
-)
+from dcgan_inpaint.runs.trainer import close_loggers, complete, make_trainer, open_loggers
 from dcgan_inpaint.schemas import TrainConfig
 
 FINAL_ITERATIONS = 100  # of the search that completes the `validate` images at the end
@@ -54,7 +47,7 @@ def main(config: TrainConfig) -> float | None:
             StoreSettings(flatten(settings)),
             *training_callbacks(model, data, run_dir, config.sample_every, config.preview),
         ]
-        trainer = make_training_trainer(config.trainer, loggers, callbacks, config.batch_size)
+        trainer = make_trainer(config.trainer, loggers, callbacks, config.batch_size)
         splits = check_image_counts(config, source, model, trainer.world_size)
         data.prepare_data()
         for split in splits:
@@ -69,9 +62,7 @@ def main(config: TrainConfig) -> float | None:
         save_weights(model, run_dir / "weights.safetensors")
         psnr = evaluate_completions(config, model, data, trainer) if config.validate else None
         if samples_are_evaluated(config, model):
-            real = data.split("test", least=2).images  # (N, C, S, S) uint8
-            assert model.gan is not None
-            print(evaluate_samples(model.gan, real, config.sample_metrics, trainer))
+            evaluate_samples(config, model, data, trainer)
     close_loggers(loggers)
     print(f"trained {model.iteration} iterations\nckpt={run_dir / 'weights.safetensors'}")
     return psnr
@@ -122,9 +113,24 @@ def evaluate_completions(
     folder = Path(str(config.output)) / "validation"
     shutil.rmtree(folder, ignore_errors=True)  # of the model that was resumed
     writer = CompletionWriter(folder, data.split("val"), config.validate)
-    completing = make_trainer(on_one_device(config.trainer), trainer.loggers, [writer])
+    options = {**config.trainer, "devices": 1, "num_nodes": 1, "strategy": "auto"}
+    completing = make_trainer(options, trainer.loggers, [writer])
     module = build_preview(model, FINAL_ITERATIONS)
     summary = complete(completing, writer, module, config.batch_size)
     assert summary is not None  # a single process completes all images
     print(f"{len(writer.names)} validation images completed: {format_summary(summary)}")
     return summary["psnr_hole"][0]
+
+
+def evaluate_samples(
+    config: TrainConfig, model: Model, data: ImageDataModule, trainer: Trainer
+) -> None:
+    """Compare samples of a GAN with the test split; print the metrics and log samples/<metric>."""
+    real = data.split("test", least=2).images  # (N, C, S, S) uint8
+    assert model.gan is not None
+    bar = trainer.progress_bar_callback is not None
+    metrics = sample_metrics(model.gan, real, config.sample_metrics, bar=bar)
+    for logger in trainer.loggers:
+        logger.log_metrics({f"samples/{name}": value for name, value in metrics.items()})
+        logger.save()
+    print(", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))

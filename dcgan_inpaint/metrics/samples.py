@@ -6,6 +6,7 @@ on the CPU.  They depend on the number of images: compare values of sets of the 
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from dcgan_inpaint.errors import import_extra
 from dcgan_inpaint.files import load_weights
 from dcgan_inpaint.images import to_uint8
+from dcgan_inpaint.metrics.features import fd_efflite0, load_efflite0
 from dcgan_inpaint.models.base import LatentGAN
 from dcgan_inpaint.randomness import normal, uniform
 
@@ -293,3 +295,25 @@ def _as_uint8(images: ImageSet) -> Tensor:
     if isinstance(images, np.ndarray):
         images = torch.from_numpy(np.array(images))  # a copy, since a memory map may be read-only
     return images.cpu() if images.dtype == torch.uint8 else to_uint8(images)
+
+
+def load_distances(
+    fid: str | None, features: bool, image_size: int
+) -> dict[str, Callable[..., float]]:
+    """Return the requested network-based distances between sets of images, by name.
+
+    Args:
+        fid: Path of the Inception weights, or None.
+        features: Whether to load EfficientNet-Lite0.
+        image_size: Side of the images in pixels.
+
+    Raises:
+        FileNotFoundError, ModuleNotFoundError, ValueError: As `load_inception` and
+            `load_efflite0`.
+    """
+    distances: dict[str, Callable[..., float]] = {}
+    if fid:
+        distances["fid"] = partial(frechet_inception_distance, inception=load_inception(fid))
+    if features:
+        distances["fd_efflite0"] = partial(fd_efflite0, network=load_efflite0(image_size))
+    return distances

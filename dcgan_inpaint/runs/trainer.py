@@ -1,15 +1,13 @@
-"""Build trainers and loggers, and run completion and the evaluation of samples with them."""
+"""Build trainers and loggers, and complete a data set with them."""
 
 import itertools
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import wandb
 from hydra.core.hydra_config import HydraConfig
@@ -28,13 +26,6 @@ from torchvision.transforms.functional import pil_to_tensor
 from dcgan_inpaint.checksums import check_archive
 from dcgan_inpaint.data.loader import make_dataloader
 from dcgan_inpaint.files import atomic_write
-from dcgan_inpaint.metrics.features import fd_efflite0, load_efflite0
-from dcgan_inpaint.metrics.samples import (
-    frechet_inception_distance,
-    load_inception,
-    sample_metrics,
-)
-from dcgan_inpaint.models.base import LatentGAN
 from dcgan_inpaint.runs.records import CompletionWriter
 from dcgan_inpaint.runs.report import Summary, write_report
 
@@ -86,7 +77,10 @@ def _is_complete(archive: Path) -> bool:
 
 
 def make_trainer(
-    options: Mapping[str, Any], loggers: Iterable[Logger], callbacks: Sequence[Callback]
+    options: Mapping[str, Any],
+    loggers: Iterable[Logger],
+    callbacks: Sequence[Callback],
+    train_batch_size: int | None = None,
 ) -> Trainer:
     """Return a Trainer for training or completing.
 
@@ -95,10 +89,12 @@ def make_trainer(
         loggers: The run's loggers.
         callbacks: Callbacks in the order in which they run. Lightning moves checkpoint callbacks
             to the end.
+        train_batch_size: Images per training iteration and process; None for completing.
 
     Raises:
-        ValueError: If the requested devices do not exist, or for several processes in a Hydra
-            multirun, where Lightning starts the other processes only once.
+        ValueError: If the requested devices do not exist, if several processes train without DDP,
+            or for several processes in a Hydra multirun, where Lightning starts the other processes
+            only once.
     """
     try:
         trainer = Trainer(
@@ -112,42 +108,23 @@ def make_trainer(
     except (MisconfigurationException, ModuleNotFoundError) as error:
         given = (f"trainer.{key}={options.get(key)}" for key in ("accelerator", "devices"))
         raise ValueError(f"{' '.join(given)}: {error}") from error
-    multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    if multirun and trainer.world_size > 1:
+    if (processes := trainer.world_size) == 1:
+        return trainer
+    devices = f"trainer.devices={options.get('devices')}"
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         raise ValueError(
-            f"trainer.devices={options.get('devices')}: {trainer.world_size} processes do not "
-            "work with -m. Start each run with its own command"
+            f"{devices}: {processes} processes do not work with -m. "
+            "Start each run with its own command"
         )
-    return trainer
-
-
-def make_training_trainer(
-    options: Mapping[str, Any],
-    loggers: Iterable[Logger],
-    callbacks: Sequence[Callback],
-    batch_size: int,
-) -> Trainer:
-    """Return the Trainer of a training run, and log the effective batch size of several processes.
-
-    Raises:
-        ValueError: If several processes train without DDP, and as `make_trainer`.
-    """
-    trainer = make_trainer(options, loggers, callbacks)
-    if (processes := trainer.world_size) > 1:
+    if train_batch_size is not None:
         if options.get("strategy") != DDP:
-            raise ValueError(
-                f"trainer.devices={options.get('devices')}: several devices require trainer=ddp"
-            )
+            raise ValueError(f"{devices}: several devices require trainer=ddp")
         rank_zero_info(
-            f"{processes} processes: {processes * batch_size} images per iteration, lr not scaled; "
-            "BatchNorm normalizes per process, moving statistics are those of the first process"
+            f"{processes} processes: {processes * train_batch_size} images per iteration, lr not "
+            "scaled; BatchNorm normalizes per process, moving statistics are those of the first "
+            "process"
         )
     return trainer
-
-
-def on_one_device(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return Trainer options (conf/trainer) for a single process on a single device."""
-    return {**options, "devices": 1, "num_nodes": 1, "strategy": "auto"}
 
 
 def open_loggers(
@@ -255,44 +232,3 @@ def complete(
     with Image.open(writer.run_dir / "rows.png") as image:
         log_image(trainer.loggers, "completion/rows", image)
     return summary
-
-
-def evaluate_samples(model: LatentGAN, real: np.ndarray, count: int, trainer: Trainer) -> str:
-    """Compare samples of a GAN with real images, and log the metrics as samples/<metric>.
-
-    Args:
-        model: The GAN.
-        real: Real images (N, C, S, S), uint8.
-        count: Number of samples.
-        trainer: Provides the loggers, and says whether to show a progress bar.
-
-    Returns:
-        The metrics in one line.
-    """
-    metrics = sample_metrics(model, real, count, bar=trainer.progress_bar_callback is not None)
-    for logger in trainer.loggers:
-        logger.log_metrics({f"samples/{name}": value for name, value in metrics.items()})
-        logger.save()
-    return ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
-
-
-def load_distances(
-    fid: str | None, features: bool, image_size: int
-) -> dict[str, Callable[..., float]]:
-    """Return the requested network-based distances between sets of images, by name.
-
-    Args:
-        fid: Path of the Inception weights, or None.
-        features: Whether to load EfficientNet-Lite0.
-        image_size: Side of the images in pixels.
-
-    Raises:
-        FileNotFoundError, ModuleNotFoundError, ValueError: As `load_inception` and
-            `load_efflite0`.
-    """
-    distances: dict[str, Callable[..., float]] = {}
-    if fid:
-        distances["fid"] = partial(frechet_inception_distance, inception=load_inception(fid))
-    if features:
-        distances["fd_efflite0"] = partial(fd_efflite0, network=load_efflite0(image_size))
-    return distances
