@@ -8,7 +8,7 @@ from typing import Any
 from hydra.utils import get_object, instantiate
 
 from dcgan_inpaint.blending import paste
-from dcgan_inpaint.configs import Node, check_config, compose_config, make, normalize_overrides
+from dcgan_inpaint.configs import Node, check_config, compose_config, normalize_overrides
 from dcgan_inpaint.data.cache import Source
 from dcgan_inpaint.inpainting.baselines import BaselineModule
 from dcgan_inpaint.inpainting.config import resolve
@@ -42,8 +42,33 @@ def build(
     `source` is the training data, for a method that uses it (see `uses_source`).  Raises ValueError
     if model, mask and method do not fit.
     """
-    build_method = _build_search if config.method is None else _build_baseline
-    return build_method(config, model, mask, source)
+    blend, measure = instantiate(config.blend), instantiate(config.measure)
+    if config.method is None:
+        assert model.gan is not None  # `resolve` checked it
+        names = SearchSettings.__annotations__
+        return InpaintingModule(
+            model.gan,
+            mask,
+            objective=instantiate(config.objective),
+            solver=instantiate(config.solver),
+            blend=blend,
+            measure=measure,
+            ema=config.ema,
+            encoder=model.latent_encoder() if config.start == "encoder" else None,
+            stages=list(instantiate(config.stages).values()),
+            settings=SearchSettings(**{name: getattr(config, name) for name in names}),
+        )
+    target = config.method["_target_"]
+    if not measure.of_pixels:
+        name = type(measure).__name__.lower()
+        raise ValueError(f"measure={name}: {target} needs known pixels. Use another mask=")
+    available = {"model": model, "source": source}
+    arguments = {name: available[name] for name in available.keys() & _parameters(config.method)}
+    if arguments:  # passed after Hydra, which would convert a source, a dataclass, to a config
+        baseline = instantiate({**config.method, "_partial_": True})(**arguments)
+    else:
+        baseline = instantiate(config.method)
+    return BaselineModule(baseline, mask, blend, model.image_shape)
 
 
 def uses_source(config: InpaintConfig) -> bool:
@@ -65,44 +90,6 @@ def build_preview(model: Model, iterations: int) -> Completing:
     bound: Any = "none" if model.gan.settings.prior == "normal" else "clip"
     solver = Adam(0 if encoder else iterations, lr=0.1, schedule="cosine", bound=bound)
     return InpaintingModule(model.gan, mask, Objective(), solver, paste, encoder=encoder)
-
-
-def _build_search(
-    config: InpaintConfig, model: Model, mask: MaskFunction, _: Source | None
-) -> InpaintingModule:
-    assert model.gan is not None  # `resolve` checked it
-    names = SearchSettings.__annotations__
-    return InpaintingModule(
-        model.gan,
-        mask,
-        objective=instantiate(config.objective),
-        solver=instantiate(config.solver),
-        blend=instantiate(config.blend),
-        measure=instantiate(config.measure),
-        ema=config.ema,
-        encoder=model.latent_encoder() if config.start == "encoder" else None,
-        stages=list(instantiate(config.stages).values()),
-        settings=make(SearchSettings, {name: getattr(config, name) for name in names}),
-    )
-
-
-def _build_baseline(
-    config: InpaintConfig, model: Model, mask: MaskFunction, source: Source | None
-) -> BaselineModule:
-    """Build the baseline of config.method, with the `model` or `source` that it takes."""
-    method: Any = config.method
-    if not (measure := instantiate(config.measure)).of_pixels:
-        name = type(measure).__name__.lower()
-        raise ValueError(
-            f"measure={name}: {method['_target_']} needs known pixels. Use another mask="
-        )
-    available = {"model": model, "source": source}
-    arguments = {name: available[name] for name in available.keys() & _parameters(method)}
-    if arguments:  # passed after Hydra, which would convert a source, a dataclass, to a config
-        baseline = instantiate({**method, "_partial_": True})(**arguments)
-    else:
-        baseline = instantiate(method)
-    return BaselineModule(baseline, mask, instantiate(config.blend), model.image_shape)
 
 
 def _parameters(node: Node) -> set[str]:
