@@ -1,9 +1,16 @@
-"""Complete images with a trained DCGAN, or with what one would use instead.
+"""Complete images with a trained model or with a baseline.
 
-python inpaint.py                                       procedural faces, the shipped checkpoint
-python inpaint.py ckpt=runs/train/<run>/weights.safetensors data=celeba data.root=path mask=random
-python inpaint.py ckpt=... images=photo.jpg mask=file mask.path=hole.png 'crop=[x,y,w,h]'
-python inpaint.py method=tv                             no search; ckpt says the size and the data
+Examples:
+    # procedural faces, with the shipped checkpoint
+    python inpaint.py
+    # test images of the data that a model was trained on, with random pixels missing
+    python inpaint.py ckpt=runs/train/<run>/weights.safetensors mask=random
+    # a square of a photo, with a mask image
+    python inpaint.py images=photo.jpg 'crop=[x,y,width,height]' mask=file mask.path=hole.png
+    # a baseline without a search; the checkpoint only selects the image size and the data
+    python inpaint.py method=tv
+
+conf/README.md describes all options.
 """
 
 from dcgan_inpaint.cli.entry_point import inpaint

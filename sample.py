@@ -1,19 +1,25 @@
-"""Play with the latent space of a trained DCGAN: samples, interpolation, vector arithmetic.
+"""Explore the latent space of a trained GAN: samples, interpolation, vector arithmetic.
 
-python sample.py                                        the shipped checkpoint
-python sample.py ckpt=runs/train/<run>/weights.safetensors count=256
+Examples:
+    # 64 samples of the shipped checkpoint
+    python sample.py
+    # 256 samples of your own model
+    python sample.py ckpt=runs/train/<run>/weights.safetensors count=256
+    # vector arithmetic with rows of samples.png
+    python sample.py plus=[3,17,40] minus=[5,9,22] base=[8,30,31]
+    # the same with the z of completed images
+    python sample.py z=runs/inpaint/<run>/z.npy plus=[0,2] minus=[1] base=[3]
+    # compare the samples with test images
+    python sample.py metrics=true
 
-samples.png shows G(z) of the first `count` rows of the seed, numbered from 0, left to right.
-interpolation.png and .gif walk from row 0 to 1, 2 to 3, ...  The arithmetic of the DCGAN paper,
-"smiling woman - neutral woman + neutral man" (Radford 2016, fig. 7), averages z over the rows you
-pick from samples.png, or over the z.npy of completed images:
+Files in the run directory:
+    samples.png                 G(z) of `count` rows of z, numbered from 0, left to right
+    interpolation.png and .gif  walks from row 0 to 1, 2 to 3, ...
+    arithmetic.png              "smiling woman - neutral woman + neutral man": z is averaged over
+                                the rows of each operand (Radford 2016, fig. 7)
+    quality.csv                 metrics of the samples, with metrics=true
 
-python sample.py plus=[3,17,40] minus=[5,9,22] base=[8,30,31]
-python sample.py z=runs/inpaint/<run>/z.npy plus=[0,2] minus=[1] base=[3]
-
-How good are the samples?  quality.csv compares them with held-out images:
-
-python sample.py metrics=true
+conf/README.md describes all options.
 """
 
 from dcgan_inpaint.cli.entry_point import sample

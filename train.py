@@ -1,9 +1,18 @@
-"""Train a DCGAN, a latent encoder to start its search, or a context encoder to compare with.
+"""Train a DCGAN, a latent encoder that starts its search, or a network to compare with.
 
-python train.py model=dcgan data=faces
-python train.py model=dcgan data=celeba data.root=path/to/celeba model.gf_dim=32 model.df_dim=32
-python train.py model=latent_encoder gan=runs/train/<run>/weights.safetensors
-python train.py model=context_encoder data=faces
+Examples:
+    # a DCGAN on procedural faces
+    python train.py model=dcgan data=faces
+    # a latent encoder for that DCGAN
+    python train.py model=latent_encoder gan=runs/train/<run>/weights.safetensors
+    # a context encoder, which completes without a search
+    python train.py model=context_encoder data=faces
+    # a smaller DCGAN on CelebA
+    python train.py model=dcgan data=celeba data.root=path/to/celeba model.gf_dim=32 model.df_dim=32
+    # resume a training for more epochs
+    python train.py resume=runs/train/<run>/last.ckpt trainer.max_epochs=50
+
+conf/README.md describes all options.
 """
 
 from dcgan_inpaint.cli.entry_point import train
