@@ -46,14 +46,8 @@ def make_grid(images: Tensor, columns: int = 8) -> Image.Image:
     return sheet
 
 
-def masked(images: Tensor, mask: Tensor) -> Tensor:
-    """Return images (B, C, H, W) in [-1, 1] with gray holes; mask (B, 1, H, W), 1 = known."""
-    return images * mask
-
-
 def save_gif(frames: Sequence[Image.Image], file: Path | BinaryIO) -> None:
     """Save a looping GIF of 4 s that shows the last frame for 1.5 s longer."""
     durations = [round(4000 / len(frames))] * len(frames)  # ms
     durations[-1] += 1500
-    settings = {"save_all": True, "append_images": frames[1:], "duration": durations, "loop": 0}
-    frames[0].save(file, "GIF", **settings)
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)

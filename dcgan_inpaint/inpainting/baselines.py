@@ -22,7 +22,7 @@ from dcgan_inpaint.configs import Text, checked
 from dcgan_inpaint.data.cache import Source
 from dcgan_inpaint.data.loader import ImageDataModule
 from dcgan_inpaint.errors import import_extra
-from dcgan_inpaint.images import masked, to_float, to_uint8
+from dcgan_inpaint.images import to_float, to_uint8
 from dcgan_inpaint.inpainting.module import Completion
 from dcgan_inpaint.models.base import Model
 
@@ -57,7 +57,7 @@ class BaselineModule(LightningModule):
         """Complete a batch {"image": (B, C, S, S) in [-1, 1], "index": (B,)}."""
         images, index = batch["image"], batch["index"]
         mask = self.mask(index, images.shape[-1])  # (B, 1, S, S)
-        known = masked(images, mask)
+        known = images * mask
         fake = self.baseline(known, mask).to(images)  # (B, C, S, S)
         completion = self.blend(fake, images, mask)
         return Completion(index, images, mask, known, fake, completion)
@@ -106,7 +106,7 @@ class Nearest:
 
     def __call__(self, known: Tensor, mask: Tensor) -> Tensor:
         mask = mask.cpu().double()
-        levels = masked(to_uint8(known).double(), mask)  # (B, C, S, S)
+        levels = to_uint8(known).double() * mask  # (B, C, S, S)
         targets, weights = levels.flatten(1).T, mask.flatten(1).T  # (C·S·S, B), (S·S, B)
         smallest = torch.full((len(known),), math.inf, dtype=torch.float64)  # (B,)
         nearest = torch.zeros(len(known), dtype=torch.int64)

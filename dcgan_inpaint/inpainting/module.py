@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from dcgan_inpaint.configs import Fraction, NonNegative, checked
-from dcgan_inpaint.images import masked
 from dcgan_inpaint.inpainting.search import (
     Candidates,
     Search,
@@ -228,7 +227,7 @@ class InpaintingModule(LightningModule):
         candidates = Candidates(index, self.settings.candidates)
         repeat = candidates.repeat
         losses = partial(self.losses, target=repeat(target), weights=repeat(weights))
-        known, seed = masked(images, mask), self.settings.seed
+        known, seed = images * mask, self.settings.seed
         start = initialize(self.encoder, self.latents, candidates, known, mask, seed)
         search = Search(self.generator, losses, start)
         z = nn.Parameter(start.z)  # (B·K, z_dim)
@@ -284,7 +283,7 @@ class InpaintingModule(LightningModule):
     def _observed(self, images: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         """Return the measurement as images (B, C, S, S)."""
         if self.measure.of_pixels:
-            return masked(images, mask)
+            return images * mask
         return F.interpolate(target, size=images.shape[-1]).expand_as(images)
 
     def _order(self, candidates: Candidates, losses: Tensor) -> Tensor:

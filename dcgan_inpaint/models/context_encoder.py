@@ -10,7 +10,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dcgan_inpaint.configs import Fraction, Positive, make, settings
-from dcgan_inpaint.images import masked
 from dcgan_inpaint.losses import hole_loss
 from dcgan_inpaint.models.base import AdversarialModule, MaskFunction, ModelSettings, Width
 from dcgan_inpaint.models.networks import Discriminator, Encoder, Generator, freeze
@@ -89,7 +88,7 @@ class ContextEncoder(AdversarialModule):
         images = batch["image"]  # (B, C, S, S)
         mask = self.training_masks(self.sample_indices(len(images)))  # (B, 1, S, S)
 
-        fake = self.generator(masked(images, mask), mask)  # (B, C, S, S): for both updates
+        fake = self.generator(images * mask, mask)  # (B, C, S, S): for both updates
         log = self._discriminator_step(images, fake.detach())
         l2 = hole_loss(fake.float(), images, mask).mean()
         adversarial = self.adversarial_loss(fake)

@@ -19,7 +19,6 @@ from dcgan_inpaint import losses
 from dcgan_inpaint.blending import poisson
 from dcgan_inpaint.configs import Fraction, NonNegative, Positive, Seed, make, settings
 from dcgan_inpaint.data.augmentation import augment
-from dcgan_inpaint.images import masked
 from dcgan_inpaint.masks.masks import MaskFunction
 from dcgan_inpaint.models.base import LatentGAN, Model, ModelSettings, Width
 from dcgan_inpaint.models.networks import Discriminator, Encoder, Layers, freeze
@@ -197,7 +196,7 @@ class LatentEncoder(Model):
             images = augment(images, index, s.seed, s.changed)  # (B, C, S, S)
         mask = self.training_masks(index)  # (B, 1, S, S)
         noise = self._noise("train w", index, TRAINING_SAMPLES if s.noise_dim else 1)
-        fakes = self.sample_images(self.encoder, masked(images, mask), mask, noise)
+        fakes = self.sample_images(self.encoder, images * mask, mask, noise)
         mean, size = fakes.mean(1), images[0].numel()  # (B, K, C, S, S) -> (B, C, S, S)
         whole = losses.context_loss(mean, images, torch.ones_like(mask)).mean() / size
         context = losses.context_loss(mean, images, mask).mean() / size
@@ -261,7 +260,7 @@ class LatentEncoder(Model):
         index = torch.arange(len(images), device=self.device)
         mask = self.training_masks(-1 - index)  # (B, 1, S, S); training has indices from 0
         noise = self._noise("calibrate w", index, count)
-        fakes = self.sample_images(freeze(self.ema_encoder), masked(images, mask), mask, noise)
+        fakes = self.sample_images(freeze(self.ema_encoder), images * mask, mask, noise)
         repeated = (rows.repeat_interleave(count, 0) for rows in (images, mask))
         completed = poisson(fakes.flatten(0, 1), *repeated).unflatten(0, (-1, count))
         error = (completed.mean(1) - images).square().sum((1, 2, 3))  # (B,): 0 at known pixels

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dcgan_inpaint.configs import Positive, make, settings
-from dcgan_inpaint.images import masked
 from dcgan_inpaint.losses import context_loss
 from dcgan_inpaint.models.base import MaskFunction, Model, ModelSettings, Width
 from dcgan_inpaint.models.networks import fold_norms, freeze
@@ -113,7 +112,7 @@ class UNet(Model):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         images = batch["image"]  # (B, C, S, S)
         mask = self.training_masks(self.sample_indices(len(images)))  # (B, 1, S, S)
-        fake = self.network(masked(images, mask), mask).float()  # (B, C, S, S)
+        fake = self.network(images * mask, mask).float()  # (B, C, S, S)
         loss = context_loss(fake, images, torch.ones_like(mask)).mean() / images[0].numel()
         self.log("train/loss", loss, prog_bar=True)
         self.log("iteration", float(self.iteration))
