@@ -202,8 +202,8 @@ def similarity(images: ImageSet) -> float:
     half = len(images) // 2
     if half < 1:
         raise ValueError(f"{len(images)} images are too few for a pair. Use 2 or more")
-    chunks = [slice(start, min(start + IMAGE_CHUNK, half)) for start in range(0, half, IMAGE_CHUNK)]
     first, second = images[:half], images[half : 2 * half]
+    chunks = [slice(start, start + IMAGE_CHUNK) for start in range(0, half, IMAGE_CHUNK)]
     return float(torch.cat([ms_ssim(first[chunk], second[chunk]) for chunk in chunks]).mean())
 
 

@@ -180,12 +180,11 @@ def paste_back(photo: Image.Image, crop: Crop, fake: Tensor, hole: np.ndarray) -
         fake: G(z) (C, S, S) in [-1, 1]; it is enlarged to the size of the crop.
         hole: the pixels to fill (H, W), bool.
     """
-    if not hole.any():
+    if (box := Image.fromarray(hole).getbbox()) is None:
         return photo
-    rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
     # the bounding box of the hole and one pixel around it, clipped to the photo
-    left, right = max(columns[0] - 1, 0), min(columns[-1] + 2, photo.width)
-    top, bottom = max(rows[0] - 1, 0), min(rows[-1] + 2, photo.height)
+    left, top = max(box[0] - 1, 0), max(box[1] - 1, 0)
+    right, bottom = min(box[2] + 1, photo.width), min(box[3] + 1, photo.height)
     hole = np.ascontiguousarray(hole[top:bottom, left:right])
     known = pil_to_tensor(photo.crop((left, top, right, bottom))).float()  # (C', h, w)
     fake = (fake.detach().float().cpu() + 1) * 127.5
