@@ -254,7 +254,7 @@ def test_training_ends_with_one_line_for_unreadable_images(run, damaged):
         said = run("train.py", *words, fails=True).stderr
     last = said.splitlines()[-1]
     assert last.startswith("error: 3 of 288 images in the train split cannot be read")
-    assert f"output={damaged / 'run'} begins again" in last
+    assert f"output={damaged / 'run'} starts again" in last
 
 
 @pytest.mark.parametrize(

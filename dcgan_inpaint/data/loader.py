@@ -263,6 +263,7 @@ class ImageDataModule(LightningDataModule):
         super().__init__()
         self.source, self.cache_dir = source, cache_dir
         self.batch_size, self.flip, self.seed = batch_size, flip, seed
+        self._limit = source.cache_limit if isinstance(source, PartitionedSource) else None
 
     def split(self, name: str, flip: bool = False, least: int = 1) -> ImageDataset:
         """Return the images of "train", "val" or "test", decoded on first use.
@@ -304,10 +305,6 @@ class ImageDataModule(LightningDataModule):
     def _streamed_batches(self) -> StreamedBatches:
         assert isinstance(self.source, PartitionedSource)  # others have no limit
         return StreamedBatches(self.source, self.batch_size, self.flip, self.seed, *self._place)
-
-    @property
-    def _limit(self) -> float | None:
-        return self.source.cache_limit if isinstance(self.source, PartitionedSource) else None
 
     def _exceeds_limit(self, split: str) -> bool:
         """Whether a split, decoded, is larger than the cache_limit of the source."""
