@@ -19,6 +19,7 @@ from dcgan_inpaint.metrics.completions import psnr
 from dcgan_inpaint.models.checkpoint import save_weights
 from dcgan_inpaint.models.context_encoder import ContextEncoder
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
+from dcgan_inpaint.photos.result import Result
 
 SHORT = ("solver.iterations=3", "stages=none", "trainer.accelerator=cpu")
 CROP = [10, 5, 40, 40]
@@ -330,3 +331,16 @@ def test_the_package_alone_imports_nothing_heavy():
     assert done.stdout.split() == [version("dcgan_inpaint"), "False"]
     with pytest.raises(AttributeError, match="no attribute 'Completter'"):
         _ = dcgan_inpaint.Completter
+
+
+@pytest.mark.parametrize(("old", "new"), [("picture", "image"), ("answer", "select")])
+def test_renamed_argument_is_refused_with_its_new_name(completer, old, new):
+    with pytest.raises(TypeError, match=f"unknown argument {old}=. It was renamed: use {new}="):
+        completer(**{"image": photo(), old: None})
+
+
+def test_renamed_attribute_is_refused_with_its_new_name():
+    result = Result(photos=None, batch=None, row=0)
+    with pytest.raises(AttributeError, match="result.picture: was renamed. Use result.image"):
+        result.picture  # noqa: B018
+    assert not hasattr(result, "unknown")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from PIL import Image
@@ -13,6 +14,8 @@ from dcgan_inpaint.inpainting.module import Completion, SearchedCompletion
 from dcgan_inpaint.metrics.completions import completion_metrics
 from dcgan_inpaint.photos.photos import Photos
 from dcgan_inpaint.photos.reading import ImageLike, to_photo
+
+RENAMED_ATTRIBUTES = {"picture": "image", "expected_error": "predicted_error"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +36,12 @@ class Result:
     batch: Completion
     row: int
     previous: "Result | None" = None
+
+    def __getattr__(self, name: str) -> Any:
+        """Name the new attribute for one of version 0.2."""
+        if new := RENAMED_ATTRIBUTES.get(name):
+            raise AttributeError(f"result.{name}: was renamed. Use result.{new}")
+        raise AttributeError(f"result has no attribute {name!r}")
 
     @cached_property
     def image(self) -> Image.Image:
