@@ -400,9 +400,9 @@ def test_solvers_update_float32_with_networks_in_bf16(dcgan):
     dtypes = []
 
     class RecordingAdam(Adam):
-        def optimizer(self, z):
+        def __call__(self, z, evaluate, rng):
             dtypes.append(z.dtype)
-            return super().optimizer(z)
+            return super().__call__(z, evaluate, rng)
 
     settings = {"iterations": 2, "lr": 0.01, "bound": "none"}
     stages = [Stage(level, RecordingAdam(**settings)) for level in (1, 2)]

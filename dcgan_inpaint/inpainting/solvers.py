@@ -9,6 +9,7 @@ which makes their budgets comparable.
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -20,6 +21,7 @@ from dcgan_inpaint.randomness import CounterRNG
 
 Losses = tuple[Tensor, Tensor, Tensor]  # context, prior and total loss
 Evaluate = Callable[[Tensor], Losses]
+MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]  # of [z]
 
 Bound = Literal["clip", "stochastic", "none"]
 Schedule = Literal["constant", "cosine"]
@@ -75,15 +77,14 @@ class GradientSolver(Solver):
         lr: initial step size.
         schedule: "constant", or "cosine" for a decay from lr to lr / 50.
         bound: how z is kept in [-1, 1], see `keep_in_bounds`.
+        optimizer: function of [z] that returns the optimizer.
     """
 
-    def __init__(self, iterations: int, lr: float, schedule: str, bound: str):
+    def __init__(
+        self, iterations: int, lr: float, schedule: str, bound: str, optimizer: MakeOptimizer
+    ):
         super().__init__(iterations, bound)
-        self.lr, self.schedule = lr, schedule
-
-    def optimizer(self, z: nn.Parameter) -> torch.optim.Optimizer:
-        """Return the optimizer of z."""
-        raise NotImplementedError
+        self.lr, self.schedule, self.optimizer = lr, schedule, optimizer
 
     def step_size(self, t: int) -> float:
         """Return the step size of iteration t."""
@@ -94,7 +95,7 @@ class GradientSolver(Solver):
         return floor + (self.lr - floor) * (1 + math.cos(math.pi * fraction)) / 2
 
     def __call__(self, z: nn.Parameter, evaluate: Evaluate, rng: CounterRNG) -> Iterator[Losses]:
-        optimizer = self.optimizer(z)
+        optimizer = self.optimizer([z])
         for t in range(self.iterations):
             losses, z.grad = losses_and_gradient(evaluate, z)
             optimizer.param_groups[0]["lr"] = self.step_size(t)
@@ -124,11 +125,8 @@ class Adam(GradientSolver):
         schedule: Schedule = "constant",
         bound: Bound = "clip",
     ):
-        super().__init__(100 if iterations is None else iterations, lr, schedule, bound)
-
-    def optimizer(self, z: nn.Parameter) -> torch.optim.Optimizer:
-        """Return the optimizer of z."""
-        return torch.optim.Adam([z], lr=self.lr)
+        iterations = 100 if iterations is None else iterations
+        super().__init__(iterations, lr, schedule, bound, torch.optim.Adam)
 
 
 class Momentum(GradientSolver):
@@ -154,12 +152,8 @@ class Momentum(GradientSolver):
         schedule: Schedule = "constant",
         bound: Bound = "clip",
     ):
-        super().__init__(iterations, lr, schedule, bound)
-        self.momentum = momentum
-
-    def optimizer(self, z: nn.Parameter) -> torch.optim.Optimizer:
-        """Return the optimizer of z."""
-        return torch.optim.SGD([z], lr=self.lr, momentum=self.momentum, nesterov=True)
+        sgd = partial(torch.optim.SGD, momentum=momentum, nesterov=True)
+        super().__init__(iterations, lr, schedule, bound, sgd)
 
 
 class HMC(Solver):
@@ -195,8 +189,7 @@ class HMC(Solver):
         losses, gradient = losses_and_gradient(evaluate, z)
         yield losses
         force = self.eps / 2 * self.beta  # half a momentum step per unit of gradient
-        done, proposal = 1, 0
-        while done < self.iterations:
+        for proposal, done in enumerate(range(1, self.iterations, self.leapfrog)):
             count = min(self.leapfrog, self.iterations - done)
             v = rng.normal("momentum", proposal, z.shape[1])  # (B, z_dim)
             trial, energy = z.data, self.beta * losses[2] + v.square().sum(1) / 2
@@ -215,4 +208,3 @@ class HMC(Solver):
             losses = tuple(  # type: ignore[assignment]
                 torch.where(accept, new, old) for new, old in zip(trial_losses, losses, strict=True)
             )
-            done, proposal = done + count, proposal + 1
