@@ -13,14 +13,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from dcgan_inpaint.configs import Fraction, NonNegative, checked
-from dcgan_inpaint.inpainting.search import (
-    Candidates,
-    Search,
-    SearchSettings,
-    Stage,
-    check_stages,
-    initialize,
-)
+from dcgan_inpaint.inpainting.search import Candidates, Search, SearchSettings, Stage, initialize
 from dcgan_inpaint.inpainting.solvers import Losses, Solver
 from dcgan_inpaint.losses import context_loss, prior_loss, yeh_weights
 from dcgan_inpaint.masks.measurements import Holes, Measurement
@@ -173,7 +166,12 @@ class InpaintingModule(LightningModule):
         self.settings = settings or SearchSettings()
         # called after each evaluation; an exception ends the search
         self.on_progress: Callable[[Progress], None] | None = None
-        check_stages(stages, self.generator.levels)
+        used, levels = [stage.level for stage in stages], self.generator.levels
+        if used != sorted(set(used)) or max(used, default=0) > levels:
+            raise ValueError(
+                f"stages: levels {used} do not fit this checkpoint. "
+                f"Use increasing levels from 1 to {levels}"
+            )
         if encoder is not None and not self.measure.of_pixels:
             raise ValueError(
                 "start=encoder: requires known pixels, which this mask does not have. "

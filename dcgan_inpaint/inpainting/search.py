@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -52,16 +53,6 @@ class Stage:
         if solver.bound != "none":
             raise ValueError(f"bound={solver.bound}: a feature map has no bound. Use bound=none")
         self.level, self.solver, self.leash = level, solver, leash
-
-
-def check_stages(stages: Sequence[Stage], levels: int) -> None:
-    """Raise ValueError unless the levels of the stages increase and are at most `levels`."""
-    used = [stage.level for stage in stages]
-    if used != sorted(set(used)) or max(used, default=0) > levels:
-        raise ValueError(
-            f"stages: levels {used} do not fit this checkpoint. "
-            f"Use increasing levels from 1 to {levels}"
-        )
 
 
 class Candidates:
@@ -185,17 +176,13 @@ class Search:
         for stage in stages:
             start = self.generator.lift(x.detach(), level, stage.level, self.start.offset)
             x, level = nn.Parameter(start.float().clone()), stage.level  # (B·K, H·W·C)
-            yield from stage.solver(x, self._stage_losses(stage, start), rng)
+            yield from stage.solver(x, partial(self._evaluate_stage, stage, start), rng)
         with torch.no_grad():
             yield self.evaluate(x, level)
 
-    def _stage_losses(self, stage: Stage, start: Tensor) -> Callable[[Tensor], Losses]:
-        """Return the losses of a stage, whose total includes the distance to its start."""
-
-        def evaluate(x: Tensor) -> Losses:
-            context, prior, total = self.evaluate(x, stage.level)
-            if stage.leash > 0:
-                total = total + stage.leash * (x - start).abs().sum(1)
-            return context, prior, total
-
-        return evaluate
+    def _evaluate_stage(self, stage: Stage, start: Tensor, x: Tensor) -> Losses:
+        """Return the losses of feature maps x, whose total includes the distance to `start`."""
+        context, prior, total = self.evaluate(x, stage.level)
+        if stage.leash > 0:
+            total = total + stage.leash * (x - start).abs().sum(1)
+        return context, prior, total
