@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from dcgan_inpaint.configs import LOCATION_KEYS, choices_of
+from dcgan_inpaint.configs import LOCATION_KEYS, TrainerOptions, choices_of
 from dcgan_inpaint.errors import show
 from dcgan_inpaint.schemas import InpaintConfig, TrainConfig
 
@@ -36,9 +36,10 @@ FREE_IN_TRAINING = {
     *("trainer.enable_model_summary", "trainer.benchmark", "trainer.detect_anomaly"),
 }
 # options that no result of a completion depends on; of the trainer only precision matters
-FREE_IN_COMPLETION = {"shard", "limit", "batch_size", "cache_dir", "output", "trainer", "logger"}
-FREE_IN_COMPLETION |= {"name", "tags"}
-FIXED_IN_COMPLETION = {"trainer.precision"}
+FREE_IN_COMPLETION = {
+    *("shard", "limit", "batch_size", "cache_dir", "output", "logger", "name", "tags"),
+    *(f"trainer.{key}" for key in TrainerOptions.__annotations__ if key != "precision"),
+}
 OLD_TARGETS = (  # modules that were moved after version 0.2
     *("completion", "observation", "poisson", "data.faces.Faces", "data.celeba", "data.folder"),
     *("data.cars", "data.hub", "data.tars", "data.torchvision_sets"),
@@ -71,16 +72,14 @@ def check_same_settings(
     new: Mapping[str, Any],
     keys: Iterable[str],
     free: Collection[str],
-    fixed: Collection[str] = (),
 ) -> None:
     """Raise ValueError for the first of `keys` whose value in `new` is not that of `old`.
 
     `run` is how the message calls the old run; `old` and `new` are flat.  An option of `free`, or
-    below one, may differ, unless it is in `fixed`.
+    below one, may differ.
     """
     for key in sorted(keys):
-        may_differ = key not in fixed and _is_below(key, free)
-        if not may_differ and old.get(key) != new.get(key):
+        if not _is_below(key, free) and old.get(key) != new.get(key):
             raise ValueError(
                 f"{run} was started with {key}={show(old.get(key))}, not {show(new.get(key))}. "
                 "Use the same settings to continue it, or another output"
@@ -143,11 +142,10 @@ def _overridden(keys: Collection[str], overrides: Sequence[str] | None) -> set[s
     overridden = set()
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         name = override.package or override.key_or_group
-        if choices_of(override.key_or_group):
-            overridden |= {key for key in keys if key in (name, f"{name}._target_")}
-            overridden |= {key for key in keys if name == "logger" and key.startswith("logger")}
+        if choices_of(override.key_or_group) and name != "logger":
+            overridden |= {name, f"{name}._target_"} & set(keys)
         else:
-            overridden |= {key for key in keys if f"{key}.".startswith(f"{name}.")}
+            overridden |= {key for key in keys if _is_below(key, [name])}
     return overridden
 
 
@@ -192,11 +190,7 @@ def fingerprint(settings: Mapping[str, Any], files: Iterable[Path]) -> str:
 
     These are the flat `settings` without the free ones, and the contents of `files`.
     """
-    fixed = {
-        key: value
-        for key, value in settings.items()
-        if key in FIXED_IN_COMPLETION or not _is_below(key, FREE_IN_COMPLETION)
-    }
+    fixed = {k: value for k, value in settings.items() if not _is_below(k, FREE_IN_COMPLETION)}
     digest = hashlib.sha256(json.dumps(fixed, sort_keys=True, default=str).encode())
     for path in files:
         with path.open("rb") as file:
@@ -222,7 +216,7 @@ def check_continuation(
         check_version(run, old, InpaintConfig)
         before = flatten(old)
         keys = before.keys() | settings.keys()
-        check_same_settings(run, before, settings, keys, FREE_IN_COMPLETION, FIXED_IN_COMPLETION)
+        check_same_settings(run, before, settings, keys, FREE_IN_COMPLETION)
     if stored is not None:
         changed = " or ".join(f"{option}={path}" for option, path in files.items())
         raise ValueError(f"{run} was started with other contents of {changed}. Use another output")
