@@ -21,14 +21,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-)
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
 from typing_extensions import TypedDict  # pydantic rejects typing.TypedDict before Python 3.12
 
 from dcgan_inpaint.errors import show
@@ -237,14 +230,13 @@ def check_config(cfg: DictConfig, schema: type[Settings]) -> Settings:
         raise ValueError(f"{error.full_key}: {what[0].lower()}{what[1:]}") from error
     config = make(schema, values)  # before the nodes, whose targets import torch
     for key, value in values.items():
-        _check_nodes(value, key)
+        if _contains_node(value):
+            _check_nodes(value, key)
     return config
 
 
 def _check_nodes(value: Any, key: str) -> None:
     """Validate the arguments of a node, of the nodes in it, and of a dict of nodes."""
-    if not _contains_node(value):
-        return
     types = _target_types(value["_target_"], f"{key}._target_") if _is_node(value) else None
     for name, argument in value.items():
         inner = f"{key}.{name}"
@@ -268,9 +260,9 @@ def _contains_node(value: Any) -> bool:
 
 
 @functools.cache
-def _adapter(annotation: Any) -> TypeAdapter:
+def _adapter(annotation: Any) -> pydantic.TypeAdapter:
     has_config = hasattr(annotation, "__pydantic_config__")  # a dataclass or TypedDict
-    return TypeAdapter(annotation, config=None if has_config else STRICT)
+    return pydantic.TypeAdapter(annotation, config=None if has_config else STRICT)
 
 
 def _target_types(target: Any, key: str) -> dict[str, Any]:
