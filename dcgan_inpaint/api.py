@@ -84,18 +84,18 @@ class Completer:
         """Complete an image, or each image of a list.
 
         Args:
-            image: a PIL image; an array (H, W) or (H, W, 1, 3 or 4), or a tensor (H, W) or
+            image: A PIL image; an array (H, W) or (H, W, 1, 3 or 4), or a tensor (H, W) or
                 (1, 3 or 4, H, W), of uint8 or of floats in [0, 1]; or a list of these.
-            mask: the name of a choice of conf/mask ("center"), or an image of one channel where
+            mask: The name of a choice of conf/mask ("center"), or an image of one channel where
                 white, 1 or True is known, or a list of one for each image.  An image with the
                 shape of `image` covers all of it, another one covers the crop.
-            crop: the square [x, y, w, h] to complete, in px.  None: around the detected face, or
+            crop: The square [x, y, w, h] to complete, in px.  None: around the detected face, or
                 the center of an image without one.
-            candidates: how many samples are searched for.
-            select: the completion among them, "best", "mean" or "sample" (see SearchSettings).
-            face: which of the detected faces, 1 for the largest; "all" completes each hole with
+            candidates: How many samples are searched for.
+            select: The completion among them, "best", "mean" or "sample" (see SearchSettings).
+            face: Which of the detected faces, 1 for the largest; "all" completes each hole with
                 the face that it lies on.
-            watch: is called with a Progress after each evaluation.  What it raises ends the search
+            watch: Called with a Progress after each evaluation.  What it raises ends the search
                 and is raised here.
 
         Arguments that are None are as in conf/inpaint.yaml.  The start and a drawn mask of image i
@@ -105,7 +105,7 @@ class Completer:
             A Result, or a list of them for a list of images.
 
         Raises:
-            ValueError: one line, before the search, for an argument that does not fit.
+            ValueError: One line, before the search, for an argument that does not fit.
         """
         for old in renamed:
             new = {"picture": "image", "answer": "select"}.get(old)

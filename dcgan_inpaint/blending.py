@@ -65,7 +65,7 @@ def harmonic(values: Tensor, hole: Tensor, tolerance: float) -> Tensor:
     Args:
         values: (B, C, H, W).
         hole: (B, 1, H, W), bool.
-        tolerance: the approximate absolute error of the result.
+        tolerance: The approximate absolute error of the result.
 
     Returns:
         (B, C, H, W), 0 outside the hole; 0 everywhere for an image without a known pixel.
@@ -93,7 +93,7 @@ def _solve(top: Level, residual: Tensor, tolerance: float) -> Tensor:
     """Solve the equations of `top` by preconditioned conjugate gradients.
 
     Args:
-        residual: the right-hand side (B, C, H, W); overwritten.
+        residual: The right-hand side (B, C, H, W); overwritten.
 
     Returns:
         u (B, C, H, W).

@@ -34,7 +34,7 @@ def make_grid(images: Tensor, columns: int = 8) -> Image.Image:
 
     Args:
         images: (N, C, H, W), uint8, or floats in [-1, 1].
-        columns: images per row.
+        columns: Images per row.
     """
     # not torchvision's make_grid, which leaves out the border of a single image
     levels = images if images.dtype == torch.uint8 else to_uint8(images)

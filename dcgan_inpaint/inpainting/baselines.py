@@ -31,10 +31,10 @@ class BaselineModule(LightningModule):
     """Completes images with a baseline.
 
     Args:
-        baseline: function (known, mask) -> fake.
-        mask: function (index, size) -> masks (B, 1, S, S), see masks.py.
-        blend: function (fake, images, mask) -> completions, see blending.py.
-        image_shape: shape (C, S, S) of an image.
+        baseline: Function (known, mask) -> fake.
+        mask: Function (index, size) -> masks (B, 1, S, S), see masks.py.
+        blend: Function (fake, images, mask) -> completions, see blending.py.
+        image_shape: Shape (C, S, S) of an image.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ def network(model: Model, ema: bool) -> Callable[[Tensor, Tensor], Tensor]:
     """Return the network of a model for one-pass completion.
 
     Args:
-        model: trained model.
-        ema: use the averaged network; False uses the raw one.
+        model: Trained model.
+        ema: Use the averaged network; False uses the raw one.
 
     Raises:
-        ValueError: if the model has no such network.
+        ValueError: If the model has no such network.
     """
     completer = model.fill(ema)
     if completer is None:
@@ -95,8 +95,8 @@ class Nearest:
     nearest images is returned.
 
     Args:
-        source: source of the training images.
-        cache_dir: directory of decoded images.
+        source: Source of the training images.
+        cache_dir: Directory of decoded images.
     """
 
     def __init__(self, source: Source, cache_dir: Text):
@@ -164,7 +164,7 @@ class Biharmonic:
     """Biharmonic interpolation by scikit-image (Chui & Mhaskar 2010).
 
     Raises:
-        ModuleNotFoundError: if scikit-image is not installed.
+        ModuleNotFoundError: If scikit-image is not installed.
     """
 
     def __init__(self) -> None:
@@ -184,11 +184,11 @@ class OpenCV:
     Args:
         algorithm: "telea" for fast marching (Telea 2004), "navier_stokes" for the continuation of
             isophotes (Bertalmio 2001).
-        radius: radius in pixels of the neighborhood that determines a pixel.
+        radius: Radius in pixels of the neighborhood that determines a pixel.
 
     Raises:
-        ModuleNotFoundError: if OpenCV is not installed.
-        ValueError: if an argument is out of range.
+        ModuleNotFoundError: If OpenCV is not installed.
+        ValueError: If an argument is out of range.
     """
 
     @checked

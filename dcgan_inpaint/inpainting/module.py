@@ -75,16 +75,16 @@ class Objective:
     """Completion objective of one image: context loss + lam·prior loss.
 
     Args:
-        lam: weight of the prior loss.
+        lam: Weight of the prior loss.
         weighting: "mask" weighs all known pixels equally (Amos 2016); "window" weighs known pixels
             near the hole more (Yeh 2017, eq. 2).
-        window: side of the window in pixels, odd, for weighting="window".
-        floor: minimum weight of a known pixel, for weighting="window".
-        saturating: prior loss log(1 - D(G(z))) (Yeh 2017, eq. 3) instead of the cross-entropy of
+        window: Side of the window in pixels, odd, for weighting="window".
+        floor: Minimum weight of a known pixel, for weighting="window".
+        saturating: Prior loss log(1 - D(G(z))) (Yeh 2017, eq. 3) instead of the cross-entropy of
             D(G(z)) and 1 (Amos 2016).
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: If an argument is out of range.
     """
 
     @checked
@@ -107,10 +107,10 @@ class Objective:
         """Return the context, prior and total loss of each image, (B,) each.
 
         Args:
-            fake: measurement of G(z), (B, C, H, W).
-            target: measurement of the original images, (B, C, H, W).
-            weights: weights of the context loss, (B, 1, H, W).
-            fake_logits: logits of D(G(z)), (B,).
+            fake: Measurement of G(z), (B, C, H, W).
+            target: Measurement of the original images, (B, C, H, W).
+            weights: Weights of the context loss, (B, 1, H, W).
+            fake_logits: Logits of D(G(z)), (B,).
         """
         context = context_loss(fake, target, weights)
         prior = prior_loss(fake_logits, self.saturating)
@@ -126,21 +126,21 @@ class InpaintingModule(LightningModule):
     amplifies (experiments/search.md).
 
     Args:
-        gan: trained GAN; its weights receive no gradients.
-        mask: function (index, size) -> masks (B, 1, S, S), see masks.py.
-        objective: completion objective.
-        solver: solver for z, see solvers.py.
-        blend: function (fake, images, mask) -> completions, see blending.py.
-        measure: measurement that the context loss compares; by default the known pixels.
-        ema: search the averaged generator; False searches the raw one.
-        encoder: latent encoder for the initial z.  A deterministic encoder initializes the first
+        gan: Trained GAN; its weights receive no gradients.
+        mask: Function (index, size) -> masks (B, 1, S, S), see masks.py.
+        objective: Completion objective.
+        solver: Solver for z, see solvers.py.
+        blend: Function (fake, images, mask) -> completions, see blending.py.
+        measure: Measurement that the context loss compares; by default the known pixels.
+        ema: Search the averaged generator; False searches the raw one.
+        encoder: Latent encoder for the initial z.  A deterministic encoder initializes the first
             candidate from the image and the second from its mirror image.  An encoder that samples
             initializes every candidate.
-        stages: searches in feature maps after the search for z, in order of their level.
-        settings: number of candidates, selection, seed and frames.
+        stages: Searches in feature maps after the search for z, in order of their level.
+        settings: Number of candidates, selection, seed and frames.
 
     Raises:
-        ValueError: if the stages, the solver or the encoder do not fit the GAN or the measurement.
+        ValueError: If the stages, the solver or the encoder do not fit the GAN or the measurement.
     """
 
     def __init__(

@@ -20,12 +20,12 @@ class SearchSettings:
     """Settings of a search.
 
     Attributes:
-        candidates: number of searches per image.
-        select: how the completion is made from the candidates: "best" takes the candidate with the
+        candidates: Number of searches per image.
+        select: How the completion is made from the candidates: "best" takes the candidate with the
             lowest objective, "mean" blends their mean image, which has a lower squared error, and
             "sample" takes the first candidate.
-        seed: seed of the initial latents; those of image i depend on (seed, i) only.
-        out_interval: number of iterations between two stored frames; 0 stores none.
+        seed: Seed of the initial latents; those of image i depend on (seed, i) only.
+        out_interval: Number of iterations between two stored frames; 0 stores none.
     """
 
     candidates: CandidateCount = 1
@@ -39,11 +39,11 @@ class Stage:
 
     Args:
         level: 1 for the 4x4 map, 2 for the 8x8 map, and so on; see `Generator.lift`.
-        solver: solver for the feature map, with bound="none".
-        leash: weight of the L1 distance, a sum, to the initial feature map.
+        solver: Solver for the feature map, with bound="none".
+        leash: Weight of the L1 distance, a sum, to the initial feature map.
 
     Raises:
-        ValueError: if the solver has a bound, or another argument is out of range.
+        ValueError: If the solver has a bound, or another argument is out of range.
     """
 
     @checked
@@ -59,12 +59,12 @@ class Candidates:
     """Layout of a batch with K candidates per image: row b·K + k is candidate k of image b.
 
     Args:
-        index: position of each image in the data set, (B,).
-        count: number of candidates per image, K.
+        index: Position of each image in the data set, (B,).
+        count: Number of candidates per image, K.
 
     Attributes:
-        k: number of the candidate in each row, (B·K,).
-        rows: index i + k·2^32 of candidate k of image i for random numbers, (B·K,).  Candidate 0
+        k: Number of the candidate in each row, (B·K,).
+        rows: Index i + k·2^32 of candidate k of image i for random numbers, (B·K,).  Candidate 0
             has the index of the image, so it is the same search as with a single candidate.
     """
 
@@ -115,12 +115,12 @@ def initialize(
     candidates start from random latents.
 
     Args:
-        encoder: latent encoder, or None.
-        latents: function (index, seed) that returns random latents (B·K, z_dim).
-        candidates: layout of the rows.
-        known: masked images, (B, C, S, S).
-        mask: masks, (B, 1, S, S).
-        seed: seed of the random numbers.
+        encoder: Latent encoder, or None.
+        latents: Function (index, seed) that returns random latents (B·K, z_dim).
+        candidates: Layout of the rows.
+        known: Masked images, (B, C, S, S).
+        mask: Masks, (B, 1, S, S).
+        seed: Seed of the random numbers.
     """
     if encoder is not None and encoder.noise_dim:
         noise = normal("w", seed, candidates.rows, encoder.noise_dim)  # (B·K, noise_dim)
@@ -143,14 +143,14 @@ class Search:
     """Search for z and then for the feature map of each stage.
 
     Args:
-        generator: frozen generator.
-        losses: function of images (B·K, C, S, S) that returns their context, prior and total loss,
+        generator: Frozen generator.
+        losses: Function of images (B·K, C, S, S) that returns their context, prior and total loss,
             (B·K,) each.
-        start: initial latents.
+        start: Initial latents.
 
     Attributes:
-        fake: images (B·K, C, S, S) of the last evaluation.
-        z: latents (B·K, z_dim) of the last evaluation; in a stage, the final latents.
+        fake: Images (B·K, C, S, S) of the last evaluation.
+        z: Latents (B·K, z_dim) of the last evaluation; in a stage, the final latents.
     """
 
     def __init__(self, generator: Generator, losses: Callable[[Tensor], Losses], start: Start):

@@ -32,11 +32,11 @@ def keep_in_bounds(z: Tensor, bound: str, rng: CounterRNG, t: int) -> Tensor:
     """Apply the bound of a solver to z (B, z_dim).
 
     Args:
-        z: latents, (B, z_dim).
+        z: Latents, (B, z_dim).
         bound: "clip" clamps (Amos 2016); "stochastic" resamples components outside the range from
             U[-1, 1] (Lipton & Tripathi 2017); "none" returns z, for a normal prior.
-        rng: random numbers of the rows.
-        t: current iteration.
+        rng: Random numbers of the rows.
+        t: Current iteration.
     """
     if bound == "clip":
         return z.clamp(-1, 1)
@@ -58,8 +58,8 @@ class Solver:
     """Base class of the solvers.
 
     Args:
-        iterations: number of evaluations of G; with 0 the solver is not called.
-        bound: how z is kept in [-1, 1], see `keep_in_bounds`.
+        iterations: Number of evaluations of G; with 0 the solver is not called.
+        bound: How z is kept in [-1, 1], see `keep_in_bounds`.
     """
 
     def __init__(self, iterations: int, bound: str):
@@ -73,11 +73,11 @@ class GradientSolver(Solver):
     """Base class of the solvers that take one optimizer step per evaluation.
 
     Args:
-        iterations: number of evaluations of G.
-        lr: initial step size.
+        iterations: Number of evaluations of G.
+        lr: Initial step size.
         schedule: "constant", or "cosine" for a decay from lr to lr / 50.
-        bound: how z is kept in [-1, 1], see `keep_in_bounds`.
-        optimizer: function of [z] that returns the optimizer.
+        bound: How z is kept in [-1, 1], see `keep_in_bounds`.
+        optimizer: Function of [z] that returns the optimizer.
     """
 
     def __init__(
@@ -108,13 +108,13 @@ class Adam(GradientSolver):
     """Adam (Kingma & Ba 2015); the defaults are those of Amos 2016.
 
     Args:
-        iterations: number of evaluations of G; None means 100.
-        lr: initial step size.
+        iterations: Number of evaluations of G; None means 100.
+        lr: Initial step size.
         schedule: "constant" or "cosine".
         bound: "clip", "stochastic" or "none".
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: If an argument is out of range.
     """
 
     @checked
@@ -133,14 +133,14 @@ class Momentum(GradientSolver):
     """Gradient descent with Nesterov momentum; the defaults are those of moodoki's code.
 
     Args:
-        iterations: number of evaluations of G.
-        lr: initial step size.
-        momentum: decay of the velocity.
+        iterations: Number of evaluations of G.
+        lr: Initial step size.
+        momentum: Decay of the velocity.
         schedule: "constant" or "cosine".
         bound: "clip", "stochastic" or "none".
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: If an argument is out of range.
     """
 
     @checked
@@ -163,14 +163,14 @@ class HMC(Solver):
     Each image accepts it with probability min(1, exp(-change of beta·total loss + |v|²/2)).
 
     Args:
-        iterations: number of evaluations of G.
-        leapfrog: number of steps per proposal.
-        eps: step size.
-        beta: inverse temperature.
+        iterations: Number of evaluations of G.
+        leapfrog: Number of steps per proposal.
+        eps: Step size.
+        beta: Inverse temperature.
         bound: "clip", "stochastic" or "none".
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: If an argument is out of range.
     """
 
     @checked

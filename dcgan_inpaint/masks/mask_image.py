@@ -24,13 +24,13 @@ class MaskImage:
     An image with transparency is read from its alpha channel, where opaque is white.
 
     Args:
-        image: an image of any size and mode.
-        threshold: brightness from 0 to 1. Pixels are white where the mean over their area is above.
-        known: the color of known pixels. The rest is the hole.
-        name: the name of the mask in error messages.
+        image: An image of any size and mode.
+        threshold: Brightness from 0 to 1. Pixels are white where the mean over their area is above.
+        known: The color of known pixels. The rest is the hole.
+        name: The name of the mask in error messages.
 
     Raises:
-        ValueError: if the image has no pixels.
+        ValueError: If the image has no pixels.
     """
 
     def __init__(self, image: Image.Image, threshold: float, known: Polarity, name: str):
@@ -41,7 +41,7 @@ class MaskImage:
         """Return the mask (B, 1, S, S), 1 = known, which is the same for all of `index` (B,).
 
         Raises:
-            ValueError: if the mask has no hole or no known pixel.
+            ValueError: If the mask has no hole or no known pixel.
         """
         levels = torch.from_numpy(np.array(self.levels))[None, None] / 255  # (1, 1, H, W)
         mask = self.threshold_levels(F.interpolate(levels, (size, size), mode="area"), white=1.0)
@@ -90,7 +90,7 @@ class MaskImages(Sequence[MaskImage]):
         """Read mask i.
 
         Raises:
-            UnreadableImage: if its file is not a readable image; a ValueError that names the file.
+            UnreadableImage: If its file is not a readable image; a ValueError that names the file.
         """
         name = f"mask.path={self.paths[i]}"
         try:
@@ -107,7 +107,7 @@ class MaskImages(Sequence[MaskImage]):
         """Return the mask of each photo: the file with the same stem.
 
         Raises:
-            ValueError: if a photo has no mask, or two masks have the same stem.
+            ValueError: If a photo has no mask, or two masks have the same stem.
         """
         by_stem: dict[str, Path] = {}
         for path in self.paths:
@@ -126,12 +126,12 @@ def mask_file(
     """Return the mask of an image file, or one mask per photo from several files.
 
     Args:
-        path: an image file; or a directory, a glob pattern or a list.
-        threshold: see MaskImage.
-        known: see MaskImage.
+        path: An image file; or a directory, a glob pattern or a list.
+        threshold: See MaskImage.
+        known: See MaskImage.
 
     Raises:
-        ValueError: if there is no image or it cannot be read.
+        ValueError: If there is no image or it cannot be read.
     """
     masks = MaskImages(find_images(path, "mask.path"), threshold, known)
     one = isinstance(path, str) and masks.paths == [Path(path).expanduser()]

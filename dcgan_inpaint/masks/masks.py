@@ -117,8 +117,8 @@ def freeform(
     """Remove random brush strokes (after DeepFill and LaMa).
 
     Args:
-        strokes: the number of polylines.
-        width: their width, as a share of the side of the image.
+        strokes: The number of polylines.
+        width: Their width, as a share of the side of the image.
     """
     corners = 6
     u = uniform("mask", seed, index, strokes * (2 + 3 * corners)).view(-1, strokes, 2 + 3 * corners)
@@ -153,7 +153,7 @@ def mixture(
     """Draw one of several mask functions per image, with equal probability.
 
     Args:
-        masks: mask functions by name.
+        masks: Mask functions by name.
     """
     choice = (uniform("mixture", seed, index, 1)[:, 0] * len(masks)).long()  # (B,)
     kinds = torch.stack([draw(index, size) for draw in masks.values()])  # (M, B, 1, S, S)

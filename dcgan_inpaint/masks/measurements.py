@@ -20,7 +20,7 @@ class Measurement:
     """Base class of measurements; this one returns the image itself.
 
     Attributes:
-        of_pixels: whether the mask marks pixels that are known exactly. These weigh in the context
+        of_pixels: Whether the mask marks pixels that are known exactly. These weigh in the context
             loss and are pasted back, and a search can start from their encoding. Other measurements
             leave no pixel known exactly.
     """

@@ -17,9 +17,9 @@ def psnr(images: Tensor, truth: Tensor, where: Tensor | None = None) -> Tensor:
     """Return the peak signal-to-noise ratio of each image in dB, (B,).
 
     Args:
-        images: completed images, (B, C, H, W) in [-1, 1].
-        truth: original images, (B, C, H, W) in [-1, 1].
-        where: pixels to compare, (B, 1, H, W), 1 = compared; None compares all.
+        images: Completed images, (B, C, H, W) in [-1, 1].
+        truth: Original images, (B, C, H, W) in [-1, 1].
+        where: Pixels to compare, (B, 1, H, W), 1 = compared; None compares all.
 
     Returns:
         Infinite for equal images, nan if `where` is empty.
@@ -52,9 +52,9 @@ def completion_metrics(images: Tensor, truth: Tensor, hole: Tensor) -> dict[str,
     """Return psnr_hole, psnr_whole, ssim_hole and ssim_whole of each image, (B,) each.
 
     Args:
-        images: completed images, (B, C, H, W) in [-1, 1].
-        truth: original images, (B, C, H, W) in [-1, 1].
-        hole: hole masks, (B, 1, H, W), 1 = hole.
+        images: Completed images, (B, C, H, W) in [-1, 1].
+        truth: Original images, (B, C, H, W) in [-1, 1].
+        hole: Hole masks, (B, 1, H, W), 1 = hole.
     """
     return {
         f"{metric.__name__}_{region}": metric(images, truth, where)
@@ -81,8 +81,8 @@ def load_lpips(weights: str | Path) -> nn.Module:
     Nothing is downloaded; torchmetrics contains the weights of the linear layers.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the file does not contain the weights of AlexNet.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file does not contain the weights of AlexNet.
     """
     state = load_weights("lpips", weights, ALEXNET_FILE)
     network = _NoTrainLpips(net="alex", pnet_rand=True)  # the public class downloads AlexNet
@@ -98,12 +98,12 @@ def lpips(images: Tensor, truth: Tensor, network: nn.Module) -> Tensor:
     """Return the learned perceptual distance of each image, (B,), 0 if equal (Zhang 2018, AlexNet).
 
     Args:
-        images: completed images, (B, C, H, W) in [-1, 1]; a single channel is repeated.
-        truth: original images, (B, C, H, W) in [-1, 1].
-        network: result of `load_lpips`, on the device of the images.
+        images: Completed images, (B, C, H, W) in [-1, 1]; a single channel is repeated.
+        truth: Original images, (B, C, H, W) in [-1, 1].
+        network: Result of `load_lpips`, on the device of the images.
 
     Raises:
-        ValueError: if the images are smaller than 32 px.
+        ValueError: If the images are smaller than 32 px.
     """
     if min(truth.shape[-2:]) < LPIPS_MIN_SIDE:
         raise ValueError(

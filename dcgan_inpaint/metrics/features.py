@@ -123,8 +123,8 @@ def load_efflite0(side: int) -> EffLite0:
     """Load the network for images of `side` px.
 
     Raises:
-        ModuleNotFoundError: if the package with the weights is not installed.
-        ValueError: if the images are smaller than 32 px.
+        ModuleNotFoundError: If the package with the weights is not installed.
+        ValueError: If the images are smaller than 32 px.
     """
     package = import_extra(PACKAGE, "features=true", PACKAGE, "features")
     if side < MIN_SIDE:
@@ -216,7 +216,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     no matrix root is needed, and the result is exact for fewer rows than columns.
 
     Raises:
-        ValueError: if a set has fewer than two rows.
+        ValueError: If a set has fewer than two rows.
     """
     if min(len(a), len(b)) < 2:
         raise ValueError(f"sets of {len(a)} and {len(b)} images are too small. Use 2 or more each")

@@ -51,13 +51,13 @@ def sample_metrics(
     """Compare samples of a GAN with real images.
 
     Args:
-        gan: trained GAN.
-        real: real images, (N, C, S, S).
-        count: number of samples.
-        seed: seed of the latents and the patches.
-        ema: use the averaged generator; False uses the raw one.
-        distances: further distances of (samples, real images) by name.
-        bar: show a progress bar.
+        gan: Trained GAN.
+        real: Real images, (N, C, S, S).
+        count: Number of samples.
+        seed: Seed of the latents and the patches.
+        ema: Use the averaged generator; False uses the raw one.
+        distances: Further distances of (samples, real images) by name.
+        bar: Show a progress bar.
 
     Returns:
         Values by name: the sliced Wasserstein distances swd_16, swd_32, ... and their mean swd; the
@@ -65,7 +65,7 @@ def sample_metrics(
         the `distances`.
 
     Raises:
-        ValueError: if there are fewer than two samples or images, or if their shapes differ.
+        ValueError: If there are fewer than two samples or images, or if their shapes differ.
     """
     if min(count, len(real)) < 2:
         raise ValueError(f"{count} samples and {len(real)} real images: use 2 or more of each")
@@ -92,16 +92,16 @@ def sliced_wasserstein(
     ignores the brightness, contrast and tint of a whole set.
 
     Args:
-        fake: samples, (N, C, S, S).
-        real: real images, (M, C, S, S).
-        seed: seed of the patches and directions.
-        bar: show a progress bar.
+        fake: Samples, (N, C, S, S).
+        real: Real images, (M, C, S, S).
+        seed: Seed of the patches and directions.
+        bar: Show a progress bar.
 
     Returns:
         The distances times 1000 by side, {16: ..., 32: ..., S: ...}; 0 for equal sets.
 
     Raises:
-        ValueError: if the shapes differ, or the sides are not a power of two of at least 16.
+        ValueError: If the shapes differ, or the sides are not a power of two of at least 16.
     """
     if fake.shape[1:] != real.shape[1:]:
         shapes = [tuple(images.shape[1:]) for images in (fake, real)]
@@ -197,7 +197,7 @@ def similarity(images: ImageSet) -> float:
     An odd last image is ignored.
 
     Raises:
-        ValueError: if there are fewer than two images.
+        ValueError: If there are fewer than two images.
     """
     half = len(images) // 2
     if half < 1:
@@ -214,7 +214,7 @@ def ms_ssim(a: ImageSet, b: ImageSet) -> Tensor:
     counts as 0.  torchmetrics requires more than 160 px.
 
     Raises:
-        ValueError: if the shapes differ, or the images are smaller than 16 px.
+        ValueError: If the shapes differ, or the images are smaller than 16 px.
     """
     shapes = tuple(a.shape), tuple(b.shape)
     if a.shape != b.shape or min(a.shape[-2:]) < 2 ** (len(SCALE_WEIGHTS) - 1):
@@ -254,9 +254,9 @@ def load_inception(weights: str | Path) -> FrechetInceptionDistance:
     """Load the Inception network of FID from a local file; nothing is downloaded.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ModuleNotFoundError: if torch-fidelity is not installed.
-        ValueError: if the file does not contain the weights of Inception.
+        FileNotFoundError: If there is no such file.
+        ModuleNotFoundError: If torch-fidelity is not installed.
+        ValueError: If the file does not contain the weights of Inception.
     """
     import_extra("torch_fidelity", "fid=", "torch-fidelity", "fid")
     # torch-fidelity could run code from the file, so it is checked first.
@@ -278,9 +278,9 @@ def frechet_inception_distance(
     It is biased upward for a few thousand images; papers use 10,000 to 50,000.
 
     Args:
-        fake: samples, (N, C, S, S); a single channel is repeated.
-        real: real images, (M, C, S, S).
-        inception: result of `load_inception`, on the device to use.
+        fake: Samples, (N, C, S, S); a single channel is repeated.
+        real: Real images, (M, C, S, S).
+        inception: Result of `load_inception`, on the device to use.
     """
     inception.reset()
     for images, is_real in ((fake, False), (real, True)):

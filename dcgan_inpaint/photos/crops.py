@@ -32,8 +32,8 @@ class Crop:
     square lies at ``origin + side * (u + iv)`` in the photo.
 
     Args:
-        origin: the top left corner of the crop.
-        side: the vector along the upper edge. Its length is the side of the crop in pixels, and its
+        origin: The top left corner of the crop.
+        side: The vector along the upper edge. Its length is the side of the crop in pixels, and its
             argument is the rotation.
     """
 
@@ -45,7 +45,7 @@ class Crop:
         """Return the crop of the option ``crop=[x, y, width, height]``.
 
         Raises:
-            ValueError: if the box is not square, to 1 px, or reaches outside the photo.
+            ValueError: If the box is not square, to 1 px, or reaches outside the photo.
         """
         x, y, width, height = box
         option = f"crop=[{x},{y},{width},{height}]"
@@ -74,12 +74,12 @@ class Crop:
         """Return the crop that places the eyes of a face at given positions.
 
         Args:
-            left: the eye at the left of the upright face, a point of the photo.
-            right: the eye at the right of the upright face.
-            eyes: the positions of the eyes in the unit square (u left, u right, v).
+            left: The eye at the left of the upright face, a point of the photo.
+            right: The eye at the right of the upright face.
+            eyes: The positions of the eyes in the unit square (u left, u right, v).
 
         Raises:
-            ValueError: if the eyes, or their positions in the crop, are too close to each other.
+            ValueError: If the eyes, or their positions in the crop, are too close to each other.
         """
         u_left, u_right, v = eyes
         if abs(u_right - u_left) < 0.05 or left == right:  # the crop would be far too large
@@ -118,8 +118,8 @@ def eye_positions(data: Mapping[str, Any] | None, share: float) -> EyePositions:
     """Return the positions of the eyes in the images that a model was trained on.
 
     Args:
-        data: the description of the training images, from the checkpoint.
-        share: side of their central crop, as a share of the shorter side.
+        data: The description of the training images, from the checkpoint.
+        share: Side of their central crop, as a share of the shorter side.
 
     Returns:
         For CelebA, EYES scaled to the crop of the model. For other data the positions are unknown,
@@ -134,8 +134,8 @@ def sample_image(image: Tensor, points: Tensor, mode: str, padding: str) -> Tens
     """Sample an image (C, H, W) at points u + iv (h, w) of its unit square.
 
     Args:
-        mode: the interpolation of :func:`torch.nn.functional.grid_sample`.
-        padding: its padding mode.
+        mode: The interpolation of :func:`torch.nn.functional.grid_sample`.
+        padding: Its padding mode.
 
     Returns:
         Values (C, h, w).
@@ -175,10 +175,10 @@ def paste_back(photo: Image.Image, crop: Crop, fake: Tensor, hole: np.ndarray) -
     The hole blends into the pixels around it without a seam. All other pixels stay bitwise equal.
 
     Args:
-        photo: the photo of size (W, H), "L" or "RGB".
-        crop: the square of the photo that `fake` covers.
+        photo: The photo of size (W, H), "L" or "RGB".
+        crop: The square of the photo that `fake` covers.
         fake: G(z) (C, S, S) in [-1, 1]; it is enlarged to the size of the crop.
-        hole: the pixels to fill (H, W), bool.
+        hole: The pixels to fill (H, W), bool.
     """
     if (box := Image.fromarray(hole).getbbox()) is None:
         return photo

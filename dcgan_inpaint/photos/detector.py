@@ -47,11 +47,11 @@ class Face(NamedTuple):
     Points are complex numbers x + iy, with y pointing down.
 
     Args:
-        left_eye: the eye at the left of the face when it is upright.
-        right_eye: the eye at the right of the face when it is upright.
-        center: the center of the bounding box.
-        size: the side of the bounding box.
-        score: the confidence of the detector, a logit.
+        left_eye: The eye at the left of the face when it is upright.
+        right_eye: The eye at the right of the face when it is upright.
+        center: The center of the bounding box.
+        size: The side of the bounding box.
+        score: The confidence of the detector, a logit.
     """
 
     left_eye: complex
@@ -157,8 +157,8 @@ def find_faces(photo: Image.Image, count: int | None = None) -> list[Face]:
     The search starts with the complete photo and continues with smaller and smaller views of it.
 
     Args:
-        photo: an image of any size.
-        count: stop once this number of faces is detected. None: search for all faces.
+        photo: An image of any size.
+        count: Stop once this number of faces is detected. None: search for all faces.
 
     Returns:
         The faces, the largest first.
@@ -226,7 +226,7 @@ def _detect(photo: Image.Image, crops: Sequence[Crop], mirror: bool = False) -> 
     """Return the faces in each crop, the most confident first.
 
     Args:
-        mirror: show the mirror image of each crop to the network.
+        mirror: Show the mirror image of each crop to the network.
     """
     network = load_blazeface()
     faces: list[list[Face]] = []

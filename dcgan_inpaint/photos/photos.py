@@ -32,12 +32,12 @@ def crop_finder(
     """Return a function that finds the crops of a photo.
 
     Args:
-        share: side of the central crop of the training images, as a share of the shorter side.
-        crop: the square to use, [x, y, width, height] in pixels of the upright photo.
+        share: Side of the central crop of the training images, as a share of the shorter side.
+        crop: The square to use, [x, y, width, height] in pixels of the upright photo.
         detector: "auto" to detect faces, or None for the central square.
-        eyes: positions of the eyes in the crop. None: as in the training images.
+        eyes: Positions of the eyes in the crop. None: as in the training images.
         face: 1 for the largest face, 2 for the second largest, ..., or "all" for one crop per face.
-        data: the description of the training images, from the checkpoint.
+        data: The description of the training images, from the checkpoint.
 
     Returns:
         A function of an upright photo and its name. For a photo without a face it returns the
@@ -45,7 +45,7 @@ def crop_finder(
         or if the requested face is not detected.
 
     Raises:
-        ValueError: if `face` is combined with a crop or without a detector.
+        ValueError: If `face` is combined with a crop or without a detector.
     """
     if face != 1 and (crop is not None or detector is None):
         conflict = "detector=null" if crop is None else "crop="
@@ -106,14 +106,14 @@ def assign_holes(hole: Tensor, crops: Sequence[Crop], name: str) -> list[Tensor]
 
     Args:
         hole: (H, W), bool.
-        crops: the crops of the photo.
-        name: the name of the mask in error messages.
+        crops: The crops of the photo.
+        name: The name of the mask in error messages.
 
     Returns:
         The hole (H, W), bool, of each crop.
 
     Raises:
-        ValueError: if there is no hole, or no crop contains one of the holes.
+        ValueError: If there is no hole, or no crop contains one of the holes.
     """
     if not hole.any():
         raise ValueError(f"{name}: the mask has no hole. Check mask.threshold and mask.known")
@@ -155,21 +155,21 @@ class Photos:
     :func:`assign_holes`), and crops without a hole are dropped.
 
     Args:
-        names: the names of the photos.
-        get_photo: returns the upright photo i, "L" or "RGB".
-        masks: the mask of each photo.
-        find_crops: finds the crops of a photo.
+        names: The names of the photos.
+        get_photo: Returns the upright photo i, "L" or "RGB".
+        masks: The mask of each photo.
+        find_crops: Finds the crops of a photo.
         image_shape: (C, S, S) of the model.
 
     Attributes:
-        images: the N crops, with the names of their photos.
-        known: their masks (N, 1, S, S), 1 = known.
-        crops: their squares.
-        photo_index: the index of the photo of each crop.
-        has_mask_image: whether a mask is an image; the true content of its hole is unknown.
+        images: The N crops, with the names of their photos.
+        known: Their masks (N, 1, S, S), 1 = known.
+        crops: Their squares.
+        photo_index: The index of the photo of each crop.
+        has_mask_image: Whether a mask is an image; the true content of its hole is unknown.
 
     Raises:
-        ValueError: if a photo cannot be read, has no crop, or has a hole outside its crops. The
+        ValueError: If a photo cannot be read, has no crop, or has a hole outside its crops. The
             message names the photo.
     """
 
@@ -257,7 +257,7 @@ class Photos:
         """Return the mask (1, 1, S, S) of crop i.
 
         Raises:
-            ValueError: if the crop cannot be completed with it.
+            ValueError: If the crop cannot be completed with it.
         """
         crop, mask = self.crops[i], self.masks[self.photo_index[i]]
         white = crop_image(Image.new("L", photo.size, 255), crop, size, is_mask=True)

@@ -15,7 +15,7 @@ def open_photo(path: Path) -> Image.Image:
     """Open an image file as an upright 8-bit photo, "L" or "RGB".
 
     Raises:
-        UnreadableImage: if the file is not a readable image; a ValueError that names the file.
+        UnreadableImage: If the file is not a readable image; a ValueError that names the file.
     """
     try:
         with Image.open(path) as image:
@@ -36,12 +36,12 @@ def to_photo(image: ImageLike, name: str = "image") -> Image.Image:
     """Convert an image to an upright 8-bit photo, "L" or "RGB".
 
     Args:
-        image: a PIL image of any mode; an array (H, W) or (H, W, C); or a tensor (H, W) or
+        image: A PIL image of any mode; an array (H, W) or (H, W, C); or a tensor (H, W) or
             (C, H, W). C is 1, 3 or 4. Values are uint8, or floats in [0, 1].
-        name: the name of the image in error messages.
+        name: The name of the image in error messages.
 
     Raises:
-        ValueError: if the type, shape or range is different.
+        ValueError: If the type, shape or range is different.
     """
     if isinstance(image, Image.Image):
         return to_upright(image)
@@ -52,12 +52,12 @@ def to_mask(mask: ImageLike, name: str = "mask") -> Image.Image:
     """Convert a mask to a PIL image that is white where pixels are known.
 
     Args:
-        mask: a PIL image; an array (H, W) or (H, W, 1); or a tensor (H, W) or (1, H, W). Known
+        mask: A PIL image; an array (H, W) or (H, W, 1); or a tensor (H, W) or (1, H, W). Known
             pixels are True, 1, or 255 in uint8.
-        name: the name of the mask in error messages.
+        name: The name of the mask in error messages.
 
     Raises:
-        ValueError: if the type, shape or range is different.
+        ValueError: If the type, shape or range is different.
     """
     if isinstance(mask, Image.Image):
         return mask

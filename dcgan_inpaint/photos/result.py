@@ -26,10 +26,10 @@ class Result:
     Images and metrics of a result include the faces before it.
 
     Args:
-        photos: the full-size images.
-        batch: the batch that contains the completion, at the size S of the model.
-        row: the row of the completion in the batch.
-        previous: the result of the previous face of the same image.
+        photos: The full-size images.
+        batch: The batch that contains the completion, at the size S of the model.
+        row: The row of the completion in the batch.
+        previous: The result of the previous face of the same image.
     """
 
     photos: Photos
@@ -103,13 +103,13 @@ class Result:
         """Compare `image` with the true image at full size.
 
         Args:
-            truth: the true image, W x H px, of any type that Completer takes.
+            truth: The true image, W x H px, of any type that Completer takes.
 
         Returns:
             psnr_hole and psnr_whole (dB), ssim_hole and ssim_whole (Wang 2004); nan without a hole.
 
         Raises:
-            ValueError: if `truth` is not an image or has a different size.
+            ValueError: If `truth` is not an image or has a different size.
         """
         image, original = self.image, to_photo(truth, "truth")
         if original.size != image.size:
