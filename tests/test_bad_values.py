@@ -1,4 +1,4 @@
-"""Bad values for every option: each is refused in one line that names it, or the run is finite."""
+"""Wrong values of every option: one error line that names it, or a run with finite results."""
 
 import pickle
 import shutil
@@ -47,13 +47,13 @@ def finite_grid(images, *columns, **settings):
 
 @pytest.fixture
 def directory(tmp_path, monkeypatch):
-    """An empty working directory; results that are not finite and runs that take long fail."""
+    """An empty working directory, in which infinite results and runs that time out fail."""
     monkeypatch.setattr(inpaint, "CompletionWriter", FiniteWriter)
     monkeypatch.setattr(sample, "make_grid", finite_grid)
     monkeypatch.chdir(tmp_path)
 
     def stop(*_):
-        raise AssertionError(f"not done in {TIME_LIMIT} s")
+        raise AssertionError(f"not finished in {TIME_LIMIT} s")
 
     handler = signal.signal(signal.SIGALRM, stop)
     yield tmp_path
@@ -61,7 +61,7 @@ def directory(tmp_path, monkeypatch):
 
 
 def error_of(command: str, cfg: DictConfig) -> str | None:
-    """The line that a command ends with, or None if it runs to its end."""
+    """Return the error line of a command, or None if it succeeds."""
     signal.alarm(TIME_LIMIT)
     try:
         run_config(command, cfg)
@@ -74,8 +74,8 @@ def error_of(command: str, cfg: DictConfig) -> str | None:
     return None
 
 
-def fault(command, cfg, names, shown):
-    """What is wrong with how a command handles a bad value, or None."""
+def fault(command, cfg, names, value_text):
+    """Return what is wrong with a command's reaction to a bad value, or None."""
     try:
         line = error_of(command, cfg)
     except Exception as error:
@@ -84,8 +84,8 @@ def fault(command, cfg, names, shown):
         return None
     if not line.startswith("error: ") or "\n" in line:
         return f"not one line: {line}"
-    inside = shown[0] in "[{" if shown else False  # then the line may name an item
-    if not any(f"{name}={shown}" in line or (inside and f"{name}." in line) for name in names):
+    inside = value_text[0] in "[{" if value_text else False  # then the line may name an item
+    if not any(f"{name}={value_text}" in line or (inside and f"{name}." in line) for name in names):
         return f"not named: {line}"
     written = list(Path().iterdir())  # where the run directory would be
     return f"{written} was written: {line}" if written else None
@@ -106,12 +106,12 @@ def test_bad_value_is_refused_in_one_line(directory, files, command, group, choi
     assert error_of(command, pickle.loads(stored)) is None  # unchanged
     faults = []
     for key in keys(cfg, group, choice):
-        for shown in HYDRA_BAD if key.split(".")[-1].startswith("_") else BAD:
+        for value_text in HYDRA_BAD if key.split(".")[-1].startswith("_") else BAD:
             clear(directory)
             changed = pickle.loads(stored)
-            OmegaConf.update(changed, key, BAD[shown], merge=False)
-            if problem := fault(command, changed, aliases(cfg, key), shown):
-                faults.append(f"{key}={shown}: {problem}")
+            OmegaConf.update(changed, key, BAD[value_text], merge=False)
+            if problem := fault(command, changed, aliases(cfg, key), value_text):
+                faults.append(f"{key}={value_text}: {problem}")
     assert not faults, "\n".join(faults)
 
 
@@ -127,16 +127,16 @@ def test_bad_trainer_argument_is_refused_in_one_line(directory, files, command, 
     """Arguments that a plus adds; one that no command supports is an unknown option."""
     stored = pickle.dumps(compose_small(command, "trainer", "default", files))
     faults = []
-    for shown in BAD:
+    for value_text in BAD:
         clear(directory)
         changed = pickle.loads(stored)
-        OmegaConf.update(changed, f"trainer.{name}", BAD[shown], force_add=True)
-        if problem := fault(command, changed, [f"trainer.{name}"], shown):
-            faults.append(f"{name}={shown}: {problem}")
+        OmegaConf.update(changed, f"trainer.{name}", BAD[value_text], force_add=True)
+        if problem := fault(command, changed, [f"trainer.{name}"], value_text):
+            faults.append(f"{name}={value_text}: {problem}")
     assert not faults, "\n".join(faults)
 
 
-COMMANDS = [  # script, overrides, message; each of them once failed
+COMMANDS = [  # script, overrides, message; each once had no such error line
     ("sample.py", "ckpt=null", "ckpt=null: should be a valid string"),
     ("inpaint.py", "ckpt=5", "ckpt=5: should be a valid string"),
     ("inpaint.py", "ckpt=[a,b]", "ckpt=['a', 'b']: should be a valid string"),
@@ -190,25 +190,25 @@ COMMANDS = [  # script, overrides, message; each of them once failed
 ]
 
 
-@pytest.mark.parametrize(("script", "typed", "message"), COMMANDS)
+@pytest.mark.parametrize(("script", "overrides", "message"), COMMANDS)
 def test_command_line_error_is_one_line_and_writes_nothing(
-    run, tmp_path, monkeypatch, script, typed, message
+    run, tmp_path, monkeypatch, script, overrides, message
 ):
     monkeypatch.chdir(tmp_path)
-    done = run(script, *typed.split(), fails=True)
-    (line,) = (done.stdout + done.stderr).splitlines()
+    result = run(script, *overrides.split(), fails=True)
+    (line,) = (result.stdout + result.stderr).splitlines()
     assert line.startswith(f"error: {message}")
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("place", ["load_model", "complete"])
-def test_a_bug_keeps_its_traceback(run, tmp_path, monkeypatch, place):
-    """Both before a run starts, where bad input is caught, and during it."""
+@pytest.mark.parametrize("function", ["load_model", "complete"])
+def test_internal_error_keeps_its_traceback(run, tmp_path, monkeypatch, function):
+    """Both before a run, where errors of the user are caught, and during it."""
 
     def bug(*_, **__):
         raise TypeError("a bug")
 
-    monkeypatch.setattr(inpaint, place, bug)
+    monkeypatch.setattr(inpaint, function, bug)
     with pytest.raises(TypeError, match="a bug") as raised:
         run("inpaint.py", "limit=1", "trainer.accelerator=cpu", f"output={tmp_path}")
     assert "bug" in [entry.name for entry in raised.traceback]

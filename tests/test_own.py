@@ -1,4 +1,4 @@
-"""The examples of CONTRIBUTING.md, own data and an own model, run as written."""
+"""The examples of CONTRIBUTING.md, a data source and a model, run as written."""
 
 import importlib
 import re
@@ -51,16 +51,18 @@ def undo_imports():
     importlib.invalidate_caches()
 
 
-def install(folder):
+def install(directory):
     """Write the metadata that pip installs for mymodel's pyproject.toml."""
     project = tomllib.loads(BLOCKS["pyproject.toml"])["project"]
-    about = folder / f"{project['name']}-{project['version']}.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text(f"Name: {project['name']}\nVersion: {project['version']}\n")
+    metadata_dir = directory / f"{project['name']}-{project['version']}.dist-info"
+    metadata_dir.mkdir()
+    (metadata_dir / "METADATA").write_text(
+        f"Name: {project['name']}\nVersion: {project['version']}\n"
+    )
     lines = []
     for group, points in project["entry-points"].items():
-        lines += [f"[{group}]", *(f"{name} = {where}" for name, where in points.items())]
-    (about / "entry_points.txt").write_text("\n".join(lines))
+        lines += [f"[{group}]", *(f"{name} = {target}" for name, target in points.items())]
+    (metadata_dir / "entry_points.txt").write_text("\n".join(lines))
     importlib.invalidate_caches()
 
 
@@ -74,53 +76,60 @@ def test_examples_have_four_commands_and_three_files():
     assert set(BLOCKS) == {"mydata.py", "mymodel.py", "pyproject.toml"}
 
 
-def test_own_data_trains_and_completes_when_named(run, examples, tmp_path):
+def test_own_data_trains_and_completes_if_the_command_names_its_class(run, examples, tmp_path):
     train, complete = COMMANDS[:2]
-    train = [word.replace("=4000", "=40") for word in overrides_of(train)]
+    train = [override.replace("=4000", "=40") for override in overrides_of(train)]
     run("train.py", *train, *FAST, *GAN, f"output={tmp_path / 'run'}")
     weights = tmp_path / "run" / "weights.safetensors"
     assert load_model(weights).data["target"] == "mydata.Discs"
     small = [*SMALL, "limit=2", "stages=none", "solver.iterations=2"]
     output = f"output={tmp_path / 'out'}"
-    words = [word.replace("=4000", "=40") for word in overrides_of(complete, run=tmp_path / "run")]
+    overrides = [
+        override.replace("=4000", "=40")
+        for override in overrides_of(complete, run=tmp_path / "run")
+    ]
     for _ in range(2):  # the second continues the first
-        done = run("inpaint.py", *words, *small, output)
-        assert "2 images completed: psnr_hole" in done.stdout
-    done = run("inpaint.py", *words, *small[1:], "data.image_size=32", output, fails=True)
-    assert "data.image_size=16" in done.stderr
+        result = run("inpaint.py", *overrides, *small, output)
+        assert "2 images completed: psnr_hole" in result.stdout
+    result = run("inpaint.py", *overrides, *small[1:], "data.image_size=32", output, fails=True)
+    assert "data.image_size=16" in result.stderr
     # a class that only the checkpoint names is not imported
     undo_imports()
-    done = run("inpaint.py", f"ckpt={weights}", *small[1:], f"output={tmp_path / 'no'}", fails=True)
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    result = run(
+        "inpaint.py", f"ckpt={weights}", *small[1:], f"output={tmp_path / 'no'}", fails=True
+    )
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert "trained with the custom class 'mydata.Discs'" in line
     assert "mydata" not in sys.modules
     assert not (tmp_path / "no").exists()
 
 
 def test_own_data_needs_only_its_target(run, examples, tmp_path):
-    words = ["data._target_=mydata.Discs", "+data.count=40", *FAST, *GAN]
-    run("train.py", *words, f"output={tmp_path / 'run'}")
-    words = ["data._target_=mydata.Discs", "+data.count=40", *SMALL, "limit=2", "method=mean"]
+    overrides = ["data._target_=mydata.Discs", "+data.count=40", *FAST, *GAN]
+    run("train.py", *overrides, f"output={tmp_path / 'run'}")
+    overrides = ["data._target_=mydata.Discs", "+data.count=40", *SMALL, "limit=2", "method=mean"]
     ckpt = f"ckpt={tmp_path / 'run' / 'weights.safetensors'}"
-    done = run("inpaint.py", ckpt, *words, f"output={tmp_path / 'out'}")
-    assert "2 images completed" in done.stdout
+    result = run("inpaint.py", ckpt, *overrides, f"output={tmp_path / 'out'}")
+    assert "2 images completed" in result.stdout
 
 
-def test_own_model_is_found_by_its_entry_point(run, examples, tmp_path):
+def test_installed_own_model_is_loaded_by_its_entry_point(run, examples, tmp_path):
     train, complete = COMMANDS[2:]
     run("train.py", *overrides_of(train), *FAST, *FACES, f"output={tmp_path / 'run'}")
-    words = [
+    overrides = [
         *overrides_of(complete, run=tmp_path / "run"),
         *SMALL[1:],
         f"output={tmp_path / 'out'}",
     ]
+    with safe_open(tmp_path / "run" / "weights.safetensors", "pt") as stored:
+        assert '"kind": "shallow"' in stored.metadata()["dcgan_inpaint"]
     undo_imports()
-    done = run("inpaint.py", *words, fails=True)  # the model is not installed
-    assert "holds a shallow. Use a checkpoint of a DCGAN, " in done.stderr
+    result = run("inpaint.py", *overrides, fails=True)  # the model is not installed
+    assert "holds a shallow. Use a checkpoint of a DCGAN, " in result.stderr
     assert "mymodel" not in sys.modules
     install(examples)
-    done = run("inpaint.py", *words)
-    assert "2 images completed: psnr_hole" in done.stdout
+    result = run("inpaint.py", *overrides)
+    assert "2 images completed: psnr_hole" in result.stdout
     completer = Completer.load(tmp_path / "run" / "weights.safetensors", "method=network")
     assert completer.model.settings.width == 32
 
@@ -152,8 +161,8 @@ def test_kind_can_be_redefined_by_its_own_class_only(examples):
         type("Other", (Model,), {"kind": "DCGAN"})
 
 
-FAULTS = {
-    "no such module": ("nothere.Discs", "", "no such class or function (No module named"),
+DATA_ERRORS = {
+    "no such module": ("gone.Discs", "", "no such class or function (No module named"),
     "no such class": ("mydata.Disks", "", "no such class or function (module 'mydata' has no"),
     "broken": ("broken.Discs", "def", "no such class or function (invalid syntax"),
     "no source": ("broken.Discs", "class Discs:\n    def __init__(self, **_): pass",
@@ -169,15 +178,15 @@ FAULTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", FAULTS)
-def test_errors_of_own_data_are_one_line(run, examples, tmp_path, case):
-    target, code, message = FAULTS[case]
+@pytest.mark.parametrize("case", DATA_ERRORS)
+def test_wrong_data_class_is_one_error_line(run, examples, tmp_path, case):
+    target, code, message = DATA_ERRORS[case]
     (examples / "broken.py").write_text(code)
     sys.modules.pop("broken", None)
     importlib.invalidate_caches()
-    words = ["data=own", f"data._target_={target}", *FAST, *GAN, f"output={tmp_path / 'run'}"]
-    done = run("train.py", *words, fails=True)
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    overrides = ["data=own", f"data._target_={target}", *FAST, *GAN, f"output={tmp_path / 'run'}"]
+    result = run("train.py", *overrides, fails=True)
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert message in line
     assert not (tmp_path / "run").exists()
 
@@ -199,10 +208,3 @@ def test_settings_of_own_data_may_hold_paths(examples, tmp_path):
     assert len(load_split(Plain(40, 8), "val", str(tmp_path))[0]) == 4
     (folder,) = (path for path in tmp_path.iterdir() if path.name.startswith("Plain8_"))
     assert (folder / "images.bin").stat().st_size == 4 * 3 * 8 * 8
-
-
-def test_safetensors_header_names_the_kind(examples, run, tmp_path):
-    train = overrides_of(COMMANDS[2])
-    run("train.py", *train, *FAST, *FACES, f"output={tmp_path / 'run'}")
-    with safe_open(tmp_path / "run" / "weights.safetensors", "pt") as stored:
-        assert '"kind": "shallow"' in stored.metadata()["dcgan_inpaint"]

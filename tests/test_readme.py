@@ -19,7 +19,7 @@ COMMANDS = [
     for line in block.splitlines()
     for command in line.split("&&")
 ]
-# Appended to what takes hours or minutes as printed; everything else runs as printed.
+# Appended to commands that would take minutes or hours; the others run as printed.
 SHORT = ["debug=true", "trainer.accelerator=cpu", "output={run}"]
 SHORT_DCGAN = [*SHORT, "model.gf_dim=2", "model.df_dim=2"]
 
@@ -44,7 +44,7 @@ def directory(tmp_path_factory):
     return root
 
 
-def test_commands_are_read():
+def test_readme_has_commands_and_one_python_example():
     assert COMMANDS[:3] == [
         "pip install -e .",
         "python inpaint.py",
@@ -53,8 +53,8 @@ def test_commands_are_read():
     assert len(BLOCKS["python"]) == 1
 
 
-def test_commands_run(run, directory, monkeypatch):
-    """In the order of the README, since later commands use the run of the first training."""
+def test_commands_run_as_printed(run, directory, monkeypatch):
+    """In the order of README.md, since later commands use the run of the first training."""
     monkeypatch.chdir(directory)
     trained = directory / "run"
     placeholders = {"path/to/celeba": directory / "celeba", "runs/train/<run>": trained}
@@ -81,12 +81,19 @@ def test_commands_run(run, directory, monkeypatch):
     assert len(photos) == 1
 
 
-def test_python_example_runs(directory, monkeypatch):
+def test_python_example_completes_the_hole_of_the_photo(directory, monkeypatch):
     monkeypatch.chdir(directory)
     (code,) = BLOCKS["python"]
-    exec(code, {})
-    with Image.open("completed.png") as image:
-        assert image.size == (512, 512)
+    names: dict = {}
+    exec(code, names)
+    with Image.open("completed.png") as completed, Image.open("photo.jpg") as photo:
+        pixels, known = np.asarray(completed), np.asarray(photo)
+    assert np.array_equal(pixels, np.asarray(names["result"].candidates[0]))
+    assert not np.array_equal(pixels, known)
+    assert np.array_equal(pixels[:10], known[:10])  # above the hole
+    comment = code.splitlines()[-1].partition("#")[2]
+    for name in re.findall(r"\.(\w+)\b", comment):  # attributes of the result
+        assert hasattr(names["result"], name)
 
 
 def read_levels(path):
@@ -95,13 +102,13 @@ def read_levels(path):
 
 
 def test_figures_are_the_outputs_of_the_first_two_commands(directory):
-    """Holes may differ: another processor rounds differently, and a search enlarges that."""
+    """Holes may differ: processors round differently, and a search amplifies the difference."""
     first, second = sorted((directory / "runs" / "inpaint").iterdir())[:2]  # named by the time
     figures = PROJECT / "experiments" / "figures"
-    shown, written = read_levels(figures / "faces_center.png"), read_levels(first / "rows.png")
+    printed, written = read_levels(figures / "faces_center.png"), read_levels(first / "rows.png")
     height = 2 * 66 + 2  # original and masked images of 64 px, with borders of 2 px
-    assert np.array_equal(shown[:height], written[:height])
-    assert np.abs(shown - written).mean() < 6  # of 255 levels
-    shown = read_levels(figures / "portrait_candidates.png")
+    assert np.array_equal(printed[:height], written[:height])
+    assert np.abs(printed - written).mean() < 6  # of 255 levels
+    printed = read_levels(figures / "portrait_candidates.png")
     written = read_levels(second / "candidates" / "00000_photo.png")
-    assert np.abs(shown - written).mean() < 6
+    assert np.abs(printed - written).mean() < 6

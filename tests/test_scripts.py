@@ -1,4 +1,4 @@
-"""The scripts as a user runs them, in small; every error is one line."""
+"""train.py, inpaint.py and sample.py with small models: their files, and errors in one line."""
 
 import csv
 import json
@@ -43,33 +43,53 @@ TRAIN = [
     "validate=3",
     "sample_metrics=8",
 ]
-DEBUGS = ("trainer.log", "sample_every", "preview", "validate", "sample_metrics")  # sets these
-ENCODER = [a for a in TRAIN if "z_dim" not in a] + ["model=context_encoder", "model.code_dim=5"]
+# options that debug=true sets
+DEBUG = ("trainer.log", "sample_every", "preview", "validate", "sample_metrics")
+CONTEXT_ENCODER = [a for a in TRAIN if "z_dim" not in a] + [
+    "model=context_encoder",
+    "model.code_dim=5",
+]
 
 
-def test_a_real_command_line(tmp_path):
-    """A process of its own, from another folder."""
-    command = [PROJECT / "inpaint.py", "ckpt=gone.ckpt", f"output={tmp_path / 'out'}"]
-    done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1
-    one_line(done, "ckpt=gone.ckpt: no such file")
+def assert_one_error(result, message):
+    """Assert that a script wrote one error line, which contains `message`, and no traceback."""
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, result.stderr
+    assert message in errors[0]
+    assert "Traceback" not in result.stderr
+
+
+def read_csv(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_script_runs_from_another_directory_and_exits_with_1_after_an_error(tmp_path):
+    command = [sys.executable, PROJECT / "inpaint.py", "limit=0"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert_one_error(result, "limit=0: should be greater")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("script", ["train.py", "inpaint.py", "sample.py"])
+def test_help_shows_usage_and_the_options(script, run):
+    text = run(script, "--help").stdout
+    assert f"Usage: python {script}" in text.splitlines()[0]
+    assert "\ncache_dir: " in text
+    assert "conf/README.md describes all options" in text
 
 
 @pytest.fixture(scope="module")
 def trained(run, tmp_path_factory):
-    """A trained run folder."""
+    """The run directory of a trained DCGAN."""
     folder = tmp_path_factory.mktemp("train")
     loggers = ["logger=wandb", "logger.wandb.offline=true"]
     run("train.py", *TRAIN, *loggers, "trainer.max_epochs=2", f"output={folder}")
     return folder
 
 
-def table(path):
-    with path.open() as file:
-        return list(csv.DictReader(file))
-
-
-def test_train_writes(trained):
+def test_train_writes_checkpoints_images_and_metrics(trained):
     assert (trained / "config.yaml").is_file()
     last = torch.load(trained / "last.ckpt")
     assert "optimizer_states" in last
@@ -83,23 +103,22 @@ def test_train_writes(trained):
     ]
     with Image.open(trained / "completions" / "0000008.png") as image:
         assert image.size == (2 * 18 + 2, 3 * 18 + 2)  # masked, completed, original
-    rows = table(trained / "logs" / "version_0" / "metrics.csv")
+    rows = read_csv(trained / "logs" / "version_0" / "metrics.csv")
     logged = [row for row in rows if row["train/d_loss"]]
     assert [float(row["iteration"]) for row in logged] == [2, 4, 6, 8]
     for name in ("d_loss_real", "d_loss_fake", "g_loss", "D(x)", "D(G(z))", "images_per_second"):
         assert all(float(row[f"train/{name}"]) > 0 for row in logged)
     assert len([row for row in rows if row["preview/psnr_hole"]]) == 2  # one an epoch
-    (judged,) = [float(row["completion/psnr_hole"]) for row in rows if row["completion/psnr_hole"]]
-    completed = table(trained / "validation" / "metrics.csv")
+    (psnr,) = [float(row["completion/psnr_hole"]) for row in rows if row["completion/psnr_hole"]]
+    completed = read_csv(trained / "validation" / "metrics.csv")
     assert len(completed) == 3
     (swd,) = [float(row["samples/swd_16"]) for row in rows if row["samples/swd_16"]]
     assert 0 < swd < 3000
-    assert judged == pytest.approx(sum(float(row["psnr_hole"]) for row in completed) / 3)
+    assert psnr == pytest.approx(sum(float(row["psnr_hole"]) for row in completed) / 3)
     assert list((trained / "wandb").glob("offline-run-*/*.wandb"))
 
 
-def test_a_run_names_its_own_folder(run, tmp_path, monkeypatch):
-    """One of the same second gets a number."""
+def test_two_runs_of_the_same_second_get_two_directories(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     quick = ["trainer.max_epochs=1", "preview=0", "validate=0", "sample_metrics=0"]
     for logger in ("csv", "null"):
@@ -116,43 +135,46 @@ def test_a_run_names_its_own_folder(run, tmp_path, monkeypatch):
     ]
 
 
-def test_resume_goes_on(run, trained, tmp_path):
-    """Two epochs and one more, in the same folder and with the settings that stand there, give the
-    weights of three epochs at once."""
-    resumed, whole = tmp_path / "resumed", tmp_path / "whole"
+def test_resumed_training_equals_an_uninterrupted_one(run, trained, tmp_path):
+    """Resumes with the stored settings: two epochs and one more equal three epochs bitwise."""
+    resumed, uninterrupted = tmp_path / "resumed", tmp_path / "uninterrupted"
     shutil.copytree(trained, resumed)
-    begun = (resumed / "logs" / "version_0" / "metrics.csv").read_text()
+    first_log = (resumed / "logs" / "version_0" / "metrics.csv").read_text()
     run("train.py", "trainer.max_epochs=3", f"resume={resumed / 'last.ckpt'}")
-    assert (resumed / "logs" / "version_0" / "metrics.csv").read_text() == begun
+    assert (resumed / "logs" / "version_0" / "metrics.csv").read_text() == first_log
     logged = [
-        row for row in table(resumed / "logs" / "version_1" / "metrics.csv") if row["train/d_loss"]
+        row
+        for row in read_csv(resumed / "logs" / "version_1" / "metrics.csv")
+        if row["train/d_loss"]
     ]
     assert [float(row["iteration"]) for row in logged] == [10, 12]
-    run("train.py", *TRAIN, "trainer.max_epochs=3", "logger=tensorboard", f"output={whole}")
-    assert list((whole / "tensorboard").glob("events.out.tfevents.*"))
-    a, b = (torch.load(p / "last.ckpt") for p in (resumed, whole))
+    run("train.py", *TRAIN, "trainer.max_epochs=3", "logger=tensorboard", f"output={uninterrupted}")
+    assert list((uninterrupted / "tensorboard").glob("events.out.tfevents.*"))
+    a, b = (torch.load(p / "last.ckpt") for p in (resumed, uninterrupted))
     assert a["iteration"] == b["iteration"] == 12
     for name, value in b["state_dict"].items():
         assert torch.equal(a["state_dict"][name], value), name
 
 
-def state(folder):
-    """Of each file below a folder its size and when it was written."""
-    files = (path for path in folder.rglob("*") if path.is_file())
+def file_states(directory):
+    """Return the size and the modification time of each file below a directory."""
+    files = (path for path in directory.rglob("*") if path.is_file())
     return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
 
 
-def test_resume_from_a_checkpoint_with_another_shape_is_refused(run, trained, tmp_path):
+def test_resuming_a_checkpoint_with_another_shape_is_an_error(run, trained, tmp_path):
     saved = torch.load(trained / "last.ckpt")
     name = next(iter(saved["state_dict"]))
     saved["state_dict"][name] = torch.zeros(1)
     torch.save(saved, tmp_path / "last.ckpt")
     shutil.copy(trained / "config.yaml", tmp_path)
-    done = run("train.py", f"resume={tmp_path / 'last.ckpt'}", fails=True)
-    one_line(done, f"{name} does not fit. Use the model= and data= that it was started with")
+    result = run("train.py", f"resume={tmp_path / 'last.ckpt'}", fails=True)
+    assert_one_error(
+        result, f"{name} does not fit. Use the model= and data= that it was started with"
+    )
 
 
-OTHERS = {
+CHANGED_SETTINGS = {
     "seed": (["seed=1"], "seed=0, not 1"),
     "batch_size": (["batch_size=8"], "batch_size=16, not 8"),
     "g_steps": (["model.g_steps=1"], "model.g_steps=2, not 1"),
@@ -161,40 +183,39 @@ OTHERS = {
     "flip": (["flip=false"], "flip=true, not false"),
     "data.seed": (["data.seed=1"], "data.seed=0, not 1"),
     "model": (["model=unet"], "model._target_=dcgan_inpaint.models.dcgan.DCGAN, not dcgan_inpaint"),
-    "precision": (["trainer.precision=bf16-mixed"], "trainer.precision=32-true, not bf16-mixed"),
 }
 
 
-@pytest.mark.parametrize("case", OTHERS)
-def test_a_resume_with_another_value_is_refused(run, trained, case):
-    arguments, message = OTHERS[case]
-    before = state(trained)
-    done = run("train.py", f"resume={trained / 'last.ckpt'}", *arguments, fails=True)
-    one_line(done, f"last.ckpt was started with {message}")
-    assert state(trained) == before
+@pytest.mark.parametrize("case", CHANGED_SETTINGS)
+def test_resuming_with_a_changed_setting_is_an_error(run, trained, case):
+    arguments, message = CHANGED_SETTINGS[case]
+    before = file_states(trained)
+    result = run("train.py", f"resume={trained / 'last.ckpt'}", *arguments, fails=True)
+    assert_one_error(result, f"last.ckpt was started with {message}")
+    assert file_states(trained) == before
 
 
-def test_a_checkpoint_alone_knows_its_model(run, trained, tmp_path):
-    """Without the config.yaml beside it the settings have to be given again, and it knows them."""
+def test_checkpoint_without_config_rejects_other_settings(run, trained, tmp_path):
+    """Without config.yaml beside it, the settings are required; last.ckpt stores them as well."""
     shutil.copy(trained / "last.ckpt", tmp_path)
-    given = [*TRAIN, f"resume={tmp_path / 'last.ckpt'}", f"output={tmp_path / 'out'}"]
+    overrides = [*TRAIN, f"resume={tmp_path / 'last.ckpt'}", f"output={tmp_path / 'out'}"]
     for argument, message in (
         ("model.lr=0.1", "model.lr=0.0002, not 0.1"),
         ("data.seed=1", "data.seed=0, not 1"),
-        ("seed=1", "mask_seed=0, not 1"),  # which follows it
+        ("seed=1", "mask_seed=0, not 1"),  # follows seed
         ("flip=false", "flip=true, not false"),
         ("+trainer.limit_train_batches=1", "trainer.limit_train_batches=null, not 1"),
     ):
-        done = run("train.py", *given, argument, fails=True)
-        one_line(done, f"last.ckpt was started with {message}")
+        result = run("train.py", *overrides, argument, fails=True)
+        assert_one_error(result, f"last.ckpt was started with {message}")
     assert not (tmp_path / "out").exists()
-    config = (trained / "config.yaml").read_text()  # and whatever one that is damaged says
+    config = (trained / "config.yaml").read_text()  # last.ckpt decides, not a changed file
     (tmp_path / "config.yaml").write_text(config.replace("flip: true", "flip: false"))
-    done = run("train.py", f"resume={tmp_path / 'last.ckpt'}", fails=True)
-    one_line(done, "last.ckpt was started with flip=true, not false")
+    result = run("train.py", f"resume={tmp_path / 'last.ckpt'}", fails=True)
+    assert_one_error(result, "last.ckpt was started with flip=true, not false")
 
 
-TAKEN = {
+OCCUPIED = {
     "train again": ("train.py", ["last.ckpt"], "holds a training"),
     "train over a completion": ("train.py", ["records/00000.safetensors"], "holds a completion"),
     "complete into a training": ("inpaint.py", ["weights.safetensors"], "holds a training"),
@@ -203,45 +224,52 @@ TAKEN = {
 }
 
 
-@pytest.mark.parametrize("case", TAKEN)
-def test_a_folder_of_other_results_is_left_alone(run, tmp_path, case):
-    script, files, message = TAKEN[case]
+@pytest.mark.parametrize("case", OCCUPIED)
+def test_directory_with_other_results_is_an_error_and_stays_unchanged(run, tmp_path, case):
+    script, files, message = OCCUPIED[case]
     for name in ["config.yaml", *files]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("of another run")
-    before = state(tmp_path)
-    one_line(run(script, f"output={tmp_path}", fails=True), f"{message}. Use another output")
-    assert state(tmp_path) == before
+        (tmp_path / name).write_text("content")
+    before = file_states(tmp_path)
+    assert_one_error(
+        run(script, f"output={tmp_path}", fails=True), f"{message}. Use another output"
+    )
+    assert file_states(tmp_path) == before
 
 
-def test_two_runs_at_once(run, tmp_path):
-    """In two processes: the second is refused, and leaves the folder to the first."""
-    held = "lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(flush=True); input()"
-    command = [sys.executable, "-c", f"import sys, filelock; {held}", tmp_path / ".lock"]
+def test_directory_in_use_by_another_process_is_an_error(run, tmp_path):
+    code = "lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(flush=True); input()"
+    command = [sys.executable, "-c", f"import sys, filelock; {code}", tmp_path / ".lock"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
-        done = run("sample.py", "count=1", f"output={tmp_path}", fails=True)
+        result = run("sample.py", "count=1", f"output={tmp_path}", fails=True)
         other.communicate(b"\n")
-    one_line(done, "another run is using it")
+    assert_one_error(result, "another run is using it")
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
     run("sample.py", "count=1", f"output={tmp_path}")
     assert (tmp_path / "samples.png").is_file()
 
 
-def test_splits_of_few(run, tmp_path):
-    """One validation image is enough to watch and to judge by; more are not asked for."""
-    few = [a for a in TRAIN if not a.startswith(("data.val", "preview", "validate", "sample_m"))]
-    few += ["data.val_size=1", "preview=20", "validate=20", "trainer.max_epochs=1"]
-    done = run("train.py", *few, "sample_metrics=0", f"output={tmp_path / 'run'}")
-    assert "1 validation images completed: psnr_hole" in done.stdout
-    done = run("train.py", *few, "data.test_size=1", f"output={tmp_path / 'no'}", fails=True)
-    one_line(done, "too few images (64 of train, 1 of val, 1 of test). Use sample_metrics=0")
+def test_one_validation_image_is_enough(run, tmp_path):
+    """`preview` and `validate` are upper limits; `sample_metrics` needs two test images."""
+    overrides = [
+        a for a in TRAIN if not a.startswith(("data.val", "preview", "validate", "sample_m"))
+    ]
+    overrides += ["data.val_size=1", "preview=20", "validate=20", "trainer.max_epochs=1"]
+    result = run("train.py", *overrides, "sample_metrics=0", f"output={tmp_path / 'run'}")
+    assert "1 validation images completed: psnr_hole" in result.stdout
+    result = run(
+        "train.py", *overrides, "data.test_size=1", f"output={tmp_path / 'no'}", fails=True
+    )
+    assert_one_error(
+        result, "too few images (64 of train, 1 of val, 1 of test). Use sample_metrics=0"
+    )
     assert not (tmp_path / "no").exists()
 
 
 @pytest.fixture
-def few(tmp_path):
-    """110 images of one's own, and 20, in a format whose bytes are the same everywhere."""
+def image_directories(tmp_path):
+    """Directories of 110 and 20 images, as BMP, whose bytes are the same on every machine."""
     generator = np.random.default_rng(0)
     for count in (110, 20):
         (tmp_path / f"{count}").mkdir()
@@ -251,33 +279,35 @@ def few(tmp_path):
     return tmp_path
 
 
-def test_110_images_train_with_all_defaults(run, few, tmp_path):
-    """All but the sizes, which only make it faster: one batch an epoch."""
+@pytest.mark.slow
+def test_110_images_train_with_default_settings(run, image_directories, tmp_path):
+    """Only the sizes of images and networks differ, to save time; an epoch is one batch."""
     sizes = ["data.image_size=16", "model.gf_dim=1", "model.df_dim=1", "trainer.max_epochs=2"]
-    folder = [f"data.root={few / '110'}", f"output={tmp_path / 'run'}"]
-    done = run("train.py", "data=folder", *folder, *sizes, "trainer.accelerator=cpu")
-    assert "7 validation images completed: psnr_hole" in done.stdout
-    assert "swd_16 " in done.stdout
-    assert "trained 2 iterations" in done.stdout
+    folder = [f"data.root={image_directories / '110'}", f"output={tmp_path / 'run'}"]
+    result = run("train.py", "data=folder", *folder, *sizes, "trainer.accelerator=cpu")
+    assert "7 validation images completed: psnr_hole" in result.stdout
+    assert "swd_16 " in result.stdout
+    assert "trained 2 iterations" in result.stdout
     assert (tmp_path / "run" / "completions" / "0000002.png").is_file()
 
 
-def test_20_images_say_what_to_lower(run, few, tmp_path):
-    """And train with that."""
-    words = ["data=folder", f"data.root={few / '20'}", "data.image_size=16", "model.gf_dim=1"]
-    words += [*SMALL[1:], "model.df_dim=1", "trainer.max_epochs=1", f"output={tmp_path / 'run'}"]
-    done = run("train.py", *words, fails=True)
-    one_line(done, "error: data: too few images (")
+def test_too_few_images_error_names_settings_that_work(run, image_directories, tmp_path):
+    overrides = ["data=folder", f"data.root={image_directories / '20'}", "data.image_size=16"]
+    overrides += [*SMALL[1:], "model.gf_dim=1", "model.df_dim=1", "trainer.max_epochs=1"]
+    overrides += [f"output={tmp_path / 'run'}"]
+    result = run("train.py", *overrides, fails=True)
+    assert_one_error(result, "error: data: too few images (")
     assert not (tmp_path / "run").exists()
-    lower = done.stderr.rpartition(". Use ")[2].replace(" or less", "").replace(",", "").split()
-    assert {word.partition("=")[0] for word in lower} > {"batch_size"}
-    assert "trained 1 iterations" in run("train.py", *words, *lower).stdout
+    advice = result.stderr.rpartition(". Use ")[2]
+    lower = advice.replace(" or less", "").replace(",", "").split()
+    assert {override.partition("=")[0] for override in lower} > {"batch_size"}
+    assert "trained 1 iterations" in run("train.py", *overrides, *lower).stdout
 
 
-def test_inpaint_a_split(run, trained, tmp_path):
-    done = run(
+def test_completing_a_split_writes_metrics_images_and_traces(run, trained, tmp_path):
+    result = run(
         "inpaint.py",
-        f"ckpt={trained / 'last.ckpt'}",  # and so its data
+        f"ckpt={trained / 'last.ckpt'}",  # selects the data as well
         "trainer.accelerator=cpu",
         "mask=random",
         "limit=5",
@@ -288,27 +318,31 @@ def test_inpaint_a_split(run, trained, tmp_path):
         "out_interval=2",
         f"output={tmp_path}",
     )
-    assert "5 images completed: psnr_hole" in done.stdout
-    assert "searching z" in done.stderr
-    assert done.stdout.splitlines()[-1] == str(tmp_path / "completed.png")
+    assert "5 images completed: psnr_hole" in result.stdout
+    assert "searching z" in result.stderr
+    assert result.stdout.splitlines()[-1] == str(tmp_path / "completed.png")
     for name in ("before", "masked", "generated", "completed"):
         with Image.open(tmp_path / f"{name}.png") as image:
             assert image.size[1] == 16 + 4
     assert len(list((tmp_path / "completed").glob("*_face_*.png"))) == 5
-    rows = table(tmp_path / "metrics.csv")
+    rows = read_csv(tmp_path / "metrics.csv")
     assert [row["name"] for row in rows] == [f"0000{i}_face_{2_000_000_000 + i}" for i in range(5)]
     for row in rows:
-        hole, whole, raw = (float(row[n]) for n in ("psnr_hole", "psnr_whole", "raw_psnr_whole"))
-        assert raw < whole < 60
-        assert hole < whole
-        assert float(row["raw_psnr_hole"]) == pytest.approx(hole)  # pasted: the hole is G(z)
+        psnr_hole, psnr_whole, raw_psnr_whole = (
+            float(row[n]) for n in ("psnr_hole", "psnr_whole", "raw_psnr_whole")
+        )
+        assert raw_psnr_whole < psnr_whole < 60
+        assert psnr_hole < psnr_whole
+        assert float(row["raw_psnr_hole"]) == pytest.approx(
+            psnr_hole
+        )  # pasted, so the hole is G(z)
         assert float(row["seconds"]) > 0
-    summary = {row["metric"]: row for row in table(tmp_path / "summary.csv")}
+    summary = {row["metric"]: row for row in read_csv(tmp_path / "summary.csv")}
     mean = sum(float(row["psnr_hole"]) for row in rows) / 5
     assert float(summary["psnr_hole"]["mean"]) == pytest.approx(mean)
     assert float(summary["psnr_hole"]["low"]) < mean < float(summary["psnr_hole"]["high"])
     assert summary["psnr_hole"]["images"] == "5"
-    trace = table(tmp_path / "trace.csv")
+    trace = read_csv(tmp_path / "trace.csv")
     assert len(trace) == 5 * 5  # 4 iterations and the end
     first = trace[0]
     assert float(first["total"]) == pytest.approx(
@@ -328,63 +362,60 @@ def test_inpaint_a_split(run, trained, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["mean", "nearest", "tv"])
-def test_inpaint_without_a_search(run, trained, tmp_path, method):
-    """Sizes and data are those of the checkpoint; blending, masks and metrics are as ever."""
+def test_baseline_completes_the_data_of_the_checkpoint(run, trained, tmp_path, method):
     small = [*SMALL[1:], f"ckpt={trained / 'last.ckpt'}", "mask=random80", "limit=3"]
-    done = run("inpaint.py", *small, f"method={method}", "batch_size=2", f"output={tmp_path}")
-    assert "3 images completed: psnr_hole" in done.stdout
-    rows = table(tmp_path / "metrics.csv")
+    result = run("inpaint.py", *small, f"method={method}", "batch_size=2", f"output={tmp_path}")
+    assert "3 images completed: psnr_hole" in result.stdout
+    rows = read_csv(tmp_path / "metrics.csv")
     assert all(float(row["psnr_hole"]) > 5 for row in rows)
-    assert all(row["context"] == "nan" for row in rows)  # there was no objective
+    assert all(row["context"] == "nan" for row in rows)  # a baseline has no objective
     assert not (tmp_path / "trace.csv").exists()
     assert not (tmp_path / "z.npy").exists()
 
 
-def test_nearest_is_found_for_photos(run, trained, photos, tmp_path):
-    """The training images are those of the checkpoint."""
+def test_nearest_completes_photos_from_the_training_images(run, trained, photos, tmp_path):
     small = [*SMALL[1:], f"ckpt={trained / 'last.ckpt'}", f"images={photos}"]
     run("inpaint.py", *small, "method=nearest", f"output={tmp_path / 'out'}")
     assert len(list((tmp_path / "out" / "photos").iterdir())) == 2
 
 
 @pytest.fixture(scope="module")
-def encoder(run, tmp_path_factory):
-    """A trained run folder of a context encoder."""
-    folder = tmp_path_factory.mktemp("encoder")
-    run("train.py", *ENCODER, "trainer.max_epochs=2", f"output={folder}")
+def context_encoder(run, tmp_path_factory):
+    """The run directory of a trained context encoder."""
+    folder = tmp_path_factory.mktemp("context_encoder")
+    run("train.py", *CONTEXT_ENCODER, "trainer.max_epochs=2", f"output={folder}")
     return folder
 
 
-def test_train_a_context_encoder(encoder):
-    assert not (encoder / "samples").exists()  # it has no z to sample from
-    names = [p.name for p in sorted((encoder / "completions").iterdir())]
+def test_context_encoder_writes_completions_and_metrics(context_encoder):
+    assert not (context_encoder / "samples").exists()  # it has no z to sample from
+    names = [p.name for p in sorted((context_encoder / "completions").iterdir())]
     assert names == ["0000004.png", "0000008.png"]
-    rows = table(encoder / "logs" / "version_0" / "metrics.csv")
+    rows = read_csv(context_encoder / "logs" / "version_0" / "metrics.csv")
     logged = [row for row in rows if row["train/l2"]]
     assert [float(row["iteration"]) for row in logged] == [2, 4, 6, 8]
     for name in ("l2", "g_loss", "d_loss", "images_per_second"):
         assert all(float(row[f"train/{name}"]) > 0 for row in logged)
     assert len([row for row in rows if row["preview/psnr_hole"]]) == 2
     assert len([row for row in rows if row["completion/psnr_hole"]]) == 1
-    assert len(table(encoder / "validation" / "metrics.csv")) == 3
+    assert len(read_csv(context_encoder / "validation" / "metrics.csv")) == 3
 
 
-def test_a_context_encoder_resumes(run, encoder, tmp_path):
-    last, longer = f"resume={encoder / 'last.ckpt'}", "trainer.max_epochs=3"
+def test_resumed_context_encoder_equals_an_uninterrupted_one(run, context_encoder, tmp_path):
+    last, longer = f"resume={context_encoder / 'last.ckpt'}", "trainer.max_epochs=3"
     run("train.py", longer, last, f"output={tmp_path / 'resumed'}")
-    run("train.py", *ENCODER, longer, f"output={tmp_path / 'whole'}")
-    a, b = (torch.load(tmp_path / n / "last.ckpt") for n in ("resumed", "whole"))
+    run("train.py", *CONTEXT_ENCODER, longer, f"output={tmp_path / 'uninterrupted'}")
+    a, b = (torch.load(tmp_path / n / "last.ckpt") for n in ("resumed", "uninterrupted"))
     assert a["iteration"] == b["iteration"] == 12
     for name, value in b["state_dict"].items():
         assert torch.equal(a["state_dict"][name], value), name
 
 
-def test_inpaint_with_a_context_encoder(run, encoder, tmp_path):
-    """The checkpoint says what it is, its sizes and its data; the average fills, or the raw net."""
-    small = [*SMALL[1:], f"ckpt={encoder / 'last.ckpt'}", "mask=half", "limit=3"]
+def test_context_encoder_completes_with_its_averaged_or_raw_network(run, context_encoder, tmp_path):
+    small = [*SMALL[1:], f"ckpt={context_encoder / 'last.ckpt'}", "mask=half", "limit=3"]
     network = [*small, "method=network"]
-    done = run("inpaint.py", *network, "blend=poisson", f"output={tmp_path / 'a'}")
-    assert "3 images completed: psnr_hole" in done.stdout
+    result = run("inpaint.py", *network, "blend=poisson", f"output={tmp_path / 'a'}")
+    assert "3 images completed: psnr_hole" in result.stdout
     run("inpaint.py", *network, "ema=false", f"output={tmp_path / 'b'}")
     ema, raw = ((tmp_path / n / "generated.png").read_bytes() for n in "ab")
     assert ema != raw
@@ -394,24 +425,24 @@ def test_inpaint_with_a_context_encoder(run, encoder, tmp_path):
 
 ENCODER_ERRORS = {
     "search": ([], "holds a context encoder, which has no z to search. Use method=network"),
-    "solver": (["method=network", "solver.lr=1"], "Could not override 'solver.lr'"),
     "measure": (["method=network", "mask=grayscale"], "network needs known pixels"),
-    "size": (["data=faces", "data.image_size=32"], "Use data.image_size=16 data.channels=3"),
 }
 
 
 @pytest.mark.parametrize("case", ENCODER_ERRORS)
-def test_errors_with_a_context_encoder_are_one_line(run, encoder, case):
+def test_wrong_option_of_a_context_encoder_is_one_error_line(run, context_encoder, case):
     arguments, message = ENCODER_ERRORS[case]
-    one_line(run("inpaint.py", f"ckpt={encoder / 'last.ckpt'}", *arguments, fails=True), message)
+    assert_one_error(
+        run("inpaint.py", f"ckpt={context_encoder / 'last.ckpt'}", *arguments, fails=True), message
+    )
 
 
-def test_a_context_encoder_has_no_samples(run, encoder):
-    done = run("sample.py", f"ckpt={encoder / 'last.ckpt'}", fails=True)
-    one_line(done, "last.ckpt: holds a context encoder. Use a checkpoint of a DCGAN")
+def test_sampling_from_a_context_encoder_is_an_error(run, context_encoder):
+    result = run("sample.py", f"ckpt={context_encoder / 'last.ckpt'}", fails=True)
+    assert_one_error(result, "last.ckpt: holds a context encoder. Use a checkpoint of a DCGAN")
 
 
-def test_a_sampler_is_calibrated_whatever_else_is_watched(run, trained, tmp_path):
+def test_latent_encoder_with_noise_is_calibrated_without_validation(run, trained, tmp_path):
     sampler = [a for a in TRAIN if not a.startswith(("model", "sample", "validate", "preview"))]
     sampler += ["model=latent_encoder", "model.df_dim=2", "model.code_dim=8", "model.noise_dim=3"]
     sampler += ["validate=0", "preview=0", "trainer.max_epochs=1"]
@@ -419,70 +450,91 @@ def test_a_sampler_is_calibrated_whatever_else_is_watched(run, trained, tmp_path
     model = load_model(tmp_path / "weights.safetensors", LatentEncoder)
     assert (model.reward != 1).any()
     assert (model.error_calibration[:, 1] > 0).any()
-    rows = table(tmp_path / "logs" / "version_0" / "metrics.csv")
+    rows = read_csv(tmp_path / "logs" / "version_0" / "metrics.csv")
     assert any(name.startswith("calibration/spread_ratio") for name in rows[0])
 
 
-def test_an_encoder_starts_the_search(run, trained, tmp_path):
-    ckpt = f"ckpt={trained / 'last.ckpt'}"
-    encoder = [a for a in TRAIN if not a.startswith(("model", "sample"))]
-    encoder += [
-        "model=latent_encoder",
-        "model.df_dim=2",
-        "model.code_dim=8",
-        "trainer.max_epochs=1",
-    ]
-    done = run(
-        "train.py", *encoder, f"gan={trained / 'last.ckpt'}", f"output={tmp_path / 'encoder'}"
-    )
-    assert "3 validation images completed: psnr_hole" in done.stdout
-    rows = table(tmp_path / "encoder" / "logs" / "version_0" / "metrics.csv")
+@pytest.fixture(scope="module")
+def latent_encoder(run, trained, tmp_path_factory):
+    """The run directory of a latent encoder for the trained DCGAN."""
+    folder = tmp_path_factory.mktemp("latent_encoder")
+    overrides = [a for a in TRAIN if not a.startswith(("model", "sample"))]
+    overrides += ["model=latent_encoder", "model.df_dim=2", "model.code_dim=8"]
+    overrides += ["trainer.max_epochs=1", f"gan={trained / 'last.ckpt'}", f"output={folder}"]
+    result = run("train.py", *overrides)
+    assert "3 validation images completed: psnr_hole" in result.stdout
+    return folder
+
+
+def test_latent_encoder_writes_completions_and_metrics(latent_encoder):
+    rows = read_csv(latent_encoder / "logs" / "version_0" / "metrics.csv")
     assert [float(r["iteration"]) for r in rows if r["train/whole"]] == [2, 4]
-    assert (tmp_path / "encoder" / "completions" / "0000004.png").is_file()
-    both = f"ckpt={tmp_path / 'encoder' / 'weights.safetensors'}"
-    default = [*SMALL[1:], "limit=2", "stages=none"]
-    small = [*default, "solver.iterations=0"]
+    assert (latent_encoder / "completions" / "0000004.png").is_file()
+
+
+def test_search_starts_from_the_latent_encoder_by_default(run, trained, latent_encoder, tmp_path):
+    """Random starts equal those of the GAN; so do starts from measurements that are not pixels."""
+    with_encoder = f"ckpt={latent_encoder / 'weights.safetensors'}"
+    gan_only = f"ckpt={trained / 'last.ckpt'}"
     z = {}
-    chosen = {"null": (2, "mean"), "encoder": (2, "mean"), "random": (1, "best")}
-    for start in chosen:
-        output = tmp_path / f"from_{start}"
-        run("inpaint.py", both, *small, f"start={start}", f"output={output}")
-        assert len(table(output / "trace.csv")) == 2  # the end of each: no search
-        z[start] = np.load(output / "z.npy")
-        cfg = OmegaConf.load(output / "config.yaml")
-        assert (cfg.candidates, cfg.select) == chosen[start]
-    # that is what an encoder makes the default, unless there are other starts
-    for start, count, evaluations in (("encoder", 2, 1), ("encoder", 3, 101), ("random", 1, 101)):
-        output = tmp_path / f"{start}{count}"
-        more = [f"start={start}", f"candidates={count}", f"output={output}"]
-        run("inpaint.py", both, *default, *more)
-        assert len(table(output / "trace.csv")) == 2 * evaluations
-    run("inpaint.py", ckpt, *small, f"output={tmp_path / 'gan'}")
-    assert np.array_equal(z["null"], z["encoder"])
-    assert np.array_equal(z["random"], np.load(tmp_path / "gan" / "z.npy"))
-    assert not np.array_equal(z["random"], z["encoder"])
-    # what is known of these is no pixels, which the encoder needs
-    run("inpaint.py", both, *small, "mask=grayscale", f"output={tmp_path / 'grey'}")
-    assert np.array_equal(z["random"], np.load(tmp_path / "grey" / "z.npy"))
-    run("sample.py", both, "count=2", f"output={tmp_path / 'samples'}")
-    errors = {
-        (
-            ckpt,
-            "start=encoder",
-        ): "last.ckpt holds no encoder. Train one: python train.py model=latent_encoder gan=",
-        (both, "start=gone.ckpt"): "start=gone.ckpt: should be 'encoder' or 'random'",
-        (both, "start=encoder", "mask=grayscale"): "start=encoder: requires known pixels",
+    cases = {  # checkpoint, override, resolved candidates and select
+        "default": (with_encoder, "start=null", (2, "mean")),
+        "encoder": (with_encoder, "start=encoder", (2, "mean")),
+        "random": (with_encoder, "start=random", (1, "best")),
+        "grayscale": (with_encoder, "mask=grayscale", (1, "best")),
+        "gan": (gan_only, "start=null", (1, "best")),
     }
-    for arguments, message in errors.items():
-        output = f"output={tmp_path / 'no'}"
-        one_line(run("inpaint.py", *arguments, output, fails=True), message)
+    for name, (ckpt, override, resolved) in cases.items():
+        output = tmp_path / name
+        short = [*SMALL[1:], "limit=2", "stages=none", "solver.iterations=0"]
+        run("inpaint.py", ckpt, *short, override, f"output={output}")
+        assert len(read_csv(output / "trace.csv")) == 2  # one row per image: no iterations
+        config = OmegaConf.load(output / "config.yaml")
+        assert (config.candidates, config.select) == resolved
+        z[name] = np.load(output / "z.npy")
+    assert np.array_equal(z["default"], z["encoder"])
+    assert not np.array_equal(z["encoder"], z["random"])
+    assert np.array_equal(z["random"], z["gan"])
+    assert np.array_equal(z["random"], z["grayscale"])
 
 
-def test_an_evaluation_is_gone_on_with(run, trained, tmp_path):
-    """In two sittings, of which the second finds damage, it ends as if never stopped."""
-    whole, halves = tmp_path / "whole", tmp_path / "halves"
+@pytest.mark.parametrize(
+    ("start", "candidates", "evaluations"),
+    [("encoder", 2, 1), ("encoder", 3, 101), ("random", 1, 101)],
+)
+def test_search_is_skipped_for_the_two_starts_of_the_latent_encoder(
+    run, latent_encoder, tmp_path, start, candidates, evaluations
+):
+    overrides = [*SMALL[1:], "limit=1", "stages=none", f"output={tmp_path}"]
+    overrides += [f"start={start}", f"candidates={candidates}"]
+    run("inpaint.py", f"ckpt={latent_encoder / 'weights.safetensors'}", *overrides)
+    assert len(read_csv(tmp_path / "trace.csv")) == evaluations
 
-    def command(output, limit):
+
+def test_checkpoint_of_a_latent_encoder_can_be_sampled(run, latent_encoder, tmp_path):
+    ckpt = f"ckpt={latent_encoder / 'weights.safetensors'}"
+    run("sample.py", ckpt, "count=2", f"output={tmp_path}")
+    assert (tmp_path / "samples.png").is_file()
+
+
+def test_wrong_start_is_one_error_line(run, trained, latent_encoder, tmp_path):
+    gan_only = f"ckpt={trained / 'last.ckpt'}"
+    with_encoder = f"ckpt={latent_encoder / 'weights.safetensors'}"
+    train = "Train one: python train.py model=latent_encoder gan="
+    for overrides, message in (
+        ([gan_only, "start=encoder"], f"last.ckpt holds no encoder. {train}"),
+        ([with_encoder, "start=gone.ckpt"], "start=gone.ckpt: should be 'encoder' or 'random'"),
+        ([with_encoder, "start=encoder", "mask=grayscale"], "start=encoder: requires known pixels"),
+    ):
+        result = run("inpaint.py", *overrides, f"output={tmp_path / 'run'}", fails=True)
+        assert_one_error(result, message)
+
+
+def test_continued_evaluation_equals_an_uninterrupted_one(run, trained, tmp_path):
+    """Damaged result files of the first part are written again from the records."""
+    uninterrupted, continued = tmp_path / "uninterrupted", tmp_path / "continued"
+
+    def evaluate(output, limit):
         return run(
             "inpaint.py",
             *SMALL[1:],
@@ -497,30 +549,35 @@ def test_an_evaluation_is_gone_on_with(run, trained, tmp_path):
             f"output={output}",
         )
 
-    command(whole, 10)
-    command(halves, 4)
-    first = {p: p.stat().st_mtime_ns for p in (halves / "completed").iterdir()}
-    with (halves / "metrics.csv").open("a") as file:
+    evaluate(uninterrupted, 10)
+    evaluate(continued, 4)
+    times = {path: path.stat().st_mtime_ns for path in (continued / "completed").iterdir()}
+    with (continued / "metrics.csv").open("a") as file:
         file.write("00004_face_2000000004,17.0,12")
-    (halves / "trace.csv").unlink()
-    (halves / "z.npy").write_bytes(b"cut")
-    config = (halves / "config.yaml").read_text()
-    (halves / "config.yaml").write_text(config[: len(config) // 2])
-    done = command(halves, 10)
-    assert "10 images completed" in done.stdout
-    assert all(p.stat().st_mtime_ns == then for p, then in first.items())  # not done again
+    (continued / "trace.csv").unlink()
+    (continued / "z.npy").write_bytes(b"cut")
+    config = (continued / "config.yaml").read_text()
+    (continued / "config.yaml").write_text(config[: len(config) // 2])
+    result = evaluate(continued, 10)
+    assert "10 images completed" in result.stdout
+    unchanged = (path.stat().st_mtime_ns == time for path, time in times.items())
+    assert all(unchanged)  # no image was completed a second time
     for name in ("z.npy", "z_frames.npy"):
-        assert np.array_equal(np.load(halves / name), np.load(whole / name)), name
-    assert (halves / "trace.csv").read_text() == (whole / "trace.csv").read_text()
-    for a, b in zip(table(halves / "metrics.csv"), table(whole / "metrics.csv"), strict=True):
+        assert np.array_equal(np.load(continued / name), np.load(uninterrupted / name)), name
+    assert (continued / "trace.csv").read_text() == (uninterrupted / "trace.csv").read_text()
+    for a, b in zip(
+        read_csv(continued / "metrics.csv"), read_csv(uninterrupted / "metrics.csv"), strict=True
+    ):
         assert a | {"seconds": ""} == b | {"seconds": ""}
     images = ("before", "masked", "generated", "completed", "rows", "mean", "frames/00001")
     for name in images:
-        assert (halves / f"{name}.png").read_bytes() == (whole / f"{name}.png").read_bytes(), name
-    assert "10 images completed" in command(halves, 10).stdout  # nothing is left to do
+        assert (continued / f"{name}.png").read_bytes() == (
+            uninterrupted / f"{name}.png"
+        ).read_bytes(), name
+    assert "10 images completed" in evaluate(continued, 10).stdout  # all are stored
 
 
-def test_another_command_does_not_go_on(run, trained, tmp_path):
+def test_continuing_with_other_settings_or_weights_is_an_error(run, trained, tmp_path):
     shutil.copy(trained / "weights.safetensors", tmp_path)
     small = [
         *SMALL[1:],
@@ -531,35 +588,35 @@ def test_another_command_does_not_go_on(run, trained, tmp_path):
     ]
     run("inpaint.py", *small, f"output={tmp_path / 'a'}")
     before = (tmp_path / "a" / "metrics.csv").read_text()
-    done = run("inpaint.py", *small, "mask.scale=0.3", f"output={tmp_path / 'a'}", fails=True)
-    one_line(done, "was started with mask.scale=0.25, not 0.3. Use the same settings")
+    result = run("inpaint.py", *small, "mask.scale=0.3", f"output={tmp_path / 'a'}", fails=True)
+    assert_one_error(result, "was started with mask.scale=0.25, not 0.3. Use the same settings")
     bf16 = "trainer.precision=bf16-mixed"
-    done = run("inpaint.py", *small, bf16, f"output={tmp_path / 'a'}", fails=True)
-    one_line(done, "was started with trainer.precision=32-true, not bf16-mixed")
+    result = run("inpaint.py", *small, bf16, f"output={tmp_path / 'a'}", fails=True)
+    assert_one_error(result, "was started with trainer.precision=32-true, not bf16-mixed")
     weights = load_file(tmp_path / "weights.safetensors")
     with safe_open(tmp_path / "weights.safetensors", "pt") as file:
-        about = json.loads(file.metadata()["dcgan_inpaint"])
-    del about["checksum"]
-    header = {"dcgan_inpaint": json.dumps(about)}
+        metadata = json.loads(file.metadata()["dcgan_inpaint"])
+    del metadata["checksum"]
+    header = {"dcgan_inpaint": json.dumps(metadata)}
     next(iter(weights.values())).add_(1)
     save_file(weights, tmp_path / "weights.safetensors", header)
-    done = run("inpaint.py", *small, f"output={tmp_path / 'a'}", fails=True)
-    one_line(done, "was started with other contents of ckpt=")
+    result = run("inpaint.py", *small, f"output={tmp_path / 'a'}", fails=True)
+    assert_one_error(result, "was started with other contents of ckpt=")
     assert (tmp_path / "a" / "metrics.csv").read_text() == before
 
 
-def test_another_mask_image_does_not_go_on(run, trained, tmp_path):
-    words = [*SMALL[1:], f"ckpt={trained / 'weights.safetensors'}", "method=mean", "limit=1"]
-    words += ["mask=file", f"mask.path={tmp_path / 'mask.png'}", f"output={tmp_path / 'a'}"]
+def test_continuing_with_another_mask_image_is_an_error(run, trained, tmp_path):
+    overrides = [*SMALL[1:], f"ckpt={trained / 'weights.safetensors'}", "method=mean", "limit=1"]
+    overrides += ["mask=file", f"mask.path={tmp_path / 'mask.png'}", f"output={tmp_path / 'a'}"]
     mask = Image.new("L", (16, 16), 255)
     for column in (2, 9):
         mask.paste(0, (column, 2, column + 4, 6))
         mask.save(tmp_path / "mask.png")
-        done = run("inpaint.py", *words, fails=column == 9)
-    one_line(done, f" or mask.path={tmp_path / 'mask.png'}. Use another output")
+        result = run("inpaint.py", *overrides, fails=column == 9)
+    assert_one_error(result, f" or mask.path={tmp_path / 'mask.png'}. Use another output")
 
 
-def test_inpaint_logs_what_a_sweep_asks_for(run, trained, tmp_path):
+def test_mean_psnr_is_logged_for_sweeps(run, trained, tmp_path):
     loggers = ["logger=wandb", "logger.wandb.offline=true"]
     small = [
         *SMALL[1:],
@@ -569,15 +626,15 @@ def test_inpaint_logs_what_a_sweep_asks_for(run, trained, tmp_path):
         "limit=3",
     ]
     run("inpaint.py", *small, *loggers, f"output={tmp_path}")
-    (logged,) = table(tmp_path / "logs" / "version_0" / "metrics.csv")
-    summary = {row["metric"]: row["mean"] for row in table(tmp_path / "summary.csv")}
+    (logged,) = read_csv(tmp_path / "logs" / "version_0" / "metrics.csv")
+    summary = {row["metric"]: row["mean"] for row in read_csv(tmp_path / "summary.csv")}
     assert float(logged["completion/psnr_hole"]) == pytest.approx(float(summary["psnr_hole"]))
     assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
 
 
 @pytest.fixture
 def photos(tmp_path):
-    """Images that are neither square nor small, grey and colour, and a mask of its own size."""
+    """A color and a gray photo, not square, in a directory beside a mask image of another size."""
     folder = tmp_path / "photos"
     folder.mkdir()
     generator = np.random.default_rng(0)
@@ -590,7 +647,7 @@ def photos(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["folder", "glob", "file", "list"])
-def test_inpaint_own_images(run, trained, photos, tmp_path, form):
+def test_photos_are_named_by_directory_glob_file_or_list(run, trained, photos, tmp_path, form):
     images, count = {
         "folder": (photos, 2),
         "glob": (photos / "*.jpg", 1),
@@ -598,7 +655,7 @@ def test_inpaint_own_images(run, trained, photos, tmp_path, form):
         "list": (f"[{photos / 'b.png'},{photos / 'a.jpg'}]", 2),
     }[form]
     output = tmp_path / "out"
-    done = run(
+    result = run(
         "inpaint.py",
         *SMALL[1:],
         f"ckpt={trained / 'last.ckpt'}",
@@ -609,12 +666,12 @@ def test_inpaint_own_images(run, trained, photos, tmp_path, form):
         "stages=none",
         f"output={output}",
     )
-    assert "searching z" not in done.stderr  # trainer.enable_progress_bar=false
-    one = "00000_a.png" if form == "glob" else "00000_b.png"
-    where = output / "photos" / ("" if count > 1 else one)
-    assert done.stdout.splitlines()[-2:] == [f"{count} images completed", str(where)]
-    assert {row["metric"] for row in table(output / "summary.csv")} == {
-        *("context", "prior", "total", "seconds")  # nobody knows what was in the holes
+    assert "searching z" not in result.stderr  # trainer.enable_progress_bar=false
+    only_name = "00000_a.png" if form == "glob" else "00000_b.png"
+    main_result = output / "photos" / ("" if count > 1 else only_name)
+    assert result.stdout.splitlines()[-2:] == [f"{count} images completed", str(main_result)]
+    assert {row["metric"] for row in read_csv(output / "summary.csv")} == {
+        *("context", "prior", "total", "seconds")  # the true content of the holes is unknown
     }
     names = sorted(p.name for p in (output / "completed").iterdir())
     assert len(names) == count
@@ -623,38 +680,39 @@ def test_inpaint_own_images(run, trained, photos, tmp_path, form):
         assert image.size == (16, 16)
 
 
-def test_a_sweeper_is_told_how_good_it_was(trained, photos, tmp_path, monkeypatch):
-    """What main gives, which Hydra hands to a sweeper, is the mean of summary.csv."""
+def test_command_returns_the_mean_psnr_of_the_holes(trained, photos, tmp_path, monkeypatch):
+    """Hydra passes the returned value to a sweeper; it is None if the truth is unknown."""
     monkeypatch.chdir(tmp_path)
-    cache = f"cache_dir={tmp_path}"
-    short = [
-        *SMALL[1:],
-        cache,
-        f"ckpt={trained / 'last.ckpt'}",
-        "solver.iterations=1",
-        "stages=none",
-    ]
-    found = run_config("inpaint", compose_config("inpaint", [*short, "limit=3", "output=a"]))
-    (row,) = [row for row in table(tmp_path / "a" / "summary.csv") if row["metric"] == "psnr_hole"]
-    assert found == float(row["mean"])
+
+    def run_command(command, *overrides):
+        return run_config(command, compose_config(command, [*overrides, f"cache_dir={tmp_path}"]))
+
+    def mean_psnr(path):
+        (row,) = [row for row in read_csv(path) if row["metric"] == "psnr_hole"]
+        return float(row["mean"])
+
+    search = [f"ckpt={trained / 'last.ckpt'}", "solver.iterations=1", "stages=none", *SMALL[1:]]
+    psnr = run_command("inpaint", *search, "limit=3", "output=a")
+    assert psnr == mean_psnr(tmp_path / "a" / "summary.csv")
     hole = ["mask=file", f"mask.path={tmp_path / 'hole.png'}", f"images={photos / 'b.png'}"]
-    assert run_config("inpaint", compose_config("inpaint", [*short, *hole, "output=b"])) is None
-    found = run_config(
-        "train", compose_config("train", [*TRAIN, cache, "sample_metrics=0", "output=c"])
-    )
-    rows = table(tmp_path / "c" / "validation" / "summary.csv")
-    assert [float(row["mean"]) for row in rows if row["metric"] == "psnr_hole"] == [found]
+    assert run_command("inpaint", *search, *hole, "output=b") is None
+    short = ["trainer.max_epochs=1", "sample_metrics=0", "preview=0"]
+    psnr = run_command("train", *TRAIN, *short, "output=c")
+    assert psnr == mean_psnr(tmp_path / "c" / "validation" / "summary.csv")
 
 
 def test_photos_are_completed_by_shipped_models(run, photos, tmp_path):
-    """celeba128 without ckpt=; a photo of noise has no face, so its center is taken."""
-    words = ["solver.iterations=0", "stages=none", "trainer.accelerator=cpu"]
-    sampler = ["ckpt=celeba64", "candidates=2"]  # whose several answers are draws
-    for ckpt, select, more in (("celeba128", "best", []), ("celeba64", "sample", sampler)):
+    """The default is celeba128; photos of noise contain no face, so their center is completed."""
+    short = ["solver.iterations=0", "stages=none", "trainer.accelerator=cpu"]
+    several_samples = ["ckpt=celeba64", "candidates=2"]
+    for ckpt, select, overrides in (
+        ("celeba128", "best", []),
+        ("celeba64", "sample", several_samples),
+    ):
         output = tmp_path / ckpt
-        run("inpaint.py", *words, *more, f"images={photos / 'b.png'}", f"output={output}")
-        kept = OmegaConf.load(output / "config.yaml")
-        assert (kept.ckpt, kept.select) == (ckpt, select)
+        run("inpaint.py", *short, *overrides, f"images={photos / 'b.png'}", f"output={output}")
+        config = OmegaConf.load(output / "config.yaml")
+        assert (config.ckpt, config.select) == (ckpt, select)
         assert (output / "photos" / "00000_b.png").is_file()
 
 
@@ -670,21 +728,20 @@ def test_shipped_checkpoint_completes_faces(run, tmp_path):
     assert len(list((tmp_path / "completed").iterdir())) == 2
 
 
-def test_sample(run, trained, tmp_path):
-    """From the prior, and from the z of completed images."""
+def test_samples_come_from_the_prior_or_from_a_file_of_z(run, trained, tmp_path):
     ckpt = f"ckpt={trained / 'last.ckpt'}"
     arithmetic = ["plus=[0,1]", "minus=[2]", "base=[3]"]
-    elsewhere = f"hydra.run.dir={tmp_path / 'hydra'}"  # where nothing of ours goes
-    words = ["count=7", "steps=5", *arithmetic, elsewhere, f"output={tmp_path / 'a'}"]
-    done = run("sample.py", ckpt, *words)
-    assert done.stdout.splitlines() == [str(tmp_path / "a" / "arithmetic.png")]
+    hydra_dir = f"hydra.run.dir={tmp_path / 'hydra'}"  # stays empty
+    overrides = ["count=7", "steps=5", *arithmetic, hydra_dir, f"output={tmp_path / 'a'}"]
+    result = run("sample.py", ckpt, *overrides)
+    assert result.stdout.splitlines() == [str(tmp_path / "a" / "arithmetic.png")]
     assert not list((tmp_path / "hydra").iterdir())
     with Image.open(tmp_path / "a" / "samples.png") as image:
         assert image.size == (7 * 18 + 2, 18 + 2)
     with Image.open(tmp_path / "a" / "interpolation.png") as image:
         assert image.size == (5 * 18 + 2, 3 * 18 + 2)  # rows 0-1, 2-3, 4-5
     with Image.open(tmp_path / "a" / "interpolation.gif") as gif:
-        assert gif.n_frames == 8  # there and back
+        assert gif.n_frames == 8  # forward and back
     with Image.open(tmp_path / "a" / "arithmetic.png") as image:
         assert image.size == (8 * 18 + 2, 18 + 2)
     dcgan = load_gan(trained / "last.ckpt")
@@ -696,7 +753,6 @@ def test_sample(run, trained, tmp_path):
 
 
 SAMPLE_ERRORS = {
-    "count": (["count=0"], "count=0"),
     "z missing": (["z=gone.npy"], "z=gone.npy: no such file"),
     "z shape": (["z={tmp}/z.npy"], "expected shape (N, 100), not (4, 3)"),
     "rows": (["plus=[0]", "minus=[1]", "base=[64]"], "base=[64]: no such row. Use 0 to 63"),
@@ -710,7 +766,7 @@ SAMPLE_ERRORS = {
 
 
 @pytest.mark.parametrize("case", SAMPLE_ERRORS)
-def test_sample_errors_are_one_line(run, tmp_path, case):
+def test_wrong_option_of_sample_is_one_error_line(run, tmp_path, case):
     np.save(tmp_path / "z.npy", np.zeros((4, 3), np.float32))
     np.savez(tmp_path / "archive.npz", np.zeros((4, 100)))
     np.save(tmp_path / "infinite.npy", np.full((4, 100), np.inf))
@@ -718,7 +774,7 @@ def test_sample_errors_are_one_line(run, tmp_path, case):
     (tmp_path / "text.npy").write_text("no array")
     arguments, message = SAMPLE_ERRORS[case]
     arguments = [f"output={tmp_path / 'out'}", *(a.format(tmp=tmp_path) for a in arguments)]
-    one_line(run("sample.py", *arguments, fails=True), message)
+    assert_one_error(run("sample.py", *arguments, fails=True), message)
     assert not (tmp_path / "out").exists()
 
 
@@ -730,7 +786,6 @@ ERRORS = {
     ),
     "other size": (["data=faces", "data.image_size=32"], "Use data.image_size=64 data.channels=3"),
     "other channels": (["data=faces", "data.channels=1"], "Use data.image_size=64 data.channels=3"),
-    "lam negative": (["objective.lam=-1"], "objective.lam=-1"),
     "no images": (["images=nowhere/*.png"], "images=nowhere/*.png: no image found"),
     "image unreadable": (["images={tmp}/broken.png"], "broken.png: cannot be read as an image"),
     "a pipe": (["images={tmp}/pipe"], "images={tmp}/pipe: {tmp}/pipe is not a regular file"),
@@ -742,12 +797,7 @@ ERRORS = {
     "mask unreadable": (["mask=file", "mask.path={tmp}/broken.png"], "cannot be read as an image"),
     "output": (["output={tmp}/broken.png/run"], "cannot be written"),
     "unknown split": (["split=dev"], "split=dev: should be 'train', 'val' or 'test'"),
-    "limit": (["limit=0"], "limit=0"),
-    "method and solver": (["method=mean", "solver=hmc"], "Could not override 'solver'"),
-    "method and lam": (["method=mean", "objective.lam=1"], "Could not override 'objective.lam'"),
-    "method and paper": (["method=tv", "experiment=amos2016"], "Could not override 'objective'"),
     "method and ema": (["method=mean", "ema=false"], "Could not override 'ema'"),
-    "method and candidates": (["method=mean", "candidates=2"], "Could not override 'candidates'"),
     "method and measure": (
         ["method=mean", "mask=lowres"],
         "measure=lowres: dcgan_inpaint.inpainting.baselines.mean needs known",
@@ -758,14 +808,14 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("case", ERRORS)
-def test_inpaint_errors_are_one_line(run, tmp_path, case):
+def test_wrong_option_of_inpaint_is_one_error_line(run, tmp_path, case):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "broken.png").write_text("not an image")
     Image.new("L", (20, 20), 0).save(tmp_path / "black.png")
     Image.new("L", (20, 20), 255).save(tmp_path / "white.png")
     arguments, message = ERRORS[case]
     arguments = [f"output={tmp_path / 'out'}", *(a.format(tmp=tmp_path) for a in arguments)]
-    one_line(run("inpaint.py", *arguments, fails=True), message.format(tmp=tmp_path))
+    assert_one_error(run("inpaint.py", *arguments, fails=True), message.format(tmp=tmp_path))
     assert not (tmp_path / "out").exists()
 
 
@@ -789,33 +839,28 @@ TRAIN_ERRORS = {
     "shares": (["trainer=ddp_cpu", "batch_size=40"], "Use batch_size=32 or less"),
     "no devices": (["trainer.devices=0"], "trainer.devices=0: use 1 or more"),
     "accelerator": (["trainer.accelerator=null"], "trainer.accelerator=null: should be 'auto'"),
-    "precision": (["trainer.precision=8"], "trainer.precision=8: should be '32-true'"),
     "precision bf16": (["trainer.precision=bf16-true"], "trainer.precision=bf16-true: should be"),
-    "precision 16": (["trainer.precision=16-true"], "trainer.precision=16-true: should be"),
-    "precision 64": (["trainer.precision=64-true"], "trainer.precision=64-true: should be"),
     "many images": (["data.train_size=1e12"], "data.train_size=1000000000000.0: should be"),
     "many steps": (["model.g_steps=1000000000000"], "model.g_steps=1000000000000: should be"),
     "no test images": (["data.test_size=0"], "data.test_size=0: should be greater"),
-    "epochs": (["trainer.max_epochs=-1"], "trainer.max_epochs=-1: should be greater"),
     "trainer": (["+trainer.speed=1"], "trainer.speed=1: unknown option"),
     "one sample": (["sample_metrics=1"], "sample_metrics=1: use 2 or more, or 0 for none"),
     "prior": (["model.prior=cauchy"], "model.prior=cauchy: should be 'uniform'"),
-    "z_dim": (["model.z_dim=0"], "z_dim=0"),
 }
 
 
 @pytest.mark.parametrize("case", TRAIN_ERRORS)
-def test_train_errors_are_one_line(run, tmp_path, case):
+def test_wrong_option_of_train_is_one_error_line(run, tmp_path, case):
     arguments, message = TRAIN_ERRORS[case]
     arguments = [a.format(tmp=tmp_path) for a in arguments]
     torch.save({"state_dict": {}}, tmp_path / "weights.ckpt")
-    whole = dict.fromkeys(TRAINING_STATE, {})
-    torch.save(whole | {"kind": "context encoder"}, tmp_path / "kind.ckpt")
-    torch.save(whole | {"kind": "DCGAN"}, tmp_path / "old.ckpt")
+    training_state = dict.fromkeys(TRAINING_STATE, {})
+    torch.save(training_state | {"kind": "context encoder"}, tmp_path / "kind.ckpt")
+    torch.save(training_state | {"kind": "DCGAN"}, tmp_path / "old.ckpt")
     data = [] if any(a.startswith("data=") for a in arguments) else TRAIN[3:5]
     small = [a for a in TRAIN if not a.startswith(("data.train", "data.val"))]
     output = [f"output={tmp_path / 'out'}"]
-    one_line(run("train.py", *small, *data, *output, *arguments, fails=True), message)
+    assert_one_error(run("train.py", *small, *data, *output, *arguments, fails=True), message)
     assert not (tmp_path / "out").exists()
 
 
@@ -823,35 +868,26 @@ def test_train_errors_are_one_line(run, tmp_path, case):
     ("script", "override"),
     [("inpaint.py", "mask=centre"), ("inpaint.py", "lam=0.1"), ("train.py", "model.width=3")],
 )
-def test_unknown_choices_name_themselves(run, script, override):
-    done = run(script, override, fails=True)
-    assert "Traceback" not in done.stderr
-    assert override.split("=")[0].split(".")[-1] in done.stderr
+def test_error_names_the_unknown_option_or_choice(run, script, override):
+    result = run(script, override, fails=True)
+    assert "Traceback" not in result.stderr
+    assert override.split("=")[0].split(".")[-1] in result.stderr
 
 
-def one_line(done, message):
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1, done.stderr
-    assert message in errors[0]
-    assert "Traceback" not in done.stderr
-
-
-def test_a_debug_run_shows_how_far_it_is(run, tmp_path, monkeypatch):
-    """debug=true: 20 iterations and all that follows them; the bars say what and how well."""
+def test_debug_run_trains_20_iterations_with_progress_bars(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = [w for w in TRAIN if "progress_bar" not in w and not w.startswith(DEBUGS)]
-    done = run("train.py", *words, "debug=true", "name=first try", "data.train_size=640")
+    overrides = [a for a in TRAIN if "progress_bar" not in a and not a.startswith(DEBUG)]
+    result = run("train.py", *overrides, "debug=true", "name=first try", "data.train_size=640")
     (folder,) = (tmp_path / "runs" / "train").iterdir()
     assert folder.name.endswith("_first try")
-    assert "trained 20 iterations" in done.stdout
+    assert "trained 20 iterations" in result.stdout
     assert sorted(p.name for p in (folder / "samples").iterdir()) == ["0000010.png", "0000020.png"]
-    assert "train/d_loss=" in done.stdout + done.stderr
-    assert "train/g_loss=" in done.stdout + done.stderr
-    assert "judging samples" in done.stderr
+    assert "train/d_loss=" in result.stdout + result.stderr
+    assert "train/g_loss=" in result.stdout + result.stderr
+    assert "comparing samples" in result.stderr
 
 
-def test_each_photo_has_its_mask(run, trained, photos, tmp_path):
-    """mask.path names a folder: the hole of each photo is where its own mask says."""
+def test_directory_of_masks_gives_each_photo_its_own_hole(run, trained, photos, tmp_path):
     (tmp_path / "masks").mkdir()
     for name, box in (("a", (30, 20, 42, 31)), ("b", (4, 44, 12, 52))):
         with Image.open(next(photos.glob(f"{name}.*"))) as photo:
@@ -882,8 +918,7 @@ def test_each_photo_has_its_mask(run, trained, photos, tmp_path):
         assert changed.any(2)[hole].mean() > 0.9
 
 
-def test_inpaint_puts_photos_back(run, trained, photos, tmp_path):
-    """At full size, nothing changed outside the hole of a mask of the photo's size."""
+def test_pasting_back_leaves_pixels_outside_the_hole_unchanged(run, trained, photos, tmp_path):
     mask = Image.new("L", (80, 50), 255)
     mask.paste(0, (30, 20, 42, 31))
     mask.save(tmp_path / "mask.png")
@@ -925,12 +960,12 @@ PHOTO_ERRORS = {
 
 
 @pytest.mark.parametrize("case", PHOTO_ERRORS)
-def test_photo_errors_are_one_line(run, trained, photos, tmp_path, case):
+def test_wrong_crop_of_a_photo_is_one_error_line(run, trained, photos, tmp_path, case):
     mask = Image.new("L", (80, 50), 255)
     mask.paste(0, (30, 20, 42, 31))
     mask.save(tmp_path / "mask.png")
     arguments, message = PHOTO_ERRORS[case]
     images = [] if case == "no photo" else [f"images={photos / 'a.jpg'}"]
     arguments = [*images, *(a.format(tmp=tmp_path) for a in arguments)]
-    done = run("inpaint.py", f"ckpt={trained / 'last.ckpt'}", *arguments, fails=True)
-    one_line(done, message)
+    result = run("inpaint.py", f"ckpt={trained / 'last.ckpt'}", *arguments, fails=True)
+    assert_one_error(result, message)

@@ -25,7 +25,7 @@ def checkpoint(value):
     return {"state_dict": {"x": torch.full((1000,), float(value))}}
 
 
-def value_in(path):
+def stored_value(path):
     return torch.load(path)["state_dict"]["x"][0].item()
 
 
@@ -43,20 +43,20 @@ def flip_a_bit(path):
     path.write_bytes(data)
 
 
-def test_the_previous_checkpoint_is_kept(tmp_path):
+def test_saving_renames_the_previous_checkpoint(tmp_path):
     path = tmp_path / "run" / "last.ckpt"
     for value in (1, 2, 3):
         AtomicCheckpointIO().save_checkpoint(checkpoint(value), path)
-    assert value_in(path) == 3
-    assert value_in(path.with_name("last-1.ckpt")) == 2
+    assert stored_value(path) == 3
+    assert stored_value(path.with_name("last-1.ckpt")) == 2
     assert sorted(p.name for p in path.parent.iterdir()) == ["last-1.ckpt", "last.ckpt"]
 
 
-def test_a_damaged_checkpoint_does_not_replace_the_previous_one(last):
+def test_damaged_checkpoint_does_not_replace_the_previous_one(last):
     AtomicCheckpointIO().save_checkpoint(checkpoint(2), last)
     flip_a_bit(last)
     AtomicCheckpointIO().save_checkpoint(checkpoint(3), last)
-    assert (value_in(last), value_in(last.with_name("last-1.ckpt"))) == (3, 1)
+    assert (stored_value(last), stored_value(last.with_name("last-1.ckpt"))) == (3, 1)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_damaged_checkpoint_does_not_replace_the_previous_one(last):
     [OSError(28, "No space left on device"), RuntimeError("unexpected pos"), KeyboardInterrupt()],
     ids=["disk full", "disk full as reported by torch", "interrupted"],
 )
-def test_an_interrupted_write_leaves_the_checkpoint_unchanged(last, monkeypatch, error):
+def test_interrupted_write_leaves_the_checkpoint_unchanged(last, monkeypatch, error):
     def interrupted_save(checkpoint, file):
         file.write(b"PK half of a checkpoint")
         raise error
@@ -78,21 +78,21 @@ def test_an_interrupted_write_leaves_the_checkpoint_unchanged(last, monkeypatch,
     assert [p.name for p in last.parent.iterdir()] == ["last.ckpt"]
 
 
-def test_an_interruption_before_the_move_leaves_both_names(last, monkeypatch):
+def test_interruption_before_the_rename_leaves_two_complete_checkpoints(last, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         AtomicCheckpointIO().save_checkpoint(checkpoint(2), last)
-    assert value_in(last) == value_in(last.with_name("last-1.ckpt")) == 1
+    assert stored_value(last) == stored_value(last.with_name("last-1.ckpt")) == 1
 
 
-def test_a_disk_that_returns_other_data_is_detected(last, monkeypatch):
+def test_disk_that_returns_other_data_is_an_error(last, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _: flip_a_bit(last.with_suffix(".part")))
     with pytest.raises(OSError, match="returns other data"):
         AtomicCheckpointIO().save_checkpoint(checkpoint(2), last)
-    assert value_in(last) == 1
+    assert stored_value(last) == 1
 
 
 def test_training_writes_no_temporary_file_elsewhere(tmp_path, monkeypatch):
@@ -106,7 +106,7 @@ def test_training_writes_no_temporary_file_elsewhere(tmp_path, monkeypatch):
 
 @pytest.fixture
 def use_server(monkeypatch):
-    """Sets the address of the W&B server."""
+    """A function that sets the address of the W&B server."""
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("no_proxy", "*")
