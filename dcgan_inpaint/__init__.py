@@ -11,7 +11,7 @@ __all__ = ["Completer", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """Completer and __version__, when they are asked for: torch takes seconds to import."""
+    """Import Completer or __version__ on first access, because importing torch takes seconds."""
     if name == "Completer":
         return import_module("dcgan_inpaint.api").Completer
     if name == "__version__":

@@ -1,4 +1,4 @@
-"""Completion from Python: what inpaint.py does with images=, for images in memory."""
+"""Completion from Python: the function of inpaint.py images= for images in memory."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ from dcgan_inpaint.photos.reading import ImageLike, to_mask, to_photo
 from dcgan_inpaint.photos.result import Result
 from dcgan_inpaint.schemas import InpaintConfig
 
-# options of conf/inpaint.yaml for the files that inpaint.py reads and writes
+# Options of conf/inpaint.yaml that concern files. They do not apply to images in memory.
 FILE_OPTIONS = {"ckpt", "images", "split", "limit", "lpips", "features", "logger", "output"}
 MASK_IMAGE = ("mask=file", "mask.path=mask")  # for a mask in memory: its path is a placeholder
 MaskLike = str | ImageLike | Sequence[ImageLike] | None
@@ -35,9 +35,9 @@ Watch = Callable[[Progress], None]
 class Completer:
     """Completes images of any size with one model, with the options of conf/inpaint.yaml.
 
-    With a GAN this is the search for z (Amos 2016; Yeh 2017).  `overrides` are those that one
-    would type after inpaint.py: "method=tv", "trainer.accelerator=cpu".  `name` is how errors call
-    the model.  Raises ValueError, one line, for an override that does not fit.
+    With a GAN, completion is a search for z (Amos 2016; Yeh 2017).  `overrides` are those of
+    inpaint.py, such as "method=tv" or "trainer.accelerator=cpu".  `name` is the name of the model
+    in error messages.  Raises ValueError with a one-line message for an invalid override.
     """
 
     def __init__(self, model: Model, name: str, overrides: Sequence[str] = ()):
@@ -52,7 +52,7 @@ class Completer:
 
     @classmethod
     def load(cls, model: str | Path | Model, *overrides: str) -> "Completer":
-        """Load a shipped checkpoint by name ("faces64") or one by path, or take a model.
+        """Load a checkpoint from a path or a shipped name ("faces64"), or wrap a loaded model.
 
         Raises FileNotFoundError, or ValueError for a file that is not a checkpoint of this project.
         """
@@ -91,12 +91,12 @@ class Completer:
                 shape of `image` covers all of it, another one covers the crop.
             crop: The square [x, y, w, h] to complete, in px.  None: around the detected face, or
                 the center of an image without one.
-            candidates: How many samples are searched for.
-            select: The completion among them, "best", "mean" or "sample" (see SearchSettings).
-            face: Which of the detected faces, 1 for the largest; "all" completes each hole with
+            candidates: Number of samples to search for.
+            select: How the completion is chosen: "best", "mean" or "sample" (see SearchSettings).
+            face: Number of the detected face, 1 for the largest; "all" completes each hole with
                 the face that it lies on.
-            watch: Called with a Progress after each evaluation.  What it raises ends the search
-                and is raised here.
+            watch: Called with a Progress after each evaluation.  An exception ends the search
+                and is raised by this call.
 
         Arguments that are None are as in conf/inpaint.yaml.  The start and a drawn mask of image i
         of a list (of crop i, for several faces) follow from the index i.
@@ -105,7 +105,7 @@ class Completer:
             A Result, or a list of them for a list of images.
 
         Raises:
-            ValueError: One line, before the search, for an argument that does not fit.
+            ValueError: If an argument is invalid; raised before the search, with one line.
         """
         for old in renamed:
             new = {"picture": "image", "answer": "select"}.get(old)
@@ -185,7 +185,7 @@ class Completer:
 
 
 def _plain(value: Any) -> Any:
-    """Convert NumPy numbers, also in a list, to Python's."""
+    """Convert NumPy numbers, alone or in a list, to Python numbers."""
     if isinstance(value, (list, tuple, np.ndarray)):
         return [_plain(each) for each in value]
     return value.item() if isinstance(value, np.generic) else value
@@ -217,7 +217,7 @@ def _complete(
     except (RuntimeError, ModuleNotFoundError) as error:
         raise ValueError(f"trainer.accelerator={options['accelerator']}: {error}") from error
     if fabric.world_size > 1:
-        raise ValueError(f"trainer.devices={options['devices']}: completion runs on one. Use 1")
+        raise ValueError(f"trainer.devices={options['devices']}: completion uses one device. Use 1")
     completing.to(fabric.device)
     for batch in make_dataloader(images, batch_size):
         with fabric.autocast():

@@ -12,7 +12,7 @@ CHECKSUM = "checksum"  # key in the metadata of a safetensors file
 
 
 def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Return the CRC-32 of tensors and metadata, the contents of a safetensors file, in hex."""
+    """Return the CRC-32 of the tensors and metadata of a safetensors file, in hexadecimal."""
     value = zlib.crc32(repr(sorted(metadata.items())).encode())
     for name, tensor in sorted(tensors.items()):
         head = f"{name} {tensor.dtype} {tuple(tensor.shape)}"
@@ -22,7 +22,7 @@ def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
 
 
 def check_archive(path: Path) -> None:
-    """Verify the checksums and sizes of an archive of `torch.save`; `torch.load` does not.
+    """Verify the checksums and sizes in a file of `torch.save`, which `torch.load` does not.
 
     Raises ValueError for a damaged archive.
     """
@@ -30,11 +30,11 @@ def check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
             if any(record.compress_type for record in records):  # torch does not compress
-                raise ValueError("compressed")
+                raise ValueError("the archive is compressed, unlike those of torch.save")
             if sum(record.file_size for record in records) > path.stat().st_size:
-                raise ValueError("larger than its file")
+                raise ValueError("the records are larger than the archive")
             damaged = archive.testzip()
     except zipfile.BadZipFile as error:
-        raise ValueError(f"damaged: {error}") from error
+        raise ValueError(f"damaged archive: {error}") from error
     if damaged is not None:
-        raise ValueError(f"damaged: wrong checksum of {damaged}")
+        raise ValueError(f"damaged archive: wrong checksum of {damaged}")

@@ -1,8 +1,8 @@
-"""Configurations: compose them, and check them against types and annotations.
+"""Composition of configurations, and validation against types and annotations.
 
 `checked` validates the arguments of a function, `settings` the fields of a dataclass and
-`check_config` a composed configuration.  All are strict: no number from a string, no 1.5 where an
-integer is required, nothing infinite.  This module does not import torch, so that a wrong option
+`check_config` a composed configuration.  All are strict: they reject numbers in strings, fractions
+for integers, and infinite values.  This module does not import torch, so that a wrong option
 is reported at once.
 """
 
@@ -42,7 +42,7 @@ def choices_of(group: str) -> list[str]:
 
 
 def compose_config(name: str, overrides: Iterable[str] = ()) -> DictConfig:
-    """Compose conf/<name>.yaml with the overrides that one would type after <name>.py.
+    """Compose conf/<name>.yaml with the overrides of <name>.py.
 
     Raises ValueError, one line, if Hydra cannot compose it.
     """
@@ -137,7 +137,7 @@ def _node(value: Any) -> Any:
 Node = Annotated[Any, AfterValidator(_node)]  # {"_target_": path, argument: value, ...}
 NODE_KEYS = {  # keys of a node besides the arguments of its target
     "_target_": Any,
-    "_partial_": Annotated[Any, BeforeValidator(_true)],  # a choice that has it cannot do without
+    "_partial_": Annotated[Any, BeforeValidator(_true)],  # required by the choices that have it
     "_recursive_": bool,
     "_convert_": Literal["none", "partial", "object", "all"],
 }
@@ -147,12 +147,12 @@ def _devices(value: Any) -> Any:
     numbers = value if isinstance(value, list) else [value]
     valid = all(type(number) is int and 0 <= number < 1024 for number in numbers)
     if value != "auto" and (value in (0, []) or not valid):
-        raise ValueError("use 1 or more, a list of device numbers or auto")
+        raise ValueError("should be 1 or more, a list of device numbers or auto")
     return value
 
 
 class TrainerOptions(TypedDict, total=False):
-    """conf/trainer, and the arguments of Lightning's Trainer that a plus adds (+trainer.max_time=).
+    """Options of conf/trainer, and arguments of Lightning's Trainer added by +trainer.<name>=.
 
     Only arguments that suit every model and command are accepted.
     """
@@ -177,7 +177,7 @@ class TrainerOptions(TypedDict, total=False):
     profiler: Literal["simple", "advanced"]
 
 
-# options of a data source that say where its files are, which differs between machines
+# options of a data source that locate its files, which differ between machines
 LOCATION_KEYS = ("root", "path", "urls", "val_urls", "test_urls")
 
 Function = TypeVar("Function", bound=Callable)
@@ -292,7 +292,7 @@ def _type_hints(function: Callable, **unknown: Any) -> dict[str, Any]:
 def _message(
     error: ValidationError, values: Any, prefix: str = "", names: Sequence[str] = ()
 ) -> str:
-    """Return "key=value: what is allowed"; `names` are those of positional arguments."""
+    """Return the message "key=value: problem"; `names` are those of positional arguments."""
     problems = error.errors(include_url=False)
     places = [_key_path(problem["loc"], values, names) for problem in problems]
     place = max(places, key=len)  # a list where a string is allowed too: the error is in an item

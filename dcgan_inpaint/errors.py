@@ -1,4 +1,4 @@
-"""Errors that the user's input caused: one line on standard error, no traceback."""
+"""One-line messages, without a traceback, for errors caused by user input."""
 
 import importlib
 import signal
@@ -12,7 +12,7 @@ from hydra.errors import InstantiationException
 
 
 def show(value: Any) -> str:
-    """Return a value as one would type it, cut to 80 characters."""
+    """Format a value as on the command line, cut to 80 characters."""
     text = "null" if value is None else str(value)
     text = text.lower() if isinstance(value, bool) else text
     return text if len(text) <= 80 else f"{text[:77]}..."
@@ -46,7 +46,7 @@ def unwrapped() -> Iterator[None]:
 def one_line_errors() -> Iterator[None]:
     """End the program with one line for an error that the user's input caused.
 
-    For the part of a command that reads input and builds objects; a bug keeps its traceback.
+    Use it around code that reads input and builds objects.  Other exceptions keep their traceback.
     """
     try:
         with unwrapped():
@@ -57,7 +57,7 @@ def one_line_errors() -> Iterator[None]:
 
 @contextmanager
 def out_of_memory(remedy: str) -> Iterator[None]:
-    """End the program with one line, the remedy, when tensors do not fit into memory."""
+    """End the program with one line of advice when tensors do not fit into memory."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""The options of completion, training and sampling.
+"""Schemas of the options of completion, training and sampling.
 
 Importing this module does not import torch.
 """
@@ -36,7 +36,7 @@ Shard = Annotated[str, Field(pattern=r"^\d{1,9}/\d{1,9}$"), AfterValidator(_shar
 
 @settings
 class InpaintConfig:
-    """The options of conf/inpaint.yaml; those with a default here belong to one method alone.
+    """Options of conf/inpaint.yaml; those with a default here belong to one method only.
 
     `method` is None for the search.  After `resolve` (inpainting/config.py) none of ckpt,
     candidates, select, start and solver.iterations is None.
@@ -84,7 +84,7 @@ def _not_one(value: int) -> int:
 
 @settings
 class TrainConfig:
-    """The options of conf/train.yaml."""
+    """Options of conf/train.yaml."""
 
     data: Node
     model: Node
@@ -108,7 +108,7 @@ class TrainConfig:
 
 @settings
 class SampleConfig:
-    """The options of conf/sample.yaml."""
+    """Options of conf/sample.yaml."""
 
     ckpt: Text
     data: Node | None

@@ -282,7 +282,7 @@ def test_wrong_argument_is_one_error_line_before_the_search(completer, arguments
         ("method=tv", {"candidates": 2}, "candidates=2: is an option of method=search"),
         ("method=tv", {"watch": print}, "watch: is an option of method=search"),
         ("method=network", {}, "method=network: ckpt holds a DCGAN"),
-        ("trainer.devices=2", {}, "trainer.devices=2: completion runs on one"),
+        ("trainer.devices=2", {}, "trainer.devices=2: completion uses one device"),
         ("trainer.accelerator=tpu", {}, "trainer.accelerator=tpu: "),
     ],
 )

@@ -361,7 +361,7 @@ def test_code_in_a_pickle_is_not_run(place, tmp_path):
     torch.save(lightning_checkpoint(make_dcgan()) | {place: {"x": PickledCommand(marker)}}, path)
     assert "(contains more than tensors and plain values)" in refused(path)
     path.write_bytes(pickle.dumps(PickledCommand(marker)))  # without an archive around it
-    assert "neither safetensors nor a file of torch.save" in refused(path)
+    assert "neither a safetensors file nor a file of torch.save" in refused(path)
     assert not marker.exists()
 
 
@@ -413,7 +413,7 @@ def test_foreign_file_is_rejected(change, tmp_path):
     )
     refused(path)
     path.write_text("not a checkpoint at all")
-    assert "neither safetensors nor a file of torch.save" in refused(path)
+    assert "neither a safetensors file nor a file of torch.save" in refused(path)
     torch.save([1, 2], path)
     assert "truncated, or not a" in refused(path)
 

@@ -130,7 +130,7 @@ def test_more_layers_of_d_give_smaller_maps():
     model = DCGAN(**SMALL | {"image_size": 64, "layers": 6})
     assert [conv.out_channels for conv in model.discriminator.convs] == [2, 4, 8, 16, 16, 16]
     assert model.discriminator.features(torch.zeros(3, 3, 64, 64)).shape == (3, 16)
-    with pytest.raises(ValueError, match="layers=5: 16 px cannot be halved so often"):
+    with pytest.raises(ValueError, match="layers=5: 16 px cannot be halved 5 times"):
         DCGAN(**SMALL | {"layers": 5})
 
 

@@ -144,7 +144,7 @@ def test_checkpoint_cannot_import_a_module(run, examples, tmp_path):
         assert check_description(description) == description
         with pytest.raises(ValueError, match="are not imported"):
             source_from_description(description)
-    with pytest.raises(ValueError, match="data.count: there is no such option of own images"):
+    with pytest.raises(ValueError, match="data.count: unknown option of data=own"):
         check_description(description | {"count": 3})
     assert "mydata" not in sys.modules
 

@@ -260,7 +260,7 @@ def test_annotations_with_a_path_are_refused(cars, name):
     rows = scipy.io.loadmat(file)["annotations"]
     rows["fname"][0, 0] = name
     scipy.io.savemat(file, {"annotations": rows})
-    with pytest.raises(ValueError, match="cars_test_annos.mat: .*not a file name and a box"):
+    with pytest.raises(ValueError, match="cars_test_annos.mat: .*expected a file name and a box"):
         Cars(str(cars))
 
 
@@ -288,7 +288,7 @@ def test_cropped_cars_need_no_annotations(cars):
 
 def test_missing_cars_are_an_error(cars):
     (cars / "devkit" / "cars_test_annos.mat").write_bytes(b"text")
-    with pytest.raises(ValueError, match="cars_test_annos.mat: not a list of cars"):
+    with pytest.raises(ValueError, match="cars_test_annos.mat: expected a list of cars"):
         Cars(str(cars))
     (cars / "devkit" / "cars_train_annos.mat").unlink()
     with pytest.raises(FileNotFoundError, match="Put cars_train/ and devkit/cars_train_annos.mat"):
@@ -449,7 +449,7 @@ def test_nothing_is_downloaded_without_download(tmp_path, monkeypatch):
         ModuleNotFoundError, match=r"data=huggingface needs datasets. Install it: pip install -e"
     ):
         HuggingFace(str(tmp_path))
-    with pytest.raises(ValueError, match="data.download: there is no such option of huggingface"):
+    with pytest.raises(ValueError, match="data.download: unknown option of data=huggingface"):
         check_description({"source": "huggingface", "path": "a/b", "download": True})
 
 
@@ -466,7 +466,7 @@ def test_descriptions_rebuild_the_sources(svhn, cars, tars):
     described = describe(sources[0])
     assert described["name"] == "SVHN"
     assert "val" not in described  # held out from training
-    with pytest.raises(ValueError, match="data.download: there is no such option of torchvision"):
+    with pytest.raises(ValueError, match="data.download: unknown option of data=torchvision"):
         check_description(described | {"download": True})
 
 

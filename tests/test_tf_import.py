@@ -268,7 +268,11 @@ def fails(path, monkeypatch, *options):
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        ("index", lambda raw: raw[:-1], "truncated, or not a tensor bundle (no footer)"),
+        (
+            "index",
+            lambda raw: raw[:-1],
+            "truncated, or not a tensor bundle (the footer is missing)",
+        ),
         ("index", lambda raw: raw[100:], "truncated, or not a tensor bundle"),
         ("index", lambda raw: b"", "truncated, or not a tensor bundle"),
         ("index", lambda raw: MAGIC, "truncated, or not a tensor bundle"),
@@ -315,7 +319,7 @@ def with_shape(name, *shape):
     ("change", "message"),
     [
         (lambda variables: {"x": np.ones(3)}, "no variable g_h0_lin/Matrix"),
-        (without("moving_"), "no g_bn0/moving_mean: this older BatchNorm"),
+        (without("moving_"), "variable g_bn0/moving_mean is missing: this older BatchNorm"),
         (without("d_h4_lin"), "0 linear layers"),
         (without("g_h4"), "channels=8: should be 1 or 3"),
         (with_shape("discriminator/d_h2_lin/Matrix", 4, 4), "2 linear layers"),
@@ -333,7 +337,7 @@ def test_another_network_is_rejected(tmp_path, monkeypatch, goldens, change, mes
 
 def test_output_must_not_be_a_directory(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["tf_import", str(tmp_path), str(tmp_path)])
-    with pytest.raises(SystemExit, match="is a directory. Name the file to write"):
+    with pytest.raises(SystemExit, match="is a directory. Give the path of a file"):
         main()
 
 

@@ -47,7 +47,7 @@ def run_config(
 ) -> float | None:
     """Check a composed configuration and run the command with it.
 
-    `overrides` are those of the command line; without one all of `cfg` counts as set by the user.
+    `overrides` are those of the command line.  None means that the user set all of `cfg`.
     Returns the value of the command's `main`, which a sweeper can maximize.
     """
     if overrides is None:
@@ -66,7 +66,7 @@ sample = partial(run_command_line, "sample")
 
 
 def _set_up_lightning_log() -> None:
-    """Log Lightning's lines as they are to standard error, without advertisements.
+    """Send Lightning's log lines to standard error, without prefixes and advertisements.
 
     Lightning does so when it is imported, but not after Hydra has configured the root logger.
     """

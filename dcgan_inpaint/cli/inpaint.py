@@ -1,4 +1,4 @@
-"""Complete images: resolve the options, build the method, run it.  Usage: see inpaint.py."""
+"""Completion of images with a search or a baseline.  See inpaint.py for the usage."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from dcgan_inpaint.schemas import InpaintConfig
 
 
 def main(config: InpaintConfig) -> float | None:
-    """Return the mean PSNR over the holes, which a sweeper can maximize, if it is known."""
+    """Complete images; return the mean PSNR over the holes for a sweeper, or None if unknown."""
     with one_line_errors():
         run_dir = choose_run_dir("inpaint", config.output, config.name)
         ckpt = config.ckpt or ("faces64" if config.images is None else "celeba128")
@@ -68,7 +68,7 @@ def main(config: InpaintConfig) -> float | None:
 
 
 def load_photos(config: InpaintConfig, model: Model) -> Photos | None:
-    """Return the photos that `images` names, at full size; None if it names none."""
+    """Return the full-size photos of `images`, or None if the option is not set."""
     if config.images is None:
         for key, default in (("crop", None), ("detector", "auto"), ("face", 1)):
             if (value := getattr(config, key)) != default:
@@ -82,7 +82,7 @@ def load_photos(config: InpaintConfig, model: Model) -> Photos | None:
 
 
 def input_files(config: InpaintConfig) -> dict[str, Path]:
-    """Return the files that the results depend on; a photo's record stores its own known pixels."""
+    """Return the files that affect the results, except photos, whose records have checksums."""
     assert config.ckpt is not None
     files = {"ckpt": checkpoint_path(config.ckpt)}
     if config.images is None and "path" in config.mask:

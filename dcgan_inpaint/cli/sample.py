@@ -1,4 +1,4 @@
-"""Samples, interpolation and vector arithmetic of a trained GAN.  Usage: see sample.py."""
+"""Samples, interpolation and vector arithmetic of a trained GAN.  See sample.py for the usage."""
 
 from dataclasses import asdict, replace
 
@@ -32,7 +32,7 @@ def main(config: SampleConfig) -> None:
         has_arithmetic = check_rows(len(z), rows)
         for name in ("fid", "features"):
             if (value := getattr(config, name)) and not config.metrics:
-                raise ValueError(f"{name}={show(value)}: is one of the metrics. Add metrics=true")
+                raise ValueError(f"{name}={show(value)}: belongs to the metrics. Set metrics=true")
         if config.metrics:
             distances = load_distances(config.fid, config.features, gan.image_shape[1])
             source = resolve_source(gan, build_source(config.data), config.ckpt)
@@ -49,7 +49,7 @@ def main(config: SampleConfig) -> None:
             save_image(run_dir / "interpolation.png", make_grid(images.flatten(0, 1), config.steps))
             frames = [make_grid(images[:, step], columns=4) for step in range(config.steps)]
             with atomic_write(run_dir / "interpolation.gif") as file:
-                save_gif([*frames, *frames[-2:0:-1]], file)  # there and back
+                save_gif([*frames, *frames[-2:0:-1]], file)  # forward and back
         if has_arithmetic:
             operands = [z[list(numbers)] for numbers in rows.values()]
             results = vector_arithmetic(operands, gan.settings.prior, config.seed)  # (8, z_dim)

@@ -1,4 +1,4 @@
-"""Train a model: build it, fit it, and evaluate it on completions.  Usage: see train.py."""
+"""Training of a model, and its evaluation on completions.  See train.py for the usage."""
 
 import shutil
 from dataclasses import asdict, replace
@@ -28,12 +28,14 @@ FINAL_ITERATIONS = 100  # of the search that completes the `validate` images at 
 
 
 def main(config: TrainConfig) -> float | None:
-    """Return the mean PSNR over the holes of `validate` images, which a sweeper can maximize."""
+    """Train a model; return the mean PSNR over the holes of `validate` images for a sweeper."""
     with one_line_errors():
         run_dir = choose_run_dir("train", config.output, config.name, config.resume)
         config = replace(config, output=str(run_dir))
         settings = asdict(config)
-        seed_everything(config.seed, verbose=False)  # the init; z, order and flips use the seed too
+        seed_everything(
+            config.seed, verbose=False
+        )  # for the initialization; z, order and flips use the seed too
         source = build_source(config.data)
         model = build_model(config, source)
         if config.resume is not None:
@@ -78,16 +80,16 @@ def build_model(config: TrainConfig, source: Source) -> Model:
 
 
 def samples_are_evaluated(config: TrainConfig, model: Model) -> bool:
-    """Whether samples of the trained model are compared with the test split: it is a GAN."""
+    """Return whether samples are compared with the test split, which requires a GAN."""
     return config.sample_metrics > 0 and model.gan is model
 
 
 def check_image_counts(
     config: TrainConfig, source: Source, model: Model, processes: int
 ) -> list[str]:
-    """Return the splits for evaluation that the training needs, "val" or "test".
+    """Return the evaluation splits that a training uses, of "val" and "test".
 
-    Raises ValueError, with the options to lower, if a split has too few images; decodes none.
+    No image is decoded.  Raises ValueError, with the options to lower, if a split is too small.
     """
     uses_val = bool(config.validate or config.preview or model.needs_calibration)
     needed = {"train": config.batch_size * processes, "val": int(uses_val)}

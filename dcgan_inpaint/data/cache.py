@@ -1,4 +1,4 @@
-"""The cache of decoded images: each split is decoded once and memory-mapped afterwards.
+"""Cache of decoded images: each split is decoded once and memory-mapped afterwards.
 
 A cache is the directory <cache_dir>/<key> with images.bin, uint8 (N, C, S, S), names.json and
 checksums.json.  It is built in a temporary directory and renamed when it is complete, so a killed
@@ -156,7 +156,7 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def _checksums(names: list[str], chunks: list[int]) -> dict[str, Any]:
-    """Return the contents of checksums.json."""
+    """Compute the contents of checksums.json."""
     return {"names": zlib.crc32(json.dumps(names).encode()), "chunks": chunks}
 
 
@@ -186,7 +186,7 @@ def _acquire_lock(folder: Path) -> AcquireReturnProxy:
 
 
 def _remove_unfinished(folder: Path) -> None:
-    """Remove what killed builds left, of this cache, whose lock is held, and of other caches."""
+    """Remove the files of interrupted builds, of this cache and of others that are not locked."""
     for path in folder.parent.glob(f".*{BUILDING}*"):
         cache = folder.with_name(path.name[1:].rpartition(BUILDING)[0])
         with suppress(Timeout), _lock(cache).acquire(timeout=0):  # otherwise it is being built

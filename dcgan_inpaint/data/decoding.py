@@ -1,4 +1,4 @@
-"""Decoding of images, and the base classes of the sources whose images are decoded."""
+"""Decoding of images, and base classes of the sources that decode image files."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +28,7 @@ HOLDOUT_OFFSETS = {"val": 6, "test": 16}
 
 
 class UnreadableImage(ValueError):
-    """An image that cannot be decoded; the message names it."""
+    """Raised or returned for an image that cannot be decoded; the message names the image."""
 
 
 def central_square(image: Image.Image, crop: float) -> tuple[int, int, int, int]:
@@ -101,7 +101,7 @@ class DecodedSource:
 
     @property
     def folder(self) -> Path:
-        """The path of `root`."""
+        """Path of `root`."""
         return Path(self.root).expanduser()
 
     def open_image(self, item: str) -> Image.Image:
@@ -128,10 +128,10 @@ class DecodedSource:
 
 
 class PartitionedSource(DecodedSource):
-    """Base class of the sources whose data set comes in parts of its own.
+    """Base class of the sources whose data set has predefined parts.
 
-    The attributes named by `part_options` say which part of the data set becomes which split.
-    If the part for validation or testing is None, the split is one image in 20 of the
+    The attributes named by `part_options` assign a part of the data set to each split.  If the
+    part for validation or testing is None, the split is one image in 20 of the
     training part, in order, and these images are not trained on.
     """
 
@@ -148,7 +148,7 @@ class PartitionedSource(DecodedSource):
         raise NotImplementedError
 
     def shard(self, item: str) -> str:
-        """Return the file of an image; consecutive reads from one file are fastest."""
+        """Return the file that contains an image; streaming reads the images file by file."""
         return self.kind
 
     def items(self, split: str) -> list[str]:
@@ -166,7 +166,7 @@ class PartitionedSource(DecodedSource):
         if not (holdout := list(names[HOLDOUT_OFFSETS[split] :: HOLDOUT_PERIOD])):
             raise ValueError(
                 f"data={self.kind}: {len(names)} images are too few for a 1-in-{HOLDOUT_PERIOD} "
-                f"{split} split. Name a part of the data set for it, or use more images"
+                f"{split} split. Select a part of the data set for it, or use more images"
             )
         return holdout
 

@@ -1,4 +1,4 @@
-"""Sources of image files: any folder, CelebA, Stanford Cars, and tar files as of WebDataset."""
+"""Sources of image files: directories, CelebA, Stanford Cars, and tar files of WebDataset."""
 
 import glob
 import hashlib
@@ -95,7 +95,7 @@ class Folder(DecodedSource):
 
     @cached_property
     def _percentiles(self) -> dict[str, int]:
-        """A number in 0..99 for each path, from 64 bits of the hash of the file."""
+        """Return a number from 0 to 99 for each path, computed from a hash of the file."""
         percentiles = {}
         for path in list_images(self.folder):
             with path.open("rb") as file:
@@ -147,7 +147,7 @@ class CelebA(DecodedSource):
         self.images = folder if folder.is_dir() else zipfile.Path(archive) / "img_align_celeba"
         self.partition = [line.split() for line in partition.read_text().splitlines() if line]
         for words in self.partition:
-            # The list may come from anybody: it must not lead to other directories.
+            # The list is untrusted and must not lead to other directories.
             if len(words) != 2 or "/" in words[0]:
                 raise ValueError(
                     f"{partition}: invalid line {show(' '.join(words))}. Each line needs the name "
@@ -229,11 +229,13 @@ class Cars(PartitionedSource):
             rows = scipy_io.loadmat(file, squeeze_me=True)["annotations"].reshape(-1)
             boxes = {str(row["fname"]): tuple(int(row[side]) for side in sides) for row in rows}
         except Exception as error:  # SciPy raises errors of many types for broken files
-            raise ValueError(f"{file}: not a list of cars and boxes ({error})") from error
+            raise ValueError(f"{file}: expected a list of cars and boxes ({error})") from error
         for name, (left, top, right, bottom) in boxes.items():
-            # The list may come from anybody: it must not lead to other directories.
+            # The list is untrusted and must not lead to other directories.
             if "/" in name or not 1 <= left < right or not 1 <= top < bottom:
-                raise ValueError(f"{file}: {name!r:.80}, {boxes[name]}: not a file name and a box")
+                raise ValueError(
+                    f"{file}: {name!r:.80}, {boxes[name]}: expected a file name and a box"
+                )
         # The annotations count from 1 and include the last pixel.
         return {
             f"cars_{part}/{name}": (left - 1, top - 1, right, bottom)
@@ -247,7 +249,7 @@ class Cars(PartitionedSource):
         with Image.open(self.folder / item) as image:
             left, top, right, bottom = self.boxes[item] or (0, 0, *image.size)
             if right > image.width or bottom > image.height:
-                raise ValueError(f"its box {self.boxes[item]} is not inside the image")
+                raise ValueError(f"the box {self.boxes[item]} is not inside the image")
             car = to_rgb_or_gray(image, self.channels).crop((left, top, right, bottom))
         return car.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
 
@@ -257,7 +259,7 @@ class Cars(PartitionedSource):
 
 
 class TarMember(NamedTuple):
-    """The bytes of an image in an uncompressed tar file."""
+    """Position and size of an image in an uncompressed tar file."""
 
     tar: Path
     offset: int
@@ -266,7 +268,7 @@ class TarMember(NamedTuple):
 
 @source_class
 class TarShards(PartitionedSource):
-    """Every image in tar files as WebDataset writes them, in order; other members are skipped.
+    """Images in the tar files of WebDataset, in order; other members are skipped.
 
     Images are decoded from their position in the file.
 
@@ -304,7 +306,7 @@ class TarShards(PartitionedSource):
 
     @cached_property
     def members(self) -> dict[str, dict[str, TarMember]]:
-        """The images of each part by name; computed by reading all headers once."""
+        """Images of each part by name, found by reading all tar headers once."""
         return {part: dict(_image_members(tars)) for part, tars in self.tars.items()}
 
     def names(self, part: str | None) -> list[str]:
@@ -345,7 +347,7 @@ def find_tars(urls: str, option: str) -> list[Path]:
 
 
 def _expand_ranges(urls: str) -> Iterator[str]:
-    """Yield each text that a text with ranges stands for: a-{08..10} is a-08, a-09, a-10."""
+    """Expand the ranges in a path: "a-{08..10}" yields "a-08", "a-09" and "a-10"."""
     if (match := TAR_RANGE.search(urls)) is None:
         yield urls
         return

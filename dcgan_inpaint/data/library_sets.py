@@ -1,7 +1,7 @@
-"""Data sets opened by a library: those of torchvision and those in Hugging Face's formats.
+"""Data sets of torchvision and Hugging Face, opened by their libraries.
 
-Their files may come from anybody, and none of them runs code.  Of the torchvision sets only CIFAR
-holds pickles, and torchvision opens them only if their checksums are those of the published
+The files are untrusted, and none of them can run code.  Of the torchvision sets only CIFAR
+contains pickles, and torchvision opens them only if their checksums are those of the published
 files.  Since version 4, the library `datasets` runs no code of a data set.
 """
 
@@ -32,7 +32,7 @@ EXCLUDED_SETS = {"LSUN", "LSUNClass", "VisionDataset"}
 
 
 class LibrarySource(PartitionedSource):
-    """Base class of the sources of which a library opens each part and reads images by index."""
+    """Base class of the sources whose parts a library opens and reads by index."""
 
     key_option: ClassVar[str]  # option that names the data set
     parts_kept_open: ClassVar[int]
@@ -72,7 +72,7 @@ class LibrarySource(PartitionedSource):
 
     @cached_property
     def _fingerprint(self) -> str:
-        """Computed once, so that files written below the data set by a run change no cache key."""
+        """Return a hash of the files, computed once so that files of a run do not change it."""
         return hash_files(self._files())
 
     def _files(self) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The LightningDataModule of all sources: batches from a memory map or from a stream."""
+"""LightningDataModule of all sources, with batches from a memory map or a stream."""
 
 import os
 import warnings
@@ -71,7 +71,7 @@ class ImageDataset(Dataset):
 
     @property
     def labels(self) -> list[str]:
-        """A unique file name for each image that is valid on every file system."""
+        """Unique file names of the images, valid on every file system."""
         return [f"{i:05d}_{_short(Path(name).stem)}" for i, name in enumerate(self.names)]
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
@@ -82,14 +82,14 @@ class ImageDataset(Dataset):
 
 
 class EpochSampler(Sampler[int]):
-    """A shuffled order that follows from (seed, epoch), so that training resumes exactly.
+    """Sampler of an order that depends on (seed, epoch) only, so that training resumes exactly.
 
     Lightning calls `set_epoch`, which also sets the epoch of the flips.
 
     Args:
         images: The data set to shuffle.
         seed: Seed of the order.
-        rank: Rank of this process; it takes every `world_size`-th image, starting here.
+        rank: Rank of this process, which takes every `world_size`-th image from this position.
         world_size: Number of processes; each gets equally many images.
     """
 
@@ -157,7 +157,7 @@ class StreamedBatches:
 
     @cached_property
     def pieces(self) -> list[range]:
-        """Ranges of consecutive images in one shard."""
+        """Ranges of consecutive images within one shard each."""
 
         def piece(i: int) -> tuple[str, int]:
             return self.source.shard(self.names[i]), i // PIECE_IMAGES
@@ -179,7 +179,7 @@ class StreamedBatches:
             yield make_batch(np.stack(images), indices, self.flip, self.seed, self.epoch)
 
     def _reading_order(self) -> Iterator[int]:
-        """The indices that this process reads: its share of all pieces in random order."""
+        """Return the indices that this process reads: its share of the pieces in random order."""
         pieces = permutation(f"pieces {self.epoch}", self.seed, len(self.pieces)).tolist()
         indices = chain.from_iterable(self.pieces[piece] for piece in pieces)
         return islice(indices, self.rank * self.count, (self.rank + 1) * self.count)
@@ -220,7 +220,7 @@ class StreamedBatches:
 def shuffle_buffer(items: Iterator[Item], size: int, stream: str, seed: int) -> Iterator[Item]:
     """Yield each item once, chosen from a buffer of `size` items as (stream, seed) determine.
 
-    No item comes more than `size` positions early.
+    An item moves forward by at most `size` positions.
     """
     buffer: list[Item] = []
     numbers = chain.from_iterable(
@@ -307,14 +307,14 @@ class ImageDataModule(LightningDataModule):
         return StreamedBatches(self.source, self.batch_size, self.flip, self.seed, *self._place)
 
     def _exceeds_limit(self, split: str) -> bool:
-        """Whether a split, decoded, is larger than the cache_limit of the source."""
+        """Return whether a decoded split is larger than the cache_limit of the source."""
         if self._limit is None:
             return False
         return len(self.source.items(split)) * image_bytes(self.source) > self._limit * 1e9
 
     @property
     def _place(self) -> tuple[int, int]:
-        """The rank of this process and the number of processes."""
+        """Return the rank of this process and the number of processes."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
 
@@ -333,6 +333,6 @@ def make_dataloader(images: ImageDataset | Subset, batch_size: int, **options: A
 
 
 def _short(name: str) -> str:
-    """Return at most 200 bytes of a name, as valid UTF-8."""
+    """Shorten a name to at most 200 bytes of valid UTF-8."""
     text = os.fsencode(name).decode(errors="replace")
     return text.encode()[:200].decode(errors="ignore")

@@ -1,7 +1,7 @@
-"""The sources of images by name, and their descriptions in checkpoints.
+"""Registry of data sources, and their descriptions in checkpoints.
 
-A checkpoint may come from anybody.  Its description holds a name of `SOURCES` and plain values
-for that constructor, which validates them.  Nothing in it is imported, resolved or called, and a
+A checkpoint is untrusted.  Its description holds a name of `SOURCES` and plain values for that
+constructor, which validates them.  Nothing in it is imported, resolved or called, and a
 custom class is used only if the user's configuration names it.
 """
 
@@ -80,7 +80,7 @@ def describe(source: Source) -> dict[str, Any]:
 
 
 def node_of(source: Source) -> dict[str, Any]:
-    """Return the config node that builds the source."""
+    """Return the configuration node that builds the source."""
     values = {k: v for k, v in describe(source).items() if k != "source"}
     return {"_target_": f"{type(source).__module__}.{type(source).__qualname__}", **values}
 
@@ -103,7 +103,7 @@ def check_description(stored: Any) -> dict[str, Any]:
         del values["download"]
     for option, value in values.items():
         if option not in _described_options(name):
-            raise ValueError(f"data.{option!s:.40}: there is no such option of {name} images")
+            raise ValueError(f"data.{option!s:.40}: unknown option of data={name}")
         if not isinstance(value, (str, int, float)) or "${" in str(value):
             raise ValueError(f"data.{option}={value!r:.80}: should be a plain value")
     return {"source": name} | values

@@ -1,4 +1,4 @@
-"""Build what completes images from a model and a resolved configuration."""
+"""Build a completion module from a model and a resolved configuration."""
 
 import inspect
 from collections.abc import Sequence
@@ -72,15 +72,15 @@ def build(
 
 
 def uses_source(config: InpaintConfig) -> bool:
-    """Whether the method looks at the training images."""
+    """Return whether the method needs the training images."""
     return config.method is not None and "source" in _parameters(config.method)
 
 
 def build_preview(model: Model, iterations: int) -> Completing:
-    """Build what completes the center hole to compare models in training.
+    """Build the module that completes the center hole during training, to compare models.
 
-    With a GAN it is a search of `iterations`, or none from the latent of an encoder.  Other models
-    complete in one pass.
+    With a GAN this is a search of `iterations`; with an encoder, its latent without a search.
+    Other models complete in one pass.
     """
     mask = partial(center, scale=0.25)
     network, encoder = model.fill(), model.latent_encoder()

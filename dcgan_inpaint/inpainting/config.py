@@ -1,4 +1,4 @@
-"""What the options of a completion leave to the checkpoint.
+"""Resolve the options of a completion whose values depend on the checkpoint.
 
 Importing this module does not import torch.
 """
@@ -33,7 +33,7 @@ def check_method(config: InpaintConfig, model: "Model") -> None:
                 "Use method=network"
             )
         return
-    for name in SEARCH_OPTIONS:  # a plus can add them (+candidates=2)
+    for name in SEARCH_OPTIONS:  # users can add them with a plus (+candidates=2)
         if name not in config.method and (value := getattr(config, name)) != _DEFAULTS[name]:
             raise ValueError(f"{name}={show(value)}: is an option of method=search")
 
@@ -44,7 +44,7 @@ _DEFAULTS: dict[str, Any] = {
 
 
 def resolve(config: InpaintConfig, model: "Model") -> InpaintConfig:
-    """Fill in what the options leave to the checkpoint: start, candidates, iterations and select.
+    """Resolve start, candidates, iterations and select, whose defaults depend on the checkpoint.
 
     For one completion a search from a random latent is better than one from a sample of an encoder,
     and several of those are too similar (experiments/sampling.md).  From the latent of an encoder
@@ -66,7 +66,7 @@ def resolve(config: InpaintConfig, model: "Model") -> InpaintConfig:
         start = "encoder" if usable and instantiate(config.measure).of_pixels else "random"
     samples = start == "encoder" and bool(noise_dim)
     candidates = config.candidates or (1 if start == "random" or samples else 2)
-    # whether all candidates start from the encoder: one without noise has two latents
+    # Whether all candidates start from the encoder. One without noise has two latents.
     encoded = start == "encoder" and (samples or candidates <= 2)
     solver = dict(config.solver or {})
     if solver.get("iterations") is None:

@@ -121,8 +121,8 @@ class InpaintingModule(LightningModule):
     """Completes images with a frozen GAN and one learnable z for each candidate of an image.
 
     The search minimizes the objective over z and then, optionally, over feature maps of G.  The
-    initial z of image i depends on (seed, i) only, and images share no loss, so the other images of
-    a batch do not change a result.  Another batch size changes the rounding, which a search
+    initial z of image i depends on (seed, i) only, and images share no loss.  So the other images
+    of a batch do not change a result.  Another batch size changes the rounding, which a search
     amplifies (experiments/search.md).
 
     Args:
@@ -291,7 +291,7 @@ class InpaintingModule(LightningModule):
         return order.sort(1).values if self.settings.select == "sample" else order
 
     def _show(self, fake: Tensor, order: Tensor, images: Tensor, mask: Tensor) -> Tensor:
-        """Return the completions (B, C, S, S) for the images fake (B·K, C, S, S)."""
+        """Blend the selected images of fake (B·K, C, S, S) into completions (B, C, S, S)."""
         return self.blend(self._selected(fake, order), images, mask)
 
     def _selected(self, fake: Tensor, order: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ class Candidates:
 
 @dataclass
 class Start:
-    """Initial latents of a search, and how G renders them."""
+    """Initial state of a search: latents, offsets of the first feature map, and mirrored rows."""
 
     z: Tensor  # (B·K, z_dim)
     offset: Tensor | None = None  # (B·K, 4·4·8·gf) added to the 4x4 map of G
@@ -168,7 +168,7 @@ class Search:
     def run(
         self, z: nn.Parameter, solver: Solver, stages: Sequence[Stage], rng: CounterRNG
     ) -> Iterator[Losses]:
-        """Yield the losses of each evaluation and of the final state."""
+        """Run the search; yield the losses of each evaluation and of the final state."""
         if solver.iterations:
             yield from solver(z, self.evaluate, rng)
         x, level = z, 0

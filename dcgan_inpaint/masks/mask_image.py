@@ -15,7 +15,7 @@ from dcgan_inpaint.configs import Fraction, Text, checked
 from dcgan_inpaint.data.decoding import UnreadableImage, to_rgb_or_gray
 from dcgan_inpaint.data.image_files import find_images
 
-Polarity = Literal["white", "black"]  # the color of known pixels
+Polarity = Literal["white", "black"]  # color of the known pixels
 
 
 class MaskImage:
@@ -50,7 +50,7 @@ class MaskImage:
 
     @property
     def unknown(self) -> Polarity:
-        """The color of the hole."""
+        """Color of the hole."""
         return "black" if self.known == "white" else "white"
 
     def threshold_levels(self, levels: Tensor, white: float = 255.0) -> Tensor:
@@ -78,7 +78,7 @@ class MaskImage:
 
 
 class MaskImages(Sequence[MaskImage]):
-    """The mask images of several photos, read from their files when they are needed."""
+    """Mask images of several photos, read from their files when they are needed."""
 
     def __init__(self, paths: Sequence[Path], threshold: float, known: Polarity):
         self.paths, self.threshold, self.known = paths, threshold, known
@@ -141,7 +141,7 @@ def mask_file(
 def _mask_levels(image: Image.Image) -> Image.Image:
     """Return the brightness, or the alpha channel, of an image as mode "F" in [0, 255]."""
     if 0 in image.size:
-        raise ValueError("it has no pixels")
+        raise ValueError("the image has no pixels")
     if image.has_transparency_data:
         image = image.convert("RGBA").getchannel("A")
     return to_rgb_or_gray(image, 1).convert("F")

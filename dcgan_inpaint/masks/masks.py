@@ -118,7 +118,7 @@ def freeform(
 
     Args:
         strokes: The number of polylines.
-        width: Their width, as a share of the side of the image.
+        width: Width of the strokes, as a share of the side of the image.
     """
     corners = 6
     u = uniform("mask", seed, index, strokes * (2 + 3 * corners)).view(-1, strokes, 2 + 3 * corners)
@@ -131,9 +131,9 @@ def freeform(
     begins = torch.cat([start, ends[:, :, :-1]], 2)
     axis = (torch.arange(size, device=index.device) + 0.5) / size  # (S,)
     hole = torch.zeros(len(index), size, size, dtype=torch.bool, device=index.device)
-    # squared distance of each pixel to a segment, of one segment of all images at a time
+    # squared distance of each pixel to a segment, one segment of all images at a time
     for a, d in zip(begins.flatten(1, 2).unbind(1), step.flatten(1, 2).unbind(1), strict=True):
-        x, y = (axis - a[:, :, None]).unbind(1)  # (B, S): from the begin of the segment
+        x, y = (axis - a[:, :, None]).unbind(1)  # (B, S): from the start of the segment
         dx, dy = d[:, :, None].unbind(1)  # (B, 1)
         x_part, y_part = (v * s / (dx.square() + dy.square()) for v, s in ((x, dx), (y, dy)))
         along = (x_part[:, None] + y_part[:, :, None]).clamp(0, 1)  # (B, S, S): nearest point
@@ -150,7 +150,7 @@ def mixture(
     seed: Seed,
     masks: Annotated[Mapping[str, MaskFunction], Field(min_length=1)],
 ) -> Tensor:
-    """Draw one of several mask functions per image, with equal probability.
+    """Apply one of several mask functions to each image, chosen with equal probability.
 
     Args:
         masks: Mask functions by name.

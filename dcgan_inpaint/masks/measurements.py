@@ -1,4 +1,4 @@
-"""Measurements: what is known of an image, such as its pixels outside a hole.
+"""Measurements of an image: its known pixels, block averages, luminance, noisy or quantized pixels.
 
 The context loss compares a measurement of the image with the same measurement of G(z). Amos 2016
 describes superresolution; moodoki's implementation has the other measurements.

@@ -1,1 +1,1 @@
-"""Networks, what trains them, and their checkpoints."""
+"""Networks, models that train them, and checkpoints."""

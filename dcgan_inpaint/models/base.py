@@ -20,7 +20,7 @@ from dcgan_inpaint.masks.masks import MaskFunction
 from dcgan_inpaint.randomness import latents
 
 ENTRY_POINT_GROUP = "dcgan_inpaint.models"  # where other packages register their models
-Width = Annotated[int, Field(ge=1, le=4096)]  # of a layer, a code or z
+Width = Annotated[int, Field(ge=1, le=4096)]  # width of a layer, a code or z
 
 
 @settings

@@ -1,8 +1,8 @@
-"""Load and save trained models: `weights.safetensors`, or the .ckpt files of Lightning.
+"""Loading and saving of trained models: safetensors files and the .ckpt files of Lightning.
 
-A checkpoint may come from anyone, so it is never a source of code.  Everything but tensors is plain
-values, which are validated as settings of a model or as the description of a data source.  Nothing
-in it is called, and its claims are compared with the size of the file before memory is allocated.
+A checkpoint is untrusted, so it is never a source of code.  Besides tensors it contains only plain
+values, which are validated as settings of a model or as the description of a data source.  Declared
+sizes are compared with the size of the file before memory is allocated.
 """
 
 import json
@@ -33,7 +33,7 @@ BUILT_IN: tuple[type[Model], ...] = (DCGAN, LatentEncoder, ContextEncoder, UNet)
 SHIPPED = {path.stem: path for path in (Path(__file__).parents[1] / "checkpoints").glob("*.s*")}
 HEADER = "dcgan_inpaint"  # key of the header in the metadata of a safetensors file
 
-# What files of earlier versions contain -> what it is today.
+# Names in files of earlier versions -> present names.
 RENAMED_TENSORS = {"doubt": "error_calibration"}
 OLD_DEFAULTS = {LatentEncoder.kind: {"df_dim": 64}}  # of settings that a file may omit
 
@@ -63,8 +63,8 @@ def load_model(path: str | Path, *classes: type[Model], key: str = "ckpt") -> Mo
         key: The option that named the file, for error messages.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is truncated, not a checkpoint of this project or of another kind of
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is truncated, not a checkpoint of this project or of another kind of
             model, or its tensors do not match its settings or are not finite.
     """
     file = checkpoint_path(path)
@@ -115,7 +115,7 @@ def resolve_source(model: Model, chosen: Source | None, ckpt: str) -> Source:
         ckpt: Name of the checkpoint in messages.
 
     Raises:
-        ValueError: There is no source, or its images do not fit the model.
+        ValueError: If there is no source, or its images do not fit the model.
     """
     if chosen is None:
         if model.data is None:
@@ -166,7 +166,7 @@ def save_weights(model: Model, path: str | Path, averaged: bool = False) -> None
 
 
 def _read_file(path: Path) -> tuple[Header, dict[str, Tensor]]:
-    """Read header and tensors of a file of either format, which its first bytes tell.
+    """Read header and tensors of a file; its first bytes determine the format.
 
     The tensors are memory-mapped, because a file may claim more than it holds.
     """
@@ -178,7 +178,7 @@ def _read_file(path: Path) -> tuple[Header, dict[str, Tensor]]:
             tensors = {name: stored.get_tensor(name) for name in list(stored.keys())}
         expected = fields.pop(CHECKSUM, None)  # the first versions stored none
         if expected not in (None, checksum(tensors, {HEADER: json.dumps(fields)})):
-            raise ValueError("damaged: wrong checksum")
+            raise ValueError("damaged file: wrong checksum")
     elif zipfile.is_zipfile(path):
         check_archive(path)
         try:
@@ -189,7 +189,7 @@ def _read_file(path: Path) -> tuple[Header, dict[str, Tensor]]:
         fields["settings"] = saved.get("hyper_parameters")
         tensors = dict(saved["state_dict"])
     else:
-        raise ValueError("neither safetensors nor a file of torch.save")
+        raise ValueError("neither a safetensors file nor a file of torch.save")
     header = make(Header, fields)
     header = replace(header, settings=OLD_DEFAULTS.get(header.kind, {}) | header.settings)
     return header, {RENAMED_TENSORS.get(name, name): value for name, value in tensors.items()}
@@ -216,17 +216,17 @@ def _build_model(model_class: type[Model], header: Header, tensors: dict[str, Te
 
 
 def _is_part(name: str, parts: Collection[str]) -> bool:
-    """Whether a tensor belongs to one of the given networks and buffers."""
+    """Return whether a tensor belongs to one of the given networks and buffers."""
     return f"{name}.".startswith(tuple(f"{part}." for part in parts))
 
 
 def _one_line(text: object) -> str:
-    """Return text that a file contains, or that describes it, in the form for a message."""
+    """Shorten text about a file to one line of at most 200 characters for a message."""
     return " ".join(str(text).split())[:200]
 
 
 def _check_tensors(expected: Mapping[str, Tensor], tensors: Mapping[str, Any]) -> None:
-    """Compare the tensors of a file with those of its model.
+    """Check that the tensors of a file match those of its model.
 
     Raises ValueError, naming the tensor, unless names, shapes and dtypes match, each tensor is
     stored completely, all values are finite and all variances non-negative.
@@ -239,7 +239,7 @@ def _check_tensors(expected: Mapping[str, Tensor], tensors: Mapping[str, Any]) -
         stored = tensors[name]
         plain = isinstance(stored, Tensor) and stored.layout == torch.strided
         if not plain or stored.device.type != "cpu":
-            raise ValueError(f"tensor {name}: not a dense CPU tensor")
+            raise ValueError(f"tensor {name}: expected a dense CPU tensor")
         half = planned.is_floating_point() and stored.dtype in (torch.float16, torch.bfloat16)
         if stored.shape != planned.shape or not (stored.dtype == planned.dtype or half):
             raise ValueError(
@@ -250,9 +250,9 @@ def _check_tensors(expected: Mapping[str, Tensor], tensors: Mapping[str, Any]) -
         if not (stored.is_contiguous() or stored.is_contiguous(memory_format=torch.channels_last)):
             raise ValueError(f"tensor {name}: unsupported strides {stored.stride()}")
         if stored.untyped_storage().nbytes() < stored.numel() * stored.itemsize:
-            raise ValueError(f"tensor {name}: larger than its data in the file")
+            raise ValueError(f"tensor {name}: exceeds its data in the file")
     for name, stored in tensors.items():
         if not stored.isfinite().all():
-            raise ValueError(f"tensor {name}: not finite")
+            raise ValueError(f"tensor {name}: contains values that are not finite")
         if name.endswith("running_var") and (stored < 0).any():
-            raise ValueError(f"tensor {name}: negative variance")
+            raise ValueError(f"tensor {name}: contains a negative variance")

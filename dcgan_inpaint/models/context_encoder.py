@@ -21,7 +21,7 @@ class ContextEncoderSettings(ModelSettings):
 
     code_dim: width between encoder and decoder.  gf_dim: channels of the decoder.  df_dim: channels
     of encoder and discriminator.  l2_weight: weight of the L2 loss; the rest is adversarial.  lr,
-    d_lr, beta1: Adam, for the network and for D.
+    d_lr, beta1: settings of Adam for the network and D.
     """
 
     code_dim: Width = 512
@@ -63,7 +63,7 @@ class ContextEncoder(AdversarialModule):
         settings: Fields of ContextEncoderSettings.
 
     Raises:
-        ValueError: The settings are invalid.
+        ValueError: If the settings are invalid.
     """
 
     kind = "context encoder"

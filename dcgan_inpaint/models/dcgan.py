@@ -20,7 +20,7 @@ class DCGANSettings(ModelSettings):
 
     z_dim: size of z.  gf_dim, widths: channels of G (networks.generator_widths).  df_dim, layers:
     channels and stride-2 layers of D.  prior: U[-1, 1] or N(0, 1).  g_steps: updates of G per
-    batch.  r1: weight of the gradient penalty on D.  lr, beta1: Adam.  seed: of the z in training.
+    batch.  r1: weight of the gradient penalty on D.  lr, beta1: settings of Adam.  seed: seed of z.
     """
 
     z_dim: Width = 100

@@ -59,7 +59,7 @@ class LatentNetwork(nn.Module):
     """Encoder with two linear heads: z, and an offset of the 4x4 map that G computes from z.
 
     z is in [-1, 1] for a uniform prior and unbounded for a normal one.  With a noise_dim, noise w
-    turns one code c into many: c + leaky_relu(W (c (1 + a(w)) + b(w))).
+    turns one code c into several: c + leaky_relu(W (c (1 + a(w)) + b(w))).
     """
 
     def __init__(self, s: LatentEncoderSettings, z_dim: int, map_dim: int, prior: str):
@@ -120,7 +120,7 @@ class LatentEncoder(Model):
         settings: Fields of LatentEncoderSettings.
 
     Raises:
-        ValueError: The settings are invalid or do not fit the GAN.
+        ValueError: If the settings are invalid or do not fit the GAN.
     """
 
     kind = "latent encoder"

@@ -37,7 +37,7 @@ def generator_widths(image_size: int, gf_dim: int, widths: str = "blog") -> list
             8, 8, 4, 2 (Amos's repository since commit 61c129b).
 
     Raises:
-        ValueError: A width is not an integer.
+        ValueError: If a width is not an integer.
     """
     maps = range(image_size.bit_length() - 3)  # 4x4 ... image_size/2
     halvings = [max(0, i - (widths == "amos_head")) for i in maps]
@@ -127,7 +127,7 @@ class _Trunk(nn.Module):
         super().__init__()
         if image_size % (1 << layers):
             raise ValueError(
-                f"layers={layers}: {image_size} px cannot be halved so often. Lower it"
+                f"layers={layers}: {image_size} px cannot be halved {layers} times. Lower it"
             )
         widths = [df_dim * min(1 << i, 8) for i in range(layers)]
         self.convs = nn.ModuleList(

@@ -1,9 +1,9 @@
-"""Predict the error of the mean of several samples from their spread.
+"""Prediction of the error of the mean of several samples from their spread.
 
 The samples of one image share errors that their spread cannot show: texture that G does not
 generate, and the known pixels that blending imposes on all of them.  The mean is therefore further
-from the truth than the spread predicts.  The prediction is linear in the spread, with a scale and a
-offset for each depth of hole.  Both are fitted on images that the encoder is not trained on
+from the truth than the spread predicts.  The prediction is linear in the spread, with a scale and
+an offset for each depth of hole.  Both are fitted on images that the encoder is not trained on
 (experiments/sampling.md).
 """
 
@@ -68,7 +68,7 @@ def calibrate_error(samples: Tensor, images: Tensor, mask: Tensor, calibration: 
         samples: Completions (B, K, C, S, S) in [-1, 1], K >= 2.
         images: The true images (B, C, S, S).
         mask: (B, 1, S, S), 1 = known.
-        calibration: (HOLE_DEPTHS, 2), kept for depths that do not occur.
+        calibration: (HOLE_DEPTHS, 2), which stays the same for depths that do not occur.
 
     Returns:
         The new calibration, (HOLE_DEPTHS, 2).

@@ -84,7 +84,7 @@ class UNet(Model):
         settings: Fields of UNetSettings.
 
     Raises:
-        ValueError: The settings are invalid.
+        ValueError: If the settings are invalid.
     """
 
     kind = "U-Net"

@@ -1,4 +1,4 @@
-"""Square crops of photos: cutting them out, and pasting completions back in."""
+"""Square crops of photos: cropping, and pasting completions back."""
 
 import cmath
 import math

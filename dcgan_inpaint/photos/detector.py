@@ -123,7 +123,7 @@ class BlazeFace(nn.Module):
 
 
 def _flatten(x: Tensor, size: int) -> Tensor:
-    """(B, K * size, H, W) -> (B, H * W * K, size)."""
+    """Flatten an output map: (B, K * size, H, W) -> (B, H * W * K, size)."""
     return x.permute(0, 2, 3, 1).reshape(len(x), -1, size)
 
 

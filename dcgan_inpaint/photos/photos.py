@@ -144,9 +144,9 @@ def _bounds(hole: np.ndarray) -> str:
 
 
 class Photos:
-    """Full-size photos, their crops at the size of a model, and the way back.
+    """Full-size photos and their crops at the size of a model.
 
-    Photos are opened again whenever they are needed. Only their crops and masks stay in memory.
+    Photos are reopened whenever they are needed. Only their crops and masks stay in memory.
 
     A mask image with the aspect ratio of the photo, to 1 px, covers the complete photo and is
     cropped with it. Any other mask covers each crop. Pixels outside the photo are unknown.

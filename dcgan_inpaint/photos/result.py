@@ -128,12 +128,12 @@ class Result:
 
     @property
     def _index(self) -> int:
-        """The index of the crop."""
+        """Index of the crop."""
         return int(self.batch.index[self.row])
 
     @property
     def _previous_fakes(self) -> dict[int, Tensor]:
-        """The fakes of the previous faces by the index of their crops."""
+        """Images that fill the holes of the previous faces, by the index of their crops."""
         if (previous := self.previous) is None:
             return {}
         return previous._previous_fakes | {previous._index: previous.batch.fake[previous.row]}

@@ -46,7 +46,7 @@ def training_callbacks(
 
 
 class StoreSettings(Callback):
-    """Stores the settings of a training run in its checkpoints, for the comparison on resume."""
+    """Stores the settings of a training run in its checkpoints; resuming compares them."""
 
     def __init__(self, settings: dict[str, Any]):
         self.settings = settings
@@ -154,7 +154,7 @@ class FiniteCheck(Callback):
     """Stops training when a weight is not finite.
 
     The check runs whenever metrics are logged and before each checkpoint is written, so last.ckpt
-    stays the one of the previous epoch.
+    remains the checkpoint of the previous epoch.
 
     Raises:
         FloatingPointError: If a parameter or buffer is not finite.
@@ -184,7 +184,7 @@ LOW_LOSS_WARNINGS = {
     "train/d_loss": f"d_loss is near zero: the generator learns nothing. {STRONGER_GENERATOR}",
     "train/g_loss": f"g_loss is near zero: D accepts every sample. {STRONGER_DISCRIMINATOR}",
 }
-# Cross-entropy of a probability of 98%; a discriminator that cannot tell has ln 2 = 0.69 per term.
+# Cross-entropy of a probability of 98%; a discriminator that guesses has ln 2 = 0.69 per term.
 COLLAPSED_LOSS = 0.02
 # Standard deviation over samples in [-1, 1], mean over pixels. Samples of the faces64 checkpoint
 # have 0.34, those of an untrained generator 0.002.
@@ -192,7 +192,7 @@ COLLAPSED_SPREAD = 0.02
 
 
 class CollapseWarning(Callback):
-    """Warns, with a remedy, when the discriminator or the generator has collapsed.
+    """Warns, with advice, when the discriminator or the generator has collapsed.
 
     Args:
         patience: Number of consecutive logs at which a loss must be near zero. A healthy loss can

@@ -43,7 +43,7 @@ def load_z(path: str, count: int, gan: LatentGAN) -> Tensor:
 
 
 def check_rows(count: int, rows: Mapping[str, Sequence[int] | None]) -> bool:
-    """Check the rows for `vector_arithmetic`; return whether any are given.
+    """Check the rows for `vector_arithmetic`; return whether rows are set.
 
     Args:
         count: Number of latents.
@@ -56,7 +56,9 @@ def check_rows(count: int, rows: Mapping[str, Sequence[int] | None]) -> bool:
         return False
     for name, numbers in rows.items():
         if not numbers:
-            raise ValueError(f"{name}={show(numbers)}: no rows. Set {', '.join(rows)} together")
+            raise ValueError(
+                f"{name}={show(numbers)}: contains no rows. Set {', '.join(rows)} together"
+            )
         if max(numbers) >= count:
             raise ValueError(f"{name}={show(list(numbers))}: no such row. Use 0 to {count - 1}")
     return True

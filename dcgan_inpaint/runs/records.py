@@ -197,7 +197,7 @@ class CompletionWriter(BasePredictionWriter):
         self.find_records()
 
     def find_records(self) -> bool:
-        """Look for records that other processes have written; return whether none is missing."""
+        """Find the records of all processes; return whether the record of every image exists."""
         missing = set(range(len(self.names))) - self.completed
         self.completed |= {i for i in missing if self._read(i) is not None}
         return len(self.completed) == len(self.names)
@@ -246,7 +246,7 @@ class CompletionWriter(BasePredictionWriter):
         return self.run_dir / RECORDS / f"{i:05d}.safetensors"
 
     def _identity(self, i: int) -> tuple[str, str, str]:
-        """Return what identifies the record of image i: its name, image and settings."""
+        """Return the name, image checksum and settings that identify the record of image i."""
         value = zlib.crc32(self.images.images[i].tobytes())
         if self.photos is not None:
             value = zlib.crc32(self.photos.known[i].numpy().tobytes(), value)

@@ -33,7 +33,7 @@ HISTOGRAM_BINS = 20
 
 
 def write_report(run_dir: Path, records: Iterable[Record], photos: Photos | None = None) -> Summary:
-    """Write everything that a run shows, and return the summary of its metrics.
+    """Write the report of a run, and return the summary of its metrics.
 
     - Image files of each record that are missing or damaged (`write_images`).
     - `GRIDS`, frames/ and search.gif of the first 64 images; rows.png of the first 8.

@@ -1,4 +1,4 @@
-"""Whether an existing run has the settings of this one: for resuming and for evaluation in parts.
+"""Comparison of settings with those of an existing run, to resume or continue it.
 
 Importing this module does not import torch.
 """
@@ -22,7 +22,7 @@ from dcgan_inpaint.schemas import InpaintConfig, TrainConfig
 if TYPE_CHECKING:
     from dcgan_inpaint.models.base import Model
 
-# what Lightning reads from a last.ckpt to resume a training
+# keys that Lightning reads from a last.ckpt to resume a training
 TRAINING_STATE = {
     *("state_dict", "optimizer_states", "lr_schedulers", "loops", "epoch", "global_step")
 }
@@ -35,7 +35,7 @@ FREE_IN_TRAINING = {
     *("trainer.log_every_n_steps", "trainer.enable_progress_bar", "trainer.profiler"),
     *("trainer.enable_model_summary", "trainer.benchmark", "trainer.detect_anomaly"),
 }
-# options that no result of a completion depends on; of the trainer only precision matters
+# options that do not affect completions; of the trainer only precision does
 FREE_IN_COMPLETION = {
     *("shard", "limit", "batch_size", "cache_dir", "output", "logger", "name", "tags"),
     *(f"trainer.{key}" for key in TrainerOptions.__annotations__ if key != "precision"),
@@ -73,10 +73,10 @@ def check_same_settings(
     keys: Iterable[str],
     free: Collection[str],
 ) -> None:
-    """Raise ValueError for the first of `keys` whose value in `new` is not that of `old`.
+    """Raise ValueError for the first of `keys` whose values in `old` and `new` differ.
 
-    `run` is how the message calls the old run; `old` and `new` are flat.  An option of `free`, or
-    below one, may differ.
+    `run` is the name of the old run in the message; `old` and `new` are flat.  The options in
+    `free`, and all below them, may differ.
     """
     for key in sorted(keys):
         if not _is_below(key, free) and old.get(key) != new.get(key):
@@ -133,7 +133,7 @@ def resumed_config(cfg: DictConfig, overrides: Sequence[str] | None) -> DictConf
 
 
 def _overridden(keys: Collection[str], overrides: Sequence[str] | None) -> set[str]:
-    """Return those of the keys that the overrides set, or all keys without a command line.
+    """Return the keys that the overrides set, or all keys without a command line.
 
     A choice of a group sets the group's `_target_`.
     """
@@ -154,8 +154,8 @@ def check_checkpoint(
 ) -> None:
     """Raise ValueError if a loaded last.ckpt cannot resume this training.
 
-    It has to hold the state of a training, of the same model and with the flat `settings`, whatever
-    the config.yaml beside it says.
+    The checkpoint must contain the training state of the same model with the same flat `settings`.
+    The config.yaml beside it is not trusted.
     """
     run = f"resume={path}"
     missing = TRAINING_STATE - saved.keys()
@@ -180,7 +180,7 @@ def check_checkpoint(
 
 
 def how_to_resume(run_dir: Path) -> str:
-    """Return what to type after an interrupted training, by the files in its run directory."""
+    """Return advice on how to resume an interrupted training from its run directory."""
     last = run_dir / "last.ckpt"
     return f"resume={last} continues" if last.exists() else f"output={run_dir} starts again"
 
@@ -203,9 +203,10 @@ def check_continuation(
 ) -> str:
     """Return the fingerprint of a completion that may continue the one in `run_dir`.
 
-    `files` are those that the results depend on, by option; `stored` is the fingerprint in the
-    records of `run_dir`.  They decide; config.yaml, which may be damaged or deleted, only helps to
-    name the option.  Raises ValueError if the run was started with other settings.
+    `files` are those that affect the results, by option; `stored` is the fingerprint in the
+    records of `run_dir`.  The fingerprints are compared; config.yaml, which may be damaged or
+    deleted, only serves to name the option.  Raises ValueError if the run was started with other
+    settings.
     """
     settings = flatten(asdict(config))
     current = fingerprint(settings, files.values())

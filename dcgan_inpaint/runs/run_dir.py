@@ -15,7 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from dcgan_inpaint.files import atomic_write, remove_parts
 
 IGNORED_WARNINGS = (  # of Lightning 2.6
-    ".*in eval mode at the start of training.*",  # the averaged generator is, on purpose
+    ".*in eval mode at the start of training.*",  # as intended for the averaged generator
     ".*does not have many workers.*",  # batches are read from a memory map
     "Checkpoint directory .* exists and is not empty.*",  # config.yaml and samples are there
     ".*treespec, LeafSpec.*",  # Lightning's own use of a deprecated torch function
@@ -33,7 +33,7 @@ _LOCKS: list[BaseFileLock] = []  # held until this process ends
 def choose_run_dir(
     task: str, output: str | None, name: str | None = None, resume: str | None = None
 ) -> Path:
-    """Return the directory of a run; nothing is created yet.
+    """Return the directory of a new run without creating it.
 
     `output` None is runs/<task>/<date_time>[_<name>], with a number if that exists; the processes
     of DDP take the directory of the first.  Raises ValueError for a directory that holds results
@@ -104,6 +104,6 @@ def _lock(run_dir: Path, shard: str | None) -> None:
         except Timeout as error:
             raise ValueError(f"output={run_dir}: another run is using it") from error
         if shard and name == ".lock":
-            lock.release()  # only proves that no run has all of the directory
+            lock.release()  # only proves that no run has locked the whole directory
         else:
             _LOCKS.append(lock)  # the system releases it when the process ends

@@ -36,7 +36,7 @@ WANDB_OFFLINE = "Set logger.wandb.offline=true to store the run locally"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints so that a complete one exists at every moment.
+    """Writes checkpoints so that a complete one always exists.
 
     The previous checkpoint stays as `<name>-1.ckpt`. Lightning itself writes to the system's
     temporary directory. If that is another file system, the final move is a copy over the only

@@ -22,7 +22,7 @@ def main() -> None:
     args = parser.parse_args()
     with one_line_errors():
         if Path(args.out).is_dir():
-            raise IsADirectoryError(f"{args.out}: is a directory. Name the file to write")
+            raise IsADirectoryError(f"{args.out}: is a directory. Give the path of a file")
         model = import_dcgan(args.checkpoint, args.crop)
         save_weights(model, args.out)
     sizes = "{image_size} px, {channels} channels, z_dim {z_dim}, gf_dim {gf_dim}, df_dim {df_dim}"

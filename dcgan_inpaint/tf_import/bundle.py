@@ -1,4 +1,4 @@
-"""Read TensorFlow checkpoints ("tensor bundles") without TensorFlow.
+"""Reader of TensorFlow checkpoints ("tensor bundles") that does not need TensorFlow.
 
 The format is small and has been stable since 2016; TensorFlow is more than 500 MB and has no wheels
 for some Python versions.  A bundle consists of `<prefix>.index` and the data files
@@ -28,8 +28,8 @@ def find_bundle(path: str | Path) -> str:
     """Return the prefix of a checkpoint given by its prefix, its .index file or its directory.
 
     Raises:
-        FileNotFoundError: A file is missing.
-        ValueError: The file `checkpoint` of the directory names no checkpoint.
+        FileNotFoundError: If a file is missing.
+        ValueError: If the file `checkpoint` of the directory names no checkpoint.
     """
     prefix = str(path).removesuffix(".index")
     if Path(path).is_dir():
@@ -52,9 +52,9 @@ def read_bundle(prefix: str | Path) -> dict[str, np.ndarray]:
     """Read the variables of types float32, float64, int32 and int64 by name.
 
     Raises:
-        FileNotFoundError: A file is missing.
-        ValueError: A file is truncated, damaged (lengths and checksums are verified) or not part of
-            a tensor bundle.
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file is truncated, damaged (lengths and checksums are verified) or not
+            part of a tensor bundle.
     """
     index = Path(f"{prefix}.index")
     try:
@@ -62,7 +62,7 @@ def read_bundle(prefix: str | Path) -> dict[str, np.ndarray]:
         header = dict(_proto_fields(entries.pop(b"", b"")))  # num_shards = 1, endianness = 2
         shards, big_endian = int(header.get(1, 0)), header.get(2, 0)
         if shards < 1 or big_endian:
-            raise ValueError("no header, or big-endian")
+            raise ValueError("the header is missing or big-endian")
         variables = {key.decode(): _entry(value) for key, value in entries.items()}
     except (ValueError, IndexError, TypeError) as error:  # the last two: bytes that do not parse
         raise ValueError(f"{index}: truncated, or not a tensor bundle ({error})") from error
@@ -99,7 +99,9 @@ def _read_tensor(name: str, entry: _Entry, file: Path) -> np.ndarray:
     if count * dtype.itemsize != entry.size:
         raise ValueError(f"{file}: {name} of shape {entry.shape} has {entry.size} bytes")
     if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file. It belongs beside the .index file")
+        raise FileNotFoundError(
+            f"{file}: no such file. Copy it to the directory of the .index file"
+        )
     if entry.offset + entry.size > file.stat().st_size:
         raise ValueError(f"{file}: truncated, {name} is missing")
     values = np.fromfile(file, dtype, count, offset=entry.offset)
@@ -111,7 +113,7 @@ def _read_tensor(name: str, entry: _Entry, file: Path) -> np.ndarray:
 def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield the (key, value) pairs of a LevelDB table in order."""
     if data[-8:] != MAGIC:
-        raise ValueError("no footer")
+        raise ValueError("the footer is missing")
     _, position = _handle(data, len(data) - FOOTER)  # of the metaindex, which is empty
     index, _ = _handle(data, position)
     for _, value in _block_pairs(_block(data, *index)):
@@ -155,7 +157,7 @@ def _proto_fields(data: bytes) -> Iterator[tuple[int, Any]]:
         tag, position = _varint(data, position)
         wire_type, size = tag & 7, {1: 8, 5: 4}.get(tag & 7, 0)
         if wire_type not in (0, 1, 2, 5):
-            raise ValueError(f"protobuf wire type {wire_type}")
+            raise ValueError(f"unsupported protobuf wire type {wire_type}")
         if wire_type in (0, 2):  # an integer, or a length
             size, position = _varint(data, position)
         if wire_type == 0:
@@ -177,13 +179,13 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
             return value, position
 
 
-# Own code, because google-crc32c would be a compiled dependency that only this module needs, and a
-# loop in Python takes minutes for a checkpoint.  zlib has no CRC-32C.
+# Own code: google-crc32c would be a compiled dependency of this module alone, and a Python loop
+# takes minutes for a checkpoint.  zlib has no CRC-32C.
 def masked_crc32c(data: bytes) -> int:
     """Return the CRC-32C (RFC 3720, B.4) with LevelDB's mask, at about 100 MB/s.
 
-    A CRC is linear: the register after A and B is that of A, advanced over as many zeros as B is
-    long, xor that of B.  Neighbors are joined in pairs, all pairs at once, until one word is left.
+    A CRC is linear.  The register of A + B is the register of A, advanced over len(B) zero bytes,
+    xor the register of B.  So neighboring words are joined in pairs until one word is left.
     """
     # Leading zeros change nothing; "Td\x1fd" turns the register from 0 to its start, all ones.
     words = np.frombuffer(bytes(-len(data) % 4) + b"Td\x1fd" + data, "<u4")
@@ -197,7 +199,7 @@ def masked_crc32c(data: bytes) -> int:
 
 
 def _advance(registers: np.ndarray, log: int) -> np.ndarray:
-    """Return CRC registers (uint32, any shape) after 2**log more zero bytes."""
+    """Advance CRC registers (uint32, any shape) over 2**log zero bytes."""
     octets = np.ascontiguousarray(registers).view(np.uint8).reshape(*registers.shape, 4)
     tables = _zero_tables(log)
     advanced = tables[0][octets[..., 0]]
@@ -208,7 +210,7 @@ def _advance(registers: np.ndarray, log: int) -> np.ndarray:
 
 @lru_cache
 def _zero_tables(log: int) -> np.ndarray:
-    """Return (4, 256): each value of each byte of a register after 2**log zero bytes."""
+    """Return the tables (4, 256) of `_advance`, one row for each byte of a register."""
     if log > 0:
         return _advance(_zero_tables(log - 1), log - 1)
     first = np.arange(256, dtype="<u4")

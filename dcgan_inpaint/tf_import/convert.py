@@ -1,4 +1,4 @@
-"""Convert the weights of the TensorFlow original (Amos 2016) to the layout of this project.
+"""Conversion of the weights of the TensorFlow original (Amos 2016) to this project's layout.
 
 TensorFlow stores convolutions as (kh, kw, in, out), transposed ones as (kh, kw, out, in), linear
 matrices as (in, out) and feature maps as (H, W, C).  This project uses torch's layouts on flipped
@@ -36,15 +36,15 @@ NORM_FIELDS = {
 def import_dcgan(path: str | Path, crop: float = 1.0) -> DCGAN:
     """Load a DCGAN from a TensorFlow checkpoint, given by its prefix, .index file or directory.
 
-    The averaged weights of G, which completion uses, are G's own: the original did not average.
+    The original did not average weights, so the averaged weights of G are its raw weights.
 
     Args:
         path: The checkpoint.
         crop: Crop of the training images, side of the central square / short side.
 
     Raises:
-        FileNotFoundError: A file is missing.
-        ValueError: A file is damaged or holds another network.
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file is damaged or holds another network.
     """
     prefix = find_bundle(path)
     variables = read_bundle(prefix)
@@ -137,8 +137,8 @@ class _Layers(dict[str, Any]):
 
     def __missing__(self, name: str) -> Any:
         if "/moving_" in name:  # stored by an ExponentialMovingAverage under another name
-            raise ValueError(f"no {name}: this older BatchNorm is not supported")
-        raise ValueError(f"no variable {name}: not the original's DCGAN")
+            raise ValueError(f"variable {name} is missing: this older BatchNorm is not supported")
+        raise ValueError(f"variable {name} is missing. Use a checkpoint of the original DCGAN")
 
 
 def _by_layer(variables: Mapping[str, Any]) -> _Layers:

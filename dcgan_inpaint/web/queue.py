@@ -20,7 +20,7 @@ class QueueFull(Exception):
 class JobCancelled(BaseException):
     """Raised in the worker thread when its job has been cancelled.
 
-    Not an Exception, so that no handler of errors catches it.
+    It does not derive from Exception, so that error handlers do not catch it.
     """
 
 

@@ -74,7 +74,9 @@ class Guard:
             app = PlainTextResponse(text, 403)
         elif origin is not None and origin not in (f"http://{host}", f"https://{host}"):
             app = PlainTextResponse("cross-origin requests are not allowed", 403)
-        with suppress(ClientDisconnect):  # during an upload; no client is left to respond to
+        with suppress(
+            ClientDisconnect
+        ):  # disconnected during an upload: there is no client to respond to
             await app(scope, receive, send_with_headers)
 
     def is_allowed(self, host: str) -> bool:

@@ -161,7 +161,7 @@ class Server:
                 "totals": totals[:],
                 "image": data_url(to_pil(progress.show()[0])),
             }
-            emit("frame", frame)  # ends the search if the page has been closed
+            emit("frame", frame)  # raises JobCancelled if the page has been closed
             totals.clear()
             last_frame = time.monotonic()
 
@@ -217,7 +217,7 @@ class EventStream(StreamingResponse):
 
 
 def check_completer(completer: Completer) -> None:
-    """Run one iteration, which reports invalid options at start-up and warms up the model.
+    """Run one iteration, to report invalid options at start-up and to warm up the model.
 
     Raises:
         ValueError: If the completer does not search, or cannot complete an image.

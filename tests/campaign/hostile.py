@@ -130,8 +130,8 @@ DATA: dict[str, tuple[Any, str]] = {
     "source is a list": ({"source": ["faces"]}, "choose one of celeba, faces, folder"),
     "no source": ({"image_size": 16}, "choose one of celeba, faces, folder"),
     "another class": ({"_target_": "dcgan_inpaint.data.loader.ImageDataset"}, "choose one of"),
-    "positional": (OLD_FACES | {"_args_": [1]}, "data._args_: there is no such option"),
-    "two lines": (FACES | {"a\nb": 1}, "there is no such option of faces images"),
+    "positional": (OLD_FACES | {"_args_": [1]}, "data._args_: unknown option"),
+    "two lines": (FACES | {"a\nb": 1}, "unknown option of data=faces"),
     "a list": ([FACES], "data=[{"),
 }
 
@@ -209,9 +209,15 @@ TENSORS: dict[str, tuple[dict, str]] = {
     ),
     "missing": ({WEIGHT: None}, f"tensor '{WEIGHT}': missing"),
     "extra": ({"evil": torch.zeros(1)}, "tensor 'evil': unknown to this model"),
-    "nan": (with_value(WEIGHT, float("nan")), f"tensor {WEIGHT}: not finite"),
-    "inf": (with_value("ema_" + WEIGHT, float("inf")), f"tensor ema_{WEIGHT}: not finite"),
-    "variance": (with_value(VARIANCE, -0.5), f"tensor {VARIANCE}: negative variance"),
+    "nan": (
+        with_value(WEIGHT, float("nan")),
+        f"tensor {WEIGHT}: contains values that are not finite",
+    ),
+    "inf": (
+        with_value("ema_" + WEIGHT, float("inf")),
+        f"tensor ema_{WEIGHT}: contains values that are not finite",
+    ),
+    "variance": (with_value(VARIANCE, -0.5), f"tensor {VARIANCE}: contains a negative variance"),
 }
 
 
@@ -219,9 +225,9 @@ TENSORS: dict[str, tuple[dict, str]] = {
 PICKLED: dict[str, tuple[dict, str]] = {
     "stride 0": ({WEIGHT: torch.zeros(1).expand(256, 3)}, "strides (0, 0)"),
     "overlap": ({WEIGHT: torch.zeros(400).as_strided((256, 3), (1, 1))}, "strides (1, 1)"),
-    "no tensor": ({WEIGHT: [0.0] * 768}, "not a dense CPU tensor"),
-    "sparse": ({WEIGHT: torch.zeros(256, 3).to_sparse()}, "not a dense CPU tensor"),
-    "meta": ({WEIGHT: torch.zeros(256, 3, device="meta")}, "not a dense CPU tensor"),
+    "no tensor": ({WEIGHT: [0.0] * 768}, "expected a dense CPU tensor"),
+    "sparse": ({WEIGHT: torch.zeros(256, 3).to_sparse()}, "expected a dense CPU tensor"),
+    "meta": ({WEIGHT: torch.zeros(256, 3, device="meta")}, "expected a dense CPU tensor"),
     "name": ({5: torch.zeros(1)}, "tensor 5: unknown to this model"),
     "truncated storage": ({WEIGHT: OversizedTensor((256, 3), (3, 1))}, "truncated, or not a"),
     "huge tensor": ({WEIGHT: OversizedTensor((10**7, 10**7), (10**7, 1))}, "truncated, or not a"),
