@@ -318,7 +318,7 @@ def with_shape(name, *shape):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda variables: {"x": np.ones(3)}, "no variable g_h0_lin/Matrix"),
+        (lambda variables: {"x": np.ones(3)}, "variable g_h0_lin/Matrix is missing"),
         (without("moving_"), "variable g_bn0/moving_mean is missing: this older BatchNorm"),
         (without("d_h4_lin"), "0 linear layers"),
         (without("g_h4"), "channels=8: should be 1 or 3"),

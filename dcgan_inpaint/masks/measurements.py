@@ -1,7 +1,7 @@
 """Measurements of an image: its known pixels, block averages, luminance, noisy or quantized pixels.
 
 The context loss compares a measurement of the image with the same measurement of G(z). Amos 2016
-describes superresolution; moodoki's implementation has the other measurements.
+describes super-resolution; moodoki's implementation has the other measurements.
 """
 
 from typing import Annotated
@@ -43,7 +43,7 @@ class Holes(Measurement):
 
 
 class Lowres(Measurement):
-    """Averages over factor x factor blocks (B, C, S / factor, S / factor), for superresolution."""
+    """Averages over factor x factor blocks (B, C, S / factor, S / factor), for super-resolution."""
 
     @checked
     def __init__(self, factor: Annotated[int, Field(ge=1, le=4096)] = 8):

@@ -78,7 +78,7 @@ def infer_sizes(variables: Mapping[str, np.ndarray]) -> dict[str, Any]:
     sizes |= {"gf_dim": gf_dim, "df_dim": df_dim, "widths": widths}
     make(DCGANSettings, sizes)
     if maps[:-1] != generator_widths(image_size, gf_dim, widths):
-        raise ValueError(f"the generator's maps have {maps} channels, not those of a DCGAN")
+        raise ValueError(f"the generator's maps have {maps} channels. Expected those of a DCGAN")
     logit = layers[f"{_logit_layer(layers)}/Matrix"].shape
     if in_channels != channels or logit != (8 * df_dim * (image_size // 16) ** 2, 1):
         raise ValueError(
