@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dcgan_inpaint.configs import check_config, choices_of, compose_config, normalize_overrides
 from dcgan_inpaint.data.loader import ImageDataset, make_dataloader
+from dcgan_inpaint.data.sources import resolve_source
 from dcgan_inpaint.errors import unwrapped
 from dcgan_inpaint.inpainting.build import Completing, build, uses_source
 from dcgan_inpaint.inpainting.config import resolve
@@ -18,7 +19,7 @@ from dcgan_inpaint.inpainting.module import Completion, InpaintingModule, Progre
 from dcgan_inpaint.masks.mask_image import MaskImage
 from dcgan_inpaint.masks.masks import MaskFunction
 from dcgan_inpaint.models.base import Model
-from dcgan_inpaint.models.checkpoint import load_model, resolve_source
+from dcgan_inpaint.models.checkpoint import load_model
 from dcgan_inpaint.photos.crops import Crop
 from dcgan_inpaint.photos.photos import CropFinder, Photos, crop_finder
 from dcgan_inpaint.photos.reading import ImageLike, to_mask, to_photo
@@ -174,7 +175,10 @@ class Completer:
         self, config: InpaintConfig, mask: MaskFunction, watch: Watch | None
     ) -> Completing:
         data = instantiate(config.data)
-        source = resolve_source(self.model, data, self.name) if uses_source(config) else None
+        source: Any = None
+        if uses_source(config):
+            model = self.model
+            source = resolve_source(data, model.data, model.image_shape, self.name)
         completing = build(config, self.model, mask, source)
         completing.check()
         if isinstance(completing, InpaintingModule):

@@ -39,12 +39,13 @@ from dcgan_inpaint.blending import paste
 from dcgan_inpaint.data.faces.painter import render
 from dcgan_inpaint.data.faces.source import draw_factors
 from dcgan_inpaint.data.loader import EpochSampler, ImageDataModule, ImageDataset, make_dataloader
+from dcgan_inpaint.data.sources import resolve_source
 from dcgan_inpaint.images import to_float
 from dcgan_inpaint.inpainting.module import InpaintingModule, Objective
 from dcgan_inpaint.inpainting.search import Stage
 from dcgan_inpaint.inpainting.solvers import Adam, losses_and_gradient
 from dcgan_inpaint.masks.masks import center
-from dcgan_inpaint.models.checkpoint import load_model, resolve_source
+from dcgan_inpaint.models.checkpoint import load_model
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.networks import freeze
 
@@ -270,9 +271,9 @@ def compare_search(ckpt: str, count: int, device: str, bf16: bool) -> None:
     gan, encoder = model.gan, model.latent_encoder()
     if gan is None:
         raise ValueError(f"--ckpt {ckpt}: contains no GAN. Use a DCGAN or a latent encoder")
-    data = ImageDataModule(resolve_source(model, None, ckpt), "~/.cache/dcgan_inpaint").split(
-        "test"
-    )
+    data = ImageDataModule(
+        resolve_source(None, model.data, model.image_shape, ckpt), "~/.cache/dcgan_inpaint"
+    ).split("test")
     batch = {k: v.to(device) for k, v in data.__getitems__(list(range(count))).items()}
     mask = MASK(batch["index"], data.images.shape[-1])
     port = Port(gan.ema_generator, gan.discriminator, data.images.shape[-1])

@@ -8,9 +8,9 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from dcgan_inpaint.data.loader import ImageDataModule, make_dataloader
+from dcgan_inpaint.data.sources import resolve_source
 from dcgan_inpaint.inpainting.build import build, load_configured
 from dcgan_inpaint.metrics.completions import mean_interval
-from dcgan_inpaint.models.checkpoint import resolve_source
 
 
 class CompletionRun:
@@ -24,7 +24,9 @@ class CompletionRun:
         self.config, self.model = load_configured(["ckpt=faces64", *overrides])
         self.module = build(self.config, self.model, instantiate(self.config.mask))
         chosen = instantiate(self.config.data)
-        source = resolve_source(self.model, chosen, str(self.config.ckpt))
+        source = resolve_source(
+            chosen, self.model.data, self.model.image_shape, str(self.config.ckpt)
+        )
         self.data = ImageDataModule(source, self.config.cache_dir)
 
     def subset(self, split: str) -> torch.utils.data.Subset:

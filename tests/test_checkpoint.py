@@ -36,11 +36,11 @@ from training import quiet_trainer
 
 from dcgan_inpaint.data.faces.source import Faces
 from dcgan_inpaint.data.image_files import Folder
+from dcgan_inpaint.data.sources import resolve_source
 from dcgan_inpaint.models.checkpoint import (
     checkpoint_path,
     load_gan,
     load_model,
-    resolve_source,
     save_weights,
 )
 from dcgan_inpaint.models.context_encoder import ContextEncoder
@@ -51,11 +51,15 @@ from dcgan_inpaint.models.unet import UNet
 SHIPPED = Path(__file__).parents[1] / "dcgan_inpaint" / "checkpoints" / "faces64.safetensors"
 
 
+def source_for(model, chosen, ckpt):
+    return resolve_source(chosen, model.data, model.image_shape, ckpt)
+
+
 def refused(path):
     """Return the one-line error of loading a checkpoint; its directory must not change."""
     before = {p: p.stat().st_mtime_ns for p in path.parent.rglob("*")}
     with pytest.raises(ValueError) as error:
-        resolve_source(load_model(path), None, str(path))
+        source_for(load_model(path), None, str(path))
     assert {p: p.stat().st_mtime_ns for p in path.parent.rglob("*")} == before
     line = str(error.value)
     assert line.startswith(f"ckpt={path}") and "\n" not in line and len(line) < 500
@@ -214,7 +218,7 @@ def test_shipped_celeba64_holds_a_gan_and_a_sampler_without_paths():
     assert model.data == {**model.data, "source": "celeba"} and "root" not in model.data
     assert checkpoint_path("celeba64").stat().st_size < 20e6
     with pytest.raises(ValueError, match=r"Set data=celeba data.root="):
-        resolve_source(model, None, "celeba64")
+        source_for(model, None, "celeba64")
 
 
 def test_shipped_celeba128_holds_an_averaged_gan_without_paths():
@@ -243,26 +247,26 @@ def test_models_offer_a_gan_an_encoder_or_a_fill():
 def test_source_is_the_chosen_one_or_that_of_the_training(tmp_path, capsys):
     model = make_dcgan()
     chosen = Faces(16, train_size=9)
-    assert resolve_source(model, chosen, "a.ckpt") is chosen
+    assert source_for(model, chosen, "a.ckpt") is chosen
     with pytest.raises(ValueError, match=r"ckpt=a.ckpt: does not name .* Set data="):
-        resolve_source(model, None, "a.ckpt")
+        source_for(model, None, "a.ckpt")
     sizes = (
         "data.image_size=32 data.channels=1: ckpt=a.ckpt .* Use data.image_size=16 data.channels=3"
     )
     with pytest.raises(ValueError, match=sizes):
-        resolve_source(model, Faces(32, 1), "a.ckpt")
+        source_for(model, Faces(32, 1), "a.ckpt")
     model.data = FACES
-    assert resolve_source(model, None, "a.ckpt").train_size == 8
+    assert source_for(model, None, "a.ckpt").train_size == 8
     assert capsys.readouterr().out == ""
     Image.new("RGB", (20, 20)).save(tmp_path / "one.png")
     model.data = {"source": "folder", "root": str(tmp_path), "image_size": 16}
-    assert isinstance(resolve_source(model, None, "a.ckpt"), Folder)
+    assert isinstance(source_for(model, None, "a.ckpt"), Folder)
     assert (
         str(tmp_path) in capsys.readouterr().out
     )  # the checkpoint names the directory, not the user
     model.data["root"] = str(tmp_path / "gone")
     with pytest.raises(FileNotFoundError, match=r"gone: not a folder"):
-        resolve_source(model, None, "a.ckpt")
+        source_for(model, None, "a.ckpt")
 
 
 @both
@@ -488,7 +492,7 @@ def test_averaged_file_is_half_as_large_and_equal_to_half_precision(tmp_path, ki
     with pytest.raises(
         ValueError, match="was trained on celeba images. Set data=celeba data.root="
     ):
-        resolve_source(loaded, None, "averaged")
+        source_for(loaded, None, "averaged")
 
 
 def test_averaged_file_without_an_average_is_rejected(tmp_path):

@@ -1,22 +1,19 @@
 """Completion of images with a search or a baseline.  See inpaint.py for the usage."""
 
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
 
-from dcgan_inpaint.data.image_files import find_images
 from dcgan_inpaint.data.loader import ImageDataModule
-from dcgan_inpaint.data.sources import build_source, node_of
+from dcgan_inpaint.data.sources import build_source, node_of, resolve_source
 from dcgan_inpaint.errors import exit_on_failure, one_line_errors, out_of_memory, show
 from dcgan_inpaint.inpainting.build import build, uses_source
 from dcgan_inpaint.inpainting.config import resolve
 from dcgan_inpaint.metrics.completions import load_lpips
 from dcgan_inpaint.metrics.features import load_efflite0
-from dcgan_inpaint.models.base import Model
-from dcgan_inpaint.models.checkpoint import checkpoint_path, load_model, resolve_source
-from dcgan_inpaint.photos.photos import Photos, crop_finder
+from dcgan_inpaint.models.checkpoint import checkpoint_path, load_model
+from dcgan_inpaint.photos.photos import load_photos
 from dcgan_inpaint.runs.records import CompletionWriter, read_records
 from dcgan_inpaint.runs.report import format_summary
 from dcgan_inpaint.runs.resuming import check_continuation
@@ -31,10 +28,11 @@ def main(config: InpaintConfig) -> float | None:
         run_dir = choose_run_dir("inpaint", config.output, config.name)
         ckpt = config.ckpt or ("faces64" if config.images is None else "celeba128")
         config = replace(config, output=str(run_dir), ckpt=ckpt)
-        model = load_model(ckpt)
+        ckpt_file, model = checkpoint_path(ckpt), load_model(ckpt)
         source: Any = None
         if config.images is None or uses_source(config):
-            source = resolve_source(model, build_source(config.data), ckpt)
+            chosen = build_source(config.data)
+            source = resolve_source(chosen, model.data, model.image_shape, ckpt)
             config = replace(config, data=config.data or node_of(source))
         config = resolve(config, model)
         photos = load_photos(config, model)
@@ -49,7 +47,7 @@ def main(config: InpaintConfig) -> float | None:
             else ImageDataModule(source, config.cache_dir).split(config.split)
         )
         stored = next((record.settings for record in read_records(run_dir)), None)
-        settings = check_continuation(run_dir, config, input_files(config), stored)
+        settings = check_continuation(run_dir, config, ckpt_file, stored)
         writer = CompletionWriter(run_dir, images, config.limit, photos, lpips, features, settings)
         loggers = open_loggers(config.logger, config.tags, run_dir)
         trainer = make_trainer(config.trainer, loggers, [writer])
@@ -65,26 +63,3 @@ def main(config: InpaintConfig) -> float | None:
     print(": ".join(filter(None, (f"{len(writer.names)} images completed", metrics))))
     print(writer.main_result)
     return summary.get("psnr_hole", (None,))[0]
-
-
-def load_photos(config: InpaintConfig, model: Model) -> Photos | None:
-    """Return the full-size photos of `images`, or None if the option is not set."""
-    if config.images is None:
-        for key, default in (("crop", None), ("detector", "auto"), ("face", 1)):
-            if (value := getattr(config, key)) != default:
-                raise ValueError(f"{key}={show(value)}: is an option of photos. Give images=")
-        return None
-    find = crop_finder(
-        model.settings.crop, config.crop, config.detector, config.eyes, config.face, model.data
-    )
-    paths = find_images(config.images)[: config.limit]
-    return Photos.from_files(paths, instantiate(config.mask), find, model.image_shape)
-
-
-def input_files(config: InpaintConfig) -> dict[str, Path]:
-    """Return the files that affect the results, except photos, whose records have checksums."""
-    assert config.ckpt is not None
-    files = {"ckpt": checkpoint_path(config.ckpt)}
-    if config.images is None and "path" in config.mask:
-        files["mask.path"] = Path(config.mask["path"]).expanduser()
-    return files

@@ -5,12 +5,12 @@ from dataclasses import asdict, replace
 import torch
 
 from dcgan_inpaint.data.loader import ImageDataModule
-from dcgan_inpaint.data.sources import build_source, node_of
+from dcgan_inpaint.data.sources import build_source, node_of, resolve_source
 from dcgan_inpaint.errors import exit_on_failure, one_line_errors, show
 from dcgan_inpaint.files import atomic_write, save_image, write_csv
 from dcgan_inpaint.images import make_grid, save_gif
 from dcgan_inpaint.metrics.samples import load_distances, sample_metrics
-from dcgan_inpaint.models.checkpoint import load_gan, resolve_source
+from dcgan_inpaint.models.checkpoint import load_gan
 from dcgan_inpaint.runs.latent_space import check_rows, interpolate, load_z, vector_arithmetic
 from dcgan_inpaint.runs.run_dir import choose_run_dir, start_run
 from dcgan_inpaint.schemas import SampleConfig
@@ -35,7 +35,9 @@ def main(config: SampleConfig) -> None:
                 raise ValueError(f"{name}={show(value)}: belongs to the metrics. Set metrics=true")
         if config.metrics:
             distances = load_distances(config.fid, config.features, gan.image_shape[1])
-            source = resolve_source(gan, build_source(config.data), config.ckpt)
+            source = resolve_source(
+                build_source(config.data), gan.data, gan.image_shape, config.ckpt
+            )
             config = replace(config, data=config.data or node_of(source))
             data = ImageDataModule(source, config.cache_dir)
             real = data.split(config.split, least=2).images  # (N, C, S, S) uint8

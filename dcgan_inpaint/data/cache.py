@@ -169,7 +169,7 @@ def _chunk_checksums(file: Path, size: int, inode: int, modified: int) -> list[i
         return list(pool.map(zlib.crc32, chunks))
 
 
-def _lock(folder: Path) -> FileLock:
+def _cache_lock(folder: Path) -> FileLock:
     """Return the lock of a cache, which a process that holds it can acquire again."""
     return FileLock(folder.with_name(f".{folder.name}.lock"), is_singleton=True)
 
@@ -177,7 +177,7 @@ def _lock(folder: Path) -> FileLock:
 def _acquire_lock(folder: Path) -> AcquireReturnProxy:
     """Acquire the lock for building a cache; the system frees the lock of a killed process."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = _lock(folder)
+    lock = _cache_lock(folder)
     try:
         return lock.acquire(timeout=0)
     except Timeout:
@@ -189,7 +189,10 @@ def _remove_unfinished(folder: Path) -> None:
     """Remove the files of interrupted builds, of this cache and of others that are not locked."""
     for path in folder.parent.glob(f".*{BUILDING}*"):
         cache = folder.with_name(path.name[1:].rpartition(BUILDING)[0])
-        with suppress(Timeout), _lock(cache).acquire(timeout=0):  # otherwise it is being built
+        with (
+            suppress(Timeout),
+            _cache_lock(cache).acquire(timeout=0),
+        ):  # otherwise it is being built
             shutil.rmtree(path)
 
 

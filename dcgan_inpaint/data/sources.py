@@ -14,6 +14,7 @@ from typing import Any
 
 from hydra.utils import instantiate
 
+from dcgan_inpaint.configs import LOCATION_KEYS
 from dcgan_inpaint.data.cache import Source
 from dcgan_inpaint.data.faces.source import Faces
 from dcgan_inpaint.data.image_files import Cars, CelebA, Folder, TarShards
@@ -139,3 +140,43 @@ def _described_options(name: str) -> list[str]:
         return CUSTOM_FIELDS
     parameters = inspect.signature(SOURCES[name]).parameters
     return [option for option in parameters if option not in UNDESCRIBED_OPTIONS]
+
+
+def resolve_source(
+    chosen: Source | None,
+    description: Mapping[str, Any] | None,
+    image_shape: tuple[int, int, int],
+    ckpt: str,
+) -> Source:
+    """Return the chosen data source, or the one that a model was trained on.
+
+    Prints the directory of the images if the checkpoint, not the user, names it.
+
+    Args:
+        chosen: The data source that the user configured, or None.
+        description: The description of the training images in the checkpoint, or None.
+        image_shape: (C, S, S) of the model.
+        ckpt: Name of the checkpoint in messages.
+
+    Raises:
+        ValueError: There is no source, or its images do not fit the model.
+    """
+    if chosen is None:
+        if description is None:
+            raise ValueError(f"ckpt={ckpt}: does not name its training images. Set data=...")
+        for key in LOCATION_KEYS:
+            if key in description:
+                print(f"using the training images of ckpt={ckpt} in {description[key]!r}")
+        if missing := missing_argument(description):
+            name = description["source"]
+            raise ValueError(
+                f"ckpt={ckpt}: was trained on {name} images. Set data={name} data.{missing}=..."
+            )
+        chosen = source_from_description(description)
+    channels, size, _ = image_shape
+    if (chosen.image_size, chosen.channels) != (size, channels):
+        raise ValueError(
+            f"data.image_size={chosen.image_size} data.channels={chosen.channels}: ckpt={ckpt} is "
+            f"for other images. Use data.image_size={size} data.channels={channels}"
+        )
+    return chosen

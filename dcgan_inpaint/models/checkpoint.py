@@ -20,8 +20,7 @@ from torch import Tensor
 
 from dcgan_inpaint.checksums import CHECKSUM, check_archive, checksum
 from dcgan_inpaint.configs import LOCATION_KEYS, Natural, Text, make, settings
-from dcgan_inpaint.data.cache import Source
-from dcgan_inpaint.data.sources import check_description, missing_argument, source_from_description
+from dcgan_inpaint.data.sources import check_description
 from dcgan_inpaint.files import atomic_write
 from dcgan_inpaint.models.base import LatentGAN, Model
 from dcgan_inpaint.models.context_encoder import ContextEncoder
@@ -102,40 +101,6 @@ def load_gan(path: str | Path, key: str = "ckpt") -> LatentGAN:
 def load_teacher(path: Text) -> LatentGAN:
     """Load the GAN that the option gan= of train.py names."""
     return load_gan(path, key="gan")
-
-
-def resolve_source(model: Model, chosen: Source | None, ckpt: str) -> Source:
-    """Return the chosen data source, or the one that the model was trained on.
-
-    Prints the directory of the images if the checkpoint, not the user, names it.
-
-    Args:
-        model: The loaded model.
-        chosen: The data source that the user configured, or None.
-        ckpt: Name of the checkpoint in messages.
-
-    Raises:
-        ValueError: If there is no source, or its images do not fit the model.
-    """
-    if chosen is None:
-        if model.data is None:
-            raise ValueError(f"ckpt={ckpt}: does not name its training images. Set data=...")
-        for place in LOCATION_KEYS:
-            if place in model.data:
-                print(f"using the training images of ckpt={ckpt} in {model.data[place]!r}")
-        if missing := missing_argument(model.data):
-            name = model.data["source"]
-            raise ValueError(
-                f"ckpt={ckpt}: was trained on {name} images. Set data={name} data.{missing}=..."
-            )
-        chosen = source_from_description(model.data)
-    channels, size, _ = model.image_shape
-    if (chosen.image_size, chosen.channels) != (size, channels):
-        raise ValueError(
-            f"data.image_size={chosen.image_size} data.channels={chosen.channels}: ckpt={ckpt} is "
-            f"for other images. Use data.image_size={size} data.channels={channels}"
-        )
-    return chosen
 
 
 def save_weights(model: Model, path: str | Path, averaged: bool = False) -> None:

@@ -6,17 +6,22 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from hydra.utils import instantiate
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from dcgan_inpaint.configs import CropBox, EyePositions, FaceChoice
+from dcgan_inpaint.data.image_files import find_images
 from dcgan_inpaint.data.loader import ImageDataset
+from dcgan_inpaint.errors import show
 from dcgan_inpaint.masks.mask_image import MaskImage, MaskImages
 from dcgan_inpaint.masks.masks import MaskFunction
+from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.photos.crops import Crop, crop_image, eye_positions, paste_back, sample_image
 from dcgan_inpaint.photos.detector import find_faces
 from dcgan_inpaint.photos.reading import open_photo
+from dcgan_inpaint.schemas import InpaintConfig
 
 CropFinder = Callable[[Image.Image, str], list[Crop]]  # of an upright photo and its name
 
@@ -300,3 +305,20 @@ def _check_hole_inside(mask: MaskImage, hole: Tensor, crop: Crop) -> None:
         f"{mask.name}: the hole reaches outside the crop {crop}. "
         f"Set crop=[x,y,w,h] to a square around {_bounds(hole.numpy())}"
     )
+
+
+def load_photos(config: InpaintConfig, model: Model) -> Photos | None:
+    """Return the photos that `images` names, at full size; None if it names none.
+
+    Raises ValueError for an option of photos without `images`, and as `Photos` does.
+    """
+    if config.images is None:
+        for key, default in (("crop", None), ("detector", "auto"), ("face", 1)):
+            if (value := getattr(config, key)) != default:
+                raise ValueError(f"{key}={show(value)}: is an option of photos. Give images=")
+        return None
+    find = crop_finder(
+        model.settings.crop, config.crop, config.detector, config.eyes, config.face, model.data
+    )
+    paths = find_images(config.images)[: config.limit]
+    return Photos.from_files(paths, instantiate(config.mask), find, model.image_shape)

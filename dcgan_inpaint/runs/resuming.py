@@ -199,15 +199,18 @@ def fingerprint(settings: Mapping[str, Any], files: Iterable[Path]) -> str:
 
 
 def check_continuation(
-    run_dir: Path, config: InpaintConfig, files: Mapping[str, Path], stored: str | None
+    run_dir: Path, config: InpaintConfig, ckpt_file: Path, stored: str | None
 ) -> str:
     """Return the fingerprint of a completion that may continue the one in `run_dir`.
 
-    `files` are those that affect the results, by option; `stored` is the fingerprint in the
-    records of `run_dir`.  The fingerprints are compared; config.yaml, which may be damaged or
-    deleted, only serves to name the option.  Raises ValueError if the run was started with other
-    settings.
+    It covers the settings, the checkpoint and the mask image; a photo's record stores its own known
+    pixels.  `stored` is the fingerprint in the records of `run_dir`.  config.yaml, which may be
+    damaged or deleted, only helps to name the option.  Raises ValueError if the run was started
+    with other settings.
     """
+    files = {f"ckpt={config.ckpt}": ckpt_file}
+    if config.images is None and (path := config.mask.get("path")):
+        files[f"mask.path={path}"] = Path(path).expanduser()
     settings = flatten(asdict(config))
     current = fingerprint(settings, files.values())
     if stored == current or stored is None and not (run_dir / "metrics.csv").is_file():
@@ -219,6 +222,6 @@ def check_continuation(
         keys = before.keys() | settings.keys()
         check_same_settings(run, before, settings, keys, FREE_IN_COMPLETION)
     if stored is not None:
-        changed = " or ".join(f"{option}={path}" for option, path in files.items())
+        changed = " or ".join(files)
         raise ValueError(f"{run} was started with other contents of {changed}. Use another output")
     return current
