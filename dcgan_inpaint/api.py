@@ -1,4 +1,4 @@
-"""Completion from Python: the function of inpaint.py images= for images in memory."""
+"""Completion from Python: like inpaint.py images=, but for images in memory."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -45,7 +45,7 @@ class Completer:
         for override in overrides:
             key = override.lstrip("+~").partition("=")[0].split(".")[0]
             if key in FILE_OPTIONS:
-                raise ValueError(f"{override}: {key} is an option of inpaint.py alone. Remove it")
+                raise ValueError(f"{override}: {key} applies to inpaint.py only. Remove it")
         self.model, self.name = model, name
         self.overrides = tuple(overrides)
         self._composed: dict[tuple[str, ...], DictConfig] = {}  # by the overrides of the mask
@@ -153,7 +153,7 @@ class Completer:
         changes: dict[str, Any] = {"ckpt": self.name}
         for key, value in (options or {}).items():
             if value is not None and key not in composed:
-                raise ValueError(f"{key}={value}: is an option of method=search")
+                raise ValueError(f"{key}={value}: applies to method=search only. Remove it")
             if value is not None:
                 changes[key] = _plain(value)
         merged: Any = OmegaConf.merge(composed, changes)
@@ -184,7 +184,7 @@ class Completer:
         if isinstance(completing, InpaintingModule):
             completing.on_progress = watch
         elif watch is not None:
-            raise ValueError("watch: is an option of method=search")
+            raise ValueError("watch: applies to method=search only. Remove it")
         return completing
 
 
@@ -205,7 +205,9 @@ def _masks(mask: Any, count: int, config: InpaintConfig) -> list[MaskFunction]:
     if not isinstance(mask, (list, tuple)):
         return [MaskImage(to_mask(mask), threshold, known, "mask")] * count
     if len(mask) != count:
-        raise ValueError(f"mask: a list of {len(mask)} for {count} images. Give one for each")
+        raise ValueError(
+            f"mask: a list of {len(mask)} masks for {count} images. Give one mask per image"
+        )
     return [
         MaskImage(to_mask(each, name), threshold, known, name)
         for each, name in zip(mask, _names("mask", count), strict=True)

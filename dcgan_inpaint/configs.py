@@ -54,7 +54,7 @@ def compose_config(name: str, overrides: Iterable[str] = ()) -> DictConfig:
 
 
 def normalize_overrides(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides as Hydra reads them.
+    """Return the overrides in Hydra's syntax.
 
     group=null becomes ~group, debug=true the choice of that name, and a class of the user's own
     (data._target_=...) selects the choice `own` of its group.  Raises ValueError, one line, for an
@@ -202,7 +202,7 @@ def checked(function: Function) -> Function:
 
 @dataclass_transform(frozen_default=True)
 def settings(cls: type) -> Any:
-    """Make a class a frozen dataclass whose fields are validated by their annotations."""
+    """Turn a class into a frozen dataclass whose fields are validated by their annotations."""
     return pydantic.dataclasses.dataclass(cls, frozen=True, config=STRICT | {"extra": "forbid"})
 
 

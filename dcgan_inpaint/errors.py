@@ -44,7 +44,7 @@ def unwrapped() -> Iterator[None]:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """End the program with one line for an error that the user's input caused.
+    """End the program with one line for an error caused by user input.
 
     Use it around code that reads input and builds objects.  Other exceptions keep their traceback.
     """

@@ -1,6 +1,6 @@
 """Counter-based random numbers: each value is a pure function of (stream, seed, index, column).
 
-There is no state.  The z of image 7 is the same alone, in a batch of 64 or on another device, and a
+There is no state.  The z of image 7 is the same in any batch and on any device, and a
 resumed run samples the same numbers as an uninterrupted one.  Integer hashing is exact on every
 device; the mixer is the finalizer of SplitMix64 (Steele, Lea & Flood 2014).
 """

@@ -231,8 +231,8 @@ def test_shipped_checkpoint_is_loaded_by_name():
 
 
 OVERRIDE_ERRORS = [
-    ("limit=3", "limit=3: limit is an option of inpaint.py alone"),
-    ("~logger", "~logger: logger is an option of inpaint.py alone"),
+    ("limit=3", "limit=3: limit applies to inpaint.py only"),
+    ("~logger", "~logger: logger applies to inpaint.py only"),
     ("solver.rate=3", "Could not override 'solver.rate'"),
     ("solver.lr=-1", "solver.lr=-1: should be greater than 0"),
     ("mask=centre", "mask=centre: no such choice. Use one of center, "),
@@ -255,7 +255,7 @@ CALL_ERRORS = [
     ({"mask": HOLE[:, :, None] * np.ones(3)}, r"mask: unsupported shape \(50, 80, 3\)"),
     ({"mask": HOLE}, "image: mask: most of the photo is a hole. If white marks the hole"),
     ({"mask": np.zeros((20, 20))}, "image: mask: the mask has no known pixel"),
-    ({"mask": [HOLE, HOLE]}, "mask: a list of 2 for 1 images"),
+    ({"mask": [HOLE, HOLE]}, "mask: a list of 2 masks for 1 images"),
     ({"crop": [0, 0, 60, 60]}, r"image: crop=\[0,0,60,60\]: the crop reaches outside"),
     ({"crop": [0, 0, 20.5, 20]}, "crop.2=20.5: should be a valid integer"),
     ({"crop": 7}, "crop=7: "),
@@ -279,8 +279,8 @@ def test_wrong_argument_is_one_error_line_before_the_search(completer, arguments
 @pytest.mark.parametrize(
     ("override", "arguments", "message"),
     [
-        ("method=tv", {"candidates": 2}, "candidates=2: is an option of method=search"),
-        ("method=tv", {"watch": print}, "watch: is an option of method=search"),
+        ("method=tv", {"candidates": 2}, "candidates=2: applies to method=search only"),
+        ("method=tv", {"watch": print}, "watch: applies to method=search only"),
         ("method=network", {}, "method=network: ckpt holds a DCGAN"),
         ("trainer.devices=2", {}, "trainer.devices=2: completion uses one device"),
         ("trainer.accelerator=tpu", {}, "trainer.accelerator=tpu: "),

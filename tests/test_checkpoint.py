@@ -265,7 +265,7 @@ def test_source_is_the_chosen_one_or_that_of_the_training(tmp_path, capsys):
         str(tmp_path) in capsys.readouterr().out
     )  # the checkpoint names the directory, not the user
     model.data["root"] = str(tmp_path / "gone")
-    with pytest.raises(FileNotFoundError, match=r"gone: not a folder"):
+    with pytest.raises(FileNotFoundError, match=r"gone: not a directory"):
         source_for(model, None, "a.ckpt")
 
 

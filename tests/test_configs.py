@@ -234,7 +234,7 @@ def test_options_of_the_search_are_errors_with_a_baseline(choice):
 def test_option_of_the_search_added_by_a_plus_is_an_error_with_a_baseline():
     cfg = composed("inpaint", "method=tv", "+candidates=2")
     config = check_config(cfg, InpaintConfig)
-    with pytest.raises(ValueError, match="candidates=2: is an option of method=search"):
+    with pytest.raises(ValueError, match="candidates=2: applies to method=search only"):
         resolve(config, DCGAN(image_size=16, gf_dim=1, df_dim=1))
 
 

@@ -151,7 +151,7 @@ def test_folder_splits_by_content(tree):
 
 
 def test_missing_folder_is_an_error():
-    with pytest.raises(FileNotFoundError, match="data.root=nowhere: not a folder"):
+    with pytest.raises(FileNotFoundError, match="data.root=nowhere: not a directory"):
         Folder("nowhere")
 
 
@@ -570,7 +570,7 @@ def test_a_description_rebuilds_the_source(tree, celeba):
     }
     with pytest.raises(ValueError, match="seed=-1: should be greater"):
         source_from_description({"source": "faces", "seed": -1})
-    with pytest.raises(FileNotFoundError, match="data.root=gone: not a folder"):
+    with pytest.raises(FileNotFoundError, match="data.root=gone: not a directory"):
         source_from_description({"source": "folder", "root": "gone"})
 
 

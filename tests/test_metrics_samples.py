@@ -375,9 +375,9 @@ def test_sample_metrics_combine_all_metrics():
     distance = functools.partial(frechet_inception_distance, inception=fid)
     metrics = sample_metrics(dcgan, real, 6, 3, distances={"fid": distance})
     assert metrics["fid"] == pytest.approx(frechet_inception_distance(fake, real, fid))
-    with pytest.raises(ValueError, match="use 2 or more of each"):
+    with pytest.raises(ValueError, match="Use 2 or more of each"):
         sample_metrics(dcgan, real[:1])
-    with pytest.raises(ValueError, match=r"\(3, 32, 32\), but samples \(3, 16, 16\)"):
+    with pytest.raises(ValueError, match=r"\(3, 32, 32\), but samples have shape \(3, 16, 16\)"):
         sample_metrics(dcgan, textures(2, 32))
 
 

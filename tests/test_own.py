@@ -170,7 +170,7 @@ DATA_ERRORS = {
     "other shape": ("broken.Discs",
                     "from mydata import Discs as D\nclass Discs(D):\n"
                     "    def decode(self, items): return [p[0] for p in super().decode(items)]",
-                    "train_0: decoded to (16, 16) of uint8, not to (3, 16, 16) of uint8"),
+                    "train_0: decoded to (16, 16) of uint8, but expected (3, 16, 16) of uint8"),
     "other type": ("broken.Discs",
                    "from mydata import Discs as D\nclass Discs(D):\n"
                    "    def decode(self, items): return [p / 255 for p in super().decode(items)]",

@@ -116,7 +116,7 @@ def test_report_of_an_old_run_is_rebuilt_from_its_records(old_run, monkeypatch, 
 def test_old_run_cannot_be_continued(old_run, run):
     faces = ("data=faces", "data.train_size=4", "data.val_size=2", "data.test_size=2")
     stderr = run("inpaint.py", *faces, "limit=2", f"output={old_run[0]}", fails=True).stderr
-    error = f"error: output={old_run[0]} was written by an earlier version"
+    error = f"error: output={old_run[0]}: written by an earlier version"
     assert stderr.splitlines()[-1].startswith(error)
     assert "Traceback" not in stderr
 

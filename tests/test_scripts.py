@@ -191,7 +191,7 @@ def test_resuming_with_a_changed_setting_is_an_error(run, trained, case):
     arguments, message = CHANGED_SETTINGS[case]
     before = file_states(trained)
     result = run("train.py", f"resume={trained / 'last.ckpt'}", *arguments, fails=True)
-    assert_one_error(result, f"last.ckpt was started with {message}")
+    assert_one_error(result, f"last.ckpt: the run was started with {message}")
     assert file_states(trained) == before
 
 
@@ -207,20 +207,20 @@ def test_checkpoint_without_config_rejects_other_settings(run, trained, tmp_path
         ("+trainer.limit_train_batches=1", "trainer.limit_train_batches=null, not 1"),
     ):
         result = run("train.py", *overrides, argument, fails=True)
-        assert_one_error(result, f"last.ckpt was started with {message}")
+        assert_one_error(result, f"last.ckpt: the run was started with {message}")
     assert not (tmp_path / "out").exists()
     config = (trained / "config.yaml").read_text()  # last.ckpt decides, not a changed file
     (tmp_path / "config.yaml").write_text(config.replace("flip: true", "flip: false"))
     result = run("train.py", f"resume={tmp_path / 'last.ckpt'}", fails=True)
-    assert_one_error(result, "last.ckpt was started with flip=true, not false")
+    assert_one_error(result, "last.ckpt: the run was started with flip=true, not false")
 
 
 OCCUPIED = {
-    "train again": ("train.py", ["last.ckpt"], "holds a training"),
-    "train over a completion": ("train.py", ["records/00000.safetensors"], "holds a completion"),
-    "complete into a training": ("inpaint.py", ["weights.safetensors"], "holds a training"),
-    "samples into a completion": ("sample.py", ["metrics.csv"], "holds a completion"),
-    "complete into samples": ("inpaint.py", ["samples.png"], "holds samples"),
+    "train again": ("train.py", ["last.ckpt"], "contains a training"),
+    "train over a completion": ("train.py", ["records/00000.safetensors"], "contains a completion"),
+    "complete into a training": ("inpaint.py", ["weights.safetensors"], "contains a training"),
+    "samples into a completion": ("sample.py", ["metrics.csv"], "contains a completion"),
+    "complete into samples": ("inpaint.py", ["samples.png"], "contains samples"),
 }
 
 
@@ -821,15 +821,18 @@ def test_wrong_option_of_inpaint_is_one_error_line(run, tmp_path, case):
 
 TRAIN_ERRORS = {
     "size": (["data.image_size=48"], "image_size=48"),
-    "root missing": (["data=folder", "data.root=nowhere"], "data.root=nowhere: not a folder"),
+    "root missing": (["data=folder", "data.root=nowhere"], "data.root=nowhere: not a directory"),
     "celeba missing": (["data=celeba", "data.root=nowhere"], "data.root=nowhere: CelebA not found"),
     "empty folder": (["data=folder", "data.root={tmp}"], "no images in the train split"),
     "batch": (["data.train_size=8", "preview=0"], "Use batch_size=8 or less"),
     "resume": (["resume=gone.ckpt"], "resume=gone.ckpt: no such file"),
     "resume text": (["resume=train.py"], "resume=train.py: truncated or not a PyTorch"),
     "resume weights": (["resume={tmp}/weights.ckpt"], "it has no epoch"),
-    "resume kind": (["resume={tmp}/kind.ckpt"], "holds a context encoder, model= is a DCGAN"),
-    "resume old": (["resume={tmp}/old.ckpt"], "was written by an earlier version"),
+    "resume kind": (
+        ["resume={tmp}/kind.ckpt"],
+        "kind.ckpt: holds a context encoder, but model= selects a DCGAN",
+    ),
+    "resume old": (["resume={tmp}/old.ckpt"], ": written by an earlier version"),
     "devices": (["trainer.devices=2"], "trainer.devices=2: several devices require trainer=ddp"),
     "multirun": (
         ["trainer=ddp_cpu", "hydra.sweep.dir={tmp}/sweep", "-m"],
@@ -955,7 +958,7 @@ PHOTO_ERRORS = {
     "box": (["crop=[0,0,60,60]"], "a.jpg: crop=[0,0,60,60]: the crop reaches outside"),
     "oblong": (["crop=[0,0,60,50]"], "crop=[0,0,60,50]: the crop is not square"),
     "detector": (["detector=gone.onnx"], "detector=gone.onnx: should be 'auto'"),
-    "no photo": (["images=null", "crop=[0,0,9,9]"], "Give images="),
+    "no photo": (["images=null", "crop=[0,0,9,9]"], "Set images="),
 }
 
 

@@ -192,7 +192,7 @@ def test_set_with_a_single_part_is_split_by_holdout(tmp_path):
         ({"name": "SHVN"}, "data.name=SHVN: choose one of .*SVHN"),
         ({"name": "os"}, "data.name=os: choose one of"),
         ({"name": "EMNIST", "train": "letters", "download": True}, "cannot download EMNIST"),
-        ({"root": "gone"}, "data.root=gone: not a folder. Give the folder of SVHN"),
+        ({"root": "gone"}, "data.root=gone: not a directory. Give the directory of SVHN"),
         ({"train": "dev"}, r"data.train=dev data.root=.*Valid values are \{'train'"),
         (
             {"train": None},
@@ -415,7 +415,7 @@ def test_hugging_face_keeps_every_pixel(parquet, tmp_path):
     ("settings", "message"),
     [
         ({"split": "dev"}, 'data.path=.* data.split=dev: Unknown split "dev"'),
-        ({"column": "photo"}, "data.column=photo: .* has the columns image, label"),
+        ({"column": "photo"}, "data.column=photo: .* has only the columns image, label"),
         ({"column": "label"}, "data.column=label: .* has Value"),
     ],
 )
@@ -442,7 +442,7 @@ def test_stored_paths_are_not_followed(parquet, tmp_path):
 def test_nothing_is_downloaded_without_download(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(
-        FileNotFoundError, match="data.path=a/b: not a folder. Set data.download=true"
+        FileNotFoundError, match="data.path=a/b: not a directory. Set data.download=true"
     ):
         HuggingFace("a/b")
     with pytest.raises(

@@ -320,9 +320,12 @@ def with_shape(name, *shape):
     [
         (lambda variables: {"x": np.ones(3)}, "variable g_h0_lin/Matrix is missing"),
         (without("moving_"), "variable g_bn0/moving_mean is missing: this older BatchNorm"),
-        (without("d_h4_lin"), "0 linear layers"),
+        (without("d_h4_lin"), "the discriminator has 0 linear layers"),
         (without("g_h4"), "channels=8: should be 1 or 3"),
-        (with_shape("discriminator/d_h2_lin/Matrix", 4, 4), "2 linear layers"),
+        (
+            with_shape("discriminator/d_h2_lin/Matrix", 4, 4),
+            "the discriminator has 2 linear layers",
+        ),
         (with_shape("discriminator/d_h4_lin/Matrix", 256, 1), "not for the generator's 64 px"),
         (with_shape("discriminator/d_h0_conv/w", 5, 5, 1, 8), "not for the generator's 64 px"),
         (with_shape("generator/g_h2/w", 5, 5, 24, 32), "[64, 32, 24, 8, 3]"),

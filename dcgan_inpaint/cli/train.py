@@ -59,7 +59,7 @@ def main(config: TrainConfig) -> float | None:
     with exit_on_failure(lambda: how_to_resume(run_dir)):
         trainer.fit(model, data, ckpt_path=config.resume, weights_only=True)
         if not trainer.is_global_zero:
-            return None  # the first process evaluates alone
+            return None  # only the first process evaluates
         # for completing and sharing; last.ckpt is for resuming
         save_weights(model, run_dir / "weights.safetensors")
         psnr = evaluate_completions(config, model, data, trainer) if config.validate else None

@@ -47,7 +47,7 @@ class Source(Protocol):
     crop: float
 
     def settings(self) -> dict:
-        """Return everything that determines the pixels, as plain values."""
+        """Return all settings that affect the pixels, as plain values."""
 
     def items(self, split: str) -> list[str]:
         """Return the names of the images in "train", "val" or "test"."""
@@ -220,7 +220,9 @@ def _image_data(name: str, image: Any, shape: tuple[int, int, int]) -> bytes:
     """Return the bytes of an image.  Raises ValueError unless it is uint8 of that shape."""
     actual = getattr(image, "shape", None), getattr(image, "dtype", type(image).__name__)
     if actual != (shape, np.uint8):
-        raise ValueError(f"{name}: decoded to {actual[0]} of {actual[1]}, not to {shape} of uint8")
+        raise ValueError(
+            f"{name}: decoded to {actual[0]} of {actual[1]}, but expected {shape} of uint8"
+        )
     return image.tobytes()
 
 

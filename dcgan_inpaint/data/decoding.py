@@ -62,7 +62,7 @@ def to_rgb_or_gray(image: Image.Image, channels: int) -> Image.Image:
 def to_array(image: Image.Image, size: int, channels: int, crop: float) -> np.ndarray:
     """Return the central square of an image of any mode and size, uint8 (channels, size, size).
 
-    Raises whatever PIL raises for a broken file.
+    Raises the exceptions of PIL for a broken file.
     """
     converted = to_rgb_or_gray(image, channels)
     box = central_square(converted, crop)
@@ -75,7 +75,7 @@ Class = TypeVar("Class", bound=type)
 
 @dataclass_transform()
 def source_class(cls: Class) -> Class:
-    """Make a class a dataclass whose constructor checks its arguments against the annotations."""
+    """Turn a class into a dataclass whose constructor validates its arguments."""
     dataclass(eq=False, repr=False)(cls)
     cls.__init__ = checked(cls.__init__)  # type: ignore[misc]
     return cls
@@ -109,7 +109,7 @@ class DecodedSource:
         raise NotImplementedError
 
     def settings(self) -> dict:
-        """Return everything that determines the pixels; part of the cache key."""
+        """Return all settings that affect the pixels; they are part of the cache key."""
         shape = {"image_size": self.image_size, "channels": self.channels, "crop": self.crop}
         root = {"root": str(self.folder.resolve())} if hasattr(self, "root") else {}
         return {"source": self.kind} | shape | root
@@ -140,7 +140,7 @@ class PartitionedSource(DecodedSource):
 
     @property
     def parts(self) -> dict[str, str | None]:
-        """The part of the data set that each split is taken from."""
+        """Part of the data set that each split is taken from."""
         return {split: getattr(self, option) for split, option in self.part_options.items()}
 
     def names(self, part: str | None) -> Sequence[str]:

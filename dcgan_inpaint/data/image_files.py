@@ -86,7 +86,9 @@ class Folder(DecodedSource):
 
     def __post_init__(self) -> None:
         if not self.folder.is_dir():
-            raise FileNotFoundError(f"data.root={self.root}: not a folder. Give a folder of images")
+            raise FileNotFoundError(
+                f"data.root={self.root}: not a directory. Give a directory of images"
+            )
 
     def items(self, split: str) -> list[str]:
         """Return the paths of the images in a split, sorted."""

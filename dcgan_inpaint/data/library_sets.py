@@ -118,7 +118,7 @@ class TorchvisionSet(LibrarySource):
         self.parameters = _constructor_parameters(self.name)
         if not self.folder.is_dir() and not self.download:
             raise FileNotFoundError(
-                f"data.root={self.root}: not a folder. Give the folder of {self.name}"
+                f"data.root={self.root}: not a directory. Give the directory of {self.name}"
             )
         if self.download and "download" not in self.parameters:
             raise ValueError(f"data.download=true: torchvision cannot download {self.name}")
@@ -147,7 +147,7 @@ class TorchvisionSet(LibrarySource):
             raise ValueError(f"{label} data.root={self.folder}: {why}") from error
         if image is not None and not isinstance(image, Image.Image):
             kind = type(image).__name__
-            raise ValueError(f"{label}: its samples begin with a {kind}, not with an image")
+            raise ValueError(f"{label}: the samples begin with a {kind}, not with an image")
         return samples
 
 
@@ -229,7 +229,8 @@ class HuggingFace(LibrarySource):
         self.is_local = self.folder.is_dir()
         if not self.is_local and not self.download:
             raise FileNotFoundError(
-                f"data.path={self.path}: not a folder. Set data.download=true for a name on the Hub"
+                f"data.path={self.path}: not a directory. "
+                "Set data.download=true for a name on the Hub"
             )
         self.library = import_extra("datasets", "data=huggingface", "datasets", "huggingface")
 
@@ -261,7 +262,9 @@ class HuggingFace(LibrarySource):
             raise ValueError(f"{label}: {error or type(error).__name__}") from error
         if self.column not in samples.column_names:
             columns = ", ".join(samples.column_names)
-            raise ValueError(f"data.column={show(self.column)}: {label} has the columns {columns}")
+            raise ValueError(
+                f"data.column={show(self.column)}: {label} has only the columns {columns}"
+            )
         try:  # as bytes: the images are decoded like those of all other sources
             undecoded = self.library.Image(decode=False)
             return samples.select_columns(self.column).cast_column(self.column, undecoded)

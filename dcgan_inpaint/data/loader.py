@@ -31,7 +31,7 @@ from dcgan_inpaint.randomness import permutation, uniform
 # Streaming is own code: `datasets` would become a core dependency to read tar files, and
 # `webdataset` executes "pipe:" URLs.
 BUFFER_BYTES = 2**28  # decoded images to choose from: 21,845 color images at 64 px
-PIECE_IMAGES = 256  # read in a row; a large shard in one piece would fill the buffer alone
+PIECE_IMAGES = 256  # read in a row; a large shard in one piece would fill the whole buffer
 Item = TypeVar("Item")
 
 
@@ -269,7 +269,7 @@ class ImageDataModule(LightningDataModule):
         """Return the images of "train", "val" or "test", decoded on first use.
 
         Raises ValueError if the split has fewer than `least` images or exceeds the source's
-        cache_limit, and whatever `load_split` raises.
+        cache_limit, and the errors of `load_split`.
         """
         if self._exceeds_limit(name):
             size = len(self.source.items(name))

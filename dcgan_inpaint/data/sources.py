@@ -47,7 +47,7 @@ CUSTOM_FIELDS = ["target", "image_size", "channels", "crop", "settings"]
 def build_source(config: Mapping[str, Any] | None) -> Any:
     """Return the source that the user's configuration describes, or None for None.
 
-    Raises whatever its class raises, and ValueError if the class is not a `Source`.
+    Raises the errors of its class, and ValueError if the class is not a `Source`.
     """
     source = instantiate(config)
     if config is not None and not isinstance(source, Source):

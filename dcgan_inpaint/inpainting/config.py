@@ -14,7 +14,7 @@ from dcgan_inpaint.schemas import InpaintConfig
 if TYPE_CHECKING:
     from dcgan_inpaint.models.base import Model
 
-SEARCH_OPTIONS = (  # read by method=search alone; `ema` also by method=network
+SEARCH_OPTIONS = (  # read by method=search only; `ema` also by method=network
     *("objective", "solver", "stages"),
     *("ema", "candidates", "select", "start", "seed", "out_interval"),
 )
@@ -26,16 +26,16 @@ def check_method(config: InpaintConfig, model: "Model") -> None:
     if config.method is None:
         for group in ("objective", "solver"):
             if getattr(config, group) is None:
-                raise ValueError(f"{group}: missing. method=search needs one")
+                raise ValueError(f"{group}: missing. Set {group}=, which method=search requires")
         if model.gan is None:
             raise ValueError(
-                f"ckpt={config.ckpt} holds a {model.kind}, which has no z to search. "
+                f"ckpt={config.ckpt}: holds a {model.kind}, which has no z to search. "
                 "Use method=network"
             )
         return
     for name in SEARCH_OPTIONS:  # users can add them with a plus (+candidates=2)
         if name not in config.method and (value := getattr(config, name)) != _DEFAULTS[name]:
-            raise ValueError(f"{name}={show(value)}: is an option of method=search")
+            raise ValueError(f"{name}={show(value)}: applies to method=search only. Remove it")
 
 
 _DEFAULTS: dict[str, Any] = {

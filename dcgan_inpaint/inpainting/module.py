@@ -287,7 +287,7 @@ class InpaintingModule(LightningModule):
     def _order(self, candidates: Candidates, losses: Tensor) -> Tensor:
         """Return the rows (B, K) of each image, the selected one first; losses (B·K, 3)."""
         order = candidates.best_first(losses[:, 2])
-        # select=sample takes the first candidate whatever its objective is.
+        # select=sample takes the first candidate, independent of its objective.
         return order.sort(1).values if self.settings.select == "sample" else order
 
     def _show(self, fake: Tensor, order: Tensor, images: Tensor, mask: Tensor) -> Tensor:

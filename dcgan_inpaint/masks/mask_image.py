@@ -101,7 +101,7 @@ class MaskImages(Sequence[MaskImage]):
 
     def __call__(self, index: Tensor, size: int) -> Tensor:
         """Raise ValueError: only photos have names to select their masks by."""
-        raise ValueError("mask.path: several masks need photos of the same names. Set images=")
+        raise ValueError("mask.path: several masks require photos with the same names. Set images=")
 
     def for_photos(self, photos: Sequence[Path]) -> "MaskImages":
         """Return the mask of each photo: the file with the same stem.
@@ -112,10 +112,14 @@ class MaskImages(Sequence[MaskImage]):
         by_stem: dict[str, Path] = {}
         for path in self.paths:
             if (other := by_stem.setdefault(path.stem, path)) != path:
-                raise ValueError(f"mask.path: {other} and {path} belong to the same photo")
+                raise ValueError(
+                    f"mask.path: {other} and {path} belong to the same photo. Remove one of them"
+                )
         for photo in photos:
             if photo.stem not in by_stem:
-                raise ValueError(f"{photo}: no mask has this name. Add {photo.stem} to mask.path")
+                raise ValueError(
+                    f"{photo}: no mask has this name. Add a mask named {photo.stem} to mask.path"
+                )
         return MaskImages([by_stem[photo.stem] for photo in photos], self.threshold, self.known)
 
 

@@ -43,7 +43,7 @@ def ssim(images: Tensor, truth: Tensor, where: Tensor | None = None) -> Tensor:
 
 
 def _mean(values: Tensor, where: Tensor | None) -> Tensor:
-    """Return the mean (B,) of values (B, C, H, W) over the pixels of where (B, 1, H, W)."""
+    """Return the mean (B,) of values (B, C, H, W) over the pixels of `where` (B, 1, H, W)."""
     weight = torch.ones_like(values[:, :1]) if where is None else where
     return (values * weight).sum((1, 2, 3)) / (weight.sum((1, 2, 3)) * values.shape[1])
 

@@ -219,7 +219,9 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
         ValueError: If a set has fewer than two rows.
     """
     if min(len(a), len(b)) < 2:
-        raise ValueError(f"sets of {len(a)} and {len(b)} images are too small. Use 2 or more each")
+        raise ValueError(
+            f"sets of {len(a)} and {len(b)} images are too small. Use 2 or more images in each"
+        )
     a, b = a.double(), b.double()
     p, q = _covariance_factor(a), _covariance_factor(b)
     root_trace = torch.linalg.svdvals(p @ q.T).sum()

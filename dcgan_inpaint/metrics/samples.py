@@ -68,9 +68,13 @@ def sample_metrics(
         ValueError: If there are fewer than two samples or images, or if their shapes differ.
     """
     if min(count, len(real)) < 2:
-        raise ValueError(f"{count} samples and {len(real)} real images: use 2 or more of each")
+        raise ValueError(
+            f"{count} samples and {len(real)} real images are too few. Use 2 or more of each"
+        )
     if (shape := tuple(real.shape[1:])) != gan.image_shape:
-        raise ValueError(f"real images have shape {shape}, but samples {gan.image_shape}")
+        raise ValueError(
+            f"real images have shape {shape}, but samples have shape {gan.image_shape}"
+        )
     index = torch.arange(count, device=gan.device)
     chunks = index.split(IMAGE_CHUNK)
     fake = torch.cat([to_uint8(gan(gan.latents(chunk, seed), ema)) for chunk in chunks])

@@ -191,7 +191,7 @@ class Model(LightningModule):
         chosen.step()
 
     def adversarial_loss(self, fake: Tensor) -> Tensor:
-        """Return CE(D(fake), 1); D gets no weight gradients, which G's update would not use."""
+        """Return CE(D(fake), 1) without weight gradients of D, which G's update does not need."""
         self.discriminator.requires_grad_(False)
         loss = generator_loss(self.discriminator(fake).float())
         self.discriminator.requires_grad_(True)
@@ -236,7 +236,7 @@ class AdversarialModule(Model):
     def _discriminator_step(
         self, real: Tensor, fake: Tensor, penalty: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Update D on images real and fake (B, C, S, S); return what to log."""
+        """Update D on images real and fake (B, C, S, S); return the values to log."""
         real_logits = self.discriminator(real).float()  # (B,): losses in fp32 also under bf16
         fake_logits = self.discriminator(fake).float()  # (B,)
         loss_real, loss_fake = discriminator_losses(real_logits, fake_logits)

@@ -94,12 +94,12 @@ def checkpoint_path(path: str | Path) -> Path:
 
 
 def load_gan(path: str | Path, key: str = "ckpt") -> LatentGAN:
-    """Load a GAN, or the GAN of a latent encoder, on the CPU.  Raises as `load_model`."""
+    """Load a GAN, or the GAN of a latent encoder, on the CPU, with the checks of `load_model`."""
     return load_model(path, LatentGAN, LatentEncoder, key=key).gan  # type: ignore[return-value]
 
 
 def load_teacher(path: Text) -> LatentGAN:
-    """Load the GAN that the option gan= of train.py names."""
+    """Load the GAN of the option gan= of train.py."""
     return load_gan(path, key="gan")
 
 
@@ -215,7 +215,7 @@ def _check_tensors(expected: Mapping[str, Tensor], tensors: Mapping[str, Any]) -
         if not (stored.is_contiguous() or stored.is_contiguous(memory_format=torch.channels_last)):
             raise ValueError(f"tensor {name}: unsupported strides {stored.stride()}")
         if stored.untyped_storage().nbytes() < stored.numel() * stored.itemsize:
-            raise ValueError(f"tensor {name}: exceeds its data in the file")
+            raise ValueError(f"tensor {name}: is larger than its data in the file")
     for name, stored in tensors.items():
         if not stored.isfinite().all():
             raise ValueError(f"tensor {name}: contains values that are not finite")

@@ -108,7 +108,7 @@ class LatentEncoder(Model):
     Only `whole` weighs the hole, which a search cannot see.  D is the GAN's own.
 
     With noise_dim > 0 E is a sampler: x is the mean of two samples, their spread is rewarded, and a
-    new D with an R1 penalty learns to tell completions, beside their mask, from real images
+    new D with an R1 penalty learns to distinguish completions, given their mask, from real images
     (Bendel 2023; Mescheder 2018).  `calibrate` adapts the reward for each depth of hole until the
     spread predicts the error of the mean on validation images, and fits the predicted error.
 
@@ -225,7 +225,7 @@ class LatentEncoder(Model):
     def _discriminator_step(
         self, images: Tensor, completed: Tensor, mask: Tensor
     ) -> dict[str, Tensor]:
-        """Update a sampler's D on images (B, C, S, S); return what to log."""
+        """Update a sampler's D on images (B, C, S, S); return the values to log."""
         real, fake = self._logits(images, mask), self._logits(completed, mask)  # (B,) each
         loss_real, loss_fake = losses.discriminator_losses(real, fake)
         loss, r1 = loss_real + loss_fake, self.settings.r1

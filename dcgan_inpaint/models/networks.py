@@ -10,8 +10,8 @@ networks therefore work on flipped maps: kernels, the 4x4 head and all features 
 flipped in H and W.  Only the image is flipped, where it leaves G and enters D, so that images
 outside this module are upright.  tests/test_networks.py compares with explicit pads.
 
-Flat feature maps are (H, W, C), TensorFlow's order, which is also what channels_last memory holds:
-these reshapes copy nothing.
+Flat feature maps are (H, W, C), TensorFlow's order and that of channels_last memory: these
+reshapes copy nothing.
 """
 
 import copy
@@ -212,7 +212,7 @@ def freeze(network: nn.Module) -> Any:
 
 
 def fold_norms(convs: Iterable[Any], norms: Iterable[Any]) -> nn.ModuleList:
-    """Return the convolutions, with the BatchNorm after each, if there is one, folded into it."""
+    """Fold each BatchNorm into the convolution before it; return all convolutions."""
     return nn.ModuleList(
         fusion.fuse_conv_bn_eval(conv, norm, transpose=isinstance(conv, nn.ConvTranspose2d))
         if isinstance(norm, nn.BatchNorm2d)

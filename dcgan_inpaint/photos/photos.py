@@ -315,7 +315,7 @@ def load_photos(config: InpaintConfig, model: Model) -> Photos | None:
     if config.images is None:
         for key, default in (("crop", None), ("detector", "auto"), ("face", 1)):
             if (value := getattr(config, key)) != default:
-                raise ValueError(f"{key}={show(value)}: is an option of photos. Give images=")
+                raise ValueError(f"{key}={show(value)}: applies to photos only. Set images=")
         return None
     find = crop_finder(
         model.settings.crop, config.crop, config.detector, config.eyes, config.face, model.data

@@ -1,4 +1,4 @@
-"""The result of completing an image from Python."""
+"""Result of completing an image from Python."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,7 +38,7 @@ class Result:
     previous: "Result | None" = None
 
     def __getattr__(self, name: str) -> Any:
-        """Name the new attribute for one of version 0.2."""
+        """Raise AttributeError, which names the new attribute for one of version 0.2."""
         if new := RENAMED_ATTRIBUTES.get(name):
             raise AttributeError(f"result.{name}: was renamed. Use result.{new}")
         raise AttributeError(f"result has no attribute {name!r}")
@@ -56,7 +56,7 @@ class Result:
     def candidates(self) -> list[Image.Image]:
         """The K candidates as images like `image`, the best first, or samples in their order.
 
-        Baselines return `image` alone.
+        Baselines return only `image`.
         """
         if isinstance(self.batch, SearchedCompletion):
             return [self._paste(fake) for fake in self.batch.fakes[self.row]]

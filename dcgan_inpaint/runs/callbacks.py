@@ -41,7 +41,7 @@ def training_callbacks(
         callbacks.append(CompletionPreview(run_dir, data, preview))
     if model.needs_calibration:
         callbacks.append(Calibration(data))
-    # The checkpoint comes last, because it stores what the other callbacks changed.
+    # The checkpoint callback is last, because it stores the changes of the other callbacks.
     return [*callbacks, ModelCheckpoint(run_dir, "last", enable_version_counter=False)]
 
 

@@ -148,7 +148,7 @@ def _is_complete_png(path: Path) -> bool:
     try:
         with Image.open(path, formats=["PNG"]) as image:
             image.verify()  # compares the checksum of each chunk
-        return path.read_bytes().endswith(PNG_END)  # PIL ignores what follows the last chunk
+        return path.read_bytes().endswith(PNG_END)  # PIL ignores data after the last chunk
     except (OSError, SyntaxError):  # PIL raises SyntaxError for a damaged PNG file
         return False
 

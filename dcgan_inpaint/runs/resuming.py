@@ -45,8 +45,7 @@ OLD_TARGETS = (  # modules that were moved after version 0.2
     *("data.cars", "data.hub", "data.tars", "data.torchvision_sets"),
 )
 OLD_VERSION = (
-    "was written by an earlier version. Its results can be shown and its checkpoints loaded, but "
-    "it cannot be continued: use another output"
+    "written by an earlier version, whose runs can be shown but not continued. Use another output"
 )
 
 
@@ -81,7 +80,8 @@ def check_same_settings(
     for key in sorted(keys):
         if not _is_below(key, free) and old.get(key) != new.get(key):
             raise ValueError(
-                f"{run} was started with {key}={show(old.get(key))}, not {show(new.get(key))}. "
+                f"{run}: the run was started with {key}={show(old.get(key))}, "
+                f"not {show(new.get(key))}. "
                 "Use the same settings to continue it, or another output"
             )
 
@@ -100,7 +100,7 @@ def check_version(run: str, config: Mapping[str, Any], schema: type) -> None:
     if config.keys() != set(schema.__annotations__) or any(
         target.startswith(old) for target in targets
     ):
-        raise ValueError(f"{run} {OLD_VERSION}")
+        raise ValueError(f"{run}: {OLD_VERSION}")
 
 
 def resumed_config(cfg: DictConfig, overrides: Sequence[str] | None) -> DictConfig:
@@ -108,7 +108,7 @@ def resumed_config(cfg: DictConfig, overrides: Sequence[str] | None) -> DictConf
 
     The original config is the config.yaml beside the checkpoint; without one, or without resume,
     returns `cfg`.  The run stays in its own directory unless output= names another.  Raises
-    ValueError, one line, for an option that has another value than the run was started with.
+    ValueError, one line, for an option that has a value that differs from that of the original run.
     """
     if not isinstance(cfg.resume, str):
         return cfg
@@ -163,10 +163,10 @@ def check_checkpoint(
         raise ValueError(f"{run}: not a last.ckpt of train.py: it has no {min(missing)}")
     kind = saved.get("kind")
     if kind != model.kind:
-        raise ValueError(f"{run} holds a {kind}, model= is a {model.kind}")
+        raise ValueError(f"{run}: holds a {kind}, but model= selects a {model.kind}")
     stored = saved.get("settings")
     if not isinstance(stored, dict):
-        raise ValueError(f"{run} {OLD_VERSION}")
+        raise ValueError(f"{run}: {OLD_VERSION}")
     check_same_settings(run, stored, settings, stored.keys() | settings.keys(), FREE_IN_TRAINING)
     expected, held = (
         {name: getattr(value, "shape", None) for name, value in dict(state).items()}
@@ -186,7 +186,7 @@ def how_to_resume(run_dir: Path) -> str:
 
 
 def fingerprint(settings: Mapping[str, Any], files: Iterable[Path]) -> str:
-    """Return 16 hex digits of everything that affects the results of a completion.
+    """Return a hash, in 16 hex digits, of all inputs that affect the results of a completion.
 
     These are the flat `settings` without the free ones, and the contents of `files`.
     """
@@ -223,5 +223,7 @@ def check_continuation(
         check_same_settings(run, before, settings, keys, FREE_IN_COMPLETION)
     if stored is not None:
         changed = " or ".join(files)
-        raise ValueError(f"{run} was started with other contents of {changed}. Use another output")
+        raise ValueError(
+            f"{run}: the run was started with other contents of {changed}. Use another output"
+        )
     return current

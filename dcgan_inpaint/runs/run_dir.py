@@ -57,7 +57,7 @@ def choose_run_dir(
     for other, (what, files) in RESULTS.items():
         continued = task == other and (task != "train" or resumed)
         if not continued and any((run_dir / file).exists() for file in files):
-            raise ValueError(f"output={run_dir} holds {what}. Use another output")
+            raise ValueError(f"output={run_dir}: contains {what}. Use another output")
     return run_dir
 
 

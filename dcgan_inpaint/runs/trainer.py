@@ -194,7 +194,7 @@ def complete(
 ) -> Summary | None:
     """Complete the images that have no record yet, and write the report once all have one.
 
-    A batch holds the same images in every run, whatever the number of processes: of n processes,
+    A batch has the same images for any number of processes: of n processes,
     each completes every n-th batch, and the first one writes the report.
 
     Args:

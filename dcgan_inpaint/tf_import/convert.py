@@ -150,5 +150,5 @@ def _logit_layer(layers: Mapping[str, Any]) -> str:
     """Return the name of D's linear layer.  Raises ValueError unless there is exactly one."""
     names = [name for name in layers if re.fullmatch(r"d_h\d_lin/Matrix", name)]
     if len(names) != 1:
-        raise ValueError(f"{len(names)} linear layers in the discriminator, the original has 1")
+        raise ValueError(f"the discriminator has {len(names)} linear layers. Expected 1")
     return names[0].removesuffix("/Matrix")

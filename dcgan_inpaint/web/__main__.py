@@ -17,7 +17,9 @@ def main() -> None:
         "--ckpt", default="celeba64", help="name of an included checkpoint, or path of a checkpoint"
     )
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address; 0.0.0.0 accepts anyone, without a password"
+        "--host",
+        default="127.0.0.1",
+        help="address; 0.0.0.0 accepts connections from other machines, without a password",
     )
     parser.add_argument("--port", type=int, default=8000, help="port; 0 selects a free port")
     parser.add_argument(

@@ -65,7 +65,7 @@ class StoredCompletion:
 
 
 class CompletionStore(dict[str, StoredCompletion]):
-    """Completions in memory under unguessable identifiers.
+    """Stores completions in memory under unguessable identifiers.
 
     Args:
         max_pixels: Maximum total size of the photos. The oldest completions are removed when it

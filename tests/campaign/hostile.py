@@ -124,7 +124,7 @@ PLACES: dict[str, Callable[[dict], dict]] = {
 DATA: dict[str, tuple[Any, str]] = {
     "interpolation": (OLD_FACES | {"seed": "${oc.env:HOME}"}, "data.seed='${oc.env:HOME}': should"),
     "interpolated root": ({"source": "folder", "root": "${oc.env:HOME}"}, "data.root='${oc.env"),
-    "download": ({"source": "celeba", "root": "celeba", "download": True}, "no such option"),
+    "download": ({"source": "celeba", "root": "celeba", "download": True}, "unknown option"),
     "root is a list": ({"source": "folder", "root": ["/", "/"]}, "data.root=['/', '/']: should be"),
     "root is null": ({"source": "folder", "root": None}, "data.root=None: should be"),
     "source is a list": ({"source": ["faces"]}, "choose one of celeba, faces, folder"),

@@ -351,7 +351,7 @@ def run_concurrently(case: Case) -> None:
     for result in results:
         if result.code:
             result.check_one_line(f"output={run_dir}")
-            reasons = ("another run is using it", "holds a")
+            reasons = ("another run is using it", "contains a")
             known = any(reason in result.err for reason in reasons)
             result.require(known, "the line does not say that the directory is in use")
         else:

@@ -84,7 +84,7 @@ class Scene:
         self.canvas.lerp_(color, coverage)
 
     def solid(self, color: Tensor, coverage: Tensor) -> None:
-        """Paint a part of the person, which `shade` lights."""
+        """Paint a part of the person; `shade` lights it later."""
         self.canvas.lerp_(color, coverage)
         torch.maximum(self.lit, coverage, out=self.lit)
 
@@ -119,7 +119,7 @@ def paint_neck(s: Scene) -> None:
 
 
 def hair_shape(s: Scene, waves: Tensor) -> Tensor:
-    """Return the distance to skull and hair; the hair is shorter at the sides."""
+    """Return the distance to the skull and its hair, which is shorter at the sides."""
     f = s.f
     x, y = s.x + 0.10 * f.yaw, s.y + 0.10
     skull = ellipse(x, y.clamp(max=0), f.face_width + 0.02, 0.70) - f.hair_volume + waves

@@ -92,7 +92,7 @@ class _Draw:
 
 
 def draw_factors(seed: int, index: Tensor) -> Factors:
-    """Draw the factors of faces; each face follows from (seed, index[b]) alone.
+    """Draw the factors of faces; each face depends on (seed, index[b]) only.
 
     Args:
         seed: Seed of the faces.
@@ -188,7 +188,7 @@ class Faces:
     test_size: Count = 1000
 
     def settings(self) -> dict[str, str | int]:
-        """Return everything that determines the pixels; `version` grows with the painter."""
+        """Return all settings that affect the pixels; `version` is that of the painter."""
         shape = {"image_size": self.image_size, "channels": self.channels}
         return {"source": "faces", "version": 1, **shape, "seed": self.seed}
 
