@@ -185,7 +185,7 @@ Settings = TypeVar("Settings")
 
 
 def checked(function: Function) -> Function:
-    """Validate a function's arguments by its annotations; ValueError, one line, for the first."""
+    """Validate the arguments of a function; raise ValueError for the first invalid one."""
     validated = pydantic.validate_call(config=STRICT)(function)
     names = list(inspect.signature(function).parameters)
 
@@ -207,7 +207,7 @@ def settings(cls: type) -> Any:
 
 
 def make(cls: Callable[..., Settings], values: Mapping[str, Any]) -> Settings:
-    """Return `cls(**values)` of a class of `settings`; ValueError, one line, for a wrong value."""
+    """Return `cls(**values)` of a class of `settings`; raise ValueError for an invalid value."""
     try:
         return cls(**values)
     except ValidationError as error:

@@ -281,7 +281,7 @@ def test_wrong_argument_is_one_error_line_before_the_search(completer, arguments
     [
         ("method=tv", {"candidates": 2}, "candidates=2: applies to method=search only"),
         ("method=tv", {"watch": print}, "watch: applies to method=search only"),
-        ("method=network", {}, "method=network: ckpt holds a DCGAN"),
+        ("method=network", {}, "method=network: ckpt= holds a DCGAN"),
         ("trainer.devices=2", {}, "trainer.devices=2: completion uses one device"),
         ("trainer.accelerator=tpu", {}, "trainer.accelerator=tpu: "),
     ],

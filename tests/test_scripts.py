@@ -836,7 +836,7 @@ TRAIN_ERRORS = {
     "devices": (["trainer.devices=2"], "trainer.devices=2: several devices require trainer=ddp"),
     "multirun": (
         ["trainer=ddp_cpu", "hydra.sweep.dir={tmp}/sweep", "-m"],
-        "trainer.devices=2: 2 processes do not work with -m",
+        "trainer.devices=2: 2 processes are not supported with -m",
     ),
     "not there": (["trainer.accelerator=tpu"], "trainer.accelerator=tpu trainer.devices=1: "),
     "shares": (["trainer=ddp_cpu", "batch_size=40"], "Use batch_size=32 or less"),

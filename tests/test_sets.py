@@ -203,7 +203,7 @@ def test_set_with_a_single_part_is_split_by_holdout(tmp_path):
             "data.train=dev: the data set has two parts. Use train or test",
         ),
         ({}, "data.name=SVHN data.train=train data.root=.*not found or corrupted"),
-        ({"name": "MovingMNIST"}, "its samples begin with a Tensor, not with an image"),
+        ({"name": "MovingMNIST"}, "the samples begin with a Tensor, not with an image"),
     ],
 )
 def test_torchvision_sets_refuse_bad_arguments(tmp_path, settings, message):
@@ -343,8 +343,8 @@ def test_changed_tar_changes_the_cache_key(tars):
 @pytest.mark.parametrize(
     ("urls", "error", "message"),
     [
-        ("pipe:touch {root}/run", ValueError, "data.urls=pipe:.*should be a path"),
-        ("https://a.example/b.tar", ValueError, "data.urls=https:.*should be a path"),
+        ("pipe:touch {root}/run", ValueError, "data.urls=pipe:.*expected a path"),
+        ("https://a.example/b.tar", ValueError, "data.urls=https:.*expected a path"),
         ("{root}/shards-{{008..011}}.tar", FileNotFoundError, "shards-011.tar does not exist"),
         (
             "{root}/shards-{{000..999999999}}.tar",

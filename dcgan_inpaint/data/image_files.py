@@ -337,7 +337,7 @@ def find_tars(urls: str, option: str) -> list[Path]:
     Raises FileNotFoundError if one does not exist, and ValueError for a URL.
     """
     if "://" in urls or urls.startswith("pipe:"):
-        raise ValueError(f"{option}={urls}: should be a path. Download remote files first")
+        raise ValueError(f"{option}={urls}: expected a path. Download remote files first")
     tars: list[Path] = []
     for pattern in _expand_ranges(urls):
         path = Path(pattern).expanduser()

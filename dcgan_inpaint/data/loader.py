@@ -218,7 +218,7 @@ class StreamedBatches:
 
 
 def shuffle_buffer(items: Iterator[Item], size: int, stream: str, seed: int) -> Iterator[Item]:
-    """Yield each item once, chosen from a buffer of `size` items as (stream, seed) determine.
+    """Yield each item once, chosen from a buffer of `size` items by (stream, seed).
 
     An item moves forward by at most `size` positions.
     """

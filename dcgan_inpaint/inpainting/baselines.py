@@ -76,7 +76,7 @@ def network(model: Model, ema: bool) -> Callable[[Tensor, Tensor], Tensor]:
     completer = model.fill(ema)
     if completer is None:
         raise ValueError(
-            f"method=network: ckpt holds a {model.kind}, which has no network for one-pass "
+            f"method=network: ckpt= holds a {model.kind}, which has no network for one-pass "
             "completion. Use method=search"
         )
     return completer

@@ -19,7 +19,7 @@ Polarity = Literal["white", "black"]  # color of the known pixels
 
 
 class MaskImage:
-    """Mask function (see masks.py) of one mask image.
+    """Mask function (see masks.py) for a single mask image.
 
     An image with transparency is read from its alpha channel, where opaque is white.
 

@@ -38,7 +38,7 @@ class Result:
     previous: "Result | None" = None
 
     def __getattr__(self, name: str) -> Any:
-        """Raise AttributeError, which names the new attribute for one of version 0.2."""
+        """Raise AttributeError; for an attribute of version 0.2 the message has the new name."""
         if new := RENAMED_ATTRIBUTES.get(name):
             raise AttributeError(f"result.{name}: was renamed. Use result.{new}")
         raise AttributeError(f"result has no attribute {name!r}")

@@ -42,7 +42,7 @@ METRICS = (  # columns of metrics.csv
 
 @dataclass
 class Record:
-    """The stored result of one image.
+    """Stored result of one image.
 
     Attributes:
         name: Name of its image files, without suffix.

@@ -113,7 +113,7 @@ def make_trainer(
     devices = f"trainer.devices={options.get('devices')}"
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         raise ValueError(
-            f"{devices}: {processes} processes do not work with -m. "
+            f"{devices}: {processes} processes are not supported with -m. "
             "Start each run with its own command"
         )
     if train_batch_size is not None:
