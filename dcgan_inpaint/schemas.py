@@ -103,7 +103,7 @@ class TrainConfig:
     preview: Natural
     validate: Natural
     sample_metrics: Annotated[Natural, AfterValidator(_not_one)]
-    gan: Text | None = None  # of model=latent_encoder
+    gan: str = ""  # of model=latent_encoder
 
 
 @settings

@@ -165,7 +165,7 @@ class PartitionedSource(DecodedSource):
             return [name for i, name in enumerate(names) if i % HOLDOUT_PERIOD not in held_out]
         if not (holdout := list(names[HOLDOUT_OFFSETS[split] :: HOLDOUT_PERIOD])):
             raise ValueError(
-                f"data={self.kind}: {len(names)} images are too few for a 1-in-{HOLDOUT_PERIOD} "
+                f"data.{split}=null: {len(names)} images are too few for a 1-in-{HOLDOUT_PERIOD} "
                 f"{split} split. Select a part of the data set for it, or use more images"
             )
         return holdout

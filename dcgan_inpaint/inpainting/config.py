@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
 
+from dcgan_inpaint.configs import choices_of
 from dcgan_inpaint.errors import show
 from dcgan_inpaint.schemas import InpaintConfig
 
@@ -26,7 +27,10 @@ def check_method(config: InpaintConfig, model: "Model") -> None:
     if config.method is None:
         for group in ("objective", "solver"):
             if getattr(config, group) is None:
-                raise ValueError(f"{group}: missing. Set {group}=, which method=search requires")
+                choices = ", ".join(choices_of(group))
+                raise ValueError(
+                    f"{group}=null: the search (method=null) requires one. Use one of {choices}"
+                )
         if model.gan is None:
             raise ValueError(
                 f"ckpt={config.ckpt}: holds a {model.kind}, which has no z to search. "
