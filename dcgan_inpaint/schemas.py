@@ -103,7 +103,7 @@ class TrainConfig:
     preview: Natural
     validate: Natural
     sample_metrics: Annotated[Natural, AfterValidator(_not_one)]
-    gan: str = ""  # of model=latent_encoder
+    gan: Text = "none"  # read by model=latent_encoder only
 
 
 @settings
