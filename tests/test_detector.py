@@ -143,6 +143,7 @@ def test_a_mirrored_photo_gives_the_mirrored_face(faces):
     assert abs(other.right_eye - (900 - face.left_eye.conjugate())) < 0.03 * distance
 
 
+@pytest.mark.slow
 def test_several_faces_are_sorted_by_size(faces):
     placements = [((150, 150), 120, 0), ((650, 300), 300, 10), ((250, 500), 200, -30)]
     photo = photo_with(*((face, *place) for face, place in zip(faces, placements, strict=False)))

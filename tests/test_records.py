@@ -147,6 +147,7 @@ def test_damaged_files_are_written_again(evaluate, expected, tmp_path, damage):
     assert contents(tmp_path) == expected
 
 
+@pytest.mark.slow
 def test_run_killed_at_any_write_is_completed_by_the_next(
     evaluate, expected, tmp_path, monkeypatch
 ):

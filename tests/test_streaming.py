@@ -227,6 +227,7 @@ WORDS = [
 ]
 
 
+@pytest.mark.slow
 def test_streamed_training_resumes_exactly(run, shards, tmp_path):
     """There is no memory map of the training split, and 2 + 1 epochs equal 3."""
     cache = tmp_path / "cache"

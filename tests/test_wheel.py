@@ -116,6 +116,7 @@ assert dcgan_inpaint.__version__ == importlib.metadata.version("dcgan_inpaint")
     )
 
 
+@pytest.mark.slow
 def test_every_command_loads(run_installed, tmp_path):
     code = "print(*sorted(p.name for p in entry_points if callable(p.load())))"
     names = run_installed(code, tmp_path).split()
