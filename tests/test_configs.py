@@ -18,6 +18,8 @@ from dcgan_inpaint.configs import check_config, normalize_overrides
 from dcgan_inpaint.data.faces.source import Faces
 from dcgan_inpaint.data.image_files import Cars, CelebA, Folder, TarShards
 from dcgan_inpaint.data.library_sets import HuggingFace, TorchvisionSet
+from dcgan_inpaint.data.mixture import Mixture
+from dcgan_inpaint.data.utkface import UTKFace
 from dcgan_inpaint.inpainting.build import build, build_preview, uses_source
 from dcgan_inpaint.inpainting.config import resolve
 from dcgan_inpaint.inpainting.module import InpaintingModule, Objective
@@ -62,7 +64,15 @@ def roots(tmp_path):
 
 DATA = {  # class, required overrides
     "celeba": (CelebA, ["data.root={roots}"]),
+    "balanced": (
+        Mixture,
+        [
+            "data.sources.celeba.root={roots}",
+            "data.sources.utkface.root={roots}",
+        ],
+    ),
     "faces": (Faces, []),
+    "utkface": (UTKFace, ["data.root={roots}"]),
     "folder": (Folder, ["data.root={roots}"]),
     "torchvision": (TorchvisionSet, ["data.name=CIFAR10", "data.root={roots}"]),
     "svhn": (TorchvisionSet, ["data.root={roots}"]),
@@ -84,7 +94,8 @@ def test_data_choice_builds_its_source(choice, command, roots):
     source = instantiate(cfg.data)
     assert isinstance(source, source_class)
     assert (source.image_size, source.channels) == (32, 3)
-    assert source.crop == pytest.approx(108 / 178 if choice == "celeba" else 1.0)
+    crops = {"celeba": 108 / 178, "utkface": 108 / 178, "balanced": 142 / 178}
+    assert source.crop == pytest.approx(crops.get(choice, 1.0))
 
 
 def test_svhn_follows_the_paper(roots):

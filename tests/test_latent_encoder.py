@@ -260,7 +260,7 @@ def test_sampler_checkpoint_stores_reward_and_calibration(dcgan, tmp_path):
 def test_augmentation_applies_to_input_and_target_alike(dcgan):
     images = generated(dcgan, 4)
     augmented = one_step(small_sampler(dcgan, changed=1.0), images)
-    expected = one_step(small_sampler(dcgan), augment(images, torch.arange(4), 0, 1.0))
+    expected = one_step(small_sampler(dcgan), augment(images, torch.arange(4), 0, 1.0)[0])
     assert torch.equal(augmented, expected)
 
 

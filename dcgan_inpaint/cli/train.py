@@ -9,6 +9,7 @@ from pytorch_lightning import Trainer, seed_everything
 
 from dcgan_inpaint.data.cache import Source
 from dcgan_inpaint.data.loader import ImageDataModule
+from dcgan_inpaint.data.mixture import Mixture
 from dcgan_inpaint.data.sources import build_source, describe
 from dcgan_inpaint.errors import exit_on_failure, one_line_errors
 from dcgan_inpaint.files import load_weights
@@ -75,8 +76,21 @@ def build_model(config: TrainConfig, source: Source) -> Model:
     shape = {name: getattr(source, name) for name in ("image_size", "channels", "crop")}
     model = instantiate(config.model, **shape)
     model.check()
+    check_unknown_pixels(model, source)
     model.data = describe(source)
     return model
+
+
+def check_unknown_pixels(model: Model, source: Source) -> None:
+    """Raise ValueError if the model would learn the unknown pixels of a mixture's sources."""
+    if isinstance(source, Mixture) and not model.respects_valid:
+        for name, part in source.sources.items():
+            if getattr(part, "valid_box", None):
+                raise ValueError(
+                    f"data.sources.{name}: parts of its images are unknown, and a {model.kind} "
+                    f"would learn them. Leave it out (~data.sources.{name} ~data.weights.{name}), "
+                    "or complete its images first and read them with data=folder"
+                )
 
 
 def samples_are_evaluated(config: TrainConfig, model: Model) -> bool:

@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from filelock import AcquireReturnProxy, FileLock, Timeout
+from torch import Tensor
 from tqdm import tqdm
 
 from dcgan_inpaint.data.decoding import UnreadableImage
@@ -40,6 +42,8 @@ class Source(Protocol):
         image_size: Side S of the square images in px.
         channels: C, 3 for color or 1 for gray.
         crop: Side of the central square of a photo divided by its short side.
+        valid_box: Optional; (left, top, right, bottom) in px of the pixels that are known in every
+            image, or None.  Training leaves out the others (`valid_mask`).
     """
 
     image_size: int
@@ -54,6 +58,17 @@ class Source(Protocol):
 
     def decode(self, items: list[str]) -> list:
         """Return uint8 (C, S, S), or an `UnreadableImage`, for each name."""
+
+
+def valid_mask(source: Source) -> Tensor | None:
+    """Return the known pixels of a source's images, (1, S, S) with 1 = known; None if all are."""
+    box = getattr(source, "valid_box", None)
+    if box is None:
+        return None
+    left, top, right, bottom = box
+    valid = torch.zeros(1, source.image_size, source.image_size)
+    valid[:, top:bottom, left:right] = 1
+    return valid
 
 
 def image_bytes(source: Source) -> int:

@@ -108,6 +108,10 @@ class DecodedSource:
         """Open one image."""
         raise NotImplementedError
 
+    def convert(self, image: Image.Image) -> np.ndarray:
+        """Return an opened image as uint8 (channels, image_size, image_size)."""
+        return to_array(image, self.image_size, self.channels, self.crop)
+
     def settings(self) -> dict:
         """Return all settings that affect the pixels; they are part of the cache key."""
         shape = {"image_size": self.image_size, "channels": self.channels, "crop": self.crop}
@@ -122,7 +126,7 @@ class DecodedSource:
     def _decode(self, item: str) -> np.ndarray | UnreadableImage:
         try:
             with self.open_image(item) as image:
-                return to_array(image, self.image_size, self.channels, self.crop)
+                return self.convert(image)
         except Exception as error:  # PIL raises errors of many types for broken files
             return UnreadableImage(f"{item}: cannot be read as an image ({error})")
 

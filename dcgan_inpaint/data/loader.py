@@ -7,13 +7,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from itertools import chain, count, groupby, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dcgan_inpaint.configs import Count, Seed, Text, checked
 from dcgan_inpaint.data.augmentation import random_flip
@@ -23,8 +23,10 @@ from dcgan_inpaint.data.cache import (
     check_unreadable,
     image_bytes,
     load_split,
+    valid_mask,
 )
 from dcgan_inpaint.data.decoding import PartitionedSource, UnreadableImage
+from dcgan_inpaint.data.mixture import Mixture, mixed_order
 from dcgan_inpaint.images import to_float
 from dcgan_inpaint.randomness import permutation, uniform
 
@@ -36,20 +38,35 @@ Item = TypeVar("Item")
 
 
 def make_batch(
-    images: np.ndarray, indices: Sequence[int], flip: bool, seed: int, epoch: int
+    images: np.ndarray,
+    indices: Sequence[int],
+    flip: bool,
+    seed: int,
+    epoch: int,
+    valid: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Return a batch: {"image": (B, C, S, S) float in [-1, 1], "index": (B,) int64}.
+
+    With `valid`, the batch also has the key "valid", (B, 1, S, S) float with 1 = known, and its
+    images are 0 where they are unknown.
 
     Args:
         images: uint8 (B, C, S, S).
         indices: Index of each image in its split.
         flip: Whether to mirror image i in half of the epochs, as (seed, epoch, i) determine.
+        valid: (B, 1, S, S) with 1 = known, or None if all pixels are known.
     """
     index = torch.tensor(indices)
     batch = to_float(images)  # (B, C, S, S)
+    if valid is not None:
+        batch = torch.cat([batch * valid, valid], 1)  # (B, C + 1, S, S): mirrored together
     if flip:
         batch = random_flip(batch, index, seed, epoch)
-    return {"image": batch.contiguous(memory_format=torch.channels_last), "index": index}
+    channels = images.shape[1]
+    image = batch[:, :channels].contiguous(memory_format=torch.channels_last)  # (B, C, S, S)
+    if valid is None:
+        return {"image": image, "index": index}
+    return {"image": image, "valid": batch[:, channels:].contiguous(), "index": index}
 
 
 class ImageDataset(Dataset):
@@ -60,10 +77,19 @@ class ImageDataset(Dataset):
         names: Name of each image.
         flip: Whether to mirror each image in half of the epochs.
         seed: Seed of the flips.
+        valid: Known pixels of every image, (1, S, S) with 1 = known; None if all are known.
     """
 
-    def __init__(self, images: np.ndarray, names: list[str], flip: bool = False, seed: int = 0):
+    def __init__(
+        self,
+        images: np.ndarray,
+        names: list[str],
+        flip: bool = False,
+        seed: int = 0,
+        valid: Tensor | None = None,
+    ):
         self.images, self.names, self.flip, self.seed = images, names, flip, seed
+        self.valid = valid
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -75,10 +101,45 @@ class ImageDataset(Dataset):
         return [f"{i:05d}_{_short(Path(name).stem)}" for i, name in enumerate(self.names)]
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        return make_batch(self.images[indices], indices, self.flip, self.seed, self.epoch)
+        valid = None if self.valid is None else self.valid.expand(len(indices), -1, -1, -1)
+        return make_batch(self.images[indices], indices, self.flip, self.seed, self.epoch, valid)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return {key: value[0] for key, value in self.__getitems__([index]).items()}
+
+
+class MixtureDataset(Dataset):
+    """Images of several data sets, whose indices follow each other; see `make_batch`.
+
+    Batches have the key "valid" if a part has unknown pixels.
+
+    Args:
+        parts: Data sets of images (N, C, S, S).
+        flip: Whether to mirror each image in half of the epochs.
+        seed: Seed of the flips.
+    """
+
+    def __init__(self, parts: Sequence[ImageDataset], flip: bool = False, seed: int = 0):
+        self.parts, self.flip, self.seed = parts, flip, seed
+        self.ends = np.cumsum([len(part) for part in parts])
+        self.epoch = 0
+        self.valid = None
+        if any(part.valid is not None for part in parts):
+            known = torch.ones(1, *parts[0].images.shape[2:])
+            masks = [known if part.valid is None else part.valid for part in parts]
+            self.valid = torch.stack(masks)  # (parts, 1, S, S)
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        index = np.array(indices)
+        number = np.searchsorted(self.ends, index, side="right")  # (B,): the part of each image
+        images = np.empty((len(index), *self.parts[0].images.shape[1:]), np.uint8)
+        for i, part in enumerate(self.parts):
+            images[number == i] = part.images[index[number == i] - self.ends[i] + len(part)]
+        valid = None if self.valid is None else self.valid[torch.from_numpy(number)]
+        return make_batch(images, indices, self.flip, self.seed, self.epoch, valid)
 
 
 class EpochSampler(Sampler[int]):
@@ -106,6 +167,43 @@ class EpochSampler(Sampler[int]):
         stream = f"order {self.images.epoch}"
         order = permutation(stream, self.seed, len(self.images)).tolist()
         return iter(order[self.rank :: self.world_size][: len(self)])
+
+
+class MixtureSampler(Sampler[int]):
+    """Sampler of batches with fixed shares; (seed, epoch) determine them, as in `EpochSampler`.
+
+    Args:
+        images: The data set; as many images are drawn in an epoch.
+        groups: Indices and share of each group of images (`Mixture.groups`).
+        batch_size: Images per batch.
+        seed: Seed of the order.
+        rank: Rank of this process, which takes every `world_size`-th batch from this position.
+        world_size: Number of processes; each gets equally many batches.
+    """
+
+    def __init__(
+        self,
+        images: MixtureDataset,
+        groups: Sequence[tuple[Tensor, float]],
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        self.images, self.groups, self.batch_size, self.seed = images, groups, batch_size, seed
+        self.rank, self.world_size = rank, world_size
+        self.batches = len(images) // (batch_size * world_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.images.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.batches * self.batch_size
+
+    def __iter__(self) -> Iterator[int]:
+        batches = self.batches * self.world_size
+        order = mixed_order(self.groups, batches, self.batch_size, self.seed, self.images.epoch)
+        return iter(order[self.rank :: self.world_size].flatten().tolist())
 
 
 class StreamedBatches:
@@ -174,9 +272,11 @@ class StreamedBatches:
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         stream = f"buffer {self.epoch} {self.rank}"
         samples = shuffle_buffer(self._readable_images(), self.buffer, stream, self.seed)
+        valid = valid_mask(self.source)
         for _ in range(len(self)):
             indices, images = zip(*islice(samples, self.batch_size), strict=True)
-            yield make_batch(np.stack(images), indices, self.flip, self.seed, self.epoch)
+            rows = None if valid is None else valid.expand(self.batch_size, -1, -1, -1)
+            yield make_batch(np.stack(images), indices, self.flip, self.seed, self.epoch, rows)
 
     def _reading_order(self) -> Iterator[int]:
         """Return the indices that this process reads: its share of the pieces in random order."""
@@ -243,6 +343,8 @@ def shuffle_buffer(items: Iterator[Item], size: int, stream: str, seed: int) -> 
 class ImageDataModule(LightningDataModule):
     """Training batches and splits of a source.
 
+    The splits of a `Mixture` are those of its first source.
+
     Args:
         source: Where the images come from.
         cache_dir: Directory of the memory maps.
@@ -261,9 +363,10 @@ class ImageDataModule(LightningDataModule):
         seed: Seed = 0,
     ):
         super().__init__()
-        self.source, self.cache_dir = source, cache_dir
+        self.mixture = source if isinstance(source, Mixture) else None
+        self.source = source.first if isinstance(source, Mixture) else source
+        self.cache_dir = cache_dir
         self.batch_size, self.flip, self.seed = batch_size, flip, seed
-        self._limit = source.cache_limit if isinstance(source, PartitionedSource) else None
 
     def split(self, name: str, flip: bool = False, least: int = 1) -> ImageDataset:
         """Return the images of "train", "val" or "test", decoded on first use.
@@ -271,11 +374,12 @@ class ImageDataModule(LightningDataModule):
         Raises ValueError if the split has fewer than `least` images or exceeds the source's
         cache_limit, and the errors of `load_split`.
         """
-        if self._exceeds_limit(name):
+        if exceeds_cache_limit(self.source, name):
             size = len(self.source.items(name))
+            gigabytes = size * image_bytes(self.source) / 1e9
             raise ValueError(
-                f"data.cache_limit={self._limit}: the {size} images of the {name} split are "
-                f"{size * image_bytes(self.source) / 1e9:.3g} GB decoded, and only training "
+                f"data.cache_limit={self.source.cache_limit}: the {size} images of the {name} "
+                f"split are {gigabytes:.3g} GB decoded, and only training "
                 "images can be streamed. Use a larger limit or a smaller split"
             )
         images, names = load_split(self.source, name, self.cache_dir)
@@ -283,20 +387,24 @@ class ImageDataModule(LightningDataModule):
             raise ValueError(
                 f"the {name} split has {len(images)} image, and at least {least} are needed"
             )
-        return ImageDataset(images, names, flip, self.seed)
+        return ImageDataset(images, names, flip, self.seed, valid_mask(self.source))
 
     def prepare_data(self) -> None:
         """Decode the training split, unless it is streamed.
 
-        Raises ValueError if it does not fill one batch.
+        Raises ValueError if it does not fill one batch, and for a mixture that cannot be drawn.
         """
-        if self._exceeds_limit("train"):
+        if self.mixture is not None:
+            self._mixed_batches(self.mixture)
+        elif exceeds_cache_limit(self.source, "train"):
             self._streamed_batches()
         else:
             check_fills_batch(len(self.split("train")) // self._place[1], self.batch_size)
 
     def train_dataloader(self) -> DataLoader | StreamedBatches:
-        if self._exceeds_limit("train"):
+        if self.mixture is not None:
+            return self._mixed_batches(self.mixture)
+        if exceeds_cache_limit(self.source, "train"):
             return self._streamed_batches()
         images = self.split("train", flip=self.flip)
         sampler = EpochSampler(images, self.seed, *self._place)
@@ -306,16 +414,34 @@ class ImageDataModule(LightningDataModule):
         assert isinstance(self.source, PartitionedSource)  # others have no limit
         return StreamedBatches(self.source, self.batch_size, self.flip, self.seed, *self._place)
 
-    def _exceeds_limit(self, split: str) -> bool:
-        """Return whether a decoded split is larger than the cache_limit of the source."""
-        if self._limit is None:
-            return False
-        return len(self.source.items(split)) * image_bytes(self.source) > self._limit * 1e9
+    def _mixed_batches(self, mixture: Mixture) -> DataLoader:
+        parts = {}
+        for name, source in mixture.sources.items():
+            if exceeds_cache_limit(source, "train"):
+                raise ValueError(
+                    f"data.sources.{name}.cache_limit={source.cache_limit}: its training images "
+                    "are larger, and a mixture cannot be streamed. Use a larger limit or null"
+                )
+            parts[name] = ImageDataset(
+                *load_split(source, "train", self.cache_dir), valid=valid_mask(source)
+            )
+        images = MixtureDataset(list(parts.values()), self.flip, self.seed)
+        rank, world_size = self._place
+        check_fills_batch(len(images) // world_size, self.batch_size)
+        groups = mixture.groups({name: part.images for name, part in parts.items()})
+        sampler = MixtureSampler(images, groups, self.batch_size, self.seed, rank, world_size)
+        return make_dataloader(images, self.batch_size, sampler=sampler)
 
     @property
     def _place(self) -> tuple[int, int]:
         """Return the rank of this process and the number of processes."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+
+def exceeds_cache_limit(source: Source, split: str) -> TypeGuard[PartitionedSource]:
+    """Return whether a decoded split is larger than the cache_limit of its source."""
+    limit = source.cache_limit if isinstance(source, PartitionedSource) else None
+    return limit is not None and len(source.items(split)) * image_bytes(source) > limit * 1e9
 
 
 def check_fills_batch(count: int, batch_size: int) -> None:
@@ -327,7 +453,7 @@ def check_fills_batch(count: int, batch_size: int) -> None:
         )
 
 
-def make_dataloader(images: ImageDataset | Subset, batch_size: int, **options: Any) -> DataLoader:
+def make_dataloader(images: Dataset, batch_size: int, **options: Any) -> DataLoader:
     """Return a DataLoader; the data set returns complete batches, so nothing is collated."""
     return DataLoader(images, batch_size, collate_fn=lambda batch: batch, **options)
 

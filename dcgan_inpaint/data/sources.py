@@ -19,6 +19,8 @@ from dcgan_inpaint.data.cache import Source
 from dcgan_inpaint.data.faces.source import Faces
 from dcgan_inpaint.data.image_files import Cars, CelebA, Folder, TarShards
 from dcgan_inpaint.data.library_sets import HuggingFace, TorchvisionSet
+from dcgan_inpaint.data.mixture import Mixture
+from dcgan_inpaint.data.utkface import UTKFace
 
 SOURCES: dict[str, type] = {
     "celeba": CelebA,
@@ -28,6 +30,7 @@ SOURCES: dict[str, type] = {
     "cars": Cars,
     "huggingface": HuggingFace,
     "webdataset": TarShards,
+    "utkface": UTKFace,
 }
 # `_target_` of each source in checkpoints and configurations of earlier versions
 OLD_SOURCE_TARGETS = {
@@ -47,7 +50,8 @@ CUSTOM_FIELDS = ["target", "image_size", "channels", "crop", "settings"]
 def build_source(config: Mapping[str, Any] | None) -> Any:
     """Return the source that the user's configuration describes, or None for None.
 
-    Raises the errors of its class, and ValueError if the class is not a `Source`.
+    Raises the errors of its class, and ValueError if the class is not a `Source`, or if its images
+    are known in part only.
     """
     source = instantiate(config)
     if config is not None and not isinstance(source, Source):
@@ -55,14 +59,31 @@ def build_source(config: Mapping[str, Any] | None) -> Any:
         raise ValueError(
             f"data._target_={config['_target_']}: should have {required}. See CONTRIBUTING.md"
         )
+    if config is not None:
+        check_complete(source)
     return source
+
+
+def check_complete(source: Source) -> None:
+    """Raise ValueError if the images of a source are known in part only.
+
+    They can train a model, as a part of a mixture, but not evaluate one.
+    """
+    if box := getattr(source, "valid_box", None):
+        raise ValueError(
+            f"data: the images are known in the box {box} only, and cannot evaluate a model. Use "
+            "them in data=balanced, or use complete images (data.frame=none)"
+        )
 
 
 def describe(source: Source) -> dict[str, Any]:
     """Return {"source": name} and the plain values that the source was constructed with.
 
     For a custom class, these are its name, the shape of its images and a hash of its settings.
+    For a mixture, the first source is described.
     """
+    if isinstance(source, Mixture):
+        return describe(source.first)
     name = {cls: name for name, cls in SOURCES.items()}.get(type(source))
     if name is None:
         settings = json.dumps(source.settings(), sort_keys=True, default=str)
@@ -123,7 +144,9 @@ def source_from_description(stored: Any) -> Source:
             "and classes that a checkpoint names are not imported. Set data=own "
             "data._target_=... or another data="
         )
-    return SOURCES[values.pop("source")](**values)
+    source = SOURCES[values.pop("source")](**values)
+    check_complete(source)
+    return source
 
 
 def missing_argument(description: Mapping[str, Any]) -> str | None:

@@ -50,6 +50,7 @@ class Model(LightningModule):
         Settings: Dataclass of the model's settings, a subclass of ModelSettings.
         averages: Attribute of each trained network -> attribute of its moving average.
         training_only: Networks and buffers that completion does not use.
+        respects_valid: Whether training ignores the unknown pixels, where batch["valid"] is 0.
         needs_calibration: Whether `calibrate` is called at the end of each epoch.
         ema_only: Whether the model was loaded from a file without the raw networks.
         steps_per_batch: Optimizer steps for each batch.
@@ -66,6 +67,7 @@ class Model(LightningModule):
     Settings: type
     averages: ClassVar[Mapping[str, str]] = {}
     training_only: ClassVar[Sequence[str]] = ()
+    respects_valid = False
     needs_calibration = False
     ema_only = False
     discriminator: nn.Module

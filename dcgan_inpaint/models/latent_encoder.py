@@ -193,7 +193,7 @@ class LatentEncoder(Model):
         images, s = batch["image"], self.settings  # (B, C, S, S)
         index = self.sample_indices(len(images))  # (B,)
         if s.changed:
-            images = augment(images, index, s.seed, s.changed)  # (B, C, S, S)
+            images, _ = augment(images, index, s.seed, s.changed)  # (B, C, S, S)
         mask = self.training_masks(index)  # (B, 1, S, S)
         noise = self._noise("train w", index, TRAINING_SAMPLES if s.noise_dim else 1)
         fakes = self.sample_images(self.encoder, images * mask, mask, noise)
