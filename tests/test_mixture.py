@@ -29,6 +29,7 @@ from dcgan_inpaint.data.sources import (
 )
 from dcgan_inpaint.data.utkface import UNKNOWN, UTKFace
 from dcgan_inpaint.models.dcgan import DCGAN
+from dcgan_inpaint.runs.resuming import FREE_IN_TRAINING, check_same_settings
 from dcgan_inpaint.schemas import TrainConfig
 
 REAL_UTKFACE = Path(__file__).parents[2] / "shared" / "utkface"
@@ -302,6 +303,14 @@ def test_mixture_refuses_gray_images_and_an_incomplete_first_source(faces):
         Mixture({"a": UTKFace(str(faces), 16)}, {"a": 1}, 16)
 
 
+def test_locations_of_a_mixtures_sources_may_change_on_resume():
+    old = {"data.sources.celeba.root": "a", "data.sources.celeba.crop": 0.5}
+    check_same_settings("run", old, old | {"data.sources.celeba.root": "b"}, old, FREE_IN_TRAINING)
+    with pytest.raises(ValueError, match=r"with data.sources.celeba.crop=0.5, not 0.6"):
+        new = old | {"data.sources.celeba.crop": 0.6}
+        check_same_settings("run", old, new, old, FREE_IN_TRAINING)
+
+
 def test_mixture_does_not_stream(tmp_path):
     (tmp_path / "a.tar").touch()
     tars = TarShards(str(tmp_path / "a.tar"), 16, cache_limit=1e-9)
@@ -324,6 +333,9 @@ def test_balanced_data_is_composed_of_celeba_and_utkface(faces, tmp_path):
     assert source.crop == pytest.approx(142 / 178)
     with pytest.raises(ValueError, match=r"data.sources.utkface: .* a DCGAN would learn them"):
         build_model(config, source)
+    config.data["sources"]["utkface"]["root"] = "gone"
+    with pytest.raises(ValueError, match=r"^data.sources.utkface.root=gone: not a directory"):
+        build_source(config.data)
     alone = compose_config(
         "train",
         ["data=balanced", *roots, "~data.sources.utkface",

@@ -9,9 +9,11 @@ import hashlib
 import inspect
 import json
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from dcgan_inpaint.configs import LOCATION_KEYS
@@ -53,7 +55,14 @@ def build_source(config: Mapping[str, Any] | None) -> Any:
     Raises the errors of its class, and ValueError if the class is not a `Source`, or if its images
     are known in part only.
     """
-    source = instantiate(config)
+    try:
+        source = instantiate(config)
+    except InstantiationException as error:
+        # A source does not know that it is a part of a mixture, as data.sources.<name>.
+        if part := re.search(r"full_key: (sources\.\w+)$", str(error)):
+            message = re.sub(r"\bdata\.", f"data.{part[1]}.", str(error.__cause__))
+            raise ValueError(message) from error
+        raise
     if config is not None and not isinstance(source, Source):
         required = ", ".join(sorted({*Source.__annotations__, "settings", "items", "decode"}))
         raise ValueError(

@@ -5,6 +5,7 @@ Importing this module does not import torch.
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -87,6 +88,11 @@ def check_same_settings(
 
 
 def _is_below(key: str, options: Collection[str]) -> bool:
+    """Return whether a key is one of the options or below one.
+
+    The options of a source are free in a mixture too, as data.sources.<name>.
+    """
+    key = re.sub(r"^data\.sources\.[^.]+\.", "data.", key)
     return any(f"{key}.".startswith(f"{option}.") for option in options)
 
 
