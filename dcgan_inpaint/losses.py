@@ -6,7 +6,7 @@ a batch never influence each other.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -81,6 +81,20 @@ def lazy_penalty(
         return None
     with torch.autocast(real.device.type, enabled=False):  # second derivatives in float32
         return R1_INTERVAL * weight * gradient_penalty(discriminator, real)
+
+
+def feature_matching(maps: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+    """Return the mean absolute difference of feature maps, averaged over layers, a scalar.
+
+    It compares what a discriminator computes from fake and from real images (Salimans 2016), layer
+    by layer (Wang 2018, eq. 4).
+
+    Args:
+        maps: Maps of the layers, each (B, C, H, W) with its own C, H and W.
+        targets: Maps of the same shapes.
+    """
+    distances = [(a.float() - b.float()).abs().mean() for a, b in zip(maps, targets, strict=True)]
+    return torch.stack(distances).mean()
 
 
 def hole_loss(fake: Tensor, images: Tensor, mask: Tensor) -> Tensor:

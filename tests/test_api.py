@@ -7,6 +7,7 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 import torch
+from dcgan_inpaint.models.context_encoder import ContextEncoder
 from PIL import Image
 from training import small_dcgan
 
@@ -15,7 +16,6 @@ from dcgan_inpaint import Completer
 from dcgan_inpaint.images import to_pil
 from dcgan_inpaint.metrics.completions import psnr
 from dcgan_inpaint.models.checkpoint import save_weights
-from dcgan_inpaint.models.context_encoder import ContextEncoder
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
 from dcgan_inpaint.photos.result import Result
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from dcgan_inpaint.models.context_encoder import ContextEncoder
 from hostile import (
     BAD_LAYOUTS,
     DATA,
@@ -43,7 +44,6 @@ from dcgan_inpaint.models.checkpoint import (
     load_model,
     save_weights,
 )
-from dcgan_inpaint.models.context_encoder import ContextEncoder
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
 from dcgan_inpaint.models.unet import UNet

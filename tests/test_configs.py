@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from dcgan_inpaint.models.context_encoder import ContextEncoder
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from hydra.utils import instantiate
@@ -25,7 +26,6 @@ from dcgan_inpaint.inpainting.config import resolve
 from dcgan_inpaint.inpainting.module import InpaintingModule, Objective
 from dcgan_inpaint.inpainting.solvers import Solver
 from dcgan_inpaint.masks import masks
-from dcgan_inpaint.models.context_encoder import ContextEncoder
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
 from dcgan_inpaint.models.unet import UNet

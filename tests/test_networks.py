@@ -1,9 +1,9 @@
 import pytest
 import torch
+from dcgan_inpaint.models.context_encoder import ContextGenerator
 from torch import nn
 from torch.nn import functional as F
 
-from dcgan_inpaint.models.context_encoder import ContextGenerator
 from dcgan_inpaint.models.networks import (
     Discriminator,
     Encoder,

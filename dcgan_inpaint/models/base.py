@@ -192,6 +192,14 @@ class Model(LightningModule):
         self.manual_backward(loss)
         chosen.step()
 
+    def cosine_factor(self) -> float:
+        """Return the factor of a step size that decays to 0 at the end of the training."""
+        trainer: Any = self.trainer
+        steps = trainer.max_epochs * trainer.num_training_batches
+        if trainer.max_steps > 0:  # Lightning counts the steps of all optimizers
+            steps = min(steps, trainer.max_steps // self.steps_per_batch)
+        return (1 + math.cos(math.pi * min(1.0, self.iteration / steps))) / 2
+
     def adversarial_loss(self, fake: Tensor) -> Tensor:
         """Return CE(D(fake), 1) without weight gradients of D, which G's update does not need."""
         self.discriminator.requires_grad_(False)
@@ -261,6 +269,17 @@ class LatentGAN(AdversarialModule):
     those of AdversarialModule.  Its generators have `levels`, `lift` and `forward(x, level)` as
     networks.Generator.
     """
+
+    @classmethod
+    def from_description(cls, kind: Any, settings: Any) -> "LatentGAN":
+        """Build the untrained GAN that another model's hyperparameters describe.
+
+        Raises ValueError for an unknown kind or invalid settings.
+        """
+        gan_class = cls.class_for_kind(kind) if isinstance(kind, str) else None
+        if gan_class is None or not isinstance(settings, Mapping):
+            raise ValueError(f"gan_kind={kind}: expected the kind and the gan_settings of a GAN")
+        return gan_class.from_hyperparameters(settings)
 
     @property
     def gan(self) -> "LatentGAN":

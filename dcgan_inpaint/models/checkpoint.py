@@ -23,18 +23,23 @@ from dcgan_inpaint.configs import LOCATION_KEYS, Natural, Text, make, settings
 from dcgan_inpaint.data.sources import check_description
 from dcgan_inpaint.files import atomic_write
 from dcgan_inpaint.models.base import LatentGAN, Model
-from dcgan_inpaint.models.context_encoder import ContextEncoder
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
-from dcgan_inpaint.models.unet import UNet
+from dcgan_inpaint.models.one_pass import OnePass
 
-BUILT_IN: tuple[type[Model], ...] = (DCGAN, LatentEncoder, ContextEncoder, UNet)
+BUILT_IN: tuple[type[Model], ...] = (DCGAN, LatentEncoder, OnePass)
 SHIPPED = {path.stem: path for path in (Path(__file__).parents[1] / "checkpoints").glob("*.s*")}
 HEADER = "dcgan_inpaint"  # key of the header in the metadata of a safetensors file
 
 # Names in files of earlier versions -> present names.
 RENAMED_TENSORS = {"doubt": "error_calibration"}
-OLD_DEFAULTS = {LatentEncoder.kind: {"df_dim": 64}}  # of settings that a file may omit
+OLD_DEFAULTS = {  # of settings that a file may omit
+    LatentEncoder.kind: {"df_dim": 64},
+    "context encoder": {"network": "context_encoder"},
+    "U-Net": {"network": "unet", "known": 1.0, "hole": 1.0},
+}
+OLD_KINDS = {"context encoder": OnePass.kind, "U-Net": OnePass.kind}
+OLD_PARTS = {"generator": "network", "ema_generator": "ema_network"}  # of a context encoder
 
 
 @settings
@@ -94,8 +99,14 @@ def checkpoint_path(path: str | Path) -> Path:
 
 
 def load_gan(path: str | Path, key: str = "ckpt") -> LatentGAN:
-    """Load a GAN, or the GAN of a latent encoder, on the CPU, with the checks of `load_model`."""
-    return load_model(path, LatentGAN, LatentEncoder, key=key).gan  # type: ignore[return-value]
+    """Load a GAN, or the GAN inside another model, on the CPU, with the checks of `load_model`.
+
+    Raises ValueError for a model without a GAN.
+    """
+    model = load_model(path, LatentGAN, LatentEncoder, OnePass, key=key)
+    if model.gan is None:
+        raise ValueError(f"{key}={path}: holds a {model.kind} without a GAN. Use that of a GAN")
+    return model.gan
 
 
 def load_teacher(path: Text) -> LatentGAN:
@@ -156,8 +167,26 @@ def _read_file(path: Path) -> tuple[Header, dict[str, Tensor]]:
     else:
         raise ValueError("neither a safetensors file nor a file of torch.save")
     header = make(Header, fields)
+    tensors = {RENAMED_TENSORS.get(name, name): value for name, value in tensors.items()}
     header = replace(header, settings=OLD_DEFAULTS.get(header.kind, {}) | header.settings)
-    return header, {RENAMED_TENSORS.get(name, name): value for name, value in tensors.items()}
+    return _convert_old_kind(header, tensors)
+
+
+def _convert_old_kind(
+    header: Header, tensors: dict[str, Tensor]
+) -> tuple[Header, dict[str, Tensor]]:
+    """Convert the file of a context encoder or a U-Net, which had classes of their own."""
+    if header.kind == "context encoder":
+        own = dict(header.settings)
+        l2 = own.pop("l2_weight", 0.999)
+        own |= {"hole_l2": l2, "adversarial": 1 - l2, "schedule": "constant"}
+        header = replace(header, settings=own)
+        parts = {name: name.partition(".")[::2] for name in tensors}
+        tensors = {
+            f"{OLD_PARTS.get(part, part)}.{rest}": tensors[name]
+            for name, (part, rest) in parts.items()
+        }
+    return replace(header, kind=OLD_KINDS.get(header.kind, header.kind)), tensors
 
 
 def _build_model(model_class: type[Model], header: Header, tensors: dict[str, Tensor]) -> Model:

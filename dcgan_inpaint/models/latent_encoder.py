@@ -156,10 +156,8 @@ class LatentEncoder(Model):
     def from_hyperparameters(cls, hyperparameters: Mapping[str, Any]) -> Self:
         own = dict(hyperparameters)
         kind, gan_settings = own.pop("gan_kind", None), own.pop("gan_settings", None)
-        gan_class = LatentGAN.class_for_kind(kind) if isinstance(kind, str) else None
-        if gan_class is None or not isinstance(gan_settings, Mapping):
-            raise ValueError(f"gan_kind={kind}: expected the kind and the gan_settings of a GAN")
-        return cls(gan_class.from_hyperparameters(gan_settings), **asdict(make(cls.Settings, own)))
+        gan = LatentGAN.from_description(kind, gan_settings)
+        return cls(gan, **asdict(make(cls.Settings, own)))
 
     def latent_encoder(self) -> nn.Module:
         network = freeze(self.ema_encoder)
@@ -214,7 +212,8 @@ class LatentEncoder(Model):
         else:
             terms["prior"] = losses.prior_loss(self.frozen_gan[1](fakes[:, 0]).float()).mean()
         loss = loss + s.lam * terms["prior"]
-        self.update_network(0, loss, lr=s.lr * self._lr_factor())
+        factor = self.cosine_factor() if s.schedule == "cosine" else 1.0
+        self.update_network(0, loss, lr=s.lr * factor)
         self.log_step({"loss": loss} | terms, bar=("loss",))
         return loss.detach()
 
@@ -232,16 +231,6 @@ class LatentEncoder(Model):
         penalty = losses.lazy_penalty(lambda x: self._logits(x, mask), images, r1, self.iteration)
         self.update_network(1, loss if penalty is None else loss + penalty)
         return {"d_loss": loss, "D(y)": real.sigmoid().mean(), "D(x)": fake.sigmoid().mean()}
-
-    def _lr_factor(self) -> float:
-        """Return lr of this iteration as a share of `lr`."""
-        if self.settings.schedule == "constant":
-            return 1.0
-        trainer: Any = self.trainer
-        steps = trainer.max_epochs * trainer.num_training_batches
-        if trainer.max_steps > 0:  # Lightning counts the steps of all optimizers
-            steps = min(steps, trainer.max_steps // self.steps_per_batch)
-        return (1 + math.cos(math.pi * min(1.0, self.iteration / steps))) / 2
 
     @torch.no_grad()
     def calibrate(self, images: Tensor, count: int = 8) -> dict[str, float]:

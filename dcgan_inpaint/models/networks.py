@@ -15,7 +15,7 @@ reshapes copy nothing.
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import fusion
 
-Layers = Annotated[int, Field(ge=4, le=6)]  # stride-2 layers of a discriminator or an encoder
+Layers = Annotated[int, Field(ge=2, le=6)]  # stride-2 layers of a discriminator or an encoder
 
 
 def generator_widths(image_size: int, gf_dim: int, widths: str = "blog") -> list[int]:
@@ -80,18 +80,37 @@ class Generator(nn.Module):
         for norm in self.norms:
             norm.momentum = 1 - decay  # type: ignore[assignment]
 
-    def forward(self, x: Tensor, level: int = 0, offset: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        level: int = 0,
+        offset: Tensor | None = None,
+        skips: Sequence[Tensor] | None = None,
+    ) -> Tensor:
         """Generate images (B, C, S, S) from z or from the feature map of a level (see `lift`)."""
-        h = self.lift(x, level, 1 + self.levels, offset)  # (B, S·S·C)
+        h = self.lift(x, level, 1 + self.levels, offset, skips)  # (B, S·S·C)
         size = 8 << self.levels - 1
         h = h.view(len(h), size, size, -1).permute(0, 3, 1, 2)  # (B, C, S, S)
         return torch.tanh(h).flip(2, 3)  # upright image
 
-    def lift(self, x: Tensor, level: int, to: int, offset: Tensor | None = None) -> Tensor:
+    def lift(
+        self,
+        x: Tensor,
+        level: int,
+        to: int,
+        offset: Tensor | None = None,
+        skips: Sequence[Tensor] | None = None,
+    ) -> Tensor:
         """Compute the feature map of level `to` from that of an earlier level.
 
-        Level 0 is z (B, z_dim).  Level 1 is the 4x4 map before its BatchNorm, level 2 the 8x8 map,
-        and so on, all flat: (B, H·W·channels).  `offset` is added to the 4x4 map of z.
+        Args:
+            x: Level 0 is z (B, z_dim).  Level 1 is the 4x4 map before its BatchNorm, level 2 the
+                8x8 map, and so on, all flat: (B, H·W·channels).
+            level: Level of x.
+            to: Level of the result.
+            offset: Added to the 4x4 map of z, (B, 4·4·channels).
+            skips: Maps that are added to the levels 1, 2, ... before their BatchNorms, each
+                (B, channels, H, W), flipped like all maps.
         """
         for layer in range(level, to):
             if layer == 0:
@@ -100,8 +119,9 @@ class Generator(nn.Module):
                 continue
             width, side = self.widths[layer - 1], 4 << layer - 1
             h = x.view(-1, side, side, width).permute(0, 3, 1, 2)  # (B, 8·gf, 4, 4), ...
+            h = h if skips is None else h + skips[layer - 1]
             h = self.deconvs[layer - 1](F.relu(self.norms[layer - 1](h)))  # (B, 4·gf, 8, 8), ...
-            x = h.permute(0, 2, 3, 1).flatten(1)
+            x = flatten_map(h)
         return x
 
     def fold(self) -> None:
@@ -146,12 +166,17 @@ class _Trunk(nn.Module):
             nn.init.zeros_(layer.bias)
         self.to(memory_format=torch.channels_last)
 
-    def features(self, images: Tensor) -> Tensor:
-        """Map images (B, channels, S, S) to features (B, (S/16)²·8·df), for 4 layers."""
-        h = images.flip(2, 3)  # flipped image
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Return the map of each layer, flipped, for images (B, channels, S, S)."""
+        h, maps = images.flip(2, 3), []  # flipped image
         for conv, norm in zip(self.convs, self.norms, strict=True):
             h = F.leaky_relu(norm(conv(h)), 0.2)  # (B, df, S/2, S/2), ... (B, 8·df, S/16, S/16)
-        return h.permute(0, 2, 3, 1).flatten(1)
+            maps.append(h)
+        return maps
+
+    def features(self, images: Tensor) -> Tensor:
+        """Map images (B, channels, S, S) to features (B, (S/16)²·8·df), for 4 layers."""
+        return flatten_map(self.maps(images)[-1])
 
     def fold(self) -> None:
         """Fold the BatchNorms into their neighbors, in place; see `freeze`."""
@@ -173,6 +198,11 @@ class Discriminator(_Trunk):
     def forward(self, images: Tensor) -> Tensor:
         return self.classify(self.features(images)).squeeze(1)  # (B,)
 
+    def with_maps(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the logits (B,) and the map of each layer."""
+        maps = self.maps(images)
+        return self.classify(flatten_map(maps[-1])).squeeze(1), maps
+
 
 class Encoder(_Trunk):
     """Encoder: masked images (B, channels, S, S) and mask (B, 1, S, S) -> codes (B, code_dim).
@@ -188,13 +218,23 @@ class Encoder(_Trunk):
         self.initialize(self.code)
 
     def forward(self, known: Tensor, mask: Tensor) -> Tensor:
-        features = self.features(torch.cat([known, mask], 1))  # (B, (S/16)²·8·df)
-        return F.leaky_relu(self.code_norm(self.code(features)), 0.2)  # (B, code_dim)
+        return self.with_maps(known, mask)[0]  # (B, code_dim)
+
+    def with_maps(self, known: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the codes (B, code_dim) and the map of each layer."""
+        maps = self.maps(torch.cat([known, mask], 1))  # (B, df, S/2, S/2), ...
+        code = self.code_norm(self.code(flatten_map(maps[-1])))
+        return F.leaky_relu(code, 0.2), maps
 
     def fold(self) -> None:
         super().fold()
         self.code = fusion.fuse_linear_bn_eval(self.code, self.code_norm)
         self.code_norm = nn.Identity()
+
+
+def flatten_map(h: Tensor) -> Tensor:
+    """Flatten a map (B, C, H, W) in the order (H, W, C): (B, H·W·C)."""
+    return h.permute(0, 2, 3, 1).flatten(1)
 
 
 def freeze(network: nn.Module) -> Any:

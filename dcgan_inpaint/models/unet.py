@@ -4,25 +4,11 @@ It is the strongest baseline without a prior: its skip connections carry the kno
 bottleneck at every resolution.
 """
 
-import copy
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dcgan_inpaint.configs import Positive, make, settings
-from dcgan_inpaint.losses import context_loss
-from dcgan_inpaint.models.base import MaskFunction, Model, ModelSettings, Width
-from dcgan_inpaint.models.networks import fold_norms, freeze
-
-
-@settings
-class UNetSettings(ModelSettings):
-    """Settings of a UNet: channels at full resolution, and Adam's first step size."""
-
-    gf_dim: Width = 16
-    lr: Positive = 1e-3
+from dcgan_inpaint.models.networks import fold_norms
 
 
 class ConvBlock(nn.Module):
@@ -72,51 +58,3 @@ class UNetwork(nn.Module):
             larger = F.interpolate(h, scale_factor=2.0, mode="nearest")
             h = block(torch.cat([larger, skips.pop()], 1))  # (B, S/8·gf, 8, 8), ... (B, gf, S, S)
         return torch.tanh(self.last(h))  # (B, C, S, S)
-
-
-class UNet(Model):
-    """U-Net with its moving average (EMA), trained by the L1 distance to the whole image.
-
-    Adam's step size decays to 0 on a cosine schedule.
-
-    Args:
-        mask: Masks for training (masks.py); not stored in the checkpoint.
-        settings: Fields of UNetSettings.
-
-    Raises:
-        ValueError: If the settings are invalid.
-    """
-
-    kind = "U-Net"
-    Settings = UNetSettings
-    averages = {"network": "ema_network"}
-    settings: UNetSettings
-    gan = None  # there is no z to search
-
-    def __init__(self, mask: MaskFunction | None = None, **settings: Any):
-        s = make(UNetSettings, settings)
-        super().__init__(s)
-        self.network = UNetwork(s.image_size, s.channels, s.gf_dim)
-        self.ema_network = copy.deepcopy(self.network).eval().requires_grad_(False)
-        self.mask = mask
-
-    def fill(self, ema: bool = True) -> nn.Module:
-        return freeze(self.ema_network if ema else self.network)
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        adam = torch.optim.Adam(self.network.parameters(), self.settings.lr, fused=True)
-        steps = int(self.trainer.estimated_stepping_batches)
-        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
-        return {"optimizer": adam, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
-
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        images = batch["image"]  # (B, C, S, S)
-        mask = self.training_masks(self.sample_indices(len(images)))  # (B, 1, S, S)
-        fake = self.network(images * mask, mask).float()  # (B, C, S, S)
-        loss = context_loss(fake, images, torch.ones_like(mask)).mean() / images[0].numel()
-        self.log("train/loss", loss, prog_bar=True)
-        self.log("iteration", float(self.iteration))
-        return loss
-
-    def on_train_batch_end(self, *_: object) -> None:
-        self.update_average(self.ema_network, self.network)

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from dcgan_inpaint.models.context_encoder import ContextEncoder
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
@@ -15,7 +16,6 @@ from small_sets import noise, png, write_cars, write_fashion_mnist, write_parque
 
 from dcgan_inpaint.data.image_files import Folder
 from dcgan_inpaint.models.checkpoint import save_weights
-from dcgan_inpaint.models.context_encoder import ContextEncoder
 from dcgan_inpaint.models.dcgan import DCGAN
 
 CONF = Path(__file__).parents[2] / "conf"

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from dcgan_inpaint.models.context_encoder import ContextEncoder
 from safetensors.torch import save
 from torch import Tensor
 
 from dcgan_inpaint.models.base import Model
-from dcgan_inpaint.models.context_encoder import ContextEncoder
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
 

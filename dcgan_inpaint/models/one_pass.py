@@ -1,0 +1,323 @@
+"""One-pass completion: a network from the known pixels and the mask to the image.
+
+One training covers a network that starts from a GAN, the context encoder (Pathak 2016) and the
+U-Net (Ronneberger 2015).  The terms of its loss are weighted, and a weight of 0 turns a term off.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Annotated, Any, Literal, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from dcgan_inpaint import losses
+from dcgan_inpaint.configs import Fraction, NonNegative, Positive, Seed, make, settings
+from dcgan_inpaint.data.augmentation import augment
+from dcgan_inpaint.errors import show
+from dcgan_inpaint.masks.masks import MaskFunction
+from dcgan_inpaint.models.base import LatentGAN, Model, ModelSettings, Width
+from dcgan_inpaint.models.efficientnet import feature_distance, load_efficientnet
+from dcgan_inpaint.models.encoder_generator import EncoderGenerator
+from dcgan_inpaint.models.networks import Discriminator, Encoder, Generator, Layers, freeze
+from dcgan_inpaint.models.unet import UNetwork
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+PERCEPTUAL_SIDE = 96  # px, the largest side of the images that the perceptual loss compares
+NETWORK_SETTINGS = {  # that each network reads
+    "encoder_generator": {"code_dim", "skips", "generator_lr"},
+    "context_encoder": {"code_dim", "gf_dim", "skips"},
+    "unet": {"gf_dim"},
+}
+
+
+@settings
+class OnePassSettings(ModelSettings):
+    """Settings of a OnePass; see conf/model/one_pass.yaml, conf/model/network and conf/loss.
+
+    network: "encoder_generator" (encoder, and the generator of a GAN), "context_encoder" (encoder,
+    and a new generator) or "unet".  code_dim: width between encoder and generator.  gf_dim: width
+    of the new generator, or of the U-Net at full resolution.  df_dim, layers: width and stride-2
+    layers of encoder and discriminator.  skips: whether the maps of the encoder are added to those
+    of the generator.  generator_lr: step size of the GAN's generator / lr; 0 freezes it.
+
+    known, hole, hole_l2, adversarial, feature_matching, perceptual, conditional, r1: the loss, see
+    OnePass.  changed: share of training images that are augmented.  lr, d_lr, beta1, beta2: Adam.
+    """
+
+    network: Literal["encoder_generator", "context_encoder", "unet"] = "encoder_generator"
+    code_dim: Width = 512
+    gf_dim: Width = 64
+    df_dim: Width = 64
+    layers: Layers = 4
+    skips: bool = False
+    generator_lr: NonNegative = 1.0
+    known: NonNegative = 0.0
+    hole: NonNegative = 0.0
+    hole_l2: NonNegative = 0.0
+    adversarial: NonNegative = 0.0
+    feature_matching: NonNegative = 0.0
+    perceptual: NonNegative = 0.0
+    conditional: bool = False
+    r1: NonNegative = 0.0
+    changed: Fraction = 0.0
+    lr: Positive = 1e-3
+    d_lr: Positive = 2e-4
+    beta1: Beta = 0.5
+    beta2: Beta = 0.999
+    schedule: Literal["constant", "cosine"] = "cosine"
+    seed: Seed = 0
+
+
+class OnePass(Model):
+    """Network for one-pass completion, its moving average (EMA), and a discriminator for training.
+
+    For training images y of n numbers, the mask M and the network's images x:
+
+        loss = (known · sum M |x - y| + hole · sum (1 - M) |x - y|) / n
+             + hole_l2 · hole_loss(x, y, M)
+             + adversarial · CE(D(c), 1) + feature_matching · mean |maps of D(c) - maps of D(y)|
+             + perceptual · feature_distance(x in the hole and y elsewhere, y)
+
+    The mean of the feature matching (Salimans 2016; Wang 2018) is over each layer of D and then
+    over the layers; feature_distance is by EfficientNet-Lite1 (models/efficientnet.py).
+
+    `conditional`: D sees c, which is x in the hole and y elsewhere, together with the mask.  It
+    knows the mask, so it is not rewarded for finding the seam.  Otherwise D sees c = x alone, as in
+    Pathak 2016.  `r1` weighs a penalty on D's gradient at real images (Mescheder 2018).
+
+    Pixels that are not valid (batch["valid"]) are holes without a truth: they are in no term, and D
+    sees the network's pixels there in both images.
+
+    The checkpoint of a network that starts from a GAN includes the GAN.  The hyperparameters
+    gan_kind and gan_settings rebuild it.
+
+    Args:
+        gan: The GAN to start from, for network="encoder_generator" only.
+        mask: Masks for training (masks.py).  It is not stored in the checkpoint, because any mask
+            can be completed.
+        settings: Fields of OnePassSettings.
+
+    Raises:
+        ValueError: If the settings are invalid, are not read by the network, or do not fit the GAN.
+    """
+
+    kind = "one-pass network"
+    Settings = OnePassSettings
+    averages = {"network": "ema_network"}
+    training_only = ("discriminator",)
+    settings: OnePassSettings
+    gan: LatentGAN | None
+
+    def __init__(
+        self, gan: LatentGAN | None = None, mask: MaskFunction | None = None, **settings: Any
+    ):
+        s = make(OnePassSettings, settings)
+        _check_settings(s, gan)
+        extra = {} if gan is None else {"gan_kind": gan.kind, "gan_settings": dict(gan.hparams)}
+        super().__init__(s, **extra)
+        self.automatic_optimization = False
+        self.gan = None if gan is None else gan.eval().requires_grad_(False)
+        self.network = build_network(s, gan)
+        self.ema_network = copy.deepcopy(self.network).eval().requires_grad_(False)
+        self.mask = mask
+        self.uses_discriminator = s.adversarial > 0 or s.feature_matching > 0
+        self.steps_per_batch = 1 + self.uses_discriminator
+        if self.uses_discriminator:
+            channels = s.channels + s.conditional  # the mask is one more channel
+            self.discriminator = Discriminator(s.image_size, channels, s.df_dim, s.layers)
+            if gan is not None:
+                start_from_gan(self.discriminator, gan.discriminator)
+
+    @classmethod
+    def from_hyperparameters(cls, hyperparameters: Mapping[str, Any]) -> Self:
+        own = dict(hyperparameters)
+        kind, gan_settings = own.pop("gan_kind", None), own.pop("gan_settings", None)
+        gan = None if kind is None else LatentGAN.from_description(kind, gan_settings)
+        return cls(gan, **asdict(make(cls.Settings, own)))
+
+    def fill(self, ema: bool = True) -> nn.Module:
+        return freeze(self.ema_network if ema else self.network)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.gan is not None:  # the moving statistics of its generator stay as they are
+            self.gan.eval()
+            self.network.decoder.eval()
+        return self
+
+    def configure_optimizers(self) -> list[torch.optim.Adam]:
+        s, tuned = self.settings, []
+        if self.gan is not None:
+            tuned = list(self.network.decoder.parameters())
+        new = [p for p in self.network.parameters() if all(p is not q for q in tuned)]
+        groups: list[dict[str, Any]] = [{"params": new, "factor": 1.0}]
+        if tuned and s.generator_lr:
+            groups.append({"params": tuned, "factor": s.generator_lr})
+        betas = (s.beta1, s.beta2)
+        optimizers = [torch.optim.Adam(groups, s.lr, betas, fused=True)]
+        if self.uses_discriminator:
+            parameters = self.discriminator.parameters()
+            optimizers.append(torch.optim.Adam(parameters, s.d_lr, betas, fused=True))
+        return optimizers
+
+    def check(self) -> None:
+        super().check()
+        self._load_features()  # the package may be missing
+
+    def _load_features(self) -> Any:
+        """Return the network of the perceptual loss, or None."""
+        s = self.settings
+        if not s.perceptual:
+            return None
+        side = max(64, min(s.image_size, PERCEPTUAL_SIDE))  # px
+        return load_efficientnet("lite1", s.image_size, "loss.perceptual", side).to(self.device)
+
+    def on_fit_start(self) -> None:
+        self.features = (self._load_features(),)  # a tuple, so that it is not saved
+        if self.gan is not None:
+            self.network.decoder.requires_grad_(self.settings.generator_lr > 0)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        s, images = self.settings, batch["image"]  # (B, C, S, S)
+        index = self.sample_indices(len(images))  # (B,)
+        valid = batch.get("valid", torch.ones_like(images[:, :1]))  # (B, 1, S, S)
+        if s.changed:
+            images, valid = augment(images, index, s.seed, s.changed, valid)
+        mask = self.training_masks(index) * valid  # (B, 1, S, S)
+        fake = self.network(images * mask, mask).float()  # (B, C, S, S)
+        images = torch.where(valid == 0, fake.detach(), images)
+        completed = torch.where(mask == 0, fake, images)  # (B, C, S, S)
+        seen = completed if s.conditional else fake
+        log = self._discriminator_step(images, seen.detach(), mask)
+        terms = self._terms(fake, seen, images, mask, valid)
+        if s.perceptual:
+            terms["perceptual"] = self._perceptual_term(completed, images)
+        loss = sum((getattr(s, name) * term for name, term in terms.items()), torch.zeros(()))
+        self._update_network(loss)
+        self.update_average(self.ema_network, self.network)
+        self.log_step({"loss": loss} | terms | log, bar=("loss",))
+        return loss.detach()
+
+    def _terms(
+        self, fake: Tensor, seen: Tensor, images: Tensor, mask: Tensor, valid: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the terms of the loss that have a weight, by the name of the weight.
+
+        fake, seen and images are (B, C, S, S); seen is what D sees.
+        """
+        s, size, hole = self.settings, images[0].numel(), (1 - mask) * valid  # (B, 1, S, S)
+        terms = {}
+        if s.known:
+            terms["known"] = losses.context_loss(fake, images, mask).mean() / size
+        if s.hole:
+            terms["hole"] = losses.context_loss(fake, images, hole).mean() / size
+        if s.hole_l2:
+            terms["hole_l2"] = losses.hole_loss(fake, images, 1 - hole).mean()
+        if self.uses_discriminator:
+            self.discriminator.requires_grad_(False)  # its weights need no gradients here
+            logits, maps = self.discriminator.with_maps(self._input(seen, mask))
+            if s.adversarial:
+                terms["adversarial"] = losses.generator_loss(logits.float())
+            if s.feature_matching:
+                with torch.no_grad():
+                    _, targets = self.discriminator.with_maps(self._input(images, mask))
+                terms["feature_matching"] = losses.feature_matching(maps, targets)
+            self.discriminator.requires_grad_(True)
+        return terms
+
+    def _perceptual_term(self, completed: Tensor, images: Tensor) -> Tensor:
+        (network,) = self.features
+        with torch.no_grad():
+            truth = network(images)
+        return feature_distance(network(completed), truth).mean()
+
+    def _input(self, images: Tensor, mask: Tensor) -> Tensor:
+        """Return what D sees of images (B, C, S, S): themselves or, conditional, also the mask."""
+        return torch.cat([images, mask], 1) if self.settings.conditional else images
+
+    def _discriminator_step(self, images: Tensor, fake: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Update D, if it is used, on images and fake (B, C, S, S); return the values to log."""
+        if not self.uses_discriminator:
+            return {}
+
+        def logits(x: Tensor) -> Tensor:
+            return self.discriminator(self._input(x, mask)).float()  # (B,)
+
+        real_logits, fake_logits = logits(images), logits(fake)
+        loss_real, loss_fake = losses.discriminator_losses(real_logits, fake_logits)
+        loss = loss_real + loss_fake
+        penalty = losses.lazy_penalty(logits, images, self.settings.r1, self.iteration)
+        self.update_network(1, loss if penalty is None else loss + penalty)
+        scores = {"D(y)": real_logits.sigmoid().mean(), "D(x)": fake_logits.sigmoid().mean()}
+        return {"d_loss": loss} | scores
+
+    def _update_network(self, loss: Tensor) -> None:
+        """Take one step with the network, on the schedule of the step size."""
+        optimizers = self.optimizers()
+        optimizer: Any = optimizers[0] if isinstance(optimizers, list) else optimizers
+        lr = self.settings.lr
+        if self.settings.schedule == "cosine":
+            lr *= self.cosine_factor()
+        for group in optimizer.param_groups:
+            group["lr"] = lr * group["factor"]
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+
+
+def build_network(s: OnePassSettings, gan: LatentGAN | None) -> Any:
+    """Return the untrained network, or one that starts from the averaged generator of a GAN."""
+    if s.network == "unet":
+        return UNetwork(s.image_size, s.channels, s.gf_dim)
+    encoder = Encoder(s.image_size, s.channels, s.code_dim, s.df_dim, s.layers)
+    if gan is None:
+        generator = Generator(s.image_size, s.channels, s.code_dim, s.gf_dim)
+        return EncoderGenerator(encoder, generator, None, s.skips)
+    generator = copy.deepcopy(gan.ema_generator)
+    return EncoderGenerator(encoder, generator, gan.settings.prior, s.skips)
+
+
+def start_from_gan(discriminator: Discriminator, trained: Any) -> None:
+    """Copy the weights of a GAN's D if it has the same widths.
+
+    Weights for a channel that it does not have, the mask, start at 0.
+    """
+    ours, theirs = discriminator.state_dict(), trained.state_dict()
+    first = "convs.0.weight"
+    if any(
+        name not in theirs or (name != first and theirs[name].shape != value.shape)
+        for name, value in ours.items()
+    ):
+        return
+    channels = theirs[first].shape[1]
+    ours[first][:, channels:] = 0
+    for name, value in theirs.items():
+        (ours[first][:, :channels] if name == first else ours[name]).copy_(value)
+    discriminator.load_state_dict(ours)
+
+
+def _check_settings(s: OnePassSettings, gan: LatentGAN | None) -> None:
+    """Raise ValueError for a setting that the network does not read, and for a GAN that misfits."""
+    read = NETWORK_SETTINGS[s.network]
+    for field in fields(OnePassSettings):
+        value = getattr(s, field.name)
+        elsewhere = any(field.name in names for names in NETWORK_SETTINGS.values())
+        if elsewhere and field.name not in read and value != field.default:
+            raise ValueError(
+                f"model.{field.name}={show(value)}: model/network={s.network} does not have it. "
+                "Remove it"
+            )
+    if not (s.known or s.hole or s.hole_l2 or s.adversarial or s.perceptual):
+        raise ValueError("loss: all weights are 0. Use loss=one_pass, pathak or l1")
+    if (gan is not None) != (s.network == "encoder_generator"):
+        needed = "is required by" if gan is None else "applies only to"
+        raise ValueError(f"model.gan: {needed} model/network=encoder_generator")
+    if gan is not None and gan.image_shape != (s.channels, s.image_size, s.image_size):
+        g = gan.settings
+        raise ValueError(
+            f"data.image_size={s.image_size} data.channels={s.channels}: gan= generates other "
+            f"images. Use data.image_size={g.image_size} data.channels={g.channels}"
+        )

@@ -1,0 +1,309 @@
+import copy
+from functools import partial
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from training import moved_since, quiet_trainer
+
+from dcgan_inpaint.blending import paste
+from dcgan_inpaint.inpainting.baselines import BaselineModule
+from dcgan_inpaint.losses import discriminator_losses, feature_matching, generator_loss
+from dcgan_inpaint.masks import masks
+from dcgan_inpaint.models.checkpoint import load_model, save_weights
+from dcgan_inpaint.models.dcgan import DCGAN
+from dcgan_inpaint.models.networks import freeze
+from dcgan_inpaint.models.one_pass import OnePass
+from dcgan_inpaint.models.unet import UNetwork
+
+SIZE = {"image_size": 16}
+MASK = partial(masks.random, seed=0, missing=0.5)
+CONTEXT = {"network": "context_encoder", "code_dim": 6, "gf_dim": 2, "df_dim": 2, **SIZE}
+PATHAK = CONTEXT | {"hole_l2": 0.999, "adversarial": 0.001, "lr": 2e-3, "schedule": "constant"}
+UNET = {"network": "unet", "gf_dim": 2, "known": 1.0, "hole": 1.0, **SIZE}
+ONE_PASS = {
+    "known": 1.0,
+    "hole": 1.0,
+    "adversarial": 0.1,
+    "feature_matching": 1.0,
+    "conditional": True,
+    "r1": 1.0,
+}
+
+
+def random_batches(count, size=4):
+    generator = torch.Generator().manual_seed(0)
+    return [
+        {"image": torch.rand(size, 3, 16, 16, generator=generator) * 2 - 1} for _ in range(count)
+    ]
+
+
+def small_gan():
+    torch.manual_seed(1)
+    gan = DCGAN(**SIZE, z_dim=5, gf_dim=4, df_dim=2, layers=2)
+    with torch.no_grad():
+        for _ in range(3):  # moving statistics that are not those of a new network
+            gan.ema_generator.train()(torch.rand(16, 5))
+        for norm in gan.ema_generator.norms:
+            norm.weight.uniform_(0.5, 1.5)
+            norm.bias.normal_()
+    gan.ema_generator.eval()
+    return gan
+
+
+def small_model(settings, seed=0, **changes):
+    torch.manual_seed(seed)
+    return OnePass(**{"mask": MASK} | settings | changes)
+
+
+def tuned_gan(**changes):
+    """A model that starts from a GAN; its maps are 4 and 8 px, as those of two layers."""
+    settings = {
+        "network": "encoder_generator",
+        "code_dim": 6,
+        "df_dim": 2,
+        "layers": 2,
+        "skips": True,
+    }
+    return small_model(settings | SIZE | ONE_PASS, gan=small_gan(), **changes)
+
+
+def train(model, data, ckpt_path=None, **settings):
+    trainer = quiet_trainer(**settings)
+    trainer.fit(model, DataLoader(data, batch_size=None), ckpt_path=ckpt_path)
+    return trainer
+
+
+def some_masks(images):
+    mask = MASK(torch.arange(len(images)), 16)
+    return images * mask, mask
+
+
+@pytest.mark.parametrize("settings", [PATHAK, PATHAK | {"skips": True, "layers": 2}, UNET])
+def test_frozen_network_computes_the_same_function(settings):
+    model = small_model(settings)
+    train(model, random_batches(3))
+    known, mask = some_masks(random_batches(1)[0]["image"])
+    expected = model.network.eval()(known, mask)
+    torch.testing.assert_close(freeze(model.network)(known, mask), expected)
+
+
+def test_frozen_network_that_starts_from_a_gan_computes_the_same_function():
+    """Offset and skips are added before BatchNorms, whose scale is folded into both."""
+    model = tuned_gan()
+    for layer in [model.network.offset, *model.network.skips]:
+        torch.nn.init.normal_(layer.weight)
+        torch.nn.init.normal_(layer.bias)
+    known, mask = some_masks(random_batches(1)[0]["image"])
+    expected = model.network.eval()(known, mask)
+    torch.testing.assert_close(freeze(model.network)(known, mask), expected)
+
+
+def test_untrained_network_generates_images_of_its_gan():
+    model = tuned_gan()
+    known, mask = some_masks(random_batches(1)[0]["image"])
+    network = model.network.eval()
+    z = network.encode(known, mask).z
+    assert z.abs().max() <= 1
+    torch.testing.assert_close(network(known, mask), model.gan.ema_generator(z))
+
+
+def test_discriminator_starts_as_that_of_the_gan_and_ignores_the_mask():
+    model = tuned_gan()
+    images = random_batches(1)[0]["image"]
+    _, mask = some_masks(images)
+    expected = model.gan.discriminator.eval()(images)
+    torch.testing.assert_close(model.discriminator.eval()(torch.cat([images, mask], 1)), expected)
+
+
+def test_training_moves_the_network_and_its_discriminator_but_not_the_gan():
+    model = tuned_gan()
+    before = copy.deepcopy(model.state_dict())
+    train(model, random_batches(2))
+    assert moved_since(before, model) == {"network", "ema_network", "discriminator"}
+    for name, value in model.state_dict().items():
+        if name.startswith("gan.") or ".decoder.norms." in name and "running" in name:
+            assert torch.equal(value, before[name]), name
+    moved = {
+        name
+        for name, value in model.network.named_parameters()
+        if not torch.equal(value, before[f"network.{name}"])
+    }
+    assert {name.split(".")[0] for name in moved} >= {"encoder", "decoder", "skips", "offset"}
+    assert model.iteration == 2
+
+
+def test_generator_with_a_step_size_of_zero_stays_that_of_the_gan():
+    model = tuned_gan(generator_lr=0.0)
+    train(model, random_batches(2))
+    for name, value in model.gan.ema_generator.state_dict().items():
+        assert torch.equal(model.network.decoder.state_dict()[name], value), name
+
+
+def test_step_sizes_decay_to_zero_from_lr_and_from_its_share():
+    model = tuned_gan(generator_lr=0.25, lr=0.01)
+    trainer = train(model, random_batches(4))
+    new, tuned = trainer.optimizers[0].param_groups
+    assert new["lr"] == pytest.approx(0.01 * (2 - 2**0.5) / 4)  # (1 + cos(3/4 pi)) / 2
+    assert tuned["lr"] == pytest.approx(new["lr"] / 4)
+
+
+def captured_loss(model, batch):
+    """The loss of a training step without updates."""
+    model.trainer = quiet_trainer()
+    model.log = lambda *_, **__: None
+    model.update_network = lambda *_, **__: None
+    model._update_network = lambda *_: None
+    model.on_fit_start()
+    return model.training_step(batch, 0)
+
+
+def test_loss_is_the_weighted_sum_of_its_terms():
+    weights = {"known": 2.0, "hole": 3.0, "adversarial": 0.5, "feature_matching": 0.7, "r1": 0.0}
+    model, batch = tuned_gan(**weights), random_batches(1)[0]
+    images = batch["image"]
+    known, mask = some_masks(images)
+    plain = copy.deepcopy(model)
+    fake = plain.network(known, mask)
+    difference = (fake - images).abs()
+    seen = [torch.cat([x, mask], 1) for x in (torch.where(mask == 0, fake, images), images)]
+    discriminator = copy.deepcopy(plain.discriminator)
+    logits, maps = discriminator.with_maps(seen[0])
+    _, targets = discriminator.with_maps(seen[1])
+    expected = (
+        2 * (difference * mask).mean()
+        + 3 * (difference * (1 - mask)).mean()
+        + 0.5 * generator_loss(logits)
+        + 0.7 * feature_matching(maps, targets)
+    )
+    torch.testing.assert_close(captured_loss(model, batch), expected.detach())
+
+
+def test_feature_matching_is_the_mean_over_layers_of_the_mean_absolute_difference():
+    maps = [torch.zeros(1, 2, 2, 2), torch.zeros(1, 1, 4, 4)]
+    targets = [torch.full((1, 2, 2, 2), 3.0), torch.full((1, 1, 4, 4), -1.0)]
+    assert feature_matching(maps, targets) == 2
+
+
+def test_pixels_that_are_not_valid_have_no_effect():
+    """Their values change neither the input of the network nor a term of the loss."""
+    batch = random_batches(1)[0]
+    valid = torch.ones(4, 1, 16, 16)
+    valid[:, :, :5] = 0
+    losses = []
+    for value in (-1.0, 0.3):
+        images = torch.where(valid == 0, torch.tensor(value), batch["image"])
+        losses.append(captured_loss(tuned_gan(), {"image": images, "valid": valid}))
+    torch.testing.assert_close(*losses)
+    everything = captured_loss(tuned_gan(), batch)
+    assert (everything - losses[0]).abs() > 1e-3
+
+
+def test_training_of_a_context_encoder_matches_a_plain_loop():
+    """The loop writes out the losses of Pathak 2016, eq. 1 to 3."""
+    data = random_batches(2)
+    model, plain = small_model(PATHAK), small_model(PATHAK)
+    train(model, data)
+    plain.train()
+    d = torch.optim.Adam(plain.discriminator.parameters(), 2e-4, betas=(0.5, 0.999))
+    g = torch.optim.Adam(plain.network.parameters(), 2e-3, betas=(0.5, 0.999))
+
+    def step(optimizer, loss):
+        plain.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    for t, batch in enumerate(data):
+        images = batch["image"]
+        mask = MASK(torch.arange(4) + 4 * t, 16)
+        fake = plain.network(images * mask, mask)
+        logits = plain.discriminator(images), plain.discriminator(fake.detach())
+        step(d, sum(discriminator_losses(*logits)))
+        adversarial = generator_loss(plain.discriminator(fake))
+        errors = [
+            (image - completion)[(hole == 0).expand(3, -1, -1)].square().mean()
+            for image, completion, hole in zip(images, fake, mask, strict=True)
+        ]
+        step(g, 0.999 * sum(errors) / 4 + 0.001 * adversarial)
+    before_norm = ("code.bias", "project.bias", "deconvs.0.bias")  # their gradient is rounding
+    for name, value in model.network.named_parameters():
+        if not name.endswith((*before_norm, "convs.1.bias", "convs.2.bias", "convs.3.bias")):
+            other = plain.network.get_parameter(name)
+            torch.testing.assert_close(value, other, rtol=1e-3, atol=5e-4, msg=name)
+
+
+def test_loss_of_a_unet_is_the_mean_absolute_error_without_a_discriminator():
+    model, batch = small_model(UNET), random_batches(1)[0]
+    known, mask = some_masks(batch["image"])
+    expected = (small_model(UNET).network(known, mask) - batch["image"]).abs().mean()
+    torch.testing.assert_close(captured_loss(model, batch), expected.detach())
+    assert not hasattr(model, "discriminator")
+
+
+def test_training_learns_to_continue_flat_colors():
+    colors = torch.rand(32, 3, 1, 1, generator=torch.Generator().manual_seed(1)) * 1.6 - 0.8
+    images = colors.expand(-1, -1, 16, 16)
+    model = small_model(UNET, gf_dim=8, ema_decay=0.5, lr=0.01)
+    mask = MASK(100 + torch.arange(32), 16)
+    untrained = (model.fill()(images * mask, mask) - images).abs().mean()
+    train(model, [{"image": images}], max_epochs=200)
+    assert (model.fill()(images * mask, mask) - images).abs().mean() < untrained / 4
+
+
+@pytest.mark.parametrize("size", [16, 64])
+def test_unet_doubles_its_width_at_each_halving_with_a_skip_at_every_resolution(size):
+    network = UNetwork(size, 3, 4)
+    depth = size.bit_length() - 3
+    assert [block.convs[1].out_channels for block in network.down] == [
+        4 << i for i in range(depth + 1)
+    ]
+    assert [block.convs[0].in_channels for block in network.up] == [
+        (4 << i) + (8 << i) for i in reversed(range(depth))
+    ]
+    known, mask = torch.rand(2, 3, size, size), torch.ones(2, 1, size, size)
+    images = network(known, mask)
+    assert images.shape == known.shape
+    assert images.abs().max() <= 1
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+@pytest.mark.parametrize(
+    "make", [tuned_gan, partial(small_model, PATHAK), partial(small_model, UNET)]
+)
+def test_checkpoint_restores_settings_and_networks(make, averaged, tmp_path):
+    model = make()
+    train(model, random_batches(1))
+    save_weights(model, tmp_path / "weights.safetensors", averaged=averaged)
+    loaded = load_model(tmp_path / "weights.safetensors")
+    assert type(loaded) is OnePass
+    assert loaded.settings == model.settings
+    known, mask = some_masks(random_batches(1)[0]["image"])
+    tolerance = {"rtol": 0.02, "atol": 0.01} if averaged else {}
+    torch.testing.assert_close(loaded.fill()(known, mask), model.fill()(known, mask), **tolerance)
+    with pytest.raises(ValueError, match="one-pass network needs masks"):
+        loaded.check()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (UNET | {"skips": True}, "model.skips=true: model/network=unet does not have it"),
+        (UNET | {"known": 0.0, "hole": 0.0}, "loss: all weights are 0"),
+        (CONTEXT | ONE_PASS | {"network": "encoder_generator"}, "model.gan: is required by"),
+        (PATHAK | {"skips": True, "layers": 3}, "layers=3: the maps of encoder and generator"),
+    ],
+)
+def test_settings_that_do_not_fit_are_one_line(settings, message):
+    settings = {name: value for name, value in settings.items() if name != "gf_dim"}
+    with pytest.raises(ValueError, match=message):
+        small_model(settings)
+
+
+def test_completed_image_equals_the_baseline_module():
+    model = small_model(PATHAK)
+    images = random_batches(1)[0]["image"]
+    module = BaselineModule(model.fill(), MASK, paste, model.image_shape)
+    done = module.predict_step({"image": images, "index": torch.arange(4)})
+    known, mask = some_masks(images)
+    expected = torch.where(mask == 0, model.ema_network(known, mask), images)
+    torch.testing.assert_close(done.completion, expected)
