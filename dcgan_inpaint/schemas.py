@@ -38,8 +38,8 @@ Shard = Annotated[str, Field(pattern=r"^\d{1,9}/\d{1,9}$"), AfterValidator(_shar
 class InpaintConfig:
     """Options of conf/inpaint.yaml; those with a default here belong to one method only.
 
-    `method` is None for the search.  After `resolve` (inpainting/config.py) none of ckpt,
-    candidates, select, start and solver.iterations is None.
+    After `resolve` (inpainting/config.py) `method` is "search" or the node of another method, and
+    none of ckpt and, for the search, candidates, select, start and solver.iterations is None.
     """
 
     ckpt: Text | None
@@ -64,7 +64,7 @@ class InpaintConfig:
     output: Text | None
     name: RunName | None
     tags: list[Text]
-    method: Node | None = None
+    method: Literal["search"] | Node | None = None
     objective: Node | None = None
     solver: Node | None = None
     stages: dict[str, Node] = Field(default_factory=dict)

@@ -7,7 +7,6 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 import torch
-from dcgan_inpaint.models.context_encoder import ContextEncoder
 from PIL import Image
 from training import small_dcgan
 
@@ -17,6 +16,7 @@ from dcgan_inpaint.images import to_pil
 from dcgan_inpaint.metrics.completions import psnr
 from dcgan_inpaint.models.checkpoint import save_weights
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
+from dcgan_inpaint.models.one_pass import OnePass
 from dcgan_inpaint.photos.result import Result
 
 SHORT = ("solver.iterations=3", "stages=none", "trainer.accelerator=cpu")
@@ -293,7 +293,9 @@ def test_override_that_does_not_suit_the_call_is_an_error(dcgan, override, argum
 
 
 def test_search_with_a_context_encoder_is_an_error():
-    model = ContextEncoder(image_size=16, gf_dim=1, df_dim=1, code_dim=3)
+    model = OnePass(
+        network="context_encoder", hole_l2=1.0, image_size=16, gf_dim=1, df_dim=1, code_dim=3
+    )
     with pytest.raises(ValueError, match=r"holds a context encoder, which has no z to search"):
         Completer.load(model)(photo())
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from dcgan_inpaint.models.context_encoder import ContextEncoder
 from hostile import (
     BAD_LAYOUTS,
     DATA,
@@ -46,7 +45,7 @@ from dcgan_inpaint.models.checkpoint import (
 )
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
-from dcgan_inpaint.models.unet import UNet
+from dcgan_inpaint.models.one_pass import OnePass
 
 SHIPPED = Path(__file__).parents[1] / "dcgan_inpaint" / "checkpoints" / "faces64.safetensors"
 
@@ -166,10 +165,10 @@ def test_old_checkpoints_give_the_same_outputs(old_checkpoints, suffix):
     with torch.no_grad():
         gan, encoder = loaded["dcgan"], loaded["latent_encoder"]
         assert_equal_outputs(gan(gan.latents(torch.arange(2))), expected["images"])
-        z, offset = encoder.ema_encoder(known, mask, expected["noise"])
+        z, offset, _ = encoder.ema_encoder.encode(known, mask, expected["noise"])
         assert_equal_outputs(z, expected["z"])
         assert_equal_outputs(offset, expected["offset"])
-        fill = loaded["context_encoder"].ema_generator(known, mask)
+        fill = loaded["context_encoder"].ema_network(known, mask)
         assert_equal_outputs(fill, expected["context_encoder"])
         assert_equal_outputs(loaded["unet"].ema_network(known, mask), expected["unet"])
     assert torch.equal(encoder.error_calibration, expected["error_calibration"])
@@ -235,9 +234,9 @@ def test_models_offer_a_gan_an_encoder_or_a_fill():
     assert (gan.gan, context.gan) == (gan, None)
     assert encoder.gan.kind == "DCGAN"
     assert gan.fill() is gan.latent_encoder() is context.latent_encoder() is encoder.fill() is None
-    z, offset = encoder.latent_encoder()(known, mask)
+    z, offset, _ = encoder.latent_encoder().encode(known, mask)
     assert (z.shape, offset.shape) == ((2, 3), (2, 256))
-    context.generator.decoder.deconvs[-1].bias.data.fill_(5.0)
+    context.network.decoder.deconvs[-1].bias.data.fill_(5.0)
     assert context.fill(ema=False)(known, mask).mean() > 0.9 > context.fill()(known, mask).mean()
 
 
@@ -275,7 +274,7 @@ def test_checkpoint_of_another_kind_is_rejected(form, tmp_path):
         load_gan(tmp_path / "gone.ckpt")
     for model in make_models():
         write_checkpoint(tmp_path / form, model)
-        others = [cls for cls in (DCGAN, ContextEncoder, LatentEncoder) if cls is not type(model)]
+        others = [cls for cls in (DCGAN, OnePass, LatentEncoder) if cls is not type(model)]
         assert isinstance(load_model(tmp_path / form, type(model)), type(model))
         with pytest.raises(
             ValueError, match=f"{form}: holds a {model.kind}. Use a checkpoint of a"
@@ -464,8 +463,10 @@ def test_averaged_file_is_half_as_large_and_equal_to_half_precision(tmp_path, ki
         "DCGAN": lambda: gan,
         "latent encoder": lambda: LatentEncoder(gan=gan, **small, code_dim=3),
         "sampler": lambda: LatentEncoder(gan=gan, **small, code_dim=3, noise_dim=2),
-        "context encoder": lambda: ContextEncoder(**small, gf_dim=2, code_dim=4),
-        "U-Net": lambda: UNet(image_size=16, gf_dim=2),
+        "context encoder": lambda: OnePass(
+            network="context_encoder", hole_l2=1.0, **small, gf_dim=2, code_dim=4
+        ),
+        "U-Net": lambda: OnePass(network="unet", known=1.0, image_size=16, gf_dim=2),
     }[kind]()
     model.data = {"source": "celeba", "root": "/home/somebody", "image_size": 16}
     full, averaged = tmp_path / "full.safetensors", tmp_path / "averaged.safetensors"

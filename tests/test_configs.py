@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from dcgan_inpaint.models.context_encoder import ContextEncoder
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from hydra.utils import instantiate
@@ -28,7 +27,7 @@ from dcgan_inpaint.inpainting.solvers import Solver
 from dcgan_inpaint.masks import masks
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
-from dcgan_inpaint.models.unet import UNet
+from dcgan_inpaint.models.one_pass import OnePass
 from dcgan_inpaint.runs.trainer import open_loggers
 from dcgan_inpaint.schemas import InpaintConfig, TrainConfig
 
@@ -107,8 +106,8 @@ def test_svhn_follows_the_paper(roots):
 
 MODELS = {  # class, overrides, the option that follows seed=
     "dcgan": (DCGAN, ["model.gf_dim=4"], "seed"),
-    "context_encoder": (ContextEncoder, ["model.gf_dim=4"], "mask.seed"),
-    "unet": (UNet, ["model.gf_dim=2"], "mask.seed"),
+    "context_encoder": (OnePass, ["model.gf_dim=4"], "mask.seed"),
+    "unet": (OnePass, ["model.gf_dim=2"], "mask.seed"),
     "latent_encoder": (LatentEncoder, ["model.df_dim=2"], "mask.seed"),  # for the shipped DCGAN
     "own": (Little, ["model._target_=small_sets.Little"], None),
 }
@@ -208,7 +207,9 @@ def test_method_choice_builds_a_search_or_a_baseline(choice, tmp_path):
     cfg = composed("inpaint", f"method={choice}", f"cache_dir={tmp_path}")
     model = DCGAN(image_size=16, gf_dim=1, df_dim=1)
     if choice == "network":
-        model = ContextEncoder(image_size=16, gf_dim=1, df_dim=1, code_dim=3)
+        model = OnePass(
+            network="context_encoder", hole_l2=1.0, image_size=16, gf_dim=1, df_dim=1, code_dim=3
+        )
     mask = torch.ones(2, 1, 16, 16)
     mask[:, :, 4:12, 4:12] = 0
     source = Faces(image_size=16, train_size=3)

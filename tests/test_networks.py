@@ -1,9 +1,9 @@
 import pytest
 import torch
-from dcgan_inpaint.models.context_encoder import ContextGenerator
 from torch import nn
 from torch.nn import functional as F
 
+from dcgan_inpaint.models.encoder_generator import EncoderGenerator
 from dcgan_inpaint.models.networks import (
     Discriminator,
     Encoder,
@@ -108,8 +108,9 @@ def test_encoder_has_the_layers_of_a_discriminator(training):
 
 @pytest.mark.parametrize("size", [16, 64])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_context_generator_shapes(size, channels):
-    network = ContextGenerator(size, channels, code_dim=5, gf_dim=4, df_dim=2)
+def test_encoder_generator_shapes(size, channels):
+    encoder = Encoder(size, channels, code_dim=5, df_dim=2)
+    network = EncoderGenerator(encoder, Generator(size, channels, 5, gf_dim=4), None, skips=False)
     known, mask = torch.zeros(2, channels, size, size), torch.ones(2, 1, size, size)
     assert network.encoder(known, mask).shape == (2, 5)
     assert network(known, mask).shape == (2, channels, size, size)
@@ -155,7 +156,9 @@ def test_frozen_networks_compute_the_same_function_without_batchnorm():
 
 def test_frozen_context_generator_computes_the_same_function():
     torch.manual_seed(0)
-    network = with_statistics(ContextGenerator(32, 3, 6, 4, 4)).eval()
+    network = with_statistics(
+        EncoderGenerator(Encoder(32, 3, 6, 4), Generator(32, 3, 6, 4), None, False)
+    ).eval()
     known, mask = torch.rand(3, 3, 32, 32), (torch.rand(3, 1, 32, 32) > 0.5).float()
     folded = freeze(network)
     assert not any(isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)) for m in folded.modules())

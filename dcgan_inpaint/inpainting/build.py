@@ -1,7 +1,7 @@
 """Build a completion module from a model and a resolved configuration."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -43,7 +43,7 @@ def build(
     if model, mask and method do not fit.
     """
     blend, measure = instantiate(config.blend), instantiate(config.measure)
-    if config.method is None:
+    if config.method == "search":
         assert model.gan is not None  # `resolve` checked it
         names = SearchSettings.__annotations__
         return InpaintingModule(
@@ -58,6 +58,7 @@ def build(
             stages=list(instantiate(config.stages).values()),
             settings=SearchSettings(**{name: getattr(config, name) for name in names}),
         )
+    assert config.method is not None  # `resolve` chose one
     target = config.method["_target_"]
     if not measure.of_pixels:
         name = type(measure).__name__.lower()
@@ -73,7 +74,7 @@ def build(
 
 def uses_source(config: InpaintConfig) -> bool:
     """Return whether the method needs the training images."""
-    return config.method is not None and "source" in _parameters(config.method)
+    return isinstance(config.method, Mapping) and "source" in _parameters(config.method)
 
 
 def build_preview(model: Model, iterations: int) -> Completing:

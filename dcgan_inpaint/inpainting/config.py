@@ -4,11 +4,12 @@ Importing this module does not import torch.
 """
 
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
 
-from dcgan_inpaint.configs import choices_of
+from dcgan_inpaint.configs import Node, check_config, choices_of, compose_config
 from dcgan_inpaint.errors import show
 from dcgan_inpaint.schemas import InpaintConfig
 
@@ -21,15 +22,26 @@ SEARCH_OPTIONS = (  # read by method=search only; `ema` also by method=network
 )
 
 
+@cache
+def _defaults() -> InpaintConfig:
+    """Return the options of conf/inpaint.yaml without overrides."""
+    return check_config(compose_config("inpaint"), InpaintConfig)
+
+
+def _network_node(config: InpaintConfig) -> Node:
+    """Return the node of method=network with the options of a configuration."""
+    return compose_config("inpaint", ["method=network", f"ema={config.ema}"]).method
+
+
 def check_method(config: InpaintConfig, model: "Model") -> None:
     """Raise ValueError if the method does not fit the model or the other options."""
     model.check_ema(config.ema)
-    if config.method is None:
+    if config.method == "search":
         for group in ("objective", "solver"):
             if getattr(config, group) is None:
                 choices = ", ".join(choices_of(group))
                 raise ValueError(
-                    f"{group}=null: the search (method=null) requires one. Use one of {choices}"
+                    f"{group}=null: the search (method=search) requires one. Use one of {choices}"
                 )
         if model.gan is None:
             raise ValueError(
@@ -37,26 +49,32 @@ def check_method(config: InpaintConfig, model: "Model") -> None:
                 "Use method=network"
             )
         return
-    for name in SEARCH_OPTIONS:  # users can add them with a plus (+candidates=2)
-        if name not in config.method and (value := getattr(config, name)) != _DEFAULTS[name]:
-            raise ValueError(f"{name}={show(value)}: applies to method=search only. Remove it")
-
-
-_DEFAULTS: dict[str, Any] = {
-    name: {} if name == "stages" else getattr(InpaintConfig, name) for name in SEARCH_OPTIONS
-}
+    assert config.method is not None  # `resolve` chose one
+    for name in SEARCH_OPTIONS:
+        value = getattr(config, name)
+        if name not in config.method and value != getattr(_defaults(), name):
+            raise ValueError(
+                f"{name}={show(value)}: applies to method=search only. Use it or remove {name}="
+            )
 
 
 def resolve(config: InpaintConfig, model: "Model") -> InpaintConfig:
-    """Resolve start, candidates, iterations and select, whose defaults depend on the checkpoint.
+    """Resolve the method, start, candidates, iterations and select, which depend on the checkpoint.
+
+    The default method is the network for one-pass completion of the checkpoint, for one completion
+    from known pixels, and the search otherwise (experiments/one_pass.md).
 
     For one completion a search from a random latent is better than one from a sample of an encoder,
     and several of those are too similar (experiments/sampling.md).  From the latent of an encoder
     a search for z fits the known pixels better and the hidden ones worse, so it is skipped
     (experiments/search.md).  Raises ValueError if the method does not fit the model.
     """
+    if config.method is None:
+        one_pass = model.completes_in_one_pass and instantiate(config.measure).of_pixels
+        method = _network_node(config) if one_pass else "search"
+        config = replace(config, method=method)
     check_method(config, model)
-    if config.method is not None:
+    if config.method != "search":
         return config
     noise_dim, start = model.encoder_noise_dim, config.start
     if start == "encoder" and noise_dim is None:

@@ -18,6 +18,7 @@ from dcgan_inpaint.inpainting.solvers import Losses, Solver
 from dcgan_inpaint.losses import context_loss, prior_loss, yeh_weights
 from dcgan_inpaint.masks.measurements import Holes, Measurement
 from dcgan_inpaint.models.base import LatentGAN
+from dcgan_inpaint.models.encoder_generator import EncoderGenerator
 from dcgan_inpaint.models.networks import freeze
 from dcgan_inpaint.models.uncertainty import predict_error
 from dcgan_inpaint.randomness import CounterRNG
@@ -157,7 +158,10 @@ class InpaintingModule(LightningModule):
         settings: SearchSettings | None = None,
     ):
         super().__init__()
-        self.generator = freeze(gan.ema_generator if ema else gan.generator)
+        if isinstance(encoder, EncoderGenerator):
+            self.generator = encoder.decoder  # trained with its encoder and frozen
+        else:
+            self.generator = freeze(gan.ema_generator if ema else gan.generator)
         self.discriminator = freeze(gan.discriminator)
         self.latents, self.image_shape = gan.latents, gan.image_shape
         self.mask, self.measure, self.objective = mask, measure or Holes(), objective
@@ -228,7 +232,7 @@ class InpaintingModule(LightningModule):
         known, seed = images * mask, self.settings.seed
         start = initialize(self.encoder, self.latents, candidates, known, mask, seed)
         search = Search(self.generator, losses, start)
-        z = nn.Parameter(start.z)  # (B·K, z_dim)
+        z = nn.Parameter(start.encoding.z)  # (B·K, z_dim)
         rng = CounterRNG(seed, candidates.rows)
 
         trace = torch.empty(self.iterations + 1, len(z), 3, device=index.device)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dcgan_inpaint.configs import CandidateCount, Natural, NonNegative, Seed, checked, settings
 from dcgan_inpaint.inpainting.solvers import Losses, Solver
-from dcgan_inpaint.models.networks import Generator
+from dcgan_inpaint.models.networks import Encoding, Generator
 from dcgan_inpaint.randomness import CounterRNG, normal
 
 
@@ -85,11 +85,13 @@ class Candidates:
 
 @dataclass
 class Start:
-    """Initial state of a search: latents, offsets of the first feature map, and mirrored rows."""
+    """Initial state of a search, and its rows whose image from G is mirrored.
 
-    z: Tensor  # (B·K, z_dim)
-    offset: Tensor | None = None  # (B·K, 4·4·8·gf) added to the 4x4 map of G
-    mirrored: Tensor | None = None  # (B·K,) rows whose image from G is mirrored
+    The z of `encoding` is optimized; its offset and skips stay as they are.
+    """
+
+    encoding: Encoding  # of B·K rows
+    mirrored: Tensor | None = None  # (B·K,)
 
 
 def mirror_rows(images: Tensor, mirrored: Tensor | None) -> Tensor:
@@ -124,19 +126,28 @@ def initialize(
     """
     if encoder is not None and encoder.noise_dim:
         noise = normal("w", seed, candidates.rows, encoder.noise_dim)  # (B·K, noise_dim)
-        z, offset = encoder(known, mask, noise)
-        return Start(z.float(), offset.float())
+        return Start(_as_float(encoder.encode(known, mask, noise)))
     z = latents(candidates.rows, seed=seed)  # (B·K, z_dim)
     if encoder is None:
-        return Start(z)
+        return Start(Encoding(z))
     mirrored = candidates.k == 1 if candidates.count > 1 else None
     encoded = candidates.k < 2
     known, mask = (mirror_rows(candidates.repeat(x), mirrored)[encoded] for x in (known, mask))
-    encoded_z, encoded_offset = encoder(known, mask)
-    z[encoded] = encoded_z.float()  # the solver needs float32 even if the networks use bf16
-    offset = encoded_offset.new_zeros(len(z), encoded_offset.shape[1])
-    offset[encoded] = encoded_offset
-    return Start(z, offset, mirrored)
+    encoding = _as_float(encoder.encode(known, mask))
+    z[encoded] = encoding.z
+    if bool(encoded.all()):
+        return Start(encoding, mirrored)
+    assert encoding.offset is not None
+    offset = encoding.offset.new_zeros(len(z), encoding.offset.shape[1])
+    offset[encoded] = encoding.offset
+    return Start(Encoding(z, offset), mirrored)
+
+
+def _as_float(encoding: Encoding) -> Encoding:
+    """Convert to float32, which the solvers need even if the networks use bf16."""
+    z, offset, skips = encoding
+    skips = None if skips is None else [skip.float() for skip in skips]
+    return Encoding(z.float(), None if offset is None else offset.float(), skips)
 
 
 class Search:
@@ -155,13 +166,14 @@ class Search:
 
     def __init__(self, generator: Generator, losses: Callable[[Tensor], Losses], start: Start):
         self.generator, self.losses, self.start = generator, losses, start
-        self.z = start.z
+        self.z = start.encoding.z
 
     def evaluate(self, x: Tensor, level: int = 0) -> Losses:
         """Return the losses of latents x (level 0) or of feature maps x (B·K, H·W·C)."""
         if level == 0:
             self.z = x.detach().clone()  # solvers change z in place
-        images = self.generator(x, level, self.start.offset).float()  # (B·K, C, S, S)
+        _, offset, skips = self.start.encoding
+        images = self.generator(x, level, offset, skips).float()  # (B·K, C, S, S)
         self.fake = mirror_rows(images, self.start.mirrored)
         return self.losses(self.fake)
 
@@ -174,7 +186,8 @@ class Search:
         x, level = z, 0
         self.z = z.data.clone()
         for stage in stages:
-            start = self.generator.lift(x.detach(), level, stage.level, self.start.offset)
+            _, offset, skips = self.start.encoding
+            start = self.generator.lift(x.detach(), level, stage.level, offset, skips)
             x, level = nn.Parameter(start.float().clone()), stage.level  # (B·K, H·W·C)
             yield from stage.solver(x, partial(self._evaluate_stage, stage, start), rng)
         with torch.no_grad():

@@ -55,6 +55,7 @@ class Model(LightningModule):
         ema_only: Whether the model was loaded from a file without the raw networks.
         steps_per_batch: Optimizer steps for each batch.
         encoder_noise_dim: Noise of the latent encoder, 0 if it does not sample; None without one.
+        completes_in_one_pass: Whether `fill` returns a network.
         gan: The GAN whose z a search can optimize, or None.
         mask: The masks for training, or None; models that train without masks omit it.
         data: Description of the training images (data/sources.py), or None.
@@ -73,6 +74,7 @@ class Model(LightningModule):
     discriminator: nn.Module
     steps_per_batch = 1
     encoder_noise_dim: int | None = None
+    completes_in_one_pass = False
     gan: "LatentGAN | None"
     mask: MaskFunction | None
 

@@ -4,20 +4,12 @@ The generator is that of a trained GAN, or a new one: then the network is a cont
 2016).  Skip connections add the maps of the encoder to those of the generator, as in a U-Net.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dcgan_inpaint.models.networks import Encoder, Generator
-
-
-class Encoding(NamedTuple):
-    """What the generator computes an image from, for B images or samples."""
-
-    z: Tensor  # (B, z_dim)
-    offset: Tensor | None = None  # (B, 4·4·8·gf), added to the 4x4 map of z
-    skips: list[Tensor] | None = None  # (B, 8·gf, 4, 4), (B, 4·gf, 8, 8), ...
+from dcgan_inpaint.models.networks import Encoder, Encoding, Generator
 
 
 class EncoderGenerator(nn.Module):
@@ -36,7 +28,12 @@ class EncoderGenerator(nn.Module):
 
     Raises:
         ValueError: If the maps of encoder and generator have different sizes, with `skips`.
+
+    Attributes:
+        noise_dim: 0, as the network does not sample.
     """
+
+    noise_dim = 0
 
     def __init__(self, encoder: Encoder, generator: Generator, prior: str | None, skips: bool):
         super().__init__()

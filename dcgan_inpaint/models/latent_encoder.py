@@ -21,7 +21,7 @@ from dcgan_inpaint.configs import Fraction, NonNegative, Positive, Seed, make, s
 from dcgan_inpaint.data.augmentation import augment
 from dcgan_inpaint.masks.masks import MaskFunction
 from dcgan_inpaint.models.base import LatentGAN, Model, ModelSettings, Width
-from dcgan_inpaint.models.networks import Discriminator, Encoder, Layers, freeze
+from dcgan_inpaint.models.networks import Discriminator, Encoder, Encoding, Layers, freeze
 from dcgan_inpaint.models.uncertainty import HOLE_DEPTHS, calibrate_error, hole_depths
 from dcgan_inpaint.randomness import normal
 
@@ -76,9 +76,7 @@ class LatentNetwork(nn.Module):
             self.shift = nn.Linear(s.noise_dim, s.code_dim)
             self.mix = nn.Linear(s.code_dim, s.code_dim)
 
-    def forward(
-        self, known: Tensor, mask: Tensor, noise: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def encode(self, known: Tensor, mask: Tensor, noise: Tensor | None = None) -> Encoding:
         """Predict z and offset.
 
         Args:
@@ -94,7 +92,7 @@ class LatentNetwork(nn.Module):
             code = code.repeat_interleave(len(noise) // len(code), 0)  # (B·K, code_dim)
             modulated = code * (1 + self.scale(noise)) + self.shift(noise)
             code = code + F.leaky_relu(self.mix(modulated), 0.2)
-        return self.bound(self.head(code)), self.offset(code)  # (B·K, z_dim), (B·K, map_dim)
+        return Encoding(self.bound(self.head(code)), self.offset(code))
 
 
 class LatentEncoder(Model):
@@ -178,7 +176,8 @@ class LatentEncoder(Model):
 
     def sample_images(self, encoder: Any, known: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
         """Return G's images (B, K, C, S, S) in float32 for noise (B, K, noise_dim)."""
-        z, offset = encoder(known, mask, noise.flatten(0, 1) if self.settings.noise_dim else None)
+        rows = noise.flatten(0, 1) if self.settings.noise_dim else None
+        z, offset, _ = encoder.encode(known, mask, rows)
         fake = self.frozen_gan[0](z, offset=offset).float()  # (B·K, C, S, S)
         return fake.unflatten(0, noise.shape[:2])
 

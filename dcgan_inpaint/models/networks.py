@@ -16,7 +16,7 @@ reshapes copy nothing.
 
 import copy
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from pydantic import Field
@@ -25,6 +25,14 @@ from torch.nn import functional as F
 from torch.nn.utils import fusion
 
 Layers = Annotated[int, Field(ge=2, le=6)]  # stride-2 layers of a discriminator or an encoder
+
+
+class Encoding(NamedTuple):
+    """What an encoder passes to a generator, for B images or samples."""
+
+    z: Tensor  # (B, z_dim)
+    offset: Tensor | None = None  # (B, 4·4·8·gf), added to the 4x4 map of z
+    skips: Sequence[Tensor] | None = None  # (B, 8·gf, 4, 4), (B, 4·gf, 8, 8), ..., see `lift`
 
 
 def generator_widths(image_size: int, gf_dim: int, widths: str = "blog") -> list[int]:

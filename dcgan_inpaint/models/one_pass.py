@@ -108,6 +108,7 @@ class OnePass(Model):
     Settings = OnePassSettings
     averages = {"network": "ema_network"}
     training_only = ("discriminator",)
+    completes_in_one_pass = True
     settings: OnePassSettings
     gan: LatentGAN | None
 

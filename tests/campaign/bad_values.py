@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from dcgan_inpaint.models.context_encoder import ContextEncoder
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
@@ -17,6 +16,7 @@ from small_sets import noise, png, write_cars, write_fashion_mnist, write_parque
 from dcgan_inpaint.data.image_files import Folder
 from dcgan_inpaint.models.checkpoint import save_weights
 from dcgan_inpaint.models.dcgan import DCGAN
+from dcgan_inpaint.models.one_pass import OnePass
 
 CONF = Path(__file__).parents[2] / "conf"
 GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()}
@@ -115,7 +115,10 @@ def make_files(root: Path) -> None:
     mask.paste(0, (4, 4, 12, 12))
     mask.save(root / "hole.png")
     small: dict[str, Any] = {"image_size": 16, "gf_dim": 1, "df_dim": 1}
-    for model in (DCGAN(**small, z_dim=5), ContextEncoder(**small, code_dim=3)):
+    for model in (
+        DCGAN(**small, z_dim=5),
+        OnePass(network="context_encoder", hole_l2=1.0, **small, code_dim=3),
+    ):
         model.data = {"source": "faces", "image_size": 16, "train_size": 4, "test_size": 2}
         save_weights(model, root / f"{type(model).__name__}.safetensors")
 
@@ -125,7 +128,7 @@ def compose_small(script: str, group: str, choice: str, files: Path) -> DictConf
     own = [argument.format(files=files) for argument in OWN[script].get(choice, [])]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose(script, [f"{group}='{choice}'"] if group else own)
-    ckpt = "ContextEncoder" if (group, choice) == ("method", "network") else "DCGAN"
+    ckpt = "OnePass" if (group, choice) == ("method", "network") else "DCGAN"
     paths = {"ckpt": f"{ckpt}.safetensors", "gan": "DCGAN.safetensors"}
     paths |= {"root": "", "path": "hole.png", "urls": "few.tar"}
     shrink(cfg, SMALL | {name: str(files / path) for name, path in paths.items()})

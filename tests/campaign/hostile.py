@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dcgan_inpaint.models.context_encoder import ContextEncoder
 from safetensors.torch import save
 from torch import Tensor
 
 from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
+from dcgan_inpaint.models.one_pass import OnePass
 
 FACES: dict[str, Any] = {"source": "faces", "image_size": 16, "train_size": 8}
 OLD_FACES = {"_target_": "dcgan_inpaint.data.faces.Faces", "image_size": 16, "train_size": 8}
@@ -33,7 +33,9 @@ def make_dcgan(**settings: Any) -> DCGAN:
 
 def make_models() -> list[Model]:
     """Return a DCGAN, a context encoder and a latent encoder."""
-    context = ContextEncoder(image_size=16, code_dim=4, gf_dim=2, df_dim=2)
+    context = OnePass(
+        network="context_encoder", hole_l2=1.0, image_size=16, code_dim=4, gf_dim=2, df_dim=2
+    )
     return [
         make_dcgan(),
         context,
