@@ -3,6 +3,7 @@ from functools import partial
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch.utils.data import DataLoader
 from training import moved_since, quiet_trainer
 
@@ -133,11 +134,22 @@ def test_training_moves_the_network_and_its_discriminator_but_not_the_gan():
     assert model.iteration == 2
 
 
-def test_generator_with_a_step_size_of_zero_stays_that_of_the_gan():
-    model = tuned_gan(generator_lr=0.0)
+def test_frozen_layers_stay_those_of_the_gan_and_are_stored_once(tmp_path):
+    model = tuned_gan(frozen_layers=2)
     train(model, random_batches(2))
-    for name, value in model.gan.ema_generator.state_dict().items():
-        assert torch.equal(model.network.decoder.state_dict()[name], value), name
+    decoder, of_gan = model.network.decoder, model.gan.ema_generator
+    for name, value in of_gan.state_dict().items():
+        frozen = name.startswith(("project", "norms.0", "deconvs.0")) or "running" in name
+        assert torch.equal(decoder.state_dict()[name], value) or not frozen, name
+    assert not torch.equal(decoder.deconvs[1].weight, of_gan.deconvs[1].weight)
+    save_weights(model, tmp_path / "weights.safetensors", averaged=True)
+    with safe_open(tmp_path / "weights.safetensors", "pt") as file:
+        stored = {name for name in list(file.keys()) if name.startswith("ema_network.decoder")}
+    assert "ema_network.decoder.project.weight" not in stored
+    assert "ema_network.decoder.deconvs.1.weight" in stored
+    loaded = load_model(tmp_path / "weights.safetensors")
+    half = of_gan.deconvs[0].weight.half().float()
+    assert torch.equal(loaded.network.decoder.deconvs[0].weight, half)
 
 
 def test_step_sizes_decay_to_zero_from_lr_and_from_its_share():

@@ -49,6 +49,7 @@ class Model(LightningModule):
         kinds: All registered models by kind.
         Settings: Dataclass of the model's settings, a subclass of ModelSettings.
         averages: Attribute of each trained network -> attribute of its moving average.
+        starts: Attribute of each averaged part that starts from another part -> that part.
         training_only: Networks and buffers that completion does not use.
         respects_valid: Whether training ignores the unknown pixels, where batch["valid"] is 0.
         needs_calibration: Whether `calibrate` is called at the end of each epoch.
@@ -68,6 +69,7 @@ class Model(LightningModule):
     Settings: type
     averages: ClassVar[Mapping[str, str]] = {}
     training_only: ClassVar[Sequence[str]] = ()
+    starts: ClassVar[Mapping[str, str]] = {}
     respects_valid = False
     needs_calibration = False
     ema_only = False

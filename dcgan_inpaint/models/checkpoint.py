@@ -133,6 +133,12 @@ def save_weights(model: Model, path: str | Path, averaged: bool = False) -> None
             for name, value in tensors.items()
             if not _is_part(name, omitted)
         }
+        tensors = {  # layers of a GAN that its network shares are stored once
+            name: value
+            for name, value in tensors.items()
+            if (shared := _shared_tensor(model, name)) is None
+            or not torch.equal(value, tensors[shared])
+        }
         data = (model.data or {}).items()
         header = replace(header, data={k: v for k, v in data if k not in LOCATION_KEYS} or None)
     fields = asdict(header)
@@ -195,6 +201,9 @@ def _build_model(model_class: type[Model], header: Header, tensors: dict[str, Te
         planned = model_class.from_hyperparameters(header.settings)
     expected = planned.state_dict()
     if header.averaged:
+        for name in expected.keys() - tensors.keys():
+            if (shared := _shared_tensor(planned, name)) in tensors:
+                tensors[name] = tensors[str(shared)]
         for network, average in planned.averages.items():  # the averages serve as raw networks
             for name in [name for name in tensors if name.startswith(f"{average}.")]:
                 tensors.setdefault(network + name.removeprefix(average), tensors[name])
@@ -207,6 +216,14 @@ def _build_model(model_class: type[Model], header: Header, tensors: dict[str, Te
     for part in filter(None, (model, model.gan)):
         part.ema_only = header.averaged
     return model
+
+
+def _shared_tensor(model: Model, name: str) -> str | None:
+    """Return the tensor of the GAN that a tensor of the network started from, or None."""
+    for start, source in model.starts.items():
+        if name.startswith(f"{start}."):
+            return source + name.removeprefix(start)
+    return None
 
 
 def _is_part(name: str, parts: Collection[str]) -> bool:

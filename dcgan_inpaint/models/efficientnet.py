@@ -120,7 +120,7 @@ class EfficientNetLite(nn.Module):
         for i, block in enumerate(self.blocks):
             x = block(x)
             if i in self.map_blocks:
-                maps.append(F.normalize(x, dim=1))
+                maps.append(F.normalize(x.float(), dim=1))
         x = F.relu6(self.conv_head(x))  # (B, 1280, 7, 7)
         return Features(maps, x.mean((2, 3)))
 

@@ -83,6 +83,12 @@ class Generator(nn.Module):
             nn.init.zeros_(layer.bias)
         self.to(memory_format=torch.channels_last)
 
+    @property
+    def layers(self) -> nn.ModuleList:
+        """Layers by level: `project`, and each transposed convolution after its BatchNorm."""
+        pairs = zip(self.norms, self.deconvs, strict=True)
+        return nn.ModuleList([self.project, *(nn.ModuleList(pair) for pair in pairs)])
+
     def set_decay(self, decay: float) -> None:
         """Set the decay of the moving statistics for each training pass."""
         for norm in self.norms:

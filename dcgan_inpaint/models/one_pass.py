@@ -27,7 +27,7 @@ from dcgan_inpaint.models.unet import UNetwork
 Beta = Annotated[float, Field(ge=0, lt=1)]
 PERCEPTUAL_SIDE = 96  # px, the largest side of the images that the perceptual loss compares
 NETWORK_SETTINGS = {  # that each network reads
-    "encoder_generator": {"code_dim", "skips", "generator_lr"},
+    "encoder_generator": {"code_dim", "skips", "frozen_layers", "generator_lr"},
     "context_encoder": {"code_dim", "gf_dim", "skips"},
     "unet": {"gf_dim"},
 }
@@ -41,7 +41,8 @@ class OnePassSettings(ModelSettings):
     and a new generator) or "unet".  code_dim: width between encoder and generator.  gf_dim: width
     of the new generator, or of the U-Net at full resolution.  df_dim, layers: width and stride-2
     layers of encoder and discriminator.  skips: whether the maps of the encoder are added to those
-    of the generator.  generator_lr: step size of the GAN's generator / lr; 0 freezes it.
+    of the generator.  frozen_layers: first layers of the GAN's generator that are not trained.
+    generator_lr: step size of its other layers / lr.
 
     known, hole, hole_l2, adversarial, feature_matching, perceptual, conditional, r1: the loss, see
     OnePass.  changed: share of training images that are augmented.  lr, d_lr, beta1, beta2: Adam.
@@ -53,6 +54,7 @@ class OnePassSettings(ModelSettings):
     df_dim: Width = 64
     layers: Layers = 4
     skips: bool = False
+    frozen_layers: Annotated[int, Field(ge=0, le=7)] = 0
     generator_lr: NonNegative = 1.0
     known: NonNegative = 0.0
     hole: NonNegative = 0.0
@@ -106,8 +108,9 @@ class OnePass(Model):
 
     kind = "one-pass network"
     Settings = OnePassSettings
-    averages = {"network": "ema_network"}
+    averages = {"network": "ema_network", "gan.generator": "gan.ema_generator"}
     training_only = ("discriminator",)
+    starts = {"ema_network.decoder": "gan.ema_generator"}
     completes_in_one_pass = True
     settings: OnePassSettings
     gan: LatentGAN | None
@@ -150,13 +153,13 @@ class OnePass(Model):
         return self
 
     def configure_optimizers(self) -> list[torch.optim.Adam]:
-        s, tuned = self.settings, []
+        s, parts = self.settings, dict(self.network.named_children())
+        groups: list[dict[str, Any]] = []
         if self.gan is not None:
-            tuned = list(self.network.decoder.parameters())
-        new = [p for p in self.network.parameters() if all(p is not q for q in tuned)]
-        groups: list[dict[str, Any]] = [{"params": new, "factor": 1.0}]
-        if tuned and s.generator_lr:
-            groups.append({"params": tuned, "factor": s.generator_lr})
+            tuned = parts.pop("decoder").layers[s.frozen_layers :]
+            groups.append({"params": tuned.parameters(), "factor": s.generator_lr})
+        new = (p for part in parts.values() for p in part.parameters())
+        groups.insert(0, {"params": new, "factor": 1.0})
         betas = (s.beta1, s.beta2)
         optimizers = [torch.optim.Adam(groups, s.lr, betas, fused=True)]
         if self.uses_discriminator:
@@ -179,7 +182,7 @@ class OnePass(Model):
     def on_fit_start(self) -> None:
         self.features = (self._load_features(),)  # a tuple, so that it is not saved
         if self.gan is not None:
-            self.network.decoder.requires_grad_(self.settings.generator_lr > 0)
+            self.network.decoder.layers[: self.settings.frozen_layers].requires_grad_(False)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         s, images = self.settings, batch["image"]  # (B, C, S, S)
