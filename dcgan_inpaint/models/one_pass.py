@@ -112,6 +112,7 @@ class OnePass(Model):
     training_only = ("discriminator",)
     starts = {"ema_network.decoder": "gan.ema_generator"}
     completes_in_one_pass = True
+    respects_valid = True
     settings: OnePassSettings
     gan: LatentGAN | None
 
