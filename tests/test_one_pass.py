@@ -9,6 +9,9 @@ from training import moved_since, quiet_trainer
 
 from dcgan_inpaint.blending import paste
 from dcgan_inpaint.inpainting.baselines import BaselineModule
+from dcgan_inpaint.inpainting.module import InpaintingModule, Objective
+from dcgan_inpaint.inpainting.search import SearchSettings, Stage
+from dcgan_inpaint.inpainting.solvers import Adam
 from dcgan_inpaint.losses import discriminator_losses, feature_matching, generator_loss
 from dcgan_inpaint.masks import masks
 from dcgan_inpaint.models.checkpoint import load_model, save_weights
@@ -319,3 +322,63 @@ def test_completed_image_equals_the_baseline_module():
     known, mask = some_masks(images)
     expected = torch.where(mask == 0, model.ema_network(known, mask), images)
     torch.testing.assert_close(done.completion, expected)
+
+
+def trained_gan_network():
+    """A network whose offset and skips are not zero."""
+    model = tuned_gan()
+    for layer in [model.ema_network.offset, *model.ema_network.skips]:
+        torch.nn.init.normal_(layer.weight, std=0.1)
+        torch.nn.init.normal_(layer.bias, std=0.1)
+    return model
+
+
+def search_from(model, iterations=0, stages=(), **settings):
+    settings = {"select": "sample"} | settings
+    return InpaintingModule(
+        model.gan,
+        MASK,
+        Objective(),
+        Adam(iterations),
+        paste,
+        encoder=model.latent_encoder(),
+        stages=stages,
+        settings=SearchSettings(**settings),
+    )
+
+
+def test_search_of_no_iterations_equals_the_one_pass():
+    model, images = trained_gan_network(), random_batches(1)[0]["image"]
+    batch = {"image": images, "index": torch.arange(4)}
+    one_pass = BaselineModule(model.fill(), MASK, paste, model.image_shape).predict_step(batch)
+    for settings in ({}, {"candidates": 3}):
+        searched = search_from(model, **settings).predict_step(batch)
+        torch.testing.assert_close(searched.completion, one_pass.completion)
+
+
+def test_samples_share_the_skips_and_differ_in_z():
+    model, images = trained_gan_network(), random_batches(1)[0]["image"]
+    done = search_from(model, candidates=4).predict_step(
+        {"image": images, "index": torch.arange(4)}
+    )
+    assert done.candidates.shape == (4, 4, 3, 16, 16)
+    assert done.candidates.std(1).mean() > 1e-3
+    again = search_from(model, candidates=2).predict_step(
+        {"image": images, "index": torch.arange(4)}
+    )
+    torch.testing.assert_close(again.candidates, done.candidates[:, :2])
+    assert done.predicted_error.shape == (4, 1, 16, 16)
+
+
+def test_search_from_the_network_lowers_the_objective():
+    model, images = trained_gan_network(), random_batches(1)[0]["image"]
+    stage = Stage(1, Adam(5, lr=0.05, bound="none"))
+    done = search_from(model, 5, [stage]).predict_step({"image": images, "index": torch.arange(4)})
+    assert (done.trace[-1, :, 2] < done.trace[0, :, 2]).all()
+
+
+def test_predicted_error_is_fitted_to_validation_images():
+    model = trained_gan_network()
+    model.calibrate(random_batches(1, 32)[0]["image"])
+    assert not torch.equal(model.error_calibration, torch.tensor([[1.0, 0.0]] * 4))
+    assert model.latent_encoder().error_calibration is not None

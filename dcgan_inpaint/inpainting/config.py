@@ -58,6 +58,26 @@ def check_method(config: InpaintConfig, model: "Model") -> None:
             )
 
 
+def _choose_method(config: InpaintConfig, model: "Model") -> InpaintConfig:
+    """Choose the method of method=null.
+
+    It is the network for one-pass completion of the checkpoint, if it has one.  Its samples are a
+    search of no iterations from the network.
+    """
+    if not (model.completes_in_one_pass and instantiate(config.measure).of_pixels):
+        return replace(config, method="search")
+    if (config.candidates or 1) == 1 or not model.encoder_noise_dim:
+        return replace(config, method=_network_node(config))
+    for name in ("objective", "solver", "stages"):
+        if getattr(config, name) != getattr(_defaults(), name):
+            raise ValueError(
+                f"{name}={show(getattr(config, name))}: applies to method=search only. Use it or "
+                f"remove {name}="
+            )
+    solver = {**(config.solver or {}), "iterations": 0}
+    return replace(config, method="search", solver=solver, stages={})
+
+
 def resolve(config: InpaintConfig, model: "Model") -> InpaintConfig:
     """Resolve the method, start, candidates, iterations and select, which depend on the checkpoint.
 
@@ -70,9 +90,7 @@ def resolve(config: InpaintConfig, model: "Model") -> InpaintConfig:
     (experiments/search.md).  Raises ValueError if the method does not fit the model.
     """
     if config.method is None:
-        one_pass = model.completes_in_one_pass and instantiate(config.measure).of_pixels
-        method = _network_node(config) if one_pass else "search"
-        config = replace(config, method=method)
+        config = _choose_method(config, model)
     check_method(config, model)
     if config.method != "search":
         return config
@@ -83,7 +101,8 @@ def resolve(config: InpaintConfig, model: "Model") -> InpaintConfig:
             f"model=latent_encoder gan={config.ckpt}"
         )
     if start is None:
-        one_sample = noise_dim and (config.candidates or 1) == 1
+        # A sample of a latent encoder is worse than a search from a random z.
+        one_sample = noise_dim and (config.candidates or 1) == 1 and not model.completes_in_one_pass
         usable = noise_dim is not None and not one_sample
         start = "encoder" if usable and instantiate(config.measure).of_pixels else "random"
     samples = start == "encoder" and bool(noise_dim)

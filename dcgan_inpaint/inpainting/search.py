@@ -112,7 +112,8 @@ def initialize(
 ) -> Start:
     """Return the initial latents of a search.
 
-    An encoder that samples initializes every candidate with an independent sample.  A deterministic
+    An encoder that samples initializes every candidate with an independent sample; the first is
+    without noise if the encoder is trained without.  A deterministic
     encoder initializes candidate 0 from the image and candidate 1 from its mirror image.  All other
     candidates start from random latents.
 
@@ -126,6 +127,8 @@ def initialize(
     """
     if encoder is not None and encoder.noise_dim:
         noise = normal("w", seed, candidates.rows, encoder.noise_dim)  # (B·K, noise_dim)
+        if encoder.first_without_noise:
+            noise = noise * (candidates.k > 0)[:, None]
         return Start(_as_float(encoder.encode(known, mask, noise)))
     z = latents(candidates.rows, seed=seed)  # (B·K, z_dim)
     if encoder is None:

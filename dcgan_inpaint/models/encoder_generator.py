@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from dcgan_inpaint.models.networks import Encoder, Encoding, Generator
 
+# Standard deviation of the noise on z; see experiments/one_pass.md.
+SAMPLE_SPREAD = 0.8
+
 
 class EncoderGenerator(nn.Module):
     """Encoder, generator and skip connections.
@@ -30,18 +33,18 @@ class EncoderGenerator(nn.Module):
         ValueError: If the maps of encoder and generator have different sizes, with `skips`.
 
     Attributes:
-        noise_dim: 0, as the network does not sample.
+        noise_dim: Size of the noise of a sample: that of z, or 0 without a `prior`.
     """
 
-    noise_dim = 0
+    first_without_noise = True  # the first of several samples is the completion in one pass
 
     def __init__(self, encoder: Encoder, generator: Generator, prior: str | None, skips: bool):
         super().__init__()
         self.encoder, self.decoder = encoder, generator
-        self.prior = prior
+        self.prior, self.noise_dim = prior, 0
         if prior is not None:
-            map_dim, z_dim = generator.project.weight.shape
-            self.head = nn.Linear(encoder.code.out_features, z_dim)
+            map_dim, self.noise_dim = generator.project.weight.shape
+            self.head = nn.Linear(encoder.code.out_features, self.noise_dim)
             self.bound: nn.Module = nn.Tanh() if prior == "uniform" else nn.Identity()
             self.offset = nn.Linear(encoder.code.out_features, map_dim)
             nn.init.zeros_(self.offset.weight)
@@ -56,15 +59,32 @@ class EncoderGenerator(nn.Module):
             self.skips = nn.ModuleList(map(skip_convolution, widths, generator.widths))
         self.to(memory_format=torch.channels_last)
 
-    def encode(self, known: Tensor, mask: Tensor) -> Encoding:
-        """Return what the generator computes the images from."""
+    def encode(self, known: Tensor, mask: Tensor, noise: Tensor | None = None) -> Encoding:
+        """Return what the generator computes the images from.
+
+        Args:
+            known: Masked images (B, C, S, S) in [-1, 1], 0 in the hole.
+            mask: (B, 1, S, S), 1 = known.
+            noise: (B·K, noise_dim) for K samples of each image, or None.  It is added to z, times
+                SAMPLE_SPREAD.
+
+        Returns:
+            The encoding, of B rows or of B·K rows, the samples of an image in adjacent rows.
+        """
         code, maps = self.encoder.with_maps(known, mask)  # (B, code_dim), (B, df, S/2, S/2), ...
         skips = None
         if hasattr(self, "skips"):
             skips = [skip(h) for skip, h in zip(self.skips, reversed(maps), strict=True)]
         if self.prior is None:
             return Encoding(code, None, skips)
-        return Encoding(self.bound(self.head(code)), self.offset(code), skips)
+        z, offset = self.bound(self.head(code)), self.offset(code)  # (B, z_dim), (B, 4·4·8·gf)
+        if noise is not None:
+            count = len(noise) // len(z)
+            z = z.repeat_interleave(count, 0) + SAMPLE_SPREAD * noise  # (B·K, z_dim)
+            z = z.clamp(-1, 1) if self.prior == "uniform" else z
+            offset = offset.repeat_interleave(count, 0)
+            skips = skips and [skip.repeat_interleave(count, 0) for skip in skips]
+        return Encoding(z, offset, skips)
 
     def forward(self, known: Tensor, mask: Tensor) -> Tensor:
         z, offset, skips = self.encode(known, mask)

@@ -62,6 +62,8 @@ class LatentNetwork(nn.Module):
     turns one code c into several: c + leaky_relu(W (c (1 + a(w)) + b(w))).
     """
 
+    first_without_noise = False  # the network is trained with noise
+
     def __init__(self, s: LatentEncoderSettings, z_dim: int, map_dim: int, prior: str):
         super().__init__()
         self.noise_dim = s.noise_dim

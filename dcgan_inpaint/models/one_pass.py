@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dcgan_inpaint import losses
+from dcgan_inpaint.blending import poisson
 from dcgan_inpaint.configs import Fraction, NonNegative, Positive, Seed, make, settings
 from dcgan_inpaint.data.augmentation import augment
 from dcgan_inpaint.errors import show
@@ -22,7 +23,9 @@ from dcgan_inpaint.models.base import LatentGAN, Model, ModelSettings, Width
 from dcgan_inpaint.models.efficientnet import feature_distance, load_efficientnet
 from dcgan_inpaint.models.encoder_generator import EncoderGenerator
 from dcgan_inpaint.models.networks import Discriminator, Encoder, Generator, Layers, freeze
+from dcgan_inpaint.models.uncertainty import HOLE_DEPTHS, calibrate_error
 from dcgan_inpaint.models.unet import UNetwork
+from dcgan_inpaint.randomness import normal
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 PERCEPTUAL_SIDE = 96  # px, the largest side of the images that the perceptual loss compares
@@ -115,6 +118,7 @@ class OnePass(Model):
     respects_valid = True
     settings: OnePassSettings
     gan: LatentGAN | None
+    error_calibration: Tensor  # (HOLE_DEPTHS, 2), see uncertainty.py
 
     def __init__(
         self, gan: LatentGAN | None = None, mask: MaskFunction | None = None, **settings: Any
@@ -128,6 +132,10 @@ class OnePass(Model):
         self.network = build_network(s, gan)
         self.ema_network = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.mask = mask
+        if gan is not None:
+            self.encoder_noise_dim = self.network.noise_dim
+            self.register_buffer("error_calibration", torch.tensor([[1.0, 0.0]] * HOLE_DEPTHS))
+        self.needs_calibration = gan is not None
         self.uses_discriminator = s.adversarial > 0 or s.feature_matching > 0
         self.steps_per_batch = 1 + self.uses_discriminator
         if self.uses_discriminator:
@@ -145,6 +153,13 @@ class OnePass(Model):
 
     def fill(self, ema: bool = True) -> nn.Module:
         return freeze(self.ema_network if ema else self.network)
+
+    def latent_encoder(self) -> nn.Module | None:
+        if self.gan is None:
+            return None
+        network = freeze(self.ema_network)
+        network.register_buffer("error_calibration", self.error_calibration)
+        return network
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
@@ -269,6 +284,28 @@ class OnePass(Model):
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()
+
+    @torch.no_grad()
+    def calibrate(self, images: Tensor, count: int = 8) -> dict[str, float]:
+        """Fit the predicted error of the mean of samples, on images not trained on.
+
+        Args:
+            images: (B, C, S, S) in [-1, 1].
+            count: Number of samples of each image.
+
+        Returns:
+            No values to log.
+        """
+        index = torch.arange(len(images), device=self.device)
+        mask = self.training_masks(-1 - index)  # (B, 1, S, S); training has indices from 0
+        network, dim = freeze(self.ema_network), self.network.noise_dim
+        noise = normal("calibrate w", self.settings.seed, index, count * dim)
+        z, offset, skips = network.encode(images * mask, mask, noise.view(-1, dim))
+        fakes = network.decoder(z, offset=offset, skips=skips).float()  # (B·K, C, S, S)
+        repeated = (rows.repeat_interleave(count, 0) for rows in (images, mask))
+        samples = poisson(fakes, *repeated).unflatten(0, (-1, count))  # (B, K, C, S, S)
+        self.error_calibration.copy_(calibrate_error(samples, images, mask, self.error_calibration))
+        return {}
 
 
 def build_network(s: OnePassSettings, gan: LatentGAN | None) -> Any:
