@@ -325,8 +325,10 @@ def test_completed_image_equals_the_baseline_module():
 
 
 def trained_gan_network():
-    """A network whose offset and skips are not zero."""
+    """A network whose offset and skips are not zero, and whose images depend on z."""
     model = tuned_gan()
+    for layer in [model.ema_network.decoder.project, *model.ema_network.decoder.deconvs]:
+        torch.nn.init.normal_(layer.weight, std=0.15)
     for layer in [model.ema_network.offset, *model.ema_network.skips]:
         torch.nn.init.normal_(layer.weight, std=0.1)
         torch.nn.init.normal_(layer.bias, std=0.1)

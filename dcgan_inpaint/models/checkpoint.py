@@ -136,8 +136,8 @@ def save_weights(model: Model, path: str | Path, averaged: bool = False) -> None
         tensors = {  # layers of a GAN that its network shares are stored once
             name: value
             for name, value in tensors.items()
-            if (shared := _shared_tensor(model, name)) is None
-            or not torch.equal(value, tensors[shared])
+            if (shared := _shared_tensor(model, name)) not in tensors
+            or not torch.equal(value, tensors[str(shared)])
         }
         data = (model.data or {}).items()
         header = replace(header, data={k: v for k, v in data if k not in LOCATION_KEYS} or None)
