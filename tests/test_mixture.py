@@ -19,7 +19,7 @@ from dcgan_inpaint.data.loader import (
     MixtureDataset,
     MixtureSampler,
 )
-from dcgan_inpaint.data.mixture import Mixture, dark_shares, mixed_order
+from dcgan_inpaint.data.mixture import Mixture, mixed_order
 from dcgan_inpaint.data.skin_tone import DARK_ITA, skin_tone
 from dcgan_inpaint.data.sources import (
     build_source,
@@ -204,22 +204,6 @@ def test_processes_share_the_batches_of_an_epoch():
             assert torch.equal(torch.tensor(list(sampler)).view(4, 8), batches[rank::3])
 
 
-def test_dark_shares_scale_the_odds_of_all_sources_alike():
-    weights, natural = np.array([0.75, 0.25]), np.array([0.1, 0.5])
-    # A factor of 3: odds 1/9 -> 1/3, share 1/4; odds 1 -> 3, share 3/4; in all 0.375.
-    np.testing.assert_allclose(dark_shares(weights, natural, 0.375), [0.25, 0.75])
-    np.testing.assert_allclose(dark_shares(weights, natural, 0.2), natural)
-    np.testing.assert_allclose(dark_shares(weights, np.array([0, 0.5]), 0.1), [0, 0.4])
-
-
-@pytest.mark.parametrize(
-    ("natural", "target"), [([0, 0.5], 0.3), ([0, 0.5], 0.25), ([0.1, 1], 0.2), ([0, 0], 0.1)]
-)
-def test_unreachable_dark_share_is_refused(natural, target):
-    with pytest.raises(ValueError, match=f"data.dark_share={target}: .* Use such a share, or null"):
-        dark_shares(np.array([0.75, 0.25]), np.array(natural), target)
-
-
 # mixtures
 
 
@@ -231,7 +215,7 @@ def mixture(faces, **options):
 
 
 def test_mixed_batches_have_fixed_shares_and_known_pixels(faces, tmp_path):
-    source = mixture(faces, dark_share=0.2)
+    source = mixture(faces, dark_share={"utkface": 0.75})
     data = ImageDataModule(source, str(tmp_path), batch_size=16, flip=True)
     data.prepare_data()
     loader = data.train_dataloader()
@@ -249,7 +233,7 @@ def test_mixed_batches_have_fixed_shares_and_known_pixels(faces, tmp_path):
         assert (batch["image"] * (1 - batch["valid"]) == 0).all()
         levels = ((batch["image"] + 1) * 127.5).round().to(torch.uint8).numpy()
         dark = skin_tone(levels, source.sources["utkface"].crop) < DARK_ITA
-        assert dark[is_utkface].sum() <= 4
+        assert dark[is_utkface].sum() == 3
     assert [batch["index"].tolist() for batch in loader] == [
         batch["index"].tolist() for batch in data.train_dataloader()
     ]
@@ -283,9 +267,11 @@ def test_first_source_defines_the_evaluation(faces, tmp_path):
             "data.sources.first.image_size=16: the mixture has data.image_size=32",
         ),
         ({"channels": 1}, "data.sources.first.channels=3: the mixture has data.channels=1"),
-        ({"weights": {"first": 1}}, "data.weights: has first, but the sources are first, utkface"),
-        ({"weights": {"first": 1, "utkface": 0}}, "weights.utkface=0: should be greater than 0"),
-        ({"dark_share": 1.0}, "dark_share=1.0: should be less than 1"),
+        ({"weights": {"first": 1}}, "expected one weight for each of first, utkface"),
+        ({"weights": {"first": 0, "utkface": 0}}, "data.weights={.*}: .* and not only 0"),
+        ({"weights": {"first": 1, "utkface": -1}}, "weights.utkface=-1: should be greater"),
+        ({"dark_share": {"first": 1.0}}, "dark_share.first=1.0: should be less than 1"),
+        ({"dark_share": {"gone": 0.5}}, "data.dark_share.gone=0.5: .* one of first, utkface"),
         ({"sources": {}}, "sources={}: "),
         ({"sources": {"a": "faces"}}, "sources.a=faces: should be an instance of Source"),
     ],
@@ -297,8 +283,8 @@ def test_mixture_refuses_sources_that_do_not_fit(faces, options, message):
 
 def test_mixture_refuses_gray_images_and_an_incomplete_first_source(faces):
     gray = {"sources": {"a": Faces(16, channels=1)}, "weights": {"a": 1}, "image_size": 16}
-    with pytest.raises(ValueError, match=r"data.dark_share=0.3: gray .*data.dark_share=null"):
-        Mixture(**gray, channels=1, dark_share=0.3)
+    with pytest.raises(ValueError, match=r"data.dark_share.a=0.3: .*dark_share.a=null"):
+        Mixture(**gray, channels=1, dark_share={"a": 0.3})
     with pytest.raises(ValueError, match=r"data.sources.a: .* Put another source first"):
         Mixture({"a": UTKFace(str(faces), 16)}, {"a": 1}, 16)
 
@@ -309,6 +295,20 @@ def test_locations_of_a_mixtures_sources_may_change_on_resume():
     with pytest.raises(ValueError, match=r"with data.sources.celeba.crop=0.5, not 0.6"):
         new = old | {"data.sources.celeba.crop": 0.6}
         check_same_settings("run", old, new, old, FREE_IN_TRAINING)
+
+
+def test_share_of_dark_skin_needs_light_and_dark_images(faces):
+    source = mixture(faces, dark_share={"first": 0.3})
+    images = {"first": np.zeros((3, 3, 16, 16), np.uint8), "utkface": np.zeros(0)}
+    with pytest.raises(ValueError, match=r"data.dark_share.first=0.3: 3 of its 3 images have dark"):
+        source.groups(images)
+
+
+def test_source_with_the_weight_0_is_left_out(faces, tmp_path):
+    source = mixture(faces, weights={"first": 1, "utkface": 0})
+    batch = next(iter(ImageDataModule(source, str(tmp_path), 8).train_dataloader()))
+    assert batch.keys() == {"image", "index"}
+    assert {path.name[:5] for path in tmp_path.iterdir() if path.is_dir()} == {"faces"}
 
 
 def test_mixture_does_not_stream(tmp_path):
@@ -328,7 +328,8 @@ def test_balanced_data_is_composed_of_celeba_and_utkface(faces, tmp_path):
     config = check_config(cfg, TrainConfig)
     source = build_source(config.data)
     assert list(source.sources) == ["celeba", "utkface"]
-    assert source.weights == {"celeba": 0.75, "utkface": 0.25}
+    assert source.weights == {"celeba": 0.7, "utkface": 0.3}
+    assert source.dark_share == {"celeba": 0.4, "utkface": 0.85}
     assert source.sources["utkface"].valid_box == (19, 40, 111, 128)
     assert source.crop == pytest.approx(142 / 178)
     with pytest.raises(ValueError, match=r"data.sources.utkface: .* a DCGAN would learn them"):
@@ -336,12 +337,9 @@ def test_balanced_data_is_composed_of_celeba_and_utkface(faces, tmp_path):
     config.data["sources"]["utkface"]["root"] = "gone"
     with pytest.raises(ValueError, match=r"^data.sources.utkface.root=gone: not a directory"):
         build_source(config.data)
-    alone = compose_config(
-        "train",
-        ["data=balanced", *roots, "~data.sources.utkface",
-         "~data.weights.utkface", "+data@data.sources.more=faces", "+data.weights.more=1",
-         "data.sources.more.image_size=128"],
-    )  # fmt: skip
-    source = build_source(check_config(alone, TrainConfig).data)
+    more = ["+data@data.sources.more=faces", "+data.weights.more=1", "data.weights.utkface=0"]
+    more += ["data.sources.more.image_size=128", "data.dark_share.utkface=null"]
+    cfg = compose_config("train", ["data=balanced", *roots, *more])
+    source = build_source(check_config(cfg, TrainConfig).data)
     assert list(source.sources) == ["celeba", "more"]
     assert isinstance(build_model(config, source), DCGAN)

@@ -88,8 +88,8 @@ def check_unknown_pixels(model: Model, source: Source) -> None:
             if getattr(part, "valid_box", None):
                 raise ValueError(
                     f"data.sources.{name}: parts of its images are unknown, and a {model.kind} "
-                    f"would learn them. Leave it out (~data.sources.{name} ~data.weights.{name}), "
-                    "or complete its images first and read them with data=folder"
+                    f"would learn them. Leave it out (data.weights.{name}=0), or complete its "
+                    "images first and read them with data=folder"
                 )
 
 

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from dcgan_inpaint.configs import Positive, Share, checked
+from dcgan_inpaint.configs import NonNegative, Share, checked
 from dcgan_inpaint.data.cache import Source
 from dcgan_inpaint.data.decoding import Channels, ImageSize
 from dcgan_inpaint.data.skin_tone import DARK_ITA, skin_tone
@@ -26,10 +26,11 @@ class Mixture:
         sources: Sources by name, of the same image_size and channels.  Those after the first may
             have a `valid_box`.
         weights: Share of each source in a batch, by name, relative to the sum of the weights.
+            A source with the weight 0 is left out.
         image_size: Side of the square images in px.
         channels: 3 for color, 1 for gray.
-        dark_share: Share of each batch whose skin is dark (skin_tone.py); None for the share that
-            follows from the weights.
+        dark_share: Share of dark skin (skin_tone.py) in the images drawn from a source, by name;
+            None, or no share, for the share that the source has.
 
     Raises:
         ValueError: If the sources do not fit together, or if their images have no color to tell
@@ -40,14 +41,14 @@ class Mixture:
     def __init__(
         self,
         sources: Annotated[Mapping[str, Source], Field(min_length=1)],
-        weights: Mapping[str, Positive],
+        weights: Mapping[str, NonNegative],
         image_size: ImageSize = 128,
         channels: Channels = 3,
-        dark_share: Share | None = None,
+        dark_share: Mapping[str, Share | None] | None = None,
     ):
-        self.sources = dict(sources)
-        self.image_size, self.channels, self.dark_share = image_size, channels, dark_share
-        for name, source in self.sources.items():
+        self.image_size, self.channels = image_size, channels
+        self.dark_share = {k: share for k, share in (dark_share or {}).items() if share is not None}
+        for name, source in sources.items():
             for option in ("image_size", "channels"):
                 value, expected = getattr(source, option), getattr(self, option)
                 if value != expected:
@@ -55,25 +56,27 @@ class Mixture:
                         f"data.sources.{name}.{option}={value}: the mixture has "
                         f"data.{option}={expected}. Use the same for all sources"
                     )
-        if self.sources.keys() != weights.keys():
+        if sources.keys() != weights.keys() or not any(weights.values()):
             raise ValueError(
-                f"data.weights: has {', '.join(weights)}, but the sources are "
-                f"{', '.join(self.sources)}. Give one weight for each source"
+                f"data.weights={dict(weights)}: expected one weight for each of "
+                f"{', '.join(sources)}, and not only 0"
             )
-        total = sum(weights.values())
-        self.weights = {name: weights[name] / total for name in self.sources}
-        first = next(iter(self.sources))
-        self.first = self.sources[first]
+        for name, share in self.dark_share.items():
+            if name not in sources or channels != 3:
+                raise ValueError(
+                    f"data.dark_share.{name}={share}: skin tones are those of a color image from "
+                    f"one of {', '.join(sources)}. Use data.dark_share.{name}=null"
+                )
+        first = next(iter(sources))
+        self.first = sources[first]
         if getattr(self.first, "valid_box", None):
             raise ValueError(
                 f"data.sources.{first}: its images are known in part only, but the first source is "
                 "used for validation. Put another source first"
             )
-        if dark_share is not None and channels != 3:
-            raise ValueError(
-                f"data.dark_share={dark_share}: gray images do not show the skin tone. Use "
-                "data.dark_share=null or data.channels=3"
-            )
+        self.sources = {name: source for name, source in sources.items() if weights[name]}
+        total = sum(weights.values())
+        self.weights = {name: weights[name] / total for name in self.sources}
 
     @property
     def crop(self) -> float:
@@ -91,8 +94,8 @@ class Mixture:
     def groups(self, images: Mapping[str, np.ndarray]) -> list[tuple[Tensor, float]]:
         """Return groups of training images, and the share of each in a batch.
 
-        Groups that share a source are adjacent, and so are two groups of dark skin, so that
-        `mixed_order` meets the shares of both.
+        The groups of a source are adjacent, and so are those of dark skin from two sources in a
+        row: `mixed_order` meets the shares of adjacent groups together.
 
         Args:
             images: uint8 (N, C, S, S) by source.
@@ -101,56 +104,24 @@ class Mixture:
             Pairs of indices (N,) int64, counted through all sources in order, and a share.
 
         Raises:
-            ValueError: If the mixture cannot reach `dark_share`.
+            ValueError: If a source cannot have its `dark_share`.
         """
-        starts = np.cumsum([0] + [len(images[name]) for name in self.sources])
-        indices = [torch.arange(*ends) for ends in zip(starts[:-1], starts[1:], strict=True)]
-        weights = np.array(list(self.weights.values()))
-        if self.dark_share is None:
-            return list(zip(indices, weights.tolist(), strict=True))
-        dark = [
-            torch.from_numpy(skin_tone(images[name], source.crop) < DARK_ITA)
-            for name, source in self.sources.items()
-        ]
-        natural = np.array([float(rows.double().mean()) for rows in dark])
-        shares = dark_shares(weights, natural, self.dark_share)
-        groups = []
-        for i, (index, rows) in enumerate(zip(indices, dark, strict=True)):
-            pair = [
-                (index[rows], float(weights[i] * shares[i])),
-                (index[~rows], float(weights[i] * (1 - shares[i]))),
-            ]
+        groups, start = [], 0
+        for i, (name, source) in enumerate(self.sources.items()):
+            index = torch.arange(start, start := start + len(images[name]))
+            weight, share = self.weights[name], self.dark_share.get(name)
+            if share is None:
+                groups.append((index, weight))
+                continue
+            dark = torch.from_numpy(skin_tone(images[name], source.crop) < DARK_ITA)
+            if dark.all() or not dark.any():
+                raise ValueError(
+                    f"data.dark_share.{name}={share}: {int(dark.sum())} of its {len(dark)} images "
+                    f"have dark skin. Use data.dark_share.{name}=null"
+                )
+            pair = [(index[dark], weight * share), (index[~dark], weight * (1 - share))]
             groups += pair if i % 2 else pair[::-1]
-        return [group for group in groups if len(group[0])]
-
-
-def dark_shares(weights: np.ndarray, natural: np.ndarray, target: float) -> np.ndarray:
-    """Return the share of dark skin in the images drawn from each source.
-
-    One factor for the odds of dark skin in all sources reaches the target, so that images are
-    repeated as evenly as possible.
-
-    Args:
-        weights: (sources,) with sum 1.
-        natural: (sources,), share of dark skin in each source.
-        target: Share of dark skin in all images drawn.
-
-    Raises:
-        ValueError: If no factor reaches the target.
-    """
-    lowest, highest = weights[natural == 1].sum(), weights[natural > 0].sum()
-    if not lowest < target < highest:
-        raise ValueError(
-            f"data.dark_share={target}: with these sources and data.weights it is above "
-            f"{lowest:.2f} and below {highest:.2f}. Use such a share, or null"
-        )
-    low, high = -50.0, 50.0  # log of the factor
-    for _ in range(60):  # bisection, to 1e-16
-        middle = (low + high) / 2
-        scaled = np.exp(middle) * natural
-        shares = scaled / (scaled + 1 - natural)
-        low, high = (middle, high) if weights @ shares < target else (low, middle)
-    return shares
+        return groups
 
 
 def mixed_order(
