@@ -17,7 +17,7 @@ from dcgan_inpaint.masks import masks
 from dcgan_inpaint.masks.measurements import Lowres
 from dcgan_inpaint.metrics.completions import psnr
 from dcgan_inpaint.models.dcgan import DCGAN
-from dcgan_inpaint.models.networks import freeze
+from dcgan_inpaint.models.networks import Encoding, freeze
 from dcgan_inpaint.models.uncertainty import HOLE_DEPTHS
 from dcgan_inpaint.randomness import normal
 
@@ -385,17 +385,19 @@ class Constant(torch.nn.Module):
         super().__init__()
         self.map_dim, self.noise_dim = map_dim, 0
 
-    def forward(self, known, mask):
+    def encode(self, known, mask):
         self.known = known
-        return torch.full((len(known), 8), 0.25), torch.full((len(known), self.map_dim), 0.5)
+        z, offset = torch.full((len(known), 8), 0.25), torch.full((len(known), self.map_dim), 0.5)
+        return Encoding(z, offset)
 
 
 def test_solvers_update_float32_with_networks_in_bf16(dcgan):
     generator = freeze(dcgan.ema_generator)
 
     class Half(Constant):
-        def forward(self, known, mask):
-            return tuple(output.bfloat16() for output in super().forward(known, mask))
+        def encode(self, known, mask):
+            z, offset, _ = super().encode(known, mask)
+            return Encoding(z.bfloat16(), offset.bfloat16())
 
     dtypes = []
 
@@ -439,16 +441,16 @@ def test_an_encoder_initializes_two_candidates(dcgan):
 class Sampling(torch.nn.Module):
     """An encoder that returns its noise as z and counts its input images."""
 
-    noise_dim = 8
+    noise_dim, first_without_noise = 8, False
 
     def __init__(self, map_dim):
         super().__init__()
         self.map_dim, self.image_count = map_dim, 0
         self.error_calibration = torch.tensor([[2.0, 0.1]] * HOLE_DEPTHS)
 
-    def forward(self, known, mask, noise):
+    def encode(self, known, mask, noise):
         self.image_count += len(known)
-        return noise.clamp(-1, 1), torch.zeros(len(noise), self.map_dim)
+        return Encoding(noise.clamp(-1, 1), torch.zeros(len(noise), self.map_dim))
 
 
 def complete_by_sampling(dcgan, data, **settings):

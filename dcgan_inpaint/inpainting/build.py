@@ -54,7 +54,7 @@ def build(
             blend=blend,
             measure=measure,
             ema=config.ema,
-            encoder=model.latent_encoder() if config.start == "encoder" else None,
+            encoder=model.latent_encoder(config.ema) if config.start == "encoder" else None,
             stages=list(instantiate(config.stages).values()),
             settings=SearchSettings(**{name: getattr(config, name) for name in names}),
         )

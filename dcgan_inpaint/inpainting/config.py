@@ -51,38 +51,35 @@ def check_method(config: InpaintConfig, model: "Model") -> None:
         return
     assert config.method is not None  # `resolve` chose one
     for name in SEARCH_OPTIONS:
-        value = getattr(config, name)
-        if name not in config.method and value != getattr(_defaults(), name):
-            raise ValueError(
-                f"{name}={show(value)}: applies to method=search only. Use it or remove {name}="
-            )
+        if name not in config.method:
+            _check_default(config, name)
 
 
 def _choose_method(config: InpaintConfig, model: "Model") -> InpaintConfig:
     """Choose the method of method=null.
 
-    It is the network for one-pass completion of the checkpoint, if it has one.  Its samples are a
-    search of no iterations from the network.
+    It is one-pass completion if the checkpoint holds a network for it, and the search otherwise.
+    The one pass of a network with a z is a search of no iterations from its encoding.
     """
     if not (model.completes_in_one_pass and instantiate(config.measure).of_pixels):
         return replace(config, method="search")
-    if (config.candidates or 1) == 1 or not model.encoder_noise_dim:
+    if model.gan is None:
         return replace(config, method=_network_node(config))
-    for name in ("objective", "solver", "stages"):
-        if getattr(config, name) != getattr(_defaults(), name):
-            raise ValueError(
-                f"{name}={show(getattr(config, name))}: applies to method=search only. Use it or "
-                f"remove {name}="
-            )
+    for name in ("objective", "solver", "stages", "start"):
+        _check_default(config, name)
     solver = {**(config.solver or {}), "iterations": 0}
-    return replace(config, method="search", solver=solver, stages={})
+    return replace(config, method="search", start="encoder", solver=solver, stages={})
+
+
+def _check_default(config: InpaintConfig, name: str) -> None:
+    """Raise ValueError if an option that applies to method=search only has an override."""
+    if (value := getattr(config, name)) != getattr(_defaults(), name):
+        remedy = f"Add method=search or remove {name}="
+        raise ValueError(f"{name}={show(value)}: applies to method=search only. {remedy}")
 
 
 def resolve(config: InpaintConfig, model: "Model") -> InpaintConfig:
     """Resolve the method, start, candidates, iterations and select, which depend on the checkpoint.
-
-    The default method is the network for one-pass completion of the checkpoint, for one completion
-    from known pixels, and the search otherwise (experiments/one_pass.md).
 
     For one completion a search from a random latent is better than one from a sample of an encoder,
     and several of those are too similar (experiments/sampling.md).  From the latent of an encoder

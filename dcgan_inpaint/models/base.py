@@ -121,10 +121,11 @@ class Model(LightningModule):
         """Build the untrained model.  Raises ValueError for invalid hyperparameters."""
         return cls(**asdict(make(cls.Settings, hyperparameters)))
 
-    def latent_encoder(self) -> nn.Module | None:
-        """Return the frozen encoder that a search can start from, or None.
+    def latent_encoder(self, ema: bool = True) -> nn.Module | None:
+        """Return the frozen encoder that a search can start from, averaged or raw, or None.
 
-        It maps masked images (B, C, S, S) and mask (B, 1, S, S) to z and an offset (LatentNetwork).
+        Its method `encode` maps masked images (B, C, S, S), mask (B, 1, S, S) and, for samples,
+        noise (B·K, noise_dim) to an Encoding.
         """
         return None
 

@@ -159,8 +159,8 @@ class LatentEncoder(Model):
         gan = LatentGAN.from_description(kind, gan_settings)
         return cls(gan, **asdict(make(cls.Settings, own)))
 
-    def latent_encoder(self) -> nn.Module:
-        network = freeze(self.ema_encoder)
+    def latent_encoder(self, ema: bool = True) -> nn.Module:
+        network = freeze(self.ema_encoder if ema else self.encoder)
         if self.settings.noise_dim:
             network.register_buffer("error_calibration", self.error_calibration)
         return network

@@ -154,10 +154,10 @@ class OnePass(Model):
     def fill(self, ema: bool = True) -> nn.Module:
         return freeze(self.ema_network if ema else self.network)
 
-    def latent_encoder(self) -> nn.Module | None:
+    def latent_encoder(self, ema: bool = True) -> nn.Module | None:
         if self.gan is None:
             return None
-        network = freeze(self.ema_network)
+        network = freeze(self.ema_network if ema else self.network)
         network.register_buffer("error_calibration", self.error_calibration)
         return network
 
