@@ -296,8 +296,8 @@ def test_search_with_a_context_encoder_is_an_error():
     model = OnePass(
         network="context_encoder", hole_l2=1.0, image_size=16, gf_dim=1, df_dim=1, code_dim=3
     )
-    with pytest.raises(ValueError, match=r"holds a context encoder, which has no z to search"):
-        Completer.load(model)(photo())
+    with pytest.raises(ValueError, match=r"holds a one-pass network, which has no z to search"):
+        Completer.load(model, "method=search")(photo())
 
 
 def test_missing_or_damaged_checkpoint_is_an_error(tmp_path):

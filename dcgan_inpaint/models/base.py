@@ -56,7 +56,6 @@ class Model(LightningModule):
         ema_only: Whether the model was loaded from a file without the raw networks.
         steps_per_batch: Optimizer steps for each batch.
         encoder_noise_dim: Noise of the latent encoder, 0 if it does not sample; None without one.
-        completes_in_one_pass: Whether `fill` returns a network.
         gan: The GAN whose z a search can optimize, or None.
         mask: The masks for training, or None; models that train without masks omit it.
         data: Description of the training images (data/sources.py), or None.
@@ -76,7 +75,6 @@ class Model(LightningModule):
     discriminator: nn.Module
     steps_per_batch = 1
     encoder_noise_dim: int | None = None
-    completes_in_one_pass = False
     gan: "LatentGAN | None"
     mask: MaskFunction | None
 
@@ -135,6 +133,11 @@ class Model(LightningModule):
         It maps masked images (B, C, S, S) and mask (B, 1, S, S) to images (B, C, S, S).
         """
         return None
+
+    @property
+    def completes_in_one_pass(self) -> bool:
+        """Whether the class has a network for one-pass completion, see `fill`."""
+        return type(self).fill is not Model.fill
 
     def training_masks(self, index: Tensor) -> Tensor:
         """Return the masks (B, 1, S, S) for sample indices (B,).

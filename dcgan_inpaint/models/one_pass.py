@@ -114,7 +114,6 @@ class OnePass(Model):
     averages = {"network": "ema_network", "gan.generator": "gan.ema_generator"}
     training_only = ("discriminator",)
     starts = {"ema_network.decoder": "gan.ema_generator"}
-    completes_in_one_pass = True
     respects_valid = True
     settings: OnePassSettings
     gan: LatentGAN | None
