@@ -20,6 +20,7 @@ directory of a group, and `key=value` sets one option: `python inpaint.py mask=r
 mask.missing=0.5`. `--help` prints the composed configuration with your overrides. `${...}` refers
 to the value of another option; `???` marks a required option.
 """
+PACKAGE = "# @package "
 LINE = re.compile(  # [- ]key: value # description
     r"(?P<indent> *)(?P<item>- )?(?P<key>(override )?[^\s:#]+)(:( +(?P<value>[^#\s].*?))?)?"
     r"( +# (?P<description>.*))?"
@@ -47,8 +48,8 @@ def read(path: Path, prefix: str) -> tuple[str, list[Row], list[Row]]:
     last: list[Row] | None = None
     for line in filter(str.strip, path.read_text().splitlines()):
         text = line.strip()
-        if text == "# @package _global_":
-            prefix = ""
+        if text.startswith(PACKAGE):
+            prefix = text.removeprefix(PACKAGE).replace("_global_", "")
         elif text.startswith("# ") and last:
             last[-1] = last[-1]._replace(description=f"{last[-1].description} {text[2:]}")
         elif text.startswith("# "):
@@ -95,24 +96,25 @@ def command_section(name: str) -> str:
 
 def group_section(folder: Path) -> str:
     rows: list[Row] = []
+    group = folder.relative_to(CONF).as_posix()
     for path in sorted(folder.glob("*.yaml")):
-        about, keys, defaults = read(path, folder.name)
+        about, keys, defaults = read(path, group.replace("/", "."))
         includes = [
-            f"`{re.sub('override |/|@.*', '', row.key)}={row.value}`"
+            f"`{re.sub('^(override )?/|@.*', '', row.key)}={row.value}`"
             for row in defaults
             if row.value
         ]
         description = escaped(Row("", "", about)).description
         if includes:
             description += f"; includes {', '.join(includes)}"
-        rows.append(Row(f"**`{folder.name}={path.stem}`**", "", description))
+        rows.append(Row(f"**`{group}={path.stem}`**", "", description))
         rows += map(escaped, keys)
-    return f"## {folder.name}\n\n{table(rows)}"
+    return f"## {group}\n\n{table(rows)}"
 
 
 def describe() -> str:
     """Return the complete text of conf/README.md."""
-    folders = sorted({path.parent for path in CONF.glob("*/*.yaml")})
+    folders = sorted({path.parent for path in CONF.rglob("*/*.yaml")})
     sections = [*map(command_section, COMMANDS), *map(group_section, folders)]
     return "\n".join([INTRODUCTION, *sections])
 

@@ -6,6 +6,7 @@ for integers, and infinite values.  This module does not import torch, so that a
 is reported at once.
 """
 
+import copy
 import functools
 import inspect
 import pkgutil
@@ -18,6 +19,7 @@ from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 import pydantic
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -46,11 +48,16 @@ def compose_config(name: str, overrides: Iterable[str] = ()) -> DictConfig:
 
     Raises ValueError, one line, if Hydra cannot compose it.
     """
-    with _COMPOSE_LOCK, initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with _COMPOSE_LOCK:
+        running = copy.copy(GlobalHydra.instance())  # of the script, which called Hydra's main
+        GlobalHydra.instance().clear()
         try:
-            return compose(name, list(overrides))
+            with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+                return compose(name, list(overrides))
         except HydraException as error:
             raise ValueError(" ".join(str(error).split())) from error
+        finally:
+            GlobalHydra.set_instance(running)
 
 
 def normalize_overrides(overrides: Sequence[str]) -> list[str]:
