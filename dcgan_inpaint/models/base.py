@@ -148,6 +148,18 @@ class Model(LightningModule):
             raise ValueError(f"model.mask=null: a {self.kind} needs masks. Set mask@model.mask=...")
         return self.mask(index, self.settings.image_size)
 
+    def calibrate(self, images: Tensor, count: int = 8) -> dict[str, float]:
+        """Fit what a model that `needs_calibration` predicts, on images not trained on.
+
+        Args:
+            images: (B, C, S, S) in [-1, 1].
+            count: Number of samples of each image.
+
+        Returns:
+            Values to log.
+        """
+        raise NotImplementedError
+
     def check_ema(self, ema: bool) -> None:
         """Raise ValueError if the raw networks are requested but not in the checkpoint."""
         if self.ema_only and not ema:

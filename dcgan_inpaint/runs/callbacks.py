@@ -18,7 +18,6 @@ from dcgan_inpaint.images import make_grid
 from dcgan_inpaint.inpainting.build import build_preview
 from dcgan_inpaint.metrics.completions import psnr
 from dcgan_inpaint.models.base import LatentGAN, Model
-from dcgan_inpaint.models.latent_encoder import LatentEncoder
 from dcgan_inpaint.runs.trainer import log_image
 
 
@@ -58,20 +57,21 @@ class StoreSettings(Callback):
 
 
 class Calibration(Callback):
-    """Adapts the spread reward of a latent encoder that samples, after each epoch.
+    """Calibrates a model that samples, after each epoch.
 
-    It runs on `count` validation images, which the encoder is not trained on, and logs the result
-    as calibration/<name>.
+    It fits the predicted error and, for a latent encoder, adapts the spread reward.  It runs on
+    `count` validation images, which the model is not trained on, and logs the result as
+    calibration/<name>.
     """
 
     # The encoders of experiments/sampling.md were calibrated on 128 validation images.
     def __init__(self, data: ImageDataModule, count: int = 128):
         self.data, self.count = data, count
 
-    def on_fit_start(self, trainer: Trainer, module: LatentEncoder) -> None:
+    def on_fit_start(self, trainer: Trainer, module: Model) -> None:
         self.images = _validation_images(self.data, self.count)
 
-    def on_train_epoch_end(self, trainer: Trainer, module: LatentEncoder) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, module: Model) -> None:
         result = module.calibrate(self.images.to(module.device))
         module.log_dict({f"calibration/{name}": value for name, value in result.items()})
 
