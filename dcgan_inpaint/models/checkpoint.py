@@ -33,7 +33,7 @@ HEADER = "dcgan_inpaint"  # key of the header in the metadata of a safetensors f
 
 # Names in files of earlier versions -> present names.
 RENAMED_TENSORS = {"doubt": "error_calibration"}
-OLD_DEFAULTS = {  # of settings that a file may omit
+OLD_DEFAULTS: dict[str, dict[str, Any]] = {  # of settings that a file may omit
     LatentEncoder.kind: {"df_dim": 64},
     "context encoder": {"network": "context_encoder"},
     "U-Net": {"network": "unet", "known": 1.0, "hole": 1.0},

@@ -50,13 +50,16 @@ class EncoderGenerator(nn.Module):
             nn.init.zeros_(self.offset.weight)
             nn.init.zeros_(self.offset.bias)
         if skips:
-            widths = [conv.out_channels for conv in encoder.convs][::-1]  # at 4x4, 8x8, ...
+            convs: Any = encoder.convs
+            widths = [conv.out_channels for conv in convs][::-1]  # at 4x4, 8x8, ...
             if len(widths) != generator.levels:
                 raise ValueError(
                     f"layers={len(widths)}: the maps of encoder and generator have different "
                     f"sizes. Use layers={generator.levels}, or skips=false"
                 )
-            self.skips = nn.ModuleList(map(skip_convolution, widths, generator.widths))
+            self.skips = nn.ModuleList(
+                skip_convolution(*pair) for pair in zip(widths, generator.widths, strict=True)
+            )
         self.to(memory_format=torch.channels_last)
 
     def encode(self, known: Tensor, mask: Tensor, noise: Tensor | None = None) -> Encoding:

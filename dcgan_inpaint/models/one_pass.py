@@ -117,6 +117,7 @@ class OnePass(Model):
     respects_valid = True
     settings: OnePassSettings
     gan: LatentGAN | None
+    features: tuple[Any]  # network of the perceptual loss, or None
     error_calibration: Tensor  # (HOLE_DEPTHS, 2), see uncertainty.py
 
     def __init__(
@@ -195,14 +196,17 @@ class OnePass(Model):
         return load_efficientnet("lite1", s.image_size, "loss.perceptual", side).to(self.device)
 
     def on_fit_start(self) -> None:
-        self.features = (self._load_features(),)  # a tuple, so that it is not saved
+        # A tuple keeps the network out of the checkpoint.
+        self.features = (self._load_features(),)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         s, images = self.settings, batch["image"]  # (B, C, S, S)
         index = self.sample_indices(len(images))  # (B,)
-        valid = batch.get("valid", torch.ones_like(images[:, :1]))  # (B, 1, S, S)
+        valid = batch.get("valid")  # (B, 1, S, S), or None if all pixels are
         if s.changed:
             images, valid = augment(images, index, s.seed, s.changed, valid)
+        if valid is None:
+            valid = torch.ones_like(images[:, :1])
         mask = self.training_masks(index) * valid  # (B, 1, S, S)
         fake = self.network(images * mask, mask).float()  # (B, C, S, S)
         images = torch.where(valid == 0, fake.detach(), images)
