@@ -117,6 +117,7 @@ class OnePass(Model):
     respects_valid = True
     settings: OnePassSettings
     gan: LatentGAN | None
+    discriminator: Discriminator
     features: tuple[Any]  # network of the perceptual loss, or None
     error_calibration: Tensor  # (HOLE_DEPTHS, 2), see uncertainty.py
 
