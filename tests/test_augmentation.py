@@ -87,4 +87,4 @@ def test_augment_without_a_change_leaves_the_known_pixels():
     images, moved = augment(disc_images(), INDEX, 0, 0.0, valid)
     assert torch.equal(images, disc_images())
     assert torch.equal(moved, valid)
-    assert augment(disc_images(), INDEX, 0, 1.0)[1] is None
+    assert torch.equal(augment(disc_images(), INDEX, 0, 1.0)[1], valid)  # all are known

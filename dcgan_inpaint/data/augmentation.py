@@ -41,7 +41,7 @@ def random_flip(images: Tensor, index: Tensor, seed: int, epoch: int) -> Tensor:
 @torch.no_grad()
 def augment(
     images: Tensor, index: Tensor, seed: int, share: float, valid: Tensor | None = None
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor]:
     """Change the light and the pose of a share of the images; borders are filled by reflection.
 
     The light changes in brightness, in contrast and, for color images, in color temperature.
@@ -54,8 +54,8 @@ def augment(
             known.
 
     Returns:
-        Images (B, C, S, S) in [-1, 1], which are 0 where they are unknown, and `valid` after the
-        move.
+        Images (B, C, S, S) in [-1, 1], which are 0 where they are unknown, and their known pixels
+        (B, 1, S, S).
     """
     # In bf16, positions would be wrong by 0.2 px.
     with torch.autocast(images.device.type, enabled=False):
@@ -80,8 +80,8 @@ def augment(
             changed = (changed + 1) * gains - 1
         changed = (changed * (1 + contrast) + light).clamp(-1, 1)
         images = torch.where(selected, changed, images)
-        if valid is not None:
-            moved = (move(valid.float()) - 1).abs() <= MAX_UNKNOWN  # (B, 1, S, S)
-            valid = torch.where(selected, moved.float(), valid.float())
-            images = images * valid
-        return images, valid
+        if valid is None:
+            return images, torch.ones_like(images[:, :1])
+        moved = (move(valid.float()) - 1).abs() <= MAX_UNKNOWN  # (B, 1, S, S)
+        valid = torch.where(selected, moved.float(), valid.float())
+        return images * valid, valid

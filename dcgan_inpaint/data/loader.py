@@ -395,7 +395,7 @@ class ImageDataModule(LightningDataModule):
         Raises ValueError if it does not fill one batch, and for a mixture that cannot be drawn.
         """
         if self.mixture is not None:
-            self._mixed_batches(self.mixture)
+            self._mixed_batches()
         elif exceeds_cache_limit(self.source, "train"):
             self._streamed_batches()
         else:
@@ -403,7 +403,7 @@ class ImageDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader | StreamedBatches:
         if self.mixture is not None:
-            return self._mixed_batches(self.mixture)
+            return self._mixed_batches()
         if exceeds_cache_limit(self.source, "train"):
             return self._streamed_batches()
         images = self.split("train", flip=self.flip)
@@ -414,21 +414,26 @@ class ImageDataModule(LightningDataModule):
         assert isinstance(self.source, PartitionedSource)  # others have no limit
         return StreamedBatches(self.source, self.batch_size, self.flip, self.seed, *self._place)
 
-    def _mixed_batches(self, mixture: Mixture) -> DataLoader:
+    @cached_property
+    def _mixed_images(self) -> tuple[MixtureDataset, list[tuple[Tensor, float]]]:
+        """Training images of the mixture, and their groups; the skin tones are measured once."""
+        assert self.mixture is not None
         parts = {}
-        for name, source in mixture.sources.items():
+        for name, source in self.mixture.sources.items():
             if exceeds_cache_limit(source, "train"):
                 raise ValueError(
                     f"data.sources.{name}.cache_limit={source.cache_limit}: its training images "
                     "are larger, and a mixture cannot be streamed. Use a larger limit or null"
                 )
-            parts[name] = ImageDataset(
-                *load_split(source, "train", self.cache_dir), valid=valid_mask(source)
-            )
-        images = MixtureDataset(list(parts.values()), self.flip, self.seed)
+            images, names = load_split(source, "train", self.cache_dir)
+            parts[name] = ImageDataset(images, names, valid=valid_mask(source))
+        groups = self.mixture.groups({name: part.images for name, part in parts.items()})
+        return MixtureDataset(list(parts.values()), self.flip, self.seed), groups
+
+    def _mixed_batches(self) -> DataLoader:
+        images, groups = self._mixed_images
         rank, world_size = self._place
         check_fills_batch(len(images) // world_size, self.batch_size)
-        groups = mixture.groups({name: part.images for name, part in parts.items()})
         sampler = MixtureSampler(images, groups, self.batch_size, self.seed, rank, world_size)
         return make_dataloader(images, self.batch_size, sampler=sampler)
 
