@@ -15,6 +15,7 @@ from PIL import Image
 if TYPE_CHECKING:
     from torch import Tensor
 
+PNG_LEVEL = 2  # of zlib; files are 2% larger than with Pillow's default of 6, and 2.4 times faster
 PART = ".part"  # suffix of a file that is being written
 
 
@@ -57,7 +58,7 @@ def write_csv(path: Path, rows: Iterable[Sequence]) -> None:
 def save_image(path: Path, image: Image.Image) -> None:
     """Write a PNG file atomically."""
     with atomic_write(path) as file:
-        image.save(file, "PNG")
+        image.save(file, "PNG", compress_level=PNG_LEVEL)
 
 
 def remove_parts(folder: Path) -> None:

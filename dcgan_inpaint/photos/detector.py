@@ -148,6 +148,7 @@ def load_blazeface() -> BlazeFace:
     network = BlazeFace()
     weights = load_file(BLAZEFACE_WEIGHTS)
     network.load_state_dict({name: weight.float() for name, weight in weights.items()})
+    network.to(memory_format=torch.channels_last)  # 1.4 times faster on CPUs
     return network.eval().requires_grad_(False)
 
 
@@ -272,25 +273,27 @@ def _refine(photo: Image.Image, face: Face) -> Face | None:
     for rotations in (ROTATIONS, (1,)):
         side = (face.right_eye - face.left_eye) / EYE_DISTANCE
         center = (face.left_eye + face.right_eye) / 2 + side * 1j * (0.5 - EYE_HEIGHT)
-        views = [_detect_at(photo, center, rotation * side) for rotation in rotations]
-        faces = [view for view in views if view]
+        faces = _detect_at(photo, center, [rotation * side for rotation in rotations])
         if not faces:
             return None
         face = max(faces, key=lambda face: face.score)
     return face if face.score > FACE_LOGIT else None
 
 
-def _detect_at(photo: Image.Image, center: complex, side: complex) -> Face | None:
-    """Return the face at the center of a crop, averaged with its detection in the mirror image."""
-    crop = Crop(center - side * (0.5 + 0.5j), side)
-    detections = []
-    for mirror in (False, True):
-        (faces,) = _detect(photo, [crop], mirror)
-        if not faces:
-            return None
-        detections.append(min(faces, key=lambda face: abs(face.center - center)))
-    left, right, middle, size, score = ((a + b) / 2 for a, b in zip(*detections, strict=True))
-    return Face(left, right, middle, size.real, score.real)
+def _detect_at(photo: Image.Image, center: complex, sides: Sequence[complex]) -> list[Face]:
+    """Return the face at the center of each crop, averaged with its detection in the mirror image.
+
+    Crops in which either is missing have no face.
+    """
+    crops = [Crop(center - side * (0.5 + 0.5j), side) for side in sides]
+    detections = zip(*(_detect(photo, crops, mirror) for mirror in (False, True)), strict=True)
+    averages = []
+    for groups in detections:
+        if all(groups):
+            pair = [min(group, key=lambda face: abs(face.center - center)) for group in groups]
+            left, right, middle, size, score = ((a + b) / 2 for a, b in zip(*pair, strict=True))
+            averages.append(Face(left, right, middle, size.real, score.real))
+    return averages
 
 
 def _drop_duplicates(faces: Sequence[Face]) -> list[Face]:
