@@ -52,8 +52,8 @@ class Completer:
         self._config()
 
     @classmethod
-    def load(cls, model: str | Path | Model, *overrides: str) -> "Completer":
-        """Load a checkpoint from a path or a shipped name ("faces64"), or wrap a loaded model.
+    def load(cls, model: str | Path | Model = "celeba128", *overrides: str) -> "Completer":
+        """Load a checkpoint from a path or a shipped name, or wrap a loaded model.
 
         Raises FileNotFoundError, or ValueError for a file that is not a checkpoint of this project.
         """
@@ -96,8 +96,8 @@ class Completer:
             select: How the completion is chosen: "best", "mean" or "sample" (see SearchSettings).
             face: Number of the detected face, 1 for the largest; "all" completes each hole with
                 the face that it lies on.
-            watch: Called with a Progress after each evaluation.  An exception ends the search
-                and is raised by this call.
+            watch: Called with a Progress after each evaluation of a search; other methods do not
+                call it.  An exception ends the search and is raised by this call.
 
         Arguments that are None are as in conf/inpaint.yaml.  The start and a drawn mask of image i
         of a list (of crop i, for several faces) follow from the index i.
@@ -183,8 +183,6 @@ class Completer:
         completing.check()
         if isinstance(completing, InpaintingModule):
             completing.on_progress = watch
-        elif watch is not None:
-            raise ValueError("watch: applies to method=search only. Remove it")
         return completing
 
 

@@ -1,6 +1,6 @@
 """Measure the waiting times of the web page.
 
-python experiments/web.py celeba64 faces64
+python experiments/web.py celeba128 celeba64
 
 Starts a server for each checkpoint and sends the requests of the page: an example image with a
 hole over the eyes, and four candidates. Prints the seconds from the request to the first frame of
@@ -23,7 +23,7 @@ REQUESTS = 5
 def main() -> None:
     """Print a row of the table for each checkpoint."""
     print("| checkpoint | first frame, s | four candidates, s |\n| --- | --- | --- |")
-    for ckpt in sys.argv[1:] or ["celeba64"]:
+    for ckpt in sys.argv[1:] or ["celeba128"]:
         command = [sys.executable, "-m", "dcgan_inpaint.web", "--port", "0", "--ckpt", ckpt]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
             assert server.stdout is not None
@@ -39,7 +39,7 @@ def main() -> None:
 
 def time_request(client: httpx.Client) -> tuple[float, float]:
     """Return the seconds until the first frame of a search, and until its candidates."""
-    example = client.get("/examples/face-1").raise_for_status().content
+    example = client.get("/examples/portrait_01").raise_for_status().content
     with Image.open(io.BytesIO(example)) as image:
         width, height = image.size
     mask = Image.new("L", (width, height), 255)

@@ -276,11 +276,21 @@ def test_wrong_argument_is_one_error_line_before_the_search(completer, arguments
     assert "\n" not in str(error.value)
 
 
+def test_watch_is_not_called_without_a_search(dcgan):
+    calls = []
+    result = Completer.load(dcgan, "method=mean")(photo(), watch=calls.append)
+    assert result.trace is None and calls == []
+
+
+def test_the_default_model_is_celeba128():
+    assert Completer.load().name == "celeba128"
+    assert Completer.load().model.settings.image_size == 128
+
+
 @pytest.mark.parametrize(
     ("override", "arguments", "message"),
     [
         ("method=tv", {"candidates": 2}, "candidates=2: applies to method=search only"),
-        ("method=tv", {"watch": print}, "watch: applies to method=search only"),
         ("method=network", {}, "method=network: ckpt= holds a DCGAN"),
         ("trainer.devices=2", {}, "trainer.devices=2: completion uses one device"),
         ("trainer.accelerator=tpu", {}, "trainer.accelerator=tpu: "),

@@ -179,10 +179,10 @@ def test_downloaded_completion_equals_the_photo_outside_the_hole(driver, downloa
         page["split"].send_keys(Keys.HOME)
         completed = page.download("download-photo", downloads, "completed.png")
         mask = page.download("download-mask", downloads, "mask.png")
-        with Image.open(BytesIO(server.examples["face-1"])) as image:
+        with Image.open(BytesIO(server.examples["portrait_01"])) as image:
             original = np.asarray(image)
         hole = mask == 0
-        assert hole[128, 128]  # on the painted stroke
+        assert hole[224, 224]  # on the painted stroke
         assert 0.05 < hole.mean() < 0.25
         assert np.array_equal(completed[~hole], original[~hole])
         assert (completed[hole] != original[hole]).any(1).mean() > 0.9
@@ -204,13 +204,14 @@ def screenshot(driver, path):
 
 def test_hole_is_painted_by_mouse_and_loaded_from_masks(driver, small_url, tmp_path):
     page = Page(driver, small_url)
-    page.load_example()  # 256 px
+    page.load_example()
+    side = 448  # px of the photo
     page.drag((0, 0))
     dot = page.hole_area()
-    assert dot == pytest.approx(np.pi * (0.1 * 256) ** 2, rel=0.03)  # diameter: 20% of the crop
+    assert dot == pytest.approx(np.pi * (0.1 * side) ** 2, rel=0.03)  # diameter: 20% of the crop
     page.drag((-0.3, 0.2), (0.3, 0.2))
     stroke = page.hole_area()
-    assert stroke == pytest.approx(2 * dot + 0.6 * 256 * 0.2 * 256, rel=0.03)
+    assert stroke == pytest.approx(2 * dot + 0.6 * side * 0.2 * side, rel=0.03)
     page["undo"].click()
     assert page.hole_area() == dot
     page.all("[value=eraser]")[0].click()
@@ -223,13 +224,12 @@ def test_hole_is_painted_by_mouse_and_loaded_from_masks(driver, small_url, tmp_p
     assert page.hole_area() == dot
 
     Select(page["masks"]).select_by_visible_text("center")
-    page.wait_for(lambda: page.hole_area() == 128 * 128)
-    Image.new("L", (256, 256), "white").save(tmp_path / "white.png")
-    white = Image.new("L", (512, 512))
+    page.wait_for(lambda: page.hole_area() == (side // 2) ** 2)
+    white = Image.new("L", (2 * side, 2 * side))
     white.paste(255, (0, 0, 100, 80))  # 50 x 40 px of the photo
     white.save(tmp_path / "hole.png")
     page["mask-file"].send_keys(str(tmp_path / "hole.png"))
-    page.wait_for(lambda: page.hole_area() == 256 * 256 - 50 * 40)
+    page.wait_for(lambda: page.hole_area() == side * side - 50 * 40)
     page["white-is-hole"].click()
     page["mask-file"].send_keys(str(tmp_path / "hole.png"))
     page.wait_for(lambda: page.hole_area() == 50 * 40)
@@ -274,9 +274,9 @@ def test_photo_is_loaded_by_dropping_it(driver, small_url):
     page = Page(driver, small_url)
     page.wait_for(lambda: page.all("#examples button"))
     driver.execute_script("""
-        return fetch("examples/face-2").then((response) => response.blob()).then((blob) => {
+        return fetch("examples/portrait_02").then((response) => response.blob()).then((blob) => {
           const dataTransfer = new DataTransfer();
-          dataTransfer.items.add(new File([blob], "dropped.png"));
+          dataTransfer.items.add(new File([blob], "dropped.webp"));
           document.dispatchEvent(new DragEvent("drop", { dataTransfer, cancelable: true }));
         });
     """)

@@ -103,11 +103,15 @@ def read_levels(path):
 
 def test_figures_are_the_outputs_of_the_first_two_commands(directory):
     """Holes may differ: processors round differently, and a search amplifies the difference."""
+    assert re.findall(r"!\[.*?\]\((.*?)\)", README) == ["experiments/figures/portraits.png"]
     first, second = sorted((directory / "runs" / "inpaint").iterdir())[:2]  # named by the time
     figures = PROJECT / "experiments" / "figures"
-    printed, written = read_levels(figures / "faces_center.png"), read_levels(first / "rows.png")
-    height = 2 * 66 + 2  # original and masked images of 64 px, with borders of 2 px
-    assert np.array_equal(printed[:height], written[:height])
+    printed, written = read_levels(figures / "portraits.png"), read_levels(first / "rows.png")
+    row = 130  # images of 128 px with borders of 2 px
+    for top in range(0, len(written), 3 * row + 2 + 12):  # bands of three rows
+        originals = slice(top, top + 2 * row)  # and the masked images
+        differ = np.abs(printed[originals] - written[originals]) > 1
+        assert differ.mean() < 1e-3  # a processor may round the eyes, and the crop, differently
     assert np.abs(printed - written).mean() < 6  # of 255 levels
     printed = read_levels(figures / "portrait_candidates.png")
     written = read_levels(second / "candidates" / "00000_photo.png")

@@ -21,6 +21,7 @@ from dcgan_inpaint.configs import compose_config
 from dcgan_inpaint.images import make_grid
 from dcgan_inpaint.models.checkpoint import load_gan, load_model
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
+from dcgan_inpaint.photos.photos import PORTRAITS
 from dcgan_inpaint.runs.resuming import TRAINING_STATE
 
 PROJECT = Path(__file__).parents[1]
@@ -716,9 +717,37 @@ def test_photos_are_completed_by_shipped_models(run, photos, tmp_path):
         assert (output / "photos" / "00000_b.png").is_file()
 
 
+def test_portraits_are_completed_by_default_with_any_mask(run, tmp_path):
+    """The printed result has a band of original, masked and completed images."""
+    Image.new("L", (448, 448), 255).save(tmp_path / "hole.png")
+    with Image.open(tmp_path / "hole.png") as mask:
+        mask.paste(0, (200, 150, 250, 200))
+        mask.save(tmp_path / "hole.png")
+    photo_mask = ["mask=file", f"mask.path={tmp_path / 'hole.png'}"]
+    quick = ["method=mean", "limit=2", "trainer.accelerator=cpu"]
+    for name, mask in (("drawn", ["mask=half"]), ("painted", photo_mask)):
+        output = tmp_path / name
+        result = run("inpaint.py", *quick, *mask, f"output={output}")
+        assert result.stdout.splitlines()[-1] == str(output / "rows.png")
+        config = OmegaConf.load(output / "config.yaml")
+        assert (config.ckpt, Path(config.images)) == ("celeba128", PORTRAITS)
+        with Image.open(output / "rows.png") as image:
+            assert image.size == (2 * 130 + 2, 3 * 130 + 2)
+        names = sorted(path.name for path in (output / "photos").iterdir())
+        assert names == ["00000_portrait_01.png", "00001_portrait_02.png"]
+
+
+def test_data_without_a_checkpoint_is_completed_by_faces64(run, tmp_path):
+    quick = ["data.test_size=2", "data.train_size=2", "data.val_size=2", "trainer.accelerator=cpu"]
+    run("inpaint.py", "data=faces", *quick, "method=mean", f"output={tmp_path}")
+    assert OmegaConf.load(tmp_path / "config.yaml").ckpt == "faces64"
+    assert len(list((tmp_path / "completed").iterdir())) == 2
+
+
 def test_shipped_checkpoint_completes_faces(run, tmp_path):
     run(
         "inpaint.py",
+        "ckpt=faces64",
         "trainer.accelerator=cpu",
         "limit=2",
         "solver.iterations=2",

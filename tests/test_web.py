@@ -237,11 +237,21 @@ def test_all_masks_without_further_inputs_are_offered(client, completer):
     assert client.get("/masks/file").status_code == 404
 
 
-def test_examples_are_different_images(client):
+def test_completion_without_a_search_is_the_only_candidate(dcgan):
+    result = Completer.load(dcgan, "method=mean", *OVERRIDES[1:])(make_photo(), "center")
+    stored = StoredCompletion(result)
+    summary = stored.summary()
+    assert (len(summary["candidates"]), summary["totals"]) == (1, [])
+    assert np.array_equal(np.asarray(stored.image("0")), np.asarray(result.image))
+
+
+def test_examples_are_the_shipped_portraits(client):
     names = client.get("/about").json()["examples"]
-    assert {"face-1", "astronaut"} <= set(names)
-    images = [decode(client.get(f"/examples/{name}")) for name in names]
-    assert len({image.tobytes() for image in images}) == len(images)
+    assert names == [f"portrait_{i:02d}" for i in range(1, 25)]
+    for name in names[::8]:
+        response = client.get(f"/examples/{name}")
+        assert response.headers["content-type"] == "image/webp"
+        assert decode(response).shape == (448, 448, 3)
     assert client.get("/examples/unknown").status_code == 404
 
 

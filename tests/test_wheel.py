@@ -78,8 +78,10 @@ def test_wheel_contains_every_file(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if not name.startswith("dcgan_inpaint-")}
     suffixes = (".py", ".yaml", ".safetensors", ".LICENSE.txt", ".html", ".js", ".css")
-    card = "dcgan_inpaint/checkpoints/README.md"  # describes the weights
-    assert names == {card, *(name for name in expected if name.endswith(suffixes))}
+    suffixes += (".webp", ".csv")  # the portraits
+    # describe the weights and the portraits, with their licenses
+    cards = {f"dcgan_inpaint/{name}/README.md" for name in ("checkpoints", "portraits")}
+    assert names == cards | {name for name in expected if name.endswith(suffixes)}
 
 
 @pytest.mark.slow

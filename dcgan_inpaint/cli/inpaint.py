@@ -13,7 +13,7 @@ from dcgan_inpaint.inpainting.config import resolve
 from dcgan_inpaint.metrics.completions import load_lpips
 from dcgan_inpaint.metrics.features import load_efflite0
 from dcgan_inpaint.models.checkpoint import checkpoint_path, load_model
-from dcgan_inpaint.photos.photos import load_photos
+from dcgan_inpaint.photos.photos import PORTRAITS, load_photos
 from dcgan_inpaint.runs.records import CompletionWriter, read_records
 from dcgan_inpaint.runs.report import format_summary
 from dcgan_inpaint.runs.resuming import check_continuation
@@ -26,6 +26,9 @@ def main(config: InpaintConfig) -> float | None:
     """Complete images; return the mean PSNR over the holes for a sweeper, or None if unknown."""
     with one_line_errors():
         run_dir = choose_run_dir("inpaint", config.output, config.name)
+        shows_portraits = (config.ckpt, config.data, config.images) == (None, None, None)
+        if shows_portraits:
+            config = replace(config, images=str(PORTRAITS))
         ckpt = config.ckpt or ("faces64" if config.images is None else "celeba128")
         config = replace(config, output=str(run_dir), ckpt=ckpt)
         ckpt_file, model = checkpoint_path(ckpt), load_model(ckpt)
@@ -61,5 +64,5 @@ def main(config: InpaintConfig) -> float | None:
         return None
     metrics = format_summary(summary)
     print(": ".join(filter(None, (f"{len(writer.names)} images completed", metrics))))
-    print(writer.main_result)
+    print(run_dir / "rows.png" if shows_portraits else writer.main_result)
     return summary.get("psnr_hole", (None,))[0]

@@ -23,6 +23,7 @@ from dcgan_inpaint.photos.detector import find_faces
 from dcgan_inpaint.photos.reading import open_photo
 from dcgan_inpaint.schemas import InpaintConfig
 
+PORTRAITS = Path(__file__).parents[1] / "portraits"  # 24 generated portraits, see its README.md
 CropFinder = Callable[[Image.Image, str], list[Crop]]  # of an upright photo and its name
 
 

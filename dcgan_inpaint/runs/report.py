@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from dcgan_inpaint.files import atomic_write, save_image, write_csv
+from dcgan_inpaint.files import PNG_LEVEL, atomic_write, save_image, write_csv
 from dcgan_inpaint.images import make_grid, save_gif
 from dcgan_inpaint.metrics.completions import mean_interval
 from dcgan_inpaint.metrics.features import frechet_distance
@@ -26,7 +27,8 @@ from dcgan_inpaint.runs.records import LOSSES, Record, read_records, write_image
 Summary = dict[str, tuple[float, float, float]]  # mean and 95% interval (low, high) of each metric
 
 GRIDS = ("before", "masked", "generated", "completed", "mean", "spread")
-ROWS = ("before", "masked", "completed")  # of rows.png, for the first 8 images
+ROWS = ("before", "masked", "completed")  # of each band of rows.png
+BAND_IMAGES, BANDS, BAND_GAP = 8, 3, 12  # images in a band, most bands, and px between two bands
 ARRAYS = {"z": "z.npy", "frame_z": "z_frames.npy", "features": "features.npy"}
 PAGE_COLUMNS = ("before", "masked", "completed", "candidates", "mean", "spread")
 HISTOGRAM_BINS = 20
@@ -36,7 +38,7 @@ def write_report(run_dir: Path, records: Iterable[Record], photos: Photos | None
     """Write the report of a run, and return the summary of its metrics.
 
     - Image files of each record that are missing or damaged (`write_images`).
-    - `GRIDS`, frames/ and search.gif of the first 64 images; rows.png of the first 8.
+    - `GRIDS`, frames/ and search.gif of the first 64 images; rows.png of the first 24.
     - metrics.csv: the metrics of each image; summary.csv: means with 95% intervals over images,
       and fd_efflite0 of all completions against all images.
     - trace.csv: iteration and losses of each search.
@@ -87,14 +89,27 @@ def _write_grids(run_dir: Path, first: Sequence[Mapping[str, Tensor]]) -> None:
         if name in first[0]:
             images = torch.stack([each[name] for each in first])
             save_image(run_dir / f"{name}.png", make_grid(images))
-    rows = [each[name] for name in ROWS for each in first[:8]]
-    save_image(run_dir / "rows.png", make_grid(torch.stack(rows), columns=len(first[:8])))
+    save_image(run_dir / "rows.png", _make_bands(first[: BAND_IMAGES * BANDS]))
     if "frames" in first[0]:
         frames = [*map(make_grid, torch.stack([each["frames"] for each in first], 1))]
         for t, frame in zip(first[0]["frame_iterations"].tolist(), frames, strict=True):
             save_image(run_dir / "frames" / f"{t:05d}.png", frame)
         with atomic_write(run_dir / "search.gif") as file:
             save_gif(frames, file)
+
+
+def _make_bands(first: Sequence[Mapping[str, Tensor]]) -> Image.Image:
+    """Arrange images in bands of eight; a band has the rows `ROWS`."""
+    bands = []
+    for start in range(0, len(first), BAND_IMAGES):
+        band = first[start : start + BAND_IMAGES]
+        images = torch.stack([each[name] for name in ROWS for each in band])
+        bands.append(make_grid(images, columns=len(band)))
+    height = bands[0].height + BAND_GAP
+    sheet = Image.new("RGB", (bands[0].width, height * len(bands) - BAND_GAP), "white")
+    for i, grid in enumerate(bands):
+        sheet.paste(grid, (0, height * i))
+    return sheet
 
 
 def _summarize(metrics: list[dict[str, float]], features: list[Tensor]) -> Summary:
@@ -160,7 +175,7 @@ def _png(images: Tensor) -> str:
     """Return one image (C, S, S), or a row of images (K, C, S, S), uint8, as base64."""
     image = make_grid(images, columns=len(images)) if images.dim() == 4 else to_pil_image(images)
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+    image.save(buffer, "PNG", compress_level=PNG_LEVEL)
     return base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -14,7 +14,7 @@ def main() -> None:
         prog="dcgan-web", description="Serve a web page that completes images."
     )
     parser.add_argument(
-        "--ckpt", default="celeba64", help="name of an included checkpoint, or path of a checkpoint"
+        "--ckpt", default="celeba128", help="name of a shipped checkpoint, or path of a checkpoint"
     )
     parser.add_argument(
         "--host",

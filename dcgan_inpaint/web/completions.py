@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from dcgan_inpaint.files import PNG_LEVEL
 from dcgan_inpaint.images import to_pil
 from dcgan_inpaint.inpainting.module import SearchedCompletion
 from dcgan_inpaint.photos.result import Result
@@ -20,11 +21,10 @@ class StoredCompletion:
     """Candidates of one photo; each full-size image is made on request.
 
     Args:
-        result: Result of a search.
+        result: Result of a completion. Without a search it may be the only candidate.
     """
 
     def __init__(self, result: Result):
-        assert isinstance(result.batch, SearchedCompletion)  # a watched completion is a search
         self.result, self.batch, self.row = result, result.batch, result.row
         self.index = int(result.batch.index[result.row])
         self.size = result.photos.photo(self.index).size
@@ -43,16 +43,17 @@ class StoredCompletion:
         if name == "mask":
             hole = self.result.photos.hole(self.index, self.size).numpy()  # (H, W) bool
             return Image.fromarray(~hole).convert("L")
-        fakes = self.batch.fakes[self.row]  # (K, C, S, S)
+        fakes = self._rows("fakes", self.batch.fake)  # (K, C, S, S)
         by_name = {str(k): fake for k, fake in enumerate(fakes)} | {"mean": fakes.mean(0)}
         return self.result.photos.complete({self.index: by_name[name]})
 
     def summary(self) -> dict[str, Any]:
         """Return the candidates, their mean and their spread at the model's size as JSON data."""
-        candidates = self.batch.candidates[self.row]  # (K, C, S, S)
+        candidates = self._rows("candidates", self.batch.completion)  # (K, C, S, S)
+        trace = self.result.trace  # (T + 1, 3)
         summary: dict[str, Any] = {
             "candidates": [data_url(to_pil(candidate)) for candidate in candidates],
-            "totals": self.batch.trace[:, self.row, 2].tolist(),
+            "totals": [] if trace is None else trace[:, 2].tolist(),
         }
         if (spread := self.result.spread) is not None:  # (S, S)
             summary["mean"] = data_url(to_pil(candidates.mean(0)))
@@ -62,6 +63,12 @@ class StoredCompletion:
             hole = self.batch.mask[self.row, 0].cpu() == 0
             summary["predicted_error"] = error[hole].square().mean().sqrt().item() * GRAY_LEVELS
         return summary
+
+    def _rows(self, name: str, single: Tensor) -> Tensor:
+        """Return the images (K, C, S, S) of all candidates, or the only one of `single`."""
+        if isinstance(self.batch, SearchedCompletion):
+            return getattr(self.batch, name)[self.row]
+        return single[self.row, None]
 
 
 class CompletionStore(dict[str, StoredCompletion]):
@@ -98,7 +105,7 @@ def heat_map(values: Tensor) -> Image.Image:
 def encode_png(image: Image.Image) -> bytes:
     """Return the content of a PNG file."""
     buffer = BytesIO()
-    image.save(buffer, "PNG", compress_level=2)  # Pillow's default of 6 takes seconds per photo
+    image.save(buffer, "PNG", compress_level=PNG_LEVEL)
     return buffer.getvalue()
 
 

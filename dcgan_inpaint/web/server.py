@@ -27,16 +27,16 @@ from torchvision.transforms.functional import to_pil_image
 
 from dcgan_inpaint.api import Completer
 from dcgan_inpaint.configs import choices_of, conf_dir
-from dcgan_inpaint.data.faces.source import Faces
+from dcgan_inpaint.data.image_files import find_images
 from dcgan_inpaint.images import to_pil
 from dcgan_inpaint.inpainting.module import Progress
+from dcgan_inpaint.photos.photos import PORTRAITS
 from dcgan_inpaint.web.completions import CompletionStore, StoredCompletion, data_url, encode_png
 from dcgan_inpaint.web.queue import Emit, Job, JobCancelled, JobQueue, QueueFull
 from dcgan_inpaint.web.security import Guard, Limits, decode_image, open_image
 
 FRAME_INTERVAL = 0.1  # seconds; each frame costs a blend, and more would not look smoother
 VIEW_SIZE = 1280  # px of the longer side of the view that users paint on
-FACE_COUNT, FACE_SIZE = 5, 256  # number and size (px) of the example faces
 MultiPartParser.spool_max_size = 0  # 0 keeps uploads in memory; the default writes them to disk
 
 
@@ -44,11 +44,11 @@ class Server:
     """Web server that shows the page and completes photos with a Completer.
 
     Args:
-        completer: Completer for all photos; it must complete by a search.
+        completer: Completer for all photos. Only a search shows its progress.
         limits: Limits on the resources that clients may use.
 
     Raises:
-        ValueError: If the completer does not search, or cannot complete an image.
+        ValueError: If the completer cannot complete an image.
     """
 
     def __init__(self, completer: Completer, limits: Limits | None = None):
@@ -59,14 +59,14 @@ class Server:
         self.decoders = CapacityLimiter(2)  # each of these threads may hold a large photo
         masks = named_masks(completer.model.image_shape[-1])
         self.masks = {name: encode_png(mask) for name, mask in masks.items()}
-        self.examples = {name: encode_png(image) for name, image in example_images().items()}
+        self.examples = {path.stem: path.read_bytes() for path in find_images(str(PORTRAITS))}
 
     def app(self, host: str = "127.0.0.1") -> Guard:
         """Return the ASGI application of a server that is reached as `host`."""
         routes = [
             Route("/about", self.show_about),
-            Route("/masks/{name}", partial(self.show_image, images=self.masks)),
-            Route("/examples/{name}", partial(self.show_image, images=self.examples)),
+            Route("/masks/{name}", partial(self.show_image, images=self.masks, kind="png")),
+            Route("/examples/{name}", partial(self.show_image, images=self.examples, kind="webp")),
             Route("/photo", self.inspect_photo, methods=["POST"]),
             Route("/complete", self.complete_photo, methods=["POST"]),
             Route("/completions/{id}", self.remove_completion, methods=["DELETE"]),
@@ -80,11 +80,11 @@ class Server:
         about = {"masks": list(self.masks), "examples": list(self.examples)}
         return JSONResponse(about | asdict(self.limits))
 
-    async def show_image(self, request: Request, images: dict[str, bytes]) -> Response:
+    async def show_image(self, request: Request, images: dict[str, bytes], kind: str) -> Response:
         """Return a mask or an example image."""
         if (file := images.get(request.path_params["name"])) is None:
             raise HTTPException(404, "unknown image")
-        return Response(file, media_type="image/png")
+        return Response(file, media_type=f"image/{kind}")
 
     async def inspect_photo(self, request: Request) -> Response:
         """Return the size, the default crop and a view of the photo in the request body."""
@@ -132,8 +132,8 @@ class Server:
     ) -> None:
         """Complete a photo in the worker thread and emit the events of its search.
 
-        Emits "frame" with the current completion, about ten times per second, and at the end
-        "done" with `StoredCompletion.summary` and the identifier of the completion.
+        Emits "frame" with the current completion of a search, about ten times per second, and at
+        the end "done" with `StoredCompletion.summary` and the identifier of the completion.
 
         Args:
             photo: Content of the photo's file.
@@ -217,10 +217,12 @@ class EventStream(StreamingResponse):
 
 
 def check_completer(completer: Completer) -> None:
-    """Run one iteration, to report invalid options at start-up and to warm up the model.
+    """Start a completion, to report invalid options at start-up and to warm up the model.
+
+    A search ends after its first iteration.
 
     Raises:
-        ValueError: If the completer does not search, or cannot complete an image.
+        ValueError: If the completer cannot complete an image.
     """
 
     def stop(progress: Progress) -> None:
@@ -243,20 +245,3 @@ def named_masks(size: int) -> dict[str, Image.Image]:
         if mask.min() < mask.max():
             masks[name] = to_pil_image(mask)
     return masks
-
-
-def example_images() -> dict[str, Image.Image]:
-    """Return procedural faces that no included model was trained on, and a public-domain portrait.
-
-    The portrait (NASA, Eileen Collins) is included if scikit-image is installed, which contains it.
-    """
-    faces = Faces(image_size=FACE_SIZE, test_size=FACE_COUNT)
-    images = {
-        f"face-{i}": to_pil_image(torch.from_numpy(image))  # image: uint8 (3, S, S)
-        for i, image in enumerate(faces.decode(faces.items("test")), 1)
-    }
-    with suppress(ImportError):
-        from skimage.data import astronaut  # scikit-image is optional
-
-        images["astronaut"] = Image.fromarray(astronaut())
-    return images

@@ -71,12 +71,15 @@ def commands() -> list[Command]:
     measurements = ("lowres", "grayscale", "noisy", "quantized")
     fills = ("tv", "nearest", "mean", "biharmonic", "telea", "navier_stokes")
     photo = ("images={files}/photo.png",)
+    data: dict[str, Any] = {"faces": False, "limit": 8}
     latent = ("gan={runs}/train_dcgan/weights.safetensors", "model.code_dim=8", "model.df_dim=4")
     return [
-        inpaint("default", faces=False, limit=8),
+        inpaint("default", "ckpt=faces64", **data),
         # Rounding grows in a longer search: with a tolerance, compare these two.
-        inpaint("no_iteration", "solver.iterations=0", "stages=none", faces=False, limit=8),
-        inpaint("two_iterations", "solver.iterations=2", "stages=none", faces=False, limit=8),
+        *(
+            inpaint(name, "ckpt=faces64", f"solver.iterations={count}", "stages=none", **data)
+            for name, count in (("no_iteration", 0), ("two_iterations", 2))
+        ),
         *(inpaint(f"mask_{name}", f"mask={name}", *quick) for name in masks),
         *(inpaint(f"measurement_{name}", f"mask={name}", *quick) for name in measurements),
         *(

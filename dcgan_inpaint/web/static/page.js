@@ -74,7 +74,7 @@ document.ondrop = (event) => {
   loadPhoto(event.dataTransfer.files[0]);
 };
 for (const name of about.examples) {
-  const button = createImageButton(`examples/${name}`, name);
+  const button = createImageButton(`examples/${name}`, name.replace("_", " "));
   button.onclick = async () => {
     const response = await request(`examples/${name}`);
     if (response) loadPhoto(new File([await response.blob()], name));
@@ -381,7 +381,7 @@ const eventHandlers = {
     completionId = summary.id;
     totals = summary.totals;
     $("progress").value = $("progress").max;
-    drawCurve();
+    if (totals.length) drawCurve(); // only a search has an objective
     $("status").textContent = "Done. Choose a candidate.";
     showCandidates(summary);
   },

@@ -1,0 +1,42 @@
+"""The shipped portraits: their list, their balance, and faces that the detector finds."""
+
+import csv
+from collections import Counter
+
+import pytest
+from PIL import Image
+
+from dcgan_inpaint.photos.detector import find_faces
+from dcgan_inpaint.photos.photos import PORTRAITS
+
+with (PORTRAITS / "portraits.csv").open(newline="") as file:
+    ROWS = list(csv.DictReader(file))
+
+
+def test_portraits_are_listed_and_small():
+    files = sorted(path.name for path in PORTRAITS.glob("*.webp"))
+    assert [row["file"] for row in ROWS] == files
+    assert len(files) == 24
+    assert sum(path.stat().st_size for path in PORTRAITS.iterdir()) < 2e6
+
+
+def test_readme_states_the_license_and_that_nobody_is_shown():
+    text = " ".join((PORTRAITS / "README.md").read_text().split())
+    assert "CC0 1.0" in text and "people who do not exist" in text
+
+
+def test_portraits_are_balanced():
+    counts = Counter((row["tone"], row["sex"]) for row in ROWS)
+    assert set(counts.values()) == {4} and len(counts) == 6
+    ages = [int(row["age"]) for row in ROWS]
+    assert min(sum(low <= age < high for age in ages) for low, high in ((18, 36), (36, 56))) >= 7
+    assert sum(age >= 56 for age in ages) >= 7
+
+
+@pytest.mark.slow
+def test_a_large_face_is_detected_in_every_portrait():
+    for row in ROWS:
+        with Image.open(PORTRAITS / row["file"]) as image:
+            assert image.size == (448, 448)
+            (face,) = find_faces(image, 1)
+        assert abs(face.right_eye - face.left_eye) > 40  # px; the models have 35 at 128 px
