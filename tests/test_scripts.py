@@ -821,8 +821,14 @@ ERRORS = {
     "a device": (["images=/dev/zero"], "images=/dev/zero: /dev/zero is not a regular file"),
     "mask a pipe": (["mask=file", "mask.path={tmp}/pipe"], "{tmp}/pipe is not a regular file"),
     "mask missing": (["mask=file", "mask.path=gone.png"], "mask.path=gone.png: no image found"),
-    "mask all hole": (["mask=file", "mask.path={tmp}/black.png"], "the mask has no known pixel"),
-    "mask no hole": (["mask=file", "mask.path={tmp}/white.png"], "the mask has no hole"),
+    "mask all hole": (
+        ["ckpt=faces64", "mask=file", "mask.path={tmp}/black.png"],
+        "the mask has no known pixel",
+    ),
+    "mask no hole": (
+        ["ckpt=faces64", "mask=file", "mask.path={tmp}/white.png"],
+        "the mask has no hole",
+    ),
     "mask unreadable": (["mask=file", "mask.path={tmp}/broken.png"], "cannot be read as an image"),
     "output": (["output={tmp}/broken.png/run"], "cannot be written"),
     "unknown split": (["split=dev"], "split=dev: should be 'train', 'val' or 'test'"),
