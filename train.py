@@ -1,9 +1,11 @@
-"""Train a DCGAN, a latent encoder that starts its search, or a network to compare with.
+"""Train a DCGAN, or a network that completes images with it or without it.
 
 Examples:
     # a DCGAN on procedural faces
     python train.py model=dcgan data=faces
-    # a latent encoder for that DCGAN
+    # a network that starts from a DCGAN and completes images in one pass
+    python train.py model=one_pass gan=runs/train/<run>/weights.safetensors
+    # a latent encoder, which starts the search in that DCGAN
     python train.py model=latent_encoder gan=runs/train/<run>/weights.safetensors
     # a context encoder, which completes without a search
     python train.py model=context_encoder data=faces
