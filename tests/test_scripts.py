@@ -393,9 +393,9 @@ def test_context_encoder_writes_completions_and_metrics(context_encoder):
     names = [p.name for p in sorted((context_encoder / "completions").iterdir())]
     assert names == ["0000004.png", "0000008.png"]
     rows = read_csv(context_encoder / "logs" / "version_0" / "metrics.csv")
-    logged = [row for row in rows if row["train/l2"]]
+    logged = [row for row in rows if row["train/hole_l2"]]
     assert [float(row["iteration"]) for row in logged] == [2, 4, 6, 8]
-    for name in ("l2", "g_loss", "d_loss", "images_per_second"):
+    for name in ("hole_l2", "adversarial", "d_loss", "images_per_second"):
         assert all(float(row[f"train/{name}"]) > 0 for row in logged)
     assert len([row for row in rows if row["preview/psnr_hole"]]) == 2
     assert len([row for row in rows if row["completion/psnr_hole"]]) == 1
@@ -425,7 +425,10 @@ def test_context_encoder_completes_with_its_averaged_or_raw_network(run, context
 
 
 ENCODER_ERRORS = {
-    "search": ([], "holds a context encoder, which has no z to search. Use method=network"),
+    "search": (
+        ["method=search"],
+        "holds a one-pass network, which has no z to search. Use method=net",
+    ),
     "measure": (["method=network", "mask=grayscale"], "network needs known pixels"),
 }
 
@@ -440,7 +443,7 @@ def test_wrong_option_of_a_context_encoder_is_one_error_line(run, context_encode
 
 def test_sampling_from_a_context_encoder_is_an_error(run, context_encoder):
     result = run("sample.py", f"ckpt={context_encoder / 'last.ckpt'}", fails=True)
-    assert_one_error(result, "last.ckpt: holds a context encoder. Use a checkpoint of a DCGAN")
+    assert_one_error(result, "last.ckpt: holds a one-pass network without a GAN. Use that of a GAN")
 
 
 def test_latent_encoder_with_noise_is_calibrated_without_validation(run, trained, tmp_path):
