@@ -82,8 +82,9 @@ def test_two_processes_train_one_gan(trained):
     [
         ["model=latent_encoder", "model.code_dim=4", "model.noise_dim=3", "gan={gan}"],
         ["model=context_encoder", "model.code_dim=4", "model.gf_dim=2"],
+        ["model=one_pass", "model.layers=2", "model.perceptual=0.0", "gan={gan}"],
     ],
-    ids=["latent encoder", "context encoder"],
+    ids=["latent encoder", "context encoder", "one-pass network of a GAN"],
 )
 def test_two_processes_train_the_other_models(trained, folder, overrides):
     gan = trained[0] / "weights.safetensors"
