@@ -384,3 +384,14 @@ def test_predicted_error_is_fitted_to_validation_images():
     model.calibrate(random_batches(1, 32)[0]["image"])
     assert not torch.equal(model.error_calibration, torch.tensor([[1.0, 0.0]] * 4))
     assert model.latent_encoder().error_calibration is not None
+
+
+def test_training_continues_from_a_network_of_the_same_size():
+    model = trained_gan_network()
+    settings = {name: value for name, value in model.hparams.items() if "gan_" not in name}
+    known, mask = some_masks(random_batches(1)[0]["image"])
+    expected = model.fill()(known, mask)
+    torch.testing.assert_close(OnePass(model, MASK, **settings).fill()(known, mask), expected)
+    narrower = OnePass(model, MASK, **settings | {"code_dim": 3})
+    assert narrower.network.encoder.code.out_features == 3
+    assert narrower.gan is model.gan

@@ -320,3 +320,10 @@ class LatentGAN(AdversarialModule):
         """Sample z (B, z_dim) from the prior for the given indices (B,)."""
         seed = self.settings.seed if seed is None else seed
         return latents(self.settings.prior, seed, index, self.settings.z_dim)
+
+
+def gan_of(model: Model) -> LatentGAN:
+    """Return the GAN that a model is or has.  Raises ValueError if it has none."""
+    if model.gan is None:
+        raise ValueError(f"gan: a {model.kind} without a GAN. Use a GAN")
+    return model.gan

@@ -99,19 +99,21 @@ def checkpoint_path(path: str | Path) -> Path:
 
 
 def load_gan(path: str | Path, key: str = "ckpt") -> LatentGAN:
-    """Load a GAN, or the GAN inside another model, on the CPU, with the checks of `load_model`.
+    """Load a GAN, or the GAN inside another model, as `load_teacher` loads the model."""
+    gan = load_teacher(str(path), key).gan
+    assert gan is not None  # `load_teacher` checked it
+    return gan
+
+
+def load_teacher(path: Text, key: Text = "gan") -> Model:
+    """Load a model that has a GAN on the CPU, with the checks of `load_model`.
 
     Raises ValueError for a model without a GAN.
     """
     model = load_model(path, LatentGAN, LatentEncoder, OnePass, key=key)
     if model.gan is None:
         raise ValueError(f"{key}={path}: holds a {model.kind} without a GAN. Use that of a GAN")
-    return model.gan
-
-
-def load_teacher(path: Text) -> LatentGAN:
-    """Load the GAN of the option gan= of train.py."""
-    return load_gan(path, key="gan")
+    return model
 
 
 def save_weights(model: Model, path: str | Path, averaged: bool = False) -> None:

@@ -20,7 +20,7 @@ from dcgan_inpaint.blending import poisson
 from dcgan_inpaint.configs import Fraction, NonNegative, Positive, Seed, make, settings
 from dcgan_inpaint.data.augmentation import augment
 from dcgan_inpaint.masks.masks import MaskFunction
-from dcgan_inpaint.models.base import LatentGAN, Model, ModelSettings, Width
+from dcgan_inpaint.models.base import LatentGAN, Model, ModelSettings, Width, gan_of
 from dcgan_inpaint.models.networks import Discriminator, Encoder, Encoding, Layers, freeze
 from dcgan_inpaint.models.uncertainty import HOLE_DEPTHS, calibrate_error, hole_depths
 from dcgan_inpaint.randomness import normal
@@ -115,7 +115,7 @@ class LatentEncoder(Model):
     The checkpoint includes the GAN; the hyperparameters gan_kind and gan_settings rebuild it.
 
     Args:
-        gan: The GAN to learn from.
+        gan: The GAN to learn from, or a model that has one.
         mask: Masks for training (masks.py).
         settings: Fields of LatentEncoderSettings.
 
@@ -132,7 +132,8 @@ class LatentEncoder(Model):
     reward: Tensor  # (HOLE_DEPTHS,), weight of the spread
     error_calibration: Tensor  # (HOLE_DEPTHS, 2), see uncertainty.py
 
-    def __init__(self, gan: LatentGAN, mask: MaskFunction | None = None, **settings: Any):
+    def __init__(self, gan: Model, mask: MaskFunction | None = None, **settings: Any):
+        gan = gan_of(gan)
         s, g = make(LatentEncoderSettings, settings), gan.settings
         if gan.image_shape != (s.channels, s.image_size, s.image_size):
             raise ValueError(
