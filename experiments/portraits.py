@@ -39,7 +39,6 @@ from dcgan_inpaint.images import to_uint8
 from dcgan_inpaint.inpainting.build import build, load_configured
 from dcgan_inpaint.metrics.completions import psnr
 from dcgan_inpaint.metrics.features import compare, frechet_distance, load_efflite0
-from dcgan_inpaint.photos.crops import eye_positions
 from dcgan_inpaint.photos.detector import find_faces
 from dcgan_inpaint.photos.photos import Photos, crop_finder
 
@@ -129,7 +128,7 @@ def main() -> None:
 
 def aligned_crops(paths: Sequence[Path]) -> np.ndarray:
     """Return the crops (N, 3, 128, 128), uint8, in which skin tone is measured."""
-    find = crop_finder(FACE_CROP, data={"source": "celeba"})
+    find = crop_finder(FACE_CROP, detector="auto", data={"source": "celeba"})
     return Photos.from_files(paths, all_known, find, (3, FACE_SIZE, FACE_SIZE)).images.images
 
 
@@ -167,9 +166,8 @@ def evaluate(paths: Sequence[Path], overrides: Sequence[str]) -> Evaluation:
     but it is not part of the hole that is evaluated.
     """
     config, model = load_configured(overrides)
-    share = model.settings.crop
-    # A model of other images than CelebA's has faces at unknown positions: those of the papers.
-    find = crop_finder(share, eyes=config.eyes or eye_positions(model.data, share))
+    share, eyes = model.settings.crop, config.eyes
+    find = crop_finder(share, detector="auto", eyes=eyes, data=model.data)
     photos = Photos.from_files(paths, all_known, find, model.image_shape)
     draw = instantiate(config.mask)
 
@@ -190,12 +188,12 @@ def evaluate(paths: Sequence[Path], overrides: Sequence[str]) -> Evaluation:
     images, originals = torch.cat(completions), torch.cat(truth)  # (N, 3, S, S)
     distance, pooled = compare(images, originals, load_efflite0(images.shape[-1]))
     levels = to_uint8(images)
-    eyes = [*map(eyes_in_place, levels, to_uint8(originals))]
+    in_place = [*map(eyes_in_place, levels, to_uint8(originals))]
     return Evaluation(
         psnr(images, originals, torch.cat(holes)),
         distance,
         pooled,
-        torch.tensor(eyes),
+        torch.tensor(in_place),
         torch.tensor(seconds),
         levels,
     )

@@ -8,7 +8,9 @@ import portraits
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.functional import to_pil_image
 
+from dcgan_inpaint.photos.detector import find_faces
 from dcgan_inpaint.photos.photos import PORTRAITS
 
 
@@ -31,6 +33,15 @@ def test_groups_contain_each_person_once_per_criterion():
         "18 to 35 years": [0],
         "36 to 55 years": [1],
     }
+
+
+def test_crops_are_aligned_by_the_eyes():
+    """In the central 142 of 178 px of CelebA; the second face is small and rotated."""
+    paths = [PORTRAITS / f"portrait_{number}.webp" for number in ("02", "20")]
+    for crop in portraits.aligned_crops(paths):
+        (face,) = find_faces(to_pil_image(torch.from_numpy(crop)), 1)
+        assert abs(face.left_eye - 128 * (0.364 + 0.526j)) < 2  # px
+        assert abs(face.right_eye - 128 * (0.636 + 0.526j)) < 2
 
 
 def test_eyes_are_in_place_unless_they_are_missing_or_moved():
