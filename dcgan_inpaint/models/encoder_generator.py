@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dcgan_inpaint.models.networks import Encoder, Encoding, Generator
 
 # Standard deviation of the noise on z; see experiments/one_pass.md.
-SAMPLE_SPREAD = 0.8
+SAMPLE_SPREAD = 0.6
 
 
 class EncoderGenerator(nn.Module):
