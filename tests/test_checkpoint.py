@@ -220,11 +220,14 @@ def test_shipped_celeba64_holds_a_gan_and_a_sampler_without_paths():
         source_for(model, None, "celeba64")
 
 
-def test_shipped_celeba128_holds_an_averaged_gan_without_paths():
-    gan = load_gan(checkpoint_path("celeba128"))
-    assert gan.image_shape == (3, 128, 128) and gan.settings.crop == 0.8
-    assert (gan.ema_only, gan.trained_iterations, gan.settings.layers) == (True, 8582, 5)
-    assert gan.data == {**gan.data, "source": "celeba"} and "root" not in gan.data
+def test_shipped_celeba128_holds_a_gan_and_a_one_pass_network_without_paths():
+    model = load_model("celeba128", OnePass)
+    assert model.image_shape == (3, 128, 128) and model.gan.settings.layers == 5
+    assert model.ema_only and model.gan.ema_only and model.trained_iterations > 0
+    assert model.data == {**model.data, "source": "celeba"} and "root" not in model.data
+    trained, of_gan = model.network.decoder, model.gan.ema_generator
+    assert torch.equal(trained.deconvs[0].weight, of_gan.deconvs[0].weight)  # stored once
+    assert not torch.equal(trained.deconvs[1].weight, of_gan.deconvs[1].weight)
     assert checkpoint_path("celeba128").stat().st_size < 20e6
 
 

@@ -49,8 +49,8 @@ def test_every_key_of_a_yaml_file_has_a_description(describe, path):
     group = "" if path.parent == CONF else path.parent.name
     _, keys, defaults = describe.read(path, group)
     package = re.search("^# @package (.+)$", text, re.M)
-    group = package[1].replace("_global_", "") if package else group
-    prefix = f"{group}." if group else ""
+    package = package[1].replace("_global_", "") if package else group
+    prefix = f"{package}." if package else ""
     parsed = yaml.safe_load(text) or {}
     assert [row.key for row in keys if row.value] == list(leaves(parsed, prefix))
     if group != "experiment":  # an experiment sets keys of other files

@@ -33,7 +33,7 @@ def test_save_image_keeps_the_previous_file_after_an_error(tmp_path, monkeypatch
     assert before.startswith(b"\x89PNG")
     white = Image.new("L", (9, 9), 255)
 
-    def failing_save(file, kind):
+    def failing_save(file, kind, **options):
         file.write(b"half")
         raise DISK_FULL
 

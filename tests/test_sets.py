@@ -473,7 +473,7 @@ def test_descriptions_rebuild_the_sources(svhn, cars, tars):
 # commands in the documentation
 
 README = (Path(__file__).parents[1] / "dcgan_inpaint" / "data" / "README.md").read_text()
-LINES = re.findall(r"`(python train.py data=(?!celeba)\w+ [^`]*path/to[^`]*)`", README)
+LINES = re.findall(r"`(python train.py data=(?!celeba|balanced)\w+ [^`]*path/to[^`]*)`", README)
 FAST = [
     *("data.image_size=16", "model.gf_dim=1", "model.df_dim=1", "trainer.max_epochs=1"),
     *("batch_size=4", "preview=0", "validate=0", "sample_metrics=0", "trainer.accelerator=cpu"),

@@ -3,6 +3,7 @@
 Importing this module does not import torch.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -35,8 +36,8 @@ def _network_node(config: InpaintConfig) -> Node:
 
 def check_method(config: InpaintConfig, model: "Model") -> None:
     """Raise ValueError if the method does not fit the model or the other options."""
-    model.check_ema(config.ema)
     if config.method == "search":
+        model.check_ema(config.ema)
         for group in ("objective", "solver"):
             if getattr(config, group) is None:
                 choices = ", ".join(choices_of(group))
@@ -53,6 +54,7 @@ def check_method(config: InpaintConfig, model: "Model") -> None:
     for name in SEARCH_OPTIONS:
         if name not in config.method:
             _check_default(config, name)
+    model.check_ema(config.ema)
 
 
 def _choose_method(config: InpaintConfig, model: "Model") -> InpaintConfig:
@@ -74,8 +76,8 @@ def _choose_method(config: InpaintConfig, model: "Model") -> InpaintConfig:
 def _check_default(config: InpaintConfig, name: str) -> None:
     """Raise ValueError if an option that applies to method=search only has an override."""
     if (value := getattr(config, name)) != getattr(_defaults(), name):
-        remedy = f"Add method=search or remove {name}="
-        raise ValueError(f"{name}={show(value)}: applies to method=search only. {remedy}")
+        option = name if isinstance(value, Mapping) else f"{name}={show(value)}"
+        raise ValueError(f"{option}: applies to method=search only. Add it, or remove {name}")
 
 
 def resolve(config: InpaintConfig, model: "Model") -> InpaintConfig:
