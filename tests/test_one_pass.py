@@ -16,6 +16,7 @@ from dcgan_inpaint.losses import discriminator_losses, feature_matching, generat
 from dcgan_inpaint.masks import masks
 from dcgan_inpaint.models.checkpoint import load_model, save_weights
 from dcgan_inpaint.models.dcgan import DCGAN
+from dcgan_inpaint.models.efficientnet import feature_distance, load_efficientnet
 from dcgan_inpaint.models.networks import freeze
 from dcgan_inpaint.models.one_pass import OnePass
 from dcgan_inpaint.models.unet import UNetwork
@@ -395,3 +396,21 @@ def test_training_continues_from_a_network_of_the_same_size():
     narrower = OnePass(model, MASK, **settings | {"code_dim": 3})
     assert narrower.network.encoder.code.out_features == 3
     assert narrower.gan is model.gan
+
+
+def test_perceptual_term_is_the_feature_distance_of_the_completion():
+    settings = UNET | {"image_size": 32, "known": 0.0, "hole": 0.0, "perceptual": 2.0}
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    mask = MASK(torch.arange(2), 32)
+    fake = small_model(settings).network(images * mask, mask)
+    network = load_efficientnet("lite1", 32, "loss", side=64)
+    completed = torch.where(mask == 0, fake, images)
+    expected = 2 * feature_distance(network(completed), network(images)).mean()
+    model = small_model(settings)
+    torch.testing.assert_close(captured_loss(model, {"image": images}), expected.detach())
+    assert not any("features" in name for name in model.state_dict())
+
+
+def test_perceptual_term_of_small_images_is_refused_before_training():
+    with pytest.raises(ValueError, match="loss.perceptual: images of 16 px are too small"):
+        small_model(UNET | {"perceptual": 1.0}).check()
