@@ -305,8 +305,11 @@ def test_checkpoint_restores_settings_and_networks(make, averaged, tmp_path):
     [
         (UNET | {"skips": True}, "model.skips=true: model/network=unet does not have it"),
         (UNET | {"known": 0.0, "hole": 0.0}, "loss: all weights are 0"),
-        (CONTEXT | ONE_PASS | {"network": "encoder_generator"}, "model.gan: is required by"),
-        (PATHAK | {"skips": True, "layers": 3}, "layers=3: the maps of encoder and generator"),
+        (CONTEXT | ONE_PASS | {"network": "encoder_generator"}, "model.gan=null: is required by"),
+        (
+            PATHAK | {"skips": True, "layers": 3},
+            "model.skips=true: the 3 maps of the encoder have other sizes",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_one_line(settings, message):
@@ -412,5 +415,5 @@ def test_perceptual_term_is_the_feature_distance_of_the_completion():
 
 
 def test_perceptual_term_of_small_images_is_refused_before_training():
-    with pytest.raises(ValueError, match="loss.perceptual: images of 16 px are too small"):
+    with pytest.raises(ValueError, match="model.perceptual=1.0: images of 16 px are too small"):
         small_model(UNET | {"perceptual": 1.0}).check()

@@ -89,7 +89,7 @@ def test_installed_command_completes_a_photo(run_installed, tmp_path):
     Image.new("RGB", (90, 70), "orange").save(tmp_path / "photo.png")
     run_installed(
         """
-arguments = ["images=photo.png", "solver.iterations=2", "stages=none", "output=out"]
+arguments = ["images=photo.png", "output=out"]
 sys.argv = ["dcgan-inpaint", *arguments, "trainer.accelerator=cpu"]
 entry_points["dcgan-inpaint"].load()()
 """,

@@ -54,8 +54,8 @@ class EncoderGenerator(nn.Module):
             widths = [conv.out_channels for conv in convs][::-1]  # at 4x4, 8x8, ...
             if len(widths) != generator.levels:
                 raise ValueError(
-                    f"layers={len(widths)}: the maps of encoder and generator have different "
-                    f"sizes. Use layers={generator.levels}, or skips=false"
+                    f"model.skips=true: the {len(widths)} maps of the encoder have other sizes "
+                    f"than those of the generator. Use model.layers={generator.levels}"
                 )
             self.skips = nn.ModuleList(
                 skip_convolution(*pair) for pair in zip(widths, generator.widths, strict=True)

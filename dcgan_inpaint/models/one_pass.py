@@ -198,7 +198,9 @@ class OnePass(Model):
         if not s.perceptual:
             return None
         side = max(64, min(s.image_size, PERCEPTUAL_SIDE))  # px
-        return load_efficientnet("lite1", s.image_size, "loss.perceptual", side).to(self.device)
+        return load_efficientnet(
+            "lite1", s.image_size, f"model.perceptual={s.perceptual}", side
+        ).to(self.device)
 
     def on_fit_start(self) -> None:
         # A tuple keeps the network out of the checkpoint.
@@ -370,8 +372,8 @@ def _check_settings(s: OnePassSettings, gan: LatentGAN | None) -> None:
     if not (s.known or s.hole or s.hole_l2 or s.adversarial or s.perceptual):
         raise ValueError("loss: all weights are 0. Use loss=one_pass, pathak or l1")
     if (gan is not None) != (s.network == "encoder_generator"):
-        needed = "is required by" if gan is None else "applies only to"
-        raise ValueError(f"model.gan: {needed} model/network=encoder_generator")
+        problem = "=null: is required by" if gan is None else ": applies only to"
+        raise ValueError(f"model.gan{problem} model/network=encoder_generator")
     if gan is not None and gan.image_shape != (s.channels, s.image_size, s.image_size):
         g = gan.settings
         raise ValueError(

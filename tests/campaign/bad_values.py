@@ -3,6 +3,7 @@
 Keys and choices are read from conf/, so new ones are included.  All sizes are small.
 """
 
+import copy
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -69,6 +70,8 @@ OWN: dict[str, dict[str, list[str]]] = {
     "inpaint": {"plain": [], "photos": ["images={files}/img_align_celeba/000000.png"]},
     "sample": {"plain": [], "metrics": ["metrics=true"]},
 }
+NESTED = {"balanced"}  # its options are those of other choices; tests/test_mixture.py tests it
+SEARCH_OPTIONS = ("objective", "solver", "stages", "candidates", "out_interval")
 MULTIPROCESS = {"ddp", "ddp_cpu", "slurm"}  # choices that start more processes
 
 
@@ -78,7 +81,7 @@ def choices() -> Iterator[tuple[str, str, str]]:
         yield from ((script, "", name) for name in own)
         for group in sorted(groups_of(script)):
             for path in sorted((CONF / group).glob("*.yaml")):
-                if path.stem not in MULTIPROCESS:
+                if path.stem not in MULTIPROCESS | NESTED:
                     yield script, group, path.stem
 
 
@@ -129,12 +132,21 @@ def compose_small(script: str, group: str, choice: str, files: Path) -> DictConf
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose(script, [f"{group}='{choice}'"] if group else own)
     ckpt = "OnePass" if (group, choice) == ("method", "network") else "DCGAN"
+    unchanged = {name: copy.deepcopy(cfg[name]) for name in SEARCH_OPTIONS if name in cfg}
     paths = {"ckpt": f"{ckpt}.safetensors", "gan": "DCGAN.safetensors"}
     paths |= {"root": "", "path": "hole.png", "urls": "few.tar"}
     shrink(cfg, SMALL | {name: str(files / path) for name, path in paths.items()})
+    if script == "inpaint" and group != "method":
+        cfg.method = "search"
+    elif script == "inpaint" and choice != "search":
+        cfg.merge_with(unchanged)  # a baseline refuses the options of the search
     cfg.cache_dir = str(files / "cache")
+    if choice == "one_pass":  # at 16 px
+        cfg.model.layers, cfg.model.perceptual = 2, 0.0
     if cfg.get("data") is not None:
         cfg.data.image_size = 16
+        if "frame" in cfg.data:
+            cfg.data.frame = "none"
         if "name" in cfg.data.keys():  # noqa: SIM118  # `in cfg.data` is false for ???
             cfg.data.name = "FashionMNIST"
         if "path" in cfg.data.keys():  # noqa: SIM118
