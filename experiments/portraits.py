@@ -218,7 +218,7 @@ def eyes_in_place(completion: Tensor, truth: Tensor) -> float:
 def write_sheets(
     folder: Path, completions: Mapping[str, Tensor], names: Sequence[str], tones: Sequence[str]
 ) -> None:
-    """Write numbered completions of all methods in random order, and their key beside the folder.
+    """Write numbered completions of all methods in random order, and a key next to the directory.
 
     Args:
         folder: Directory of the sheets.

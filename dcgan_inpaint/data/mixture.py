@@ -33,8 +33,8 @@ class Mixture:
             None, or no share, for the share that the source has.
 
     Raises:
-        ValueError: If the sources do not fit together, or if their images have no color to tell
-            the skin tone.
+        ValueError: If the sources do not fit together, or if `dark_share` is set and
+            their images are gray.
     """
 
     @checked

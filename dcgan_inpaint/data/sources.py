@@ -58,7 +58,7 @@ def build_source(config: Mapping[str, Any] | None) -> Any:
     try:
         source = instantiate(config)
     except InstantiationException as error:
-        # A source does not know that it is a part of a mixture, as data.sources.<name>.
+        # A source reports data.<option>, also as a part of a mixture, data.sources.<name>.
         if part := re.search(r"full_key: (sources\.\w+)$", str(error)):
             message = re.sub(r"\bdata\.", f"data.{part[1]}.", str(error.__cause__))
             raise ValueError(message) from error
