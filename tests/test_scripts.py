@@ -878,6 +878,10 @@ TRAIN_ERRORS = {
     ),
     "not there": (["trainer.accelerator=tpu"], "trainer.accelerator=tpu trainer.devices=1: "),
     "shares": (["trainer=ddp_cpu", "batch_size=40"], "Use batch_size=32 or less"),
+    "no share": (
+        ["trainer=ddp_cpu", "trainer.devices=3", "data.train_size=2"],
+        "too few images (2 of train, 4 of val, 1000 of test). Use trainer.devices=2 batch_size=1",
+    ),
     "no devices": (["trainer.devices=0"], "trainer.devices=0: should be 1 or more"),
     "accelerator": (["trainer.accelerator=null"], "trainer.accelerator=null: should be 'auto'"),
     "precision bf16": (["trainer.precision=bf16-true"], "trainer.precision=bf16-true: should be"),

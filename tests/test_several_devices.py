@@ -1,6 +1,7 @@
 """Training and completion in several processes, on the CPU."""
 
 import csv
+import itertools
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from small_sets import noise, png, write_tar
 
 from dcgan_inpaint.data.loader import EpochSampler, ImageDataset
+from dcgan_inpaint.runs.trainer import share_batches
 
 PROJECT = Path(__file__).parents[1]
 SMALL = [
@@ -122,6 +124,36 @@ def test_processes_split_the_order_of_an_epoch():
     assert all(len(part) == len(EpochSampler(images, 3, 0, 2)) == 5 for part in parts)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "val_size"), [(2, 1), (3, 3)])
+def test_few_images_train_and_validate_in_several_processes(folder, processes, val_size):
+    run = folder / f"few {processes}"
+    overrides = ["data.train_size=33", f"data.val_size={val_size}", "batch_size=4", "validate=64"]
+    overrides += ["trainer=ddp_cpu", f"trainer.devices={processes}", f"output={run}"]
+    log = finish(start(folder, "train.py", *GAN, *overrides))
+    assert f"trained {2 * (33 // processes // 4)} iterations" in log
+    assert f"{val_size} validation images completed" in log
+
+
+@pytest.mark.parametrize("shares", [2, 3])
+@pytest.mark.parametrize("count", [1, 3, 33])
+@pytest.mark.parametrize("batch_size", [2, 64])
+def test_processes_complete_each_image_once_in_equal_shares(count, shares, batch_size):
+    parts = [share_batches(count, batch_size, share, shares) for share in range(shares)]
+    images = [[i for batch in part for i in batch] for part in parts]
+    assert sorted(itertools.chain(*images)) == list(range(count))
+    assert all(1 <= len(batch) <= batch_size for part in parts for batch in part)
+    assert all(images) == (count >= shares)
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_batches_are_those_of_one_process_if_there_are_enough():
+    alone = share_batches(33, 4, 0, 1)
+    parts = [share_batches(33, 4, share, 3) for share in range(3)]
+    assert alone == [range(i, min(i + 4, 33)) for i in range(0, 33, 4)]
+    assert sorted(itertools.chain(*parts), key=lambda batch: batch.start) == alone
+
+
 COMPLETE = [
     *("trainer.enable_progress_bar=false", "limit=20", "batch_size=3", "candidates=2"),
     *("solver.iterations=3", "stages=none"),
@@ -167,6 +199,35 @@ def test_three_processes_complete_as_one_does(folder, trained, alone):
     log = finish(complete(folder, trained, output, "trainer=ddp_cpu", "trainer.devices=3"))
     assert log.count("20 images completed") == 1
     assert_same_results(alone, output)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("count", [1, 3, 33])
+def test_fewer_batches_than_processes(folder, trained, count, processes):
+    """All other options have their defaults; so the images would fill one batch of 64."""
+    output = folder / f"{count} images in {processes}"
+    command = [f"ckpt={trained[0] / 'weights.safetensors'}", "limit=null", "method=mean"]
+    command += ["data=faces", *SMALL, f"data.test_size={count}", f"output={output}"]
+    command += ["trainer=ddp_cpu", f"trainer.devices={processes}"]
+    log = finish(start(folder, "inpaint.py", *command))
+    assert log.count(f"{count} images completed") == 1
+    assert len(list((output / "records").iterdir())) == count
+    (output / "records" / "00000.safetensors").unlink()  # the other processes have no image left
+    log = finish(start(folder, "inpaint.py", *command))
+    assert log.count(f"{count} images completed") == 1
+
+
+@pytest.mark.slow
+def test_shards_of_several_processes_complete_each_image_once(folder, trained):
+    output = folder / "shards of two processes"
+    command = ["trainer=ddp_cpu", "batch_size=64"]
+    for part in (1, 2):
+        log = finish(complete(folder, trained, output, *command, f"shard={part}/2"))
+        assert log.count(f"shard {part}/2 completed") == 1
+        assert len(list((output / "records").iterdir())) == 10 * part
+    log = finish(complete(folder, trained, output, *command))
+    assert "20 images completed" in log
 
 
 @pytest.mark.slow

@@ -115,8 +115,10 @@ def check_image_counts(
         without_val = f"{without_val} model.noise_dim=0" if sampler else "data with val images"
     remedies = {"val": without_val, "test": "sample_metrics=0"}
     remedies["train"] = f"batch_size={counts['train'] // processes} or less"
+    if counts["train"] < processes:
+        remedies["train"] = f"trainer.devices={counts['train']} batch_size=1"
     lower = [remedies[split] for split in counts if counts[split] < needed[split]]
-    if counts["train"] >= processes and lower:
+    if counts["train"] and lower:
         have = ", ".join(f"{count} of {split}" for split, count in counts.items())
         raise ValueError(f"data: too few images ({have}). Use {', '.join(lower)}")
     return [split for split in counts if split != "train"]

@@ -1,6 +1,7 @@
 """Build trainers and loggers, and complete a data set with them."""
 
 import itertools
+import math
 import os
 import urllib.error
 import urllib.request
@@ -194,8 +195,9 @@ def complete(
 ) -> Summary | None:
     """Complete the images that have no record yet, and write the report once all have one.
 
-    A batch has the same images for any number of processes: of n processes,
-    each completes every n-th batch, and the first one writes the report.
+    Each process completes its own batches (`share_batches`), and the first one writes the report.
+    A batch has the same images for any number of processes, unless there are fewer batches than
+    processes.
 
     Args:
         trainer: A Trainer (`make_trainer`) with `writer` among its callbacks.
@@ -208,21 +210,18 @@ def complete(
         The summary of the metrics. None if images of other shards are not completed yet, and in
         every process but the first.
     """
-    count = len(writer.names)
-    blocks = [range(i, min(i + batch_size, count)) for i in range(0, count, batch_size)]
-    rank, shares = trainer.global_rank, trainer.world_size
-    if shard is not None:
-        part, shares = map(int, shard.split("/"))
-        rank = part - 1
-    own = [block for block in blocks[rank::shares] if not writer.completed.issuperset(block)]
-    # Processes that Lightning started must join `predict` even if they have nothing to complete.
-    others = trainer.world_size > 1 and (len(writer.completed) < count or trainer.global_rank)
-    if own or others:
+    part, parts = map(int, shard.split("/")) if shard is not None else (1, 1)
+    processes = trainer.world_size
+    share = (part - 1) * processes + trainer.global_rank
+    own = share_batches(len(writer.names), batch_size, share, parts * processes)
+    own = [batch for batch in own if not writer.completed.issuperset(batch)]
+    if own or processes > 1:  # `predict` waits for all processes, even those without a batch
+        module.allow_zero_length_dataloader_with_multiple_devices = True
         images = Subset(writer.images, list(itertools.chain(*own)))
         trainer.predict(module, make_dataloader(images, batch_size), return_predictions=False)
         trainer.strategy.barrier()
     if not trainer.is_global_zero or not writer.find_records():
-        if shard is not None:
+        if shard is not None and trainer.is_global_zero:
             print(f"shard {shard} completed. Run the command without shard= to write the report")
         return None
     summary = write_report(writer.run_dir, writer.records(), writer.photos)
@@ -232,3 +231,21 @@ def complete(
     with Image.open(writer.run_dir / "rows.png") as image:
         log_image(trainer.loggers, "completion/rows", image)
     return summary
+
+
+def share_batches(count: int, batch_size: int, share: int, shares: int) -> list[range]:
+    """Return the batches that one of several processes completes.
+
+    Args:
+        count: Number of images of all processes.
+        batch_size: Largest number of images per batch. Batches are smaller if there would be fewer
+            of them than shares.
+        share: Number of the process, from 0.
+        shares: Number of processes.
+
+    Returns:
+        Positions of consecutive images, for each batch.
+    """
+    size = max(1, min(batch_size, math.ceil(count / shares)))
+    batches = [range(i, min(i + size, count)) for i in range(0, count, size)]
+    return batches[share::shares]
