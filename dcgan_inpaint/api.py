@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
+import torch
 from hydra.utils import instantiate
 from lightning_fabric import Fabric
 from omegaconf import DictConfig, OmegaConf
@@ -39,6 +40,8 @@ class Completer:
     With a GAN, completion is a search for z (Amos 2016; Yeh 2017).  `overrides` are those of
     inpaint.py, such as "method=tv" or "trainer.accelerator=cpu".  `name` is the name of the model
     in error messages.  Raises ValueError with a one-line message for an invalid override.
+
+    It works in any thread, under torch.inference_mode() and in a program that uses Hydra.
     """
 
     def __init__(self, model: Model, name: str, overrides: Sequence[str] = ()):
@@ -71,6 +74,7 @@ class Completer:
         self, image: Sequence[ImageLike], mask: MaskLike = None, *args: Any, **options: Any
     ) -> list[Result]: ...
 
+    @torch.inference_mode(False)  # a search needs gradients, of tensors made outside of it
     def __call__(
         self,
         image: Any = None,

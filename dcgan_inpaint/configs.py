@@ -6,22 +6,24 @@ for integers, and infinite values.  This module does not import torch, so that a
 is reported at once.
 """
 
-import copy
 import functools
 import inspect
 import pkgutil
 import re
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 import pydantic
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import RunMode
+from hydra.version import VersionBase, setbase
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
 from typing_extensions import TypedDict  # pydantic rejects typing.TypedDict before Python 3.12
@@ -29,7 +31,7 @@ from typing_extensions import TypedDict  # pydantic rejects typing.TypedDict bef
 from dcgan_inpaint.errors import show
 
 RENAMED = {"answer": "select"}  # options of version 0.2
-_COMPOSE_LOCK = Lock()  # Hydra composes from one global state for all threads
+_COMPOSE_LOCK = Lock()  # Hydra finds its plugins once, for all threads
 
 
 def conf_dir() -> Path:
@@ -46,18 +48,34 @@ def choices_of(group: str) -> list[str]:
 def compose_config(name: str, overrides: Iterable[str] = ()) -> DictConfig:
     """Compose conf/<name>.yaml with the overrides of <name>.py.
 
+    A program that uses Hydra itself may call this, in any thread: its GlobalHydra is not touched.
+
     Raises ValueError, one line, if Hydra cannot compose it.
     """
-    with _COMPOSE_LOCK:
-        running = copy.copy(GlobalHydra.instance())  # of the script, which called Hydra's main
-        GlobalHydra.instance().clear()
+    with _COMPOSE_LOCK, _version_base("1.3"):
         try:
-            with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-                return compose(name, list(overrides))
+            # hydra.compose reads and replaces GlobalHydra; this is what it does with it.
+            loader = ConfigLoaderImpl(create_config_search_path(str(conf_dir())))
+            cfg = loader.load_configuration(name, list(overrides), RunMode.RUN, from_shell=False)
         except HydraException as error:
             raise ValueError(" ".join(str(error).split())) from error
-        finally:
-            GlobalHydra.set_instance(running)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
+
+
+@contextmanager
+def _version_base(version: str) -> Iterator[None]:
+    """Let Hydra behave as `version`, then as before unless another thread has set its own."""
+    instance = VersionBase.instance()
+    before = instance.version_base
+    setbase(version)
+    ours = instance.version_base
+    try:
+        yield
+    finally:
+        if instance.version_base is ours:
+            instance.version_base = before
 
 
 def normalize_overrides(overrides: Sequence[str]) -> list[str]:

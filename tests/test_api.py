@@ -2,16 +2,22 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 
+import hydra
 import numpy as np
 import pytest
 import torch
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.version import VersionBase
 from PIL import Image
 from training import small_dcgan
 
 import dcgan_inpaint
 from dcgan_inpaint import Completer
+from dcgan_inpaint.configs import compose_config
 from dcgan_inpaint.images import to_pil
 from dcgan_inpaint.metrics.completions import psnr
 from dcgan_inpaint.models.checkpoint import save_weights
@@ -326,6 +332,58 @@ def test_mask_file_of_the_configuration_is_the_default_mask(dcgan, tmp_path):
     expected = Completer.load(dcgan, *SHORT)(photo(), ~HOLE, CROP).image
     for mask in (None, "file", HOLE):
         assert equal_pixels(completer(photo(), mask, CROP).image, expected)
+
+
+def test_completer_works_in_a_program_that_uses_hydra(dcgan, completer, tmp_path, monkeypatch):
+    """The program's own configuration and Hydra's version for it stay as they are."""
+    (tmp_path / "app.yaml").write_text("size: 3\n")
+    images = []
+
+    @hydra.main(version_base="1.2", config_path=str(tmp_path), config_name="app")
+    def program(cfg):
+        images.append(Completer.load(dcgan, *SHORT)(photo(), ~HOLE, CROP).image)
+        assert hydra.compose("app") == cfg == {"size": 3}
+        assert HydraConfig.get().job.config_name == "app"
+        assert str(hydra.version.getbase()) == "1.2"
+
+    overrides = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none"]
+    monkeypatch.setattr(sys, "argv", ["app.py", *overrides])
+    program()
+    assert equal_pixels(images[0], completer(photo(), ~HOLE, CROP).image)
+
+
+def test_composing_does_not_touch_the_global_state_of_hydra(monkeypatch):
+    """Another thread of the program may use Hydra meanwhile."""
+
+    def used(*_):
+        raise AssertionError("uses GlobalHydra")
+
+    for name in ("clear", "initialize"):
+        monkeypatch.setattr(GlobalHydra, name, used)
+    monkeypatch.setattr(VersionBase.instance(), "version_base", hydra.version._UNSPECIFIED_)
+    assert compose_config("inpaint", ["mask=half"]).mask._target_.endswith("half")
+    assert hydra.version.getbase() is hydra.version._UNSPECIFIED_
+
+
+@pytest.mark.parametrize("model", ["loaded before", "loaded", "built"])
+def test_completer_works_in_inference_mode(completer, dcgan, tmp_path, model):
+    expected = completer(photo(), ~HOLE, CROP).image
+    save_weights(dcgan, tmp_path / "weights.safetensors")
+    with torch.inference_mode():
+        models = {"loaded": tmp_path / "weights.safetensors", "built": small_dcgan(z_dim=8)}
+        own = completer if model == "loaded before" else Completer.load(models[model], *SHORT)
+        result = own(photo(), torch.from_numpy(~HOLE).clone(), CROP)
+        assert equal_pixels(result.image, expected)
+
+
+def test_completers_of_different_models_work_in_threads(completer):
+    """Also of different sizes, and while another thread disables gradients."""
+    completers = [completer, Completer.load(small_dcgan(z_dim=5), *SHORT)]
+    completers.append(Completer.load("faces64", *SHORT))
+    expected = [each(photo(), ~HOLE, CROP).image for each in completers]
+    with ThreadPoolExecutor(3) as pool, torch.no_grad():
+        results = list(pool.map(lambda each: each(photo(), ~HOLE, CROP).image, completers))
+    assert all(map(equal_pixels, results, expected))
 
 
 def test_importing_the_package_does_not_import_torch():

@@ -58,6 +58,7 @@ class Header:
     averaged: bool = False
 
 
+@torch.inference_mode(False)  # a search needs gradients, which tensors of that mode cannot have
 def load_model(path: str | Path, *classes: type[Model], key: str = "ckpt") -> Model:
     """Load a trained model on the CPU.
 
