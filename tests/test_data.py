@@ -27,6 +27,7 @@ from dcgan_inpaint.data.sources import (
     describe,
     source_from_description,
 )
+from dcgan_inpaint.data.utkface import UTKFace
 from dcgan_inpaint.masks.mask_image import mask_file
 
 REAL_CELEBA = Path(__file__).parents[2] / "shared" / "celeba"
@@ -287,6 +288,62 @@ def test_cache_is_built_once_and_rebuilt_for_edited_files(tree, tmp_path):
     source.decoded = 0
     load_split(source, "train", str(tmp_path / "cache"))
     assert source.decoded > 0
+
+
+class Nested:
+    """A custom source with its images in a folder below `root`."""
+
+    image_size, channels, crop = 8, 3, 1.0
+
+    def settings(self):
+        return {"root": "images"}
+
+    def items(self, split):
+        return ["1.png"]
+
+
+REPLACED = {
+    "celeba": (lambda: CelebA("celeba"), "celeba/img_align_celeba/1.jpg"),
+    "celeba_zip": (lambda: CelebA("zip"), "zip/img_align_celeba.zip"),
+    "folder": (lambda: Folder("images"), "images/deep/1.png"),
+    "utkface": (lambda: UTKFace("images"), "images/deep/1.png"),
+    "cars": (lambda: Cars("cars", cut=True), "cars/cars_train/1.jpg"),
+    "webdataset": (lambda: TarShards("1.tar"), "1.tar"),
+    "torchvision": (lambda: TorchvisionSet("SVHN", "svhn", train="train"), "svhn/1.mat"),
+    "huggingface": (lambda: HuggingFace("parquet"), "parquet/1.parquet"),
+    "custom": (Nested, "images/deep/1.png"),
+}
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_a_replaced_file_leads_to_a_new_cache(tmp_path, monkeypatch, name):
+    """Also if `root` is relative, or the files lie in a folder below it."""
+    if name == "huggingface":
+        pytest.importorskip("datasets", reason="needs the extra [huggingface]")
+    monkeypatch.chdir(tmp_path)
+    for _, file in REPLACED.values():
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).write_bytes(b"first")
+    with zipfile.ZipFile("zip/img_align_celeba.zip", "w") as archive:
+        archive.writestr("img_align_celeba/1.jpg", b"first")
+    for root in ("celeba", "zip"):
+        Path(root, "list_eval_partition.txt").write_text("1.jpg 0\n")
+    build, file = REPLACED[name]
+    items = {"folder": ["images/deep/1.png"], "utkface": ["images/deep/1.png"]}.get(name, ["1.jpg"])
+    items = ["cars_train/1.jpg"] if name == "cars" else items
+    key = cache.cache_key(build(), items)
+    assert cache.cache_key(build(), items) == key
+    Path(file).write_bytes(Path(file).read_bytes() + b"replaced")
+    assert cache.cache_key(build(), items) != key
+
+
+def test_replaced_celeba_images_are_decoded_again(celeba, tmp_path):
+    """The images lie in a folder below `root`."""
+    load = functools.partial(load_split, split="train", cache_dir=str(tmp_path / "cache"))
+    assert load(CelebA(str(celeba), image_size=8))[0].mean((1, 2, 3)).tolist() == [0, 20, 40, 60]
+    for i, path in enumerate(sorted((celeba / "img_align_celeba").iterdir())):
+        save(path, np.full((218, 178, 3), 10 * i, np.uint8), quality=96)
+    assert load(CelebA(str(celeba), image_size=8))[0].mean((1, 2, 3)).tolist() == [0, 10, 20, 30]
 
 
 def test_killed_build_leaves_no_cache(tree, tmp_path, monkeypatch):

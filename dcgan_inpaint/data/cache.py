@@ -27,6 +27,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dcgan_inpaint.data.decoding import UnreadableImage
+from dcgan_inpaint.data.directories import files_below, hash_files
 from dcgan_inpaint.files import atomic_write
 
 CHUNK_IMAGES = 256  # decoded at a time, and covered by one checksum: 3 MB at 64 px
@@ -44,6 +45,8 @@ class Source(Protocol):
         crop: Side of the central square of a photo divided by its short side.
         valid_box: Optional; (left, top, right, bottom) in px of the pixels that are known in every
             image, or None.  Training leaves out the others (`valid_mask`).
+        file_of: Optional; a method that returns the path of the file that holds an image of
+            `items`, or None if settings() covers the files.
     """
 
     image_size: int
@@ -79,16 +82,23 @@ def image_bytes(source: Source) -> int:
 def cache_key(source: Source, items: list[str]) -> str:
     """Return the directory name of a cache, a hash of the settings and of the items.
 
-    The size and modification time of each file below settings()["root"] are part of the hash,
-    so a changed file leads to a new cache.
+    The sizes and modification times of the files that are read are part of the hash, so a changed
+    file leads to a new cache.  Without source.file_of, these are the files settings()["root"]/item
+    or, if there are none, all files below the root.
     """
     settings = source.settings()
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    root = Path(settings.get("root", ""))
-    for item in items:
+    if hasattr(source, "file_of"):
+        files = [source.file_of(item) for item in items]
+    elif root := settings.get("root"):
+        files = [Path(root, item) for item in items]
+        if not any(path.is_file() for path in files):
+            digest.update(hash_files(files_below(Path(root))).encode())
+    else:
+        files = [None] * len(items)
+    for item, path in zip(items, files, strict=True):
         digest.update(os.fsencode(item))
-        path = root / item
-        if "root" in settings and path.is_file():
+        if path is not None and path.is_file():
             stat = path.stat()
             digest.update(f" {stat.st_size} {stat.st_mtime_ns}".encode())
         digest.update(b"\n")

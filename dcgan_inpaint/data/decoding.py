@@ -1,7 +1,6 @@
 """Decoding of images, and base classes of the sources that decode image files."""
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,13 @@ ImageSize = Annotated[int, Field(ge=1, le=1024)]  # side of the square images, i
 Channels = Annotated[Literal[1, 3], INTEGER]
 CropShare = Annotated[float, Field(gt=0, le=1)]  # side of the central square / short side
 
-EXTENSIONS = {e.lower() for e, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 # One image in 20 for validation and one in 20 for testing are the shares of `Folder` too.
 # The offsets are half a period apart, which keeps neighbors in an ordered data set apart.
 # A change would move images between the splits of models that are trained already.
 HOLDOUT_PERIOD = 20
 HOLDOUT_OFFSETS = {"val": 6, "test": 16}
+# Part of the cache key: raise it when a change of this module changes the pixels of any image.
+DECODING_VERSION = 2
 
 
 class UnreadableImage(ValueError):
@@ -108,6 +108,10 @@ class DecodedSource:
         """Open one image."""
         raise NotImplementedError
 
+    def file_of(self, item: str) -> Path | None:
+        """Return the file that holds an image; None if `settings` has a hash of all files."""
+        return self.folder / item
+
     def convert(self, image: Image.Image) -> np.ndarray:
         """Return an opened image as uint8 (channels, image_size, image_size)."""
         return to_array(image, self.image_size, self.channels, self.crop)
@@ -116,7 +120,7 @@ class DecodedSource:
         """Return all settings that affect the pixels; they are part of the cache key."""
         shape = {"image_size": self.image_size, "channels": self.channels, "crop": self.crop}
         root = {"root": str(self.folder.resolve())} if hasattr(self, "root") else {}
-        return {"source": self.kind} | shape | root
+        return {"source": self.kind, "decoding": DECODING_VERSION} | shape | root
 
     def decode(self, items: Sequence[str]) -> list[np.ndarray | UnreadableImage]:
         """Decode images to uint8 (channels, image_size, image_size), or to their errors."""
@@ -176,13 +180,3 @@ class PartitionedSource(DecodedSource):
 
     def settings(self) -> dict:
         return super().settings() | {"parts": self.parts}
-
-
-def hash_files(files: Iterable[Path]) -> str:
-    """Return a hash of the paths, sizes and modification times of files."""
-    digest = hashlib.sha256()
-    for path in sorted(files):
-        stat = path.stat()
-        line = f"{path} {stat.st_size} {stat.st_mtime_ns}\n"
-        digest.update(line.encode(errors="surrogateescape"))
-    return digest.hexdigest()[:16]

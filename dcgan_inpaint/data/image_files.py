@@ -16,28 +16,20 @@ from PIL import Image
 
 from dcgan_inpaint.configs import Positive, Text
 from dcgan_inpaint.data.decoding import (
-    EXTENSIONS,
     Channels,
     CropShare,
     DecodedSource,
     ImageSize,
     PartitionedSource,
-    hash_files,
     source_class,
     to_rgb_or_gray,
 )
+from dcgan_inpaint.data.directories import EXTENSIONS, hash_files, list_images
 from dcgan_inpaint.errors import import_extra, show
 
 # tarfile of the standard library stays: the package webdataset runs "pipe:" URLs and unpickles.
 TAR_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # {000..099}
 CELEBA_SPLITS = {"train": "0", "val": "1", "test": "2"}  # codes in list_eval_partition.txt
-
-
-def list_images(folder: Path) -> list[Path]:
-    """Return every image file below a folder, sorted."""
-    return sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file()
-    )
 
 
 def find_images(images: str | Sequence[str], option: str = "images") -> list[Path]:
@@ -105,6 +97,9 @@ class Folder(DecodedSource):
             percentiles[str(path)] = int.from_bytes(digest[:8], "big") % 100
         return percentiles
 
+    def file_of(self, item: str) -> Path:
+        return Path(item)
+
     def open_image(self, item: str) -> Image.Image:
         return Image.open(item)
 
@@ -139,14 +134,15 @@ class CelebA(DecodedSource):
         partition = self.folder / "list_eval_partition.txt"
         if self.download and not partition.exists():
             self._download()
-        folder, archive = self.folder / "img_align_celeba", self.folder / "img_align_celeba.zip"
-        if not partition.is_file() or not (folder.is_dir() or archive.is_file()):
+        folder = self.folder / "img_align_celeba"
+        self.archive = self.folder / "img_align_celeba.zip"
+        if not partition.is_file() or not (folder.is_dir() or self.archive.is_file()):
             raise FileNotFoundError(
                 f"data.root={self.root}: CelebA not found. Put img_align_celeba.zip (or the folder "
                 "img_align_celeba/ unzipped from it) and list_eval_partition.txt there, both from "
                 "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, or set data.download=true"
             )
-        self.images = folder if folder.is_dir() else zipfile.Path(archive) / "img_align_celeba"
+        self.images = folder if folder.is_dir() else zipfile.Path(self.archive) / "img_align_celeba"
         self.partition = [line.split() for line in partition.read_text().splitlines() if line]
         for words in self.partition:
             # The list is untrusted and must not lead to other directories.
@@ -170,6 +166,9 @@ class CelebA(DecodedSource):
     def items(self, split: str) -> list[str]:
         """Return the file names of the official split, in the order of the partition file."""
         return [name for name, code in self.partition if code == CELEBA_SPLITS[split]]
+
+    def file_of(self, item: str) -> Path:
+        return self.images / item if isinstance(self.images, Path) else self.archive
 
     def open_image(self, item: str) -> Image.Image:
         return Image.open((self.images / item).open("rb"))
@@ -322,6 +321,9 @@ class TarShards(PartitionedSource):
 
     def shard(self, item: str) -> str:
         return str(self._member(item).tar)
+
+    def file_of(self, item: str) -> None:
+        """Return None: `settings` has a hash of the tar files."""
 
     def _member(self, item: str) -> TarMember:
         return next(members[item] for members in self.members.values() if item in members)

@@ -22,9 +22,9 @@ from dcgan_inpaint.data.decoding import (
     ImageSize,
     PartitionedSource,
     UnreadableImage,
-    hash_files,
     source_class,
 )
+from dcgan_inpaint.data.directories import files_below, hash_files
 from dcgan_inpaint.errors import import_extra, show
 
 # The index of LSUN is a pickle without a checksum; VisionDataset is the abstract base class.
@@ -54,6 +54,9 @@ class LibrarySource(PartitionedSource):
             self._opened(part)  # once, before several threads ask for it
         return super().decode(items)
 
+    def file_of(self, item: str) -> None:
+        """Return None: `settings` has a hash of all files."""
+
     def _sample(self, item: str) -> Any:
         return self._opened(self._part(item))[int(item.rpartition("/")[2])]
 
@@ -76,7 +79,7 @@ class LibrarySource(PartitionedSource):
         return hash_files(self._files())
 
     def _files(self) -> list[Path]:
-        return [path for path in self.folder.rglob("*") if path.is_file()]
+        return files_below(self.folder)
 
 
 @source_class
