@@ -1,6 +1,7 @@
 import functools
 import json
 import os
+import re
 import threading
 import warnings
 import zipfile
@@ -29,6 +30,7 @@ from dcgan_inpaint.data.sources import (
 )
 from dcgan_inpaint.data.utkface import UTKFace
 from dcgan_inpaint.masks.mask_image import mask_file
+from dcgan_inpaint.photos.reading import open_photo
 
 REAL_CELEBA = Path(__file__).parents[2] / "shared" / "celeba"
 
@@ -77,7 +79,7 @@ def test_any_mode_decodes_to_the_same_image(tmp_path, mode, channels):
     elif mode == "I":
         Image.fromarray((gray * 257).astype(np.int32)).save(path)
     elif mode == "F":
-        Image.fromarray(gray.astype(np.float32)).save(path)
+        Image.fromarray((gray / 255).astype(np.float32)).save(path)
     elif mode == "P":
         path = path.with_suffix(".png")
         Image.fromarray(gray.astype(np.uint8)).convert("P").save(path)
@@ -92,6 +94,46 @@ def test_any_mode_decodes_to_the_same_image(tmp_path, mode, channels):
     else:
         expected = np.linspace(0, 255, 32)[4:28].reshape(8, 3).mean(1)
         np.testing.assert_allclose(ramp, expected, atol=6)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I", "F"])
+def test_intensities_depend_on_the_mode_and_not_on_the_values(mode):
+    """A dark image of 16 bits stays dark, and so does a float image."""
+    kind, white = {"I;16": ("<u2", 65535), "I;16B": (">u2", 65535), "I": ("<i4", 65535)}.get(
+        mode, ("<f4", 1)
+    )
+    for highest in (0, 200 / 65535, 0.5, 1):
+        values = np.linspace(0, highest * white, 8, dtype=kind)[None].repeat(8, 0)
+        image = Image.fromarray(values)
+        assert image.mode == mode
+        expected = (values[0].astype(float) * 255 / white).round()
+        np.testing.assert_array_equal(to_array(image, 8, 1, 1.0)[0, 0], expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "message"),
+    [
+        (255, np.float32, "values range from 0 to 255. Use values from 0 to 1 in mode F"),
+        (-0.5, np.float32, "values range from -0.5 to 0"),
+        (np.nan, np.float32, "values range from nan to nan"),
+        (np.inf, np.float32, "values range from 0 to inf"),
+        (65536, np.int32, "values range from 0 to 65536. Use values from 0 to 65535 in mode I"),
+        (-1, np.int32, "values range from -1 to 0"),
+    ],
+)
+def test_values_outside_of_the_range_of_the_mode_are_named(tmp_path, value, kind, message):
+    """In training images, photos and masks alike."""
+    values = np.zeros((8, 8), kind)
+    values[2, 3] = value
+    path = tmp_path / "image.tif"
+    Image.fromarray(values).save(path)
+    (unreadable,) = Folder(str(tmp_path), 8).decode([str(path)])
+    assert f"image.tif: cannot be read as an image ({message}" in str(unreadable)
+    for read in (open_photo, lambda path: mask_file(str(path), 0.5, "white")):
+        with pytest.raises(
+            ValueError, match=re.escape(f"image.tif: cannot be read as an image ({message}")
+        ):
+            read(path)
 
 
 def test_crop_is_central_and_resize_is_antialiased(tmp_path):

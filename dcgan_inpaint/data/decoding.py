@@ -45,18 +45,31 @@ def central_square(image: Image.Image, crop: float) -> tuple[int, int, int, int]
 def to_rgb_or_gray(image: Image.Image, channels: int) -> Image.Image:
     """Convert an image of any mode to "RGB" (3 channels) or "L" (1 channel), 8 bits each.
 
-    The EXIF orientation is applied, and transparent pixels show a white background.
+    The EXIF orientation is applied, and transparent pixels show a white background.  White is 255
+    in modes of 8 bits, 65,535 in the integers of "I" and "I;16", and 1 in the floats of "F".
+
+    Raises:
+        ValueError: If integers or floats are outside of the range of their mode, or not finite.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
-        # PIL's own conversion of 16-bit images clips at 255 instead of scaling.
-        values = np.asarray(image, dtype=np.float32)
-        full = 255.0 if values.max(initial=0) <= 255 else 65535.0
-        image = Image.fromarray((values.clip(0, full) * (255 / full)).round().astype(np.uint8))
+        image = _to_eight_bits(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB" if channels == 3 else "L")
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """Convert an image of integers or floats to "L".  PIL's own conversion clips at 255."""
+    values, white = np.asarray(image), 1 if image.mode == "F" else 65535
+    low, high = values.min(initial=0), values.max(initial=0)
+    if not (low >= 0 and high <= white):  # also for nan
+        raise ValueError(
+            f"values range from {low:.5g} to {high:.5g}. "
+            f"Use values from 0 to {white} in mode {image.mode}, or 8 bits"
+        )
+    return Image.fromarray((values * (255 / white)).round().astype(np.uint8))
 
 
 def to_array(image: Image.Image, size: int, channels: int, crop: float) -> np.ndarray:

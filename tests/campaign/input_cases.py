@@ -86,7 +86,7 @@ def noise(rng: random.Random, mode: str, width: int, height: int) -> Image.Image
     image = Image.frombytes("RGB", (8, 8), blocks).resize((width, height), 0)
     if mode in ("I;16", "I", "F"):
         levels = np.asarray(image.convert("L")).astype({"I;16": "<u2", "I": "<i4"}.get(mode, "<f4"))
-        return Image.fromarray(levels * 200 if mode != "F" else levels)
+        return Image.fromarray(levels * 200 if mode != "F" else levels / 255)
     return image.convert(mode)
 
 
