@@ -145,6 +145,30 @@ def test_mask_image_can_have_any_mode_and_size(tmp_path, half_white, kind):
     assert torch.equal(flipped, 1 - mask)
 
 
+@pytest.mark.parametrize("alpha", [0, 128, 255])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "RGB"])
+def test_alpha_that_does_not_vary_is_ignored(tmp_path, half_white, mode, alpha):
+    """Image editors write an alpha channel that is opaque everywhere."""
+    image = Image.fromarray(half_white)
+    if mode in ("RGBA", "LA"):
+        image = image.convert(mode)
+        image.putalpha(alpha)
+        image.save(tmp_path / "mask.png")
+    else:  # transparency of a color that does not occur in the image
+        unused = {"P": 7, "L": 100, "RGB": (1, 2, 3)}[mode]
+        image.convert(mode).save(tmp_path / "mask.png", transparency=unused)
+    mask = mask_file(str(tmp_path / "mask.png"), 0.5, "white")(INDEX, 16)
+    assert torch.equal(mask, masks.left(INDEX, 16))
+
+
+def test_alpha_that_varies_is_the_mask(tmp_path, half_white):
+    """The colors below the transparent half are arbitrary."""
+    noise = np.random.default_rng(0).integers(0, 256, (30, 50, 3), np.uint8)
+    Image.fromarray(np.dstack([noise, half_white])).save(tmp_path / "mask.png")
+    mask = mask_file(str(tmp_path / "mask.png"), 0.5, "white")(INDEX, 16)
+    assert torch.equal(mask, masks.left(INDEX, 16))
+
+
 def test_exif_orientation_of_a_mask_image_is_applied(tmp_path, half_white):
     """The stored image has its hole at the top, the upright image at the left."""
     exif = Image.Exif()

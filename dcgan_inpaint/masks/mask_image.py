@@ -21,7 +21,8 @@ Polarity = Literal["white", "black"]  # color of the known pixels
 class MaskImage:
     """Mask function (see masks.py) for a single mask image.
 
-    An image with transparency is read from its alpha channel, where opaque is white.
+    If the alpha channel of the image varies, the mask is read from it, and opaque is white.
+    Otherwise it is read from the brightness.
 
     Args:
         image: An image of any size and mode.
@@ -143,9 +144,12 @@ def mask_file(
 
 
 def _mask_levels(image: Image.Image) -> Image.Image:
-    """Return the brightness, or the alpha channel, of an image as mode "F" in [0, 255]."""
+    """Return a mask as mode "F" in [0, 255]: its alpha channel if that varies, else brightness."""
     if 0 in image.size:
         raise ValueError("the image has no pixels")
     if image.has_transparency_data:
-        image = image.convert("RGBA").getchannel("A")
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+        low, high = alpha.getextrema()
+        image = alpha if low < high else image.convert("RGB")
     return to_rgb_or_gray(image, 1).convert("F")
