@@ -1,5 +1,6 @@
 """Decoding of images, and base classes of the sources that decode image files."""
 
+import io
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeVar, dataclass_transform
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 from pydantic import Field
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -45,8 +46,9 @@ def central_square(image: Image.Image, crop: float) -> tuple[int, int, int, int]
 def to_rgb_or_gray(image: Image.Image, channels: int) -> Image.Image:
     """Convert an image of any mode to "RGB" (3 channels) or "L" (1 channel), 8 bits each.
 
-    The EXIF orientation is applied, and transparent pixels show a white background.  White is 255
-    in modes of 8 bits, 65,535 in the integers of "I" and "I;16", and 1 in the floats of "F".
+    The EXIF orientation is applied, colors are converted from the ICC profile of the image to sRGB,
+    and transparent pixels show a white background.  White is 255 in modes of 8 bits, 65,535 in the
+    integers of "I" and "I;16", and 1 in the floats of "F".  The result has no metadata.
 
     Raises:
         ValueError: If integers or floats are outside of the range of their mode, or not finite.
@@ -54,10 +56,49 @@ def to_rgb_or_gray(image: Image.Image, channels: int) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         image = _to_eight_bits(image)
+    alpha = None
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        rgba = image.convert("RGBA")
+        alpha, image = rgba.getchannel("A"), rgba.convert(_opaque_mode(image))
+    image = _to_srgb(image)
+    if alpha is not None:
+        image = image.convert("RGB")
+        image.putalpha(alpha)
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB" if channels == 3 else "L")
+    image = image.convert("RGB" if channels == 3 else "L")
+    image.info = {}  # PIL would write the profile and the transparency into the files of results
+    return image
+
+
+def _opaque_mode(image: Image.Image) -> str:
+    """Return the mode of the colors of an image without their transparency."""
+    if image.mode in ("CMYK", "LAB"):
+        return image.mode
+    return "L" if Image.getmodebase(image.mode) == "L" else "RGB"
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """Convert the colors of an opaque image from its ICC profile to sRGB: "RGB", or "L" if gray.
+
+    Without a profile that fits the mode, RGB values count as sRGB.
+    """
+    mode, data = _opaque_mode(image), image.info.get("icc_profile")
+    image = image.convert(mode)
+    try:
+        if mode == "LAB":  # has its own space, which PIL cannot convert without a profile
+            profile = ImageCms.createProfile("LAB")
+        elif data:
+            profile = ImageCms.ImageCmsProfile(io.BytesIO(data)).profile
+        else:
+            return image
+        if "sRGB" in ImageCms.getProfileDescription(
+            profile
+        ):  # nothing changes, not even by rounding
+            return image
+        srgb = ImageCms.createProfile("sRGB")
+        return ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB") or image
+    except (ImageCms.PyCMSError, OSError):  # damaged, or for another mode
+        return image
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:

@@ -25,7 +25,7 @@ def open_photo(path: Path) -> Image.Image:
 
 
 def to_upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation, composite transparency on white and convert to 8 bits.
+    """Apply the EXIF orientation, composite transparency on white and convert to 8-bit sRGB.
 
     Gray images become "L", all others "RGB".
     """

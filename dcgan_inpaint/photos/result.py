@@ -47,8 +47,8 @@ class Result:
     def image(self) -> Image.Image:
         """The completed image, W x H px, "RGB" or "L".
 
-        Pixels outside the hole are bitwise equal to the upright 8-bit input, with transparency on
-        white.
+        Pixels outside the hole are bitwise equal to the upright input in 8-bit sRGB, with
+        transparency on white.
         """
         return self._paste(self.batch.fake[self.row])
 
