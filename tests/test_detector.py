@@ -6,6 +6,7 @@ smaller and rotated copies.
 
 import cmath
 import math
+import os
 
 import numpy as np
 import pytest
@@ -180,6 +181,12 @@ def test_a_photo_without_a_face_is_cropped_to_its_center_with_a_warning(capsys):
         assert out.startswith("holiday.png: no face detected") and out.count("\n") == 1
     with pytest.raises(ValueError, match="face=2: the number of detected faces is 0"):
         crop_finder(0.5, detector="auto", face=2)(photo, "holiday.png")
+
+
+def test_the_warning_of_a_photo_whose_name_is_not_utf8_can_be_printed(capsys):
+    name = os.fsdecode(b"caf\xe9.png")
+    crop_finder(0.5, detector="auto")(Image.new("RGB", (64, 48), GREEN), name)
+    assert capsys.readouterr().out.encode().startswith("caf\N{REPLACEMENT CHARACTER}.png".encode())
 
 
 def test_a_missing_second_face_is_a_one_line_error(faces):

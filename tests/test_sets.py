@@ -286,6 +286,28 @@ def test_cropped_cars_need_no_annotations(cars):
         Cars("gone", cut=True)
 
 
+def test_cars_in_a_folder_in_a_folder_are_found(cars):
+    """As the archive of Kaggle unpacks."""
+    expected = {cut: Cars(str(cars), 16, cut=cut) for cut in (False, True)}
+    images = {cut: source.decode(source.items("test")) for cut, source in expected.items()}
+    for name in ("cars_train", "cars_test"):
+        (cars / name).rename(cars / "nested")
+        (cars / name).mkdir()
+        (cars / "nested").rename(cars / name / name)
+    for cut, source in expected.items():
+        nested = Cars(str(cars), 16, cut=cut)
+        assert nested.items("train") == source.items("train")
+        np.testing.assert_array_equal(nested.decode(nested.items("test")), images[cut])
+
+
+def test_cropped_cars_in_folders_keep_their_paths(cars):
+    (cars / "cars_train" / "audi").mkdir()
+    (cars / "cars_train" / "00001.png").rename(cars / "cars_train" / "audi" / "00001.png")
+    source = Cars(str(cars), 16, cut=True)
+    assert "cars_train/audi/00001.png" in source.items("train")
+    assert source.decode(["cars_train/audi/00001.png"])[0].shape == (3, 16, 16)
+
+
 def test_missing_cars_are_an_error(cars):
     (cars / "devkit" / "cars_test_annos.mat").write_bytes(b"text")
     with pytest.raises(ValueError, match="cars_test_annos.mat: expected a list of cars"):

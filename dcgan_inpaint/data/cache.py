@@ -92,7 +92,7 @@ def cache_key(source: Source, items: list[str]) -> str:
         files = [source.file_of(item) for item in items]
     elif root := settings.get("root"):
         files = [Path(root, item) for item in items]
-        if not any(path.is_file() for path in files):
+        if Path(root).is_dir() and not any(path.is_file() for path in files):
             digest.update(hash_files(files_below(Path(root))).encode())
     else:
         files = [None] * len(items)
@@ -232,13 +232,27 @@ def _check_disk_space(cache_dir: Path, split: str, count: int, size: int) -> Non
         )
 
 
-def check_unreadable(bad: int, count: int, split: str, error: type[Exception] = ValueError) -> None:
+def check_unreadable(
+    bad: int,
+    count: int,
+    split: str,
+    example: UnreadableImage,
+    error: type[Exception] = ValueError,
+) -> None:
     """Raise an error if more than 1% of the images in a split cannot be read."""
     if bad > 0.01 * count:
         raise error(
-            f"{bad} of {count} images in the {split} split cannot be read (see the warnings "
-            "above), and more than 1% are not tolerated. Fix or remove them"
+            f"{bad} of {count} images in the {split} split cannot be read, and more than 1% are "
+            f"not tolerated. Fix or remove them, for example {example}"
         )
+
+
+def warn_unreadable(bad: int, count: int, split: str, example: UnreadableImage) -> None:
+    """Warn that images of a split cannot be read and are left out."""
+    warnings.warn(
+        f"skipped {bad} of {count} images in the {split} split, for example {example}",
+        stacklevel=3,
+    )
 
 
 def _image_data(name: str, image: Any, shape: tuple[int, int, int]) -> bytes:
@@ -260,7 +274,7 @@ def _build(
     try:
         names: list[str] = []
         chunks: list[int] = []
-        bad = 0
+        unreadable: list[UnreadableImage] = []
         with (
             (building / "images.bin").open("wb") as file,
             tqdm(total=len(items), desc=f"decoding {split}", unit="image") as progress,
@@ -269,8 +283,7 @@ def _build(
                 chunk = items[start : start + CHUNK_IMAGES]
                 for name, image in zip(chunk, source.decode(chunk), strict=True):
                     if isinstance(image, UnreadableImage):
-                        warnings.warn(f"skipped {image}", stacklevel=2)
-                        bad += 1
+                        unreadable.append(image)
                         continue
                     if len(names) % CHUNK_IMAGES == 0:
                         chunks.append(0)
@@ -279,9 +292,10 @@ def _build(
                     file.write(data)
                     names.append(name)
                 progress.update(len(chunk))
-        check_unreadable(bad, len(items), split)
-        if bad:
-            warnings.warn(f"{bad} of {len(items)} {split} images skipped", stacklevel=2)
+        if unreadable:
+            report = len(unreadable), len(items), split, unreadable[0]
+            check_unreadable(*report)
+            warn_unreadable(*report)
         _write_json(building / "names.json", names)
         _write_json(building / "checksums.json", _checksums(names, chunks))
         if folder.exists():  # runs that have it open keep their memory map

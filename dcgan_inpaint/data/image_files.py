@@ -1,6 +1,5 @@
 """Sources of image files: directories, CelebA, Stanford Cars, and tar files of WebDataset."""
 
-import glob
 import hashlib
 import io
 import os
@@ -9,7 +8,7 @@ import tarfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from PIL import Image
@@ -24,7 +23,13 @@ from dcgan_inpaint.data.decoding import (
     source_class,
     to_rgb_or_gray,
 )
-from dcgan_inpaint.data.directories import EXTENSIONS, hash_files, list_images
+from dcgan_inpaint.data.directories import (
+    expand_glob,
+    has_image_suffix,
+    hash_files,
+    list_images,
+    unnested,
+)
 from dcgan_inpaint.errors import import_extra, show
 
 # tarfile of the standard library stays: the package webdataset runs "pipe:" URLs and unpickles.
@@ -36,7 +41,8 @@ def find_images(images: str | Sequence[str], option: str = "images") -> list[Pat
     """Return the image files that an option names, in order.
 
     Args:
-        images: A file, a folder, a glob, or a list of these.
+        images: A file, a folder, a glob, or a list of these.  Of a folder and of a glob, hidden
+            files and those without the suffix of an image format are left out.
         option: Name of the option in error messages.
 
     Raises:
@@ -47,14 +53,14 @@ def find_images(images: str | Sequence[str], option: str = "images") -> list[Pat
         path = Path(pattern).expanduser()
         if os.path.isdir(path):  # also False for a text that cannot be a path
             matches = list_images(path)
-        elif os.path.isfile(path):
+        elif os.path.exists(path):
             matches = [path]
         else:
-            matches = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+            matches = [match for match in expand_glob(path) if has_image_suffix(match)]
         if not matches:
             raise ValueError(f"{option}={pattern}: no image found. Give a file, folder or glob")
         for match in matches:
-            if not match.is_file():  # opening a pipe would block forever
+            if os.path.exists(match) and not match.is_file():  # opening a pipe would block forever
                 raise ValueError(f"{option}={pattern}: {match} is not a regular file")
         paths += matches
     return paths
@@ -92,8 +98,11 @@ class Folder(DecodedSource):
         """Return a number from 0 to 99 for each path, computed from a hash of the file."""
         percentiles = {}
         for path in list_images(self.folder):
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").digest()
+            try:
+                with path.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").digest()
+            except OSError:  # decoding reports it
+                digest = hashlib.sha256(os.fsencode(path)).digest()
             percentiles[str(path)] = int.from_bytes(digest[:8], "big") % 100
         return percentiles
 
@@ -110,7 +119,7 @@ class CelebA(DecodedSource):
 
     Args:
         root: Directory with img_align_celeba/ (or img_align_celeba.zip, which is read in place)
-            and list_eval_partition.txt.
+            and list_eval_partition.txt (or .csv).  The folder may be nested in one of its name.
         image_size: Side of the square images in px.
         channels: 3 for color, 1 for gray.
         crop: Side of the central square divided by 178 px.  The default is the crop of the
@@ -119,7 +128,7 @@ class CelebA(DecodedSource):
 
     Raises:
         FileNotFoundError: If the files are missing.
-        ValueError: If list_eval_partition.txt has an invalid line.
+        ValueError: If list_eval_partition.txt has an invalid line, or the zip file is damaged.
     """
 
     kind = "celeba"
@@ -131,19 +140,23 @@ class CelebA(DecodedSource):
     download: bool = False
 
     def __post_init__(self) -> None:
-        partition = self.folder / "list_eval_partition.txt"
-        if self.download and not partition.exists():
-            self._download()
         folder = self.folder / "img_align_celeba"
         self.archive = self.folder / "img_align_celeba.zip"
-        if not partition.is_file() or not (folder.is_dir() or self.archive.is_file()):
+        if self.download and not (
+            self._partition_file and (folder.is_dir() or self.archive.is_file())
+        ):
+            self._download()
+        partition = self._partition_file
+        if not partition or not (folder.is_dir() or self.archive.is_file()):
             raise FileNotFoundError(
                 f"data.root={self.root}: CelebA not found. Put img_align_celeba.zip (or the folder "
                 "img_align_celeba/ unzipped from it) and list_eval_partition.txt there, both from "
                 "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, or set data.download=true"
             )
-        self.images = folder if folder.is_dir() else zipfile.Path(self.archive) / "img_align_celeba"
-        self.partition = [line.split() for line in partition.read_text().splitlines() if line]
+        self.images = unnested(folder) if folder.is_dir() else self._archived_images()
+        text = partition.read_text("utf-8", "surrogateescape").replace(",", " ")
+        lines = [line.split() for line in text.splitlines() if line]
+        self.partition = lines[1:] if lines[:1] == [["image_id", "partition"]] else lines
         for words in self.partition:
             # The list is untrusted and must not lead to other directories.
             if len(words) != 2 or "/" in words[0]:
@@ -151,6 +164,30 @@ class CelebA(DecodedSource):
                     f"{partition}: invalid line {show(' '.join(words))}. Each line needs the name "
                     "of a file in img_align_celeba/ and 0, 1 or 2"
                 )
+
+    @property
+    def _partition_file(self) -> Path | None:
+        """List of the splits; the archive of Kaggle has it as CSV."""
+        files = (self.folder / f"list_eval_partition.{suffix}" for suffix in ("txt", "csv"))
+        return next((file for file in files if file.is_file()), None)
+
+    def _archived_images(self) -> zipfile.Path:
+        """Return the folder of the images in the zip file."""
+        try:
+            images = zipfile.Path(self.archive) / "img_align_celeba"
+        except Exception as error:  # zipfile raises errors of many types for broken files
+            raise ValueError(
+                f"data.root={self.root}: {self.archive.name} is not a complete zip file ({error}). "
+                "Download it again"
+            ) from error
+        nested = images / "img_align_celeba"
+        images = nested if nested.is_dir() else images
+        if not images.is_dir():
+            raise ValueError(
+                f"data.root={self.root}: {self.archive.name} has no folder img_align_celeba/. "
+                "Download the archive of the aligned images of CelebA"
+            )
+        return images
 
     def _download(self) -> None:
         from torchvision.datasets import CelebA as TorchvisionCelebA  # slow to import
@@ -161,7 +198,14 @@ class CelebA(DecodedSource):
                 f"Set data.root={self.folder / 'celeba'}"
             )
         import_extra("gdown", "data.download=true", "gdown", "download")
-        TorchvisionCelebA(str(self.folder.parent), download=True)
+        try:
+            TorchvisionCelebA(str(self.folder.parent), download=True)
+        except Exception as error:  # errors of many types, also if the server sends a web page
+            why = error or type(error).__name__
+            raise ValueError(
+                f"data.download=true: CelebA cannot be downloaded ({why}). "
+                f"Download it by hand to data.root={self.root}"
+            ) from error
 
     def items(self, split: str) -> list[str]:
         """Return the file names of the official split, in the order of the partition file."""
@@ -210,16 +254,16 @@ class Cars(PartitionedSource):
         self.boxes = read("train") | (read("test") if self.test else {})
 
     def _full_images(self, part: str) -> dict[str, tuple[int, ...] | None]:
-        folder = self.folder / f"cars_{part}"
+        folder = unnested(self.folder / f"cars_{part}")
         if not folder.is_dir():
             raise FileNotFoundError(
                 f"data.root={self.root}: Stanford Cars not found. Put {folder.name}/ there"
             )
-        return {f"{folder.name}/{path.name}": None for path in list_images(folder)}
+        return {f"{folder.name}/{path.relative_to(folder)}": None for path in list_images(folder)}
 
     def _annotated_boxes(self, part: str) -> dict[str, tuple[int, ...] | None]:
         scipy_io = import_extra("scipy.io", "data=cars", "SciPy", "mat")
-        file = self.folder / "devkit" / f"cars_{part}_annos.mat"
+        file = unnested(self.folder / "devkit") / f"cars_{part}_annos.mat"
         if not file.is_file() or not (self.folder / f"cars_{part}").is_dir():
             raise FileNotFoundError(
                 f"data.root={self.root}: Stanford Cars not found. Put cars_{part}/ and "
@@ -246,8 +290,12 @@ class Cars(PartitionedSource):
     def names(self, part: str | None) -> list[str]:
         return [name for name in self.boxes if name.startswith(f"cars_{part}/")]
 
+    def file_of(self, item: str) -> Path:
+        part, _, name = item.partition("/")
+        return unnested(self.folder / part) / name
+
     def open_image(self, item: str) -> Image.Image:
-        with Image.open(self.folder / item) as image:
+        with Image.open(self.file_of(item)) as image:
             left, top, right, bottom = self.boxes[item] or (0, 0, *image.size)
             if right > image.width or bottom > image.height:
                 raise ValueError(f"the box {self.boxes[item]} is not inside the image")
@@ -255,7 +303,7 @@ class Cars(PartitionedSource):
         return car.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
 
     def settings(self) -> dict:
-        files = (self.folder / "devkit").glob("cars_*_annos.mat")
+        files = unnested(self.folder / "devkit").glob("cars_*_annos.mat")
         return super().settings() | {"cut": self.cut, "files": hash_files(files)}
 
 
@@ -341,9 +389,9 @@ def find_tars(urls: str, option: str) -> list[Path]:
     if "://" in urls or urls.startswith("pipe:"):
         raise ValueError(f"{option}={urls}: expected a path. Download remote files first")
     tars: list[Path] = []
-    for pattern in _expand_ranges(urls):
+    for pattern in [urls] if Path(urls).expanduser().is_file() else _expand_ranges(urls):
         path = Path(pattern).expanduser()
-        matches = [path] if path.is_file() else [Path(p) for p in sorted(glob.glob(str(path)))]
+        matches = [path] if path.is_file() else expand_glob(path)
         if not matches:
             raise FileNotFoundError(f"{option}={urls}: {path} does not exist")
         tars += matches
@@ -366,7 +414,9 @@ def _image_members(tars: list[Path]) -> Iterator[tuple[str, TarMember]]:
         try:
             with tarfile.open(tar, "r:") as archive:  # "r:" is uncompressed: members have offsets
                 for member in archive:
-                    if member.isfile() and Path(member.name).suffix.lower() in EXTENSIONS:
+                    path = PurePosixPath(member.name)
+                    hidden = any(part.startswith(".") for part in path.parts if part != "..")
+                    if member.isfile() and has_image_suffix(path) and not hidden:
                         position = TarMember(tar, member.offset_data, member.size)
                         yield f"{tar}/{member.name}", position
         except tarfile.TarError as error:

@@ -1,7 +1,6 @@
 """LightningDataModule of all sources, with batches from a memory map or a stream."""
 
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
@@ -24,6 +23,7 @@ from dcgan_inpaint.data.cache import (
     image_bytes,
     load_split,
     valid_mask,
+    warn_unreadable,
 )
 from dcgan_inpaint.data.decoding import PartitionedSource, UnreadableImage
 from dcgan_inpaint.data.mixture import Mixture, mixed_order
@@ -290,16 +290,16 @@ class StreamedBatches:
         The first images repeat in place of unreadable ones, because the processes wait for each
         other at every batch.
         """
-        bad = 0
+        unreadable: list[UnreadableImage] = []
         for index, image in self._decoded_images():
             if not isinstance(image, UnreadableImage):
                 yield index, image
                 continue
-            warnings.warn(f"skipped {image}", stacklevel=2)
-            bad += 1
-            check_unreadable(bad, self.count, "train", OSError)
-        if bad:
-            yield from islice(self._readable_images(), bad)
+            unreadable.append(image)
+            check_unreadable(len(unreadable), self.count, "train", unreadable[0], OSError)
+        if unreadable:
+            warn_unreadable(len(unreadable), self.count, "train", unreadable[0])
+            yield from islice(self._readable_images(), len(unreadable))
 
     def _decoded_images(self) -> Iterator[tuple[int, np.ndarray | UnreadableImage]]:
         """Yield index and image in reading order; the next chunk is decoded in a thread."""

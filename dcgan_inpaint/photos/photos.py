@@ -1,5 +1,6 @@
 """Full-size photos: find the square to complete, crop it, and paste the completion back."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -69,7 +70,8 @@ def crop_finder(
                 f"face={face}: the number of detected faces is {len(faces)}. Set crop=[x,y,w,h]"
             )
         if not selected:
-            print(f"{name}: no face detected. Using the center; set crop=[x,y,w,h] to change it")
+            shown = os.fsencode(name).decode(errors="replace")  # a name need not be UTF-8
+            print(f"{shown}: no face detected. Using the center; set crop=[x,y,w,h] to change it")
             return [Crop.central(photo, share)]
         positions = eyes or eye_positions(data, share)
         return [Crop.from_eyes(each.left_eye, each.right_eye, positions) for each in selected]
