@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from dcgan_inpaint.masks import masks
-from dcgan_inpaint.masks.mask_image import mask_file
+from dcgan_inpaint.masks.mask_image import MaskImages, mask_file
 
 INDEX = torch.tensor([5, 0, 2, 77])
 RANDOM = {
@@ -278,6 +278,29 @@ def test_a_mask_image_without_a_hole_or_a_known_pixel_is_an_error(tmp_path):
 def test_invalid_arguments_of_a_mask_image_are_errors(arguments, message):
     with pytest.raises(ValueError, match=message):
         mask_file(*arguments)
+def test_photos_of_the_same_name_have_their_masks_in_folders_of_the_same_structure(tmp_path):
+    def names(masks, photos):
+        for name in masks:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8)).save(tmp_path / name)
+        choice = MaskImages([tmp_path / name for name in masks], 0.5, "white")
+        chosen = choice.for_photos([Path("photos") / name for name in photos])
+        return [path.relative_to(tmp_path).as_posix() for path in chosen.paths]
+
+    masks = ["m/a/x.png", "m/b/x.png", "m/b/c/x.png", "m/x.png"]
+    photos = ["a/x.jpg", "b/x.jpg", "b/c/x.jpg"]
+    assert names(masks[:3], photos) == masks[:3]
+    assert names(masks[:3], photos[::-1]) == masks[2::-1]
+    assert names(masks[3:], photos) == masks[3:] * 3  # one mask for all
+    assert names(["m/a/x.png"], ["x.jpg"]) == ["m/a/x.png"]
+    with pytest.raises(
+        ValueError, match="photos/b/x.jpg: the mask of this name, .*m/a/x.png, lies"
+    ):
+        names(masks[:1], photos[:2])
+    with pytest.raises(ValueError, match=r"m/a/x.png and .*m/b/x.png belong to the same photo"):
+        names(masks[:2], ["x.jpg"])
+
+
 
 
 def test_mixture_draws_its_masks_equally_often():

@@ -1,6 +1,7 @@
 """Masks from image files: brightness or transparency marks the known pixels."""
 
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -108,23 +109,48 @@ class MaskImages(Sequence[MaskImage]):
         """Return the mask of each photo: the file with the same stem.
 
         Raises:
-            ValueError: If a photo has no mask, or two masks have the same stem.
+            ValueError: If a photo has no mask, or several that are equally close.
         """
-        by_stem: dict[str, Path] = {}
+        by_stem: dict[str, list[Path]] = {}
         for path in self.paths:
-            if (other := by_stem.setdefault(path.stem, path)) != path:
-                raise ValueError(
-                    f"mask.path: {other} and {path} belong to the same photo. Remove one of them"
-                )
+            by_stem.setdefault(path.stem, []).append(path)
+        chosen: list[tuple[Path, int]] = []  # mask of each photo, and folders in common
         for photo in photos:
-            if photo.stem not in by_stem:
+            common = {mask: _common_folders(mask, photo) for mask in by_stem.get(photo.stem, [])}
+            if not common:
                 raise ValueError(
                     f"{photo}: no mask has this name. Add a mask named {photo.stem} to mask.path"
                 )
-        return MaskImages([by_stem[photo.stem] for photo in photos], self.threshold, self.known)
+            most = max(common.values())
+            first, *others = [mask for mask, count in common.items() if count == most]
+            if others:
+                raise ValueError(
+                    f"mask.path: {first} and {others[0]} belong to the same photo, {photo}. Remove "
+                    "one of them, or arrange the masks in folders as the photos are"
+                )
+            chosen.append((first, most))
+        most_common = {}  # folders in common of each mask and its closest photo
+        for mask, count in chosen:
+            most_common[mask] = max(count, most_common.get(mask, 0))
+        for photo, (mask, count) in zip(photos, chosen, strict=True):
+            if count < most_common[mask]:
+                raise ValueError(
+                    f"{photo}: the mask of this name, {mask}, lies in the folder of another photo. "
+                    f"Add a mask named {photo.stem} to mask.path, in a folder {photo.parent.name}"
+                )
+        return MaskImages([mask for mask, _ in chosen], self.threshold, self.known)
+
+
+def _common_folders(mask: Path, photo: Path) -> int:
+    """Return how many folders above two files have equal names, from the last to the first."""
+    pairs = zip(reversed(mask.parent.parts), reversed(photo.parent.parts), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 @checked
+        Of several, it is the one whose folders, from the last to the first, have most names in
+        common with those of the photo.  So masks may lie in folders of the same structure.
+
 def mask_file(
     path: Text | Annotated[list[Text], Field(min_length=1)], threshold: Fraction, known: Polarity
 ) -> MaskImage | MaskImages:
