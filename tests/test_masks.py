@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dcgan_inpaint.configs import compose_config
 from dcgan_inpaint.masks import masks
 from dcgan_inpaint.masks.mask_image import MaskImages, mask_file
 
@@ -191,6 +192,27 @@ def test_threshold_of_a_mask_image(tmp_path, half_white):
         mask_file(str(path), 0.6, "white")(INDEX[:1], 8)
 
 
+@pytest.mark.parametrize("known", ["white", "black"])
+@pytest.mark.parametrize(("width", "height"), [(800, 800), (803, 601), (64, 64), (20, 20)])
+def test_by_default_every_hole_pixel_is_a_hole_at_any_size(tmp_path, known, width, height):
+    """A scratch of 1 px, and single pixels.  A threshold applies to the mean over an area."""
+    hole = np.zeros((height, width), bool)
+    hole[:, width // 3] = True
+    hole[height - 1, width - 1] = hole[0, 0] = True
+    Image.fromarray((hole != (known == "white")).astype(np.uint8) * 255).save(tmp_path / "mask.png")
+    path = str(tmp_path / "mask.png")
+    assert compose_config("inpaint", ["mask=file", f"mask.path={path}"]).mask.threshold is None
+    mask = mask_file(path, None, known)(INDEX[:1], 64)[0, 0]
+    rows, columns = hole.nonzero()
+    assert (mask[rows * 64 // height, columns * 64 // width] == 0).all()
+    assert (mask == 0).float().mean() < 0.1
+    if width > 64:
+        with pytest.raises(ValueError, match="no hole at 64 px. Change mask.threshold=0.5"):
+            mask_file(path, 0.5, known)(INDEX, 64)
+    elif width == 64:
+        assert torch.equal(mask, mask_file(path, 0.5, known)(INDEX[:1], 64)[0, 0])
+
+
 def test_a_mask_image_is_decoded_once(tmp_path, half_white):
     Image.fromarray(half_white).save(tmp_path / "mask.png")
     mask = mask_file(str(tmp_path / "mask.png"), 0.5, "white")
@@ -256,28 +278,6 @@ def test_masks_are_matched_to_photos_by_stem(tmp_path):
         mask_file(str(folder), 0.5, "white").for_photos([Path("a.jpg")])
 
 
-def test_a_mask_image_without_a_hole_or_a_known_pixel_is_an_error(tmp_path):
-    for value, missing in ((255, "no hole"), (0, "no known pixel")):
-        Image.new("L", (50, 30), value).save(tmp_path / "flat.png")
-        with pytest.raises(ValueError, match=f"flat.png: the mask has {missing} at 16 px"):
-            mask_file(str(tmp_path / "flat.png"), 0.5, "white")(INDEX, 16)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((None, 0.5, "white"), "path=null: should be a valid string"),
-        (("", 0.5, "white"), "path=: string should have at least 1 character"),
-        ((5, 0.5, "white"), "path=5: should be a valid string"),
-        (("a.png", "abc", "white"), "threshold=abc: should be a valid number"),
-        (("a.png", math.nan, "white"), "threshold=nan: should be a finite number"),
-        (("a.png", 1.5, "white"), "threshold=1.5: should be less than or equal to 1"),
-        (("a.png", 0.5, "gray"), "known=gray: should be 'white' or 'black'"),
-    ],
-)
-def test_invalid_arguments_of_a_mask_image_are_errors(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        mask_file(*arguments)
 def test_photos_of_the_same_name_have_their_masks_in_folders_of_the_same_structure(tmp_path):
     def names(masks, photos):
         for name in masks:
@@ -301,6 +301,28 @@ def test_photos_of_the_same_name_have_their_masks_in_folders_of_the_same_structu
         names(masks[:2], ["x.jpg"])
 
 
+def test_a_mask_image_without_a_hole_or_a_known_pixel_is_an_error(tmp_path):
+    for value, missing in ((255, "no hole"), (0, "no known pixel")):
+        Image.new("L", (50, 30), value).save(tmp_path / "flat.png")
+        with pytest.raises(ValueError, match=f"flat.png: the mask has {missing} at 16 px"):
+            mask_file(str(tmp_path / "flat.png"), 0.5, "white")(INDEX, 16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((None, 0.5, "white"), "path=null: should be a valid string"),
+        (("", 0.5, "white"), "path=: string should have at least 1 character"),
+        ((5, 0.5, "white"), "path=5: should be a valid string"),
+        (("a.png", "abc", "white"), "threshold=abc: should be a valid number"),
+        (("a.png", math.nan, "white"), "threshold=nan: should be a finite number"),
+        (("a.png", 1.5, "white"), "threshold=1.5: should be less than or equal to 1"),
+        (("a.png", 0.5, "gray"), "known=gray: should be 'white' or 'black'"),
+    ],
+)
+def test_invalid_arguments_of_a_mask_image_are_errors(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        mask_file(*arguments)
 
 
 def test_mixture_draws_its_masks_equally_often():

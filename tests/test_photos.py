@@ -17,7 +17,15 @@ from dcgan_inpaint.configs import CropBox, EyePositions, checked
 from dcgan_inpaint.data.decoding import to_array
 from dcgan_inpaint.masks import masks
 from dcgan_inpaint.masks.mask_image import mask_file
-from dcgan_inpaint.photos.crops import EYES, Crop, crop_image, eye_positions, paste_back
+from dcgan_inpaint.photos.crops import (
+    EYES,
+    Crop,
+    crop_hole,
+    crop_image,
+    eye_positions,
+    paste_back,
+    pixel_centers,
+)
 from dcgan_inpaint.photos.photos import Photos, crop_finder
 
 SIZE = 16
@@ -223,6 +231,44 @@ def test_a_mask_of_another_aspect_ratio_covers_the_crop(tmp_path):
     completed = photos.complete({0: torch.zeros(3, SIZE, SIZE)})
     # the mask has twice the resolution of the crop: [16, 50) x [16, 32) / 2 + (24, 10)
     assert bounds_of_change(completed, noise()) == (32, 18, 49, 26)
+
+
+@pytest.mark.parametrize("known", ["white", "black"])
+@pytest.mark.parametrize("scale", [1, 2])
+def test_a_scratch_of_3_px_in_a_photo_of_800_px_is_completed(tmp_path, known, scale):
+    """By default, for masks of the size of the photo and larger ones."""
+    mask = Image.new("L", (800 * scale, 800 * scale), 255 if known == "white" else 0)
+    mask.paste(0 if known == "white" else 255, (200 * scale, 301 * scale, 600 * scale, 302 * scale))
+    mask.save(tmp_path / "mask.png")
+    photo = noise(800, 800)
+    mask = from_file(tmp_path / "mask.png", threshold=None, known=known)
+    photos = photos_of(tmp_path, photo, mask, crop_finder(1.0))
+    expected = torch.ones(SIZE, SIZE)  # 50 px each
+    expected[6, 4:12] = 0
+    assert torch.equal(photos.mask(torch.tensor([0]), SIZE)[0, 0], expected)
+    completed = photos.complete({0: torch.zeros(3, SIZE, SIZE)})
+    assert bounds_of_change(completed, photo) == (200, 301, 600, 302)
+
+
+@pytest.mark.parametrize("angle", [0, 10, 90, 211])
+@pytest.mark.parametrize("side", [7.3, 16.1, 30.3, 700.7])
+def test_every_hole_pixel_is_in_the_hole_of_a_rotated_crop(side, angle):
+    generator = torch.Generator().manual_seed(angle)
+    hole = torch.rand(300, 400, generator=generator) < (0.001 if side > 100 else 0.2)
+    crop = Crop(200 + 150j - cmath.rect(side / 2, math.radians(angle)) * (1 + 1j), 0j)
+    crop = Crop(crop.origin, cmath.rect(side, math.radians(angle)))
+    result = crop_hole(hole, crop, SIZE)
+    points = crop.unit_points((0, 0, 400, 300))
+    inside = (points.real > 0) & (points.real < 1) & (points.imag > 0) & (points.imag < 1)
+    column, row = (
+        (points[hole & inside].real * SIZE).long(),
+        (points[hole & inside].imag * SIZE).long(),
+    )
+    assert len(row) and result[row, column].all()
+    centers = crop.origin + crop.side / SIZE * pixel_centers((0, 0, SIZE, SIZE))
+    x, y = centers.real.floor().long().clamp(0, 399), centers.imag.floor().long().clamp(0, 299)
+    for r, c in (result & ~hole[y, x]).nonzero().tolist():  # others have a hole pixel inside
+        assert ((column == c) & (row == r)).any()
 
 
 @pytest.mark.parametrize(

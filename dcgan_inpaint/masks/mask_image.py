@@ -11,10 +11,12 @@ from PIL import Image, ImageOps
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.transforms.functional import pil_to_tensor
 
 from dcgan_inpaint.configs import Fraction, Text, checked
 from dcgan_inpaint.data.decoding import UnreadableImage, to_rgb_or_gray
 from dcgan_inpaint.data.image_files import find_images
+from dcgan_inpaint.errors import show
 
 Polarity = Literal["white", "black"]  # color of the known pixels
 
@@ -28,6 +30,8 @@ class MaskImage:
     Args:
         image: An image of any size and mode.
         threshold: Brightness from 0 to 1. Pixels are white where the mean over their area is above.
+            None: 0.5 for the pixels of the image; at a lower resolution, a pixel is a hole if any
+            pixel of the image in its area is.
         known: The color of known pixels. The rest is the hole.
         name: The name of the mask in error messages.
 
@@ -35,7 +39,7 @@ class MaskImage:
         ValueError: If the image has no pixels.
     """
 
-    def __init__(self, image: Image.Image, threshold: float, known: Polarity, name: str):
+    def __init__(self, image: Image.Image, threshold: float | None, known: Polarity, name: str):
         self.name, self.threshold, self.known = name, threshold, known
         self.levels = _mask_levels(ImageOps.exif_transpose(image))  # mode "F", in [0, 255]
 
@@ -45,8 +49,12 @@ class MaskImage:
         Raises:
             ValueError: If the mask has no hole or no known pixel.
         """
-        levels = torch.from_numpy(np.array(self.levels))[None, None] / 255  # (1, 1, H, W)
-        mask = self.threshold_levels(F.interpolate(levels, (size, size), mode="area"), white=1.0)
+        if self.threshold is None:
+            mask = 1 - F.adaptive_max_pool2d(self._hole().float(), (size, size))  # (1, 1, S, S)
+        else:
+            levels = torch.from_numpy(np.array(self.levels))[None, None] / 255  # (1, 1, H, W)
+            levels = F.interpolate(levels, (size, size), mode="area")
+            mask = self.threshold_levels(levels, white=1.0)
         self.check(mask, f"at {size} px")
         return mask.to(index.device).expand(len(index), 1, size, size)
 
@@ -57,32 +65,42 @@ class MaskImage:
 
     def threshold_levels(self, levels: Tensor, white: float = 255.0) -> Tensor:
         """Return a mask, 1 = known, from brightness levels in [0, white] of any shape."""
-        return ((levels > white * self.threshold) == (self.known == "white")).float()
+        threshold = 0.5 if self.threshold is None else self.threshold
+        return ((levels > white * threshold) == (self.known == "white")).float()
 
     def check(self, mask: Tensor, where: str) -> None:
         """Raise ValueError if a mask, 1 = known, has no hole or no known pixel."""
         if mask.min() == mask.max():
             raise ValueError(
                 f"{self.name}: the mask has no {'hole' if mask.min() == 1 else 'known pixel'} "
-                f"{where}. Change mask.threshold={self.threshold}, or set "
+                f"{where}. Change mask.threshold={show(self.threshold)}, or set "
                 f"mask.known={self.unknown} for the opposite polarity"
             )
 
-    def resized(self, width: int, height: int) -> Image.Image | None:
-        """Return the levels, mode "F" in [0, 255], at the size of a photo.
-
-        None if the aspect ratio of the photo differs by more than 1 px.
-        """
+    def covers(self, width: int, height: int) -> bool:
+        """Return whether the aspect ratio is that of a photo, to 1 px."""
         w, h = self.levels.size
-        if abs(w * height - h * width) >= max(width, height):
-            return None
+        return abs(w * height - h * width) < max(width, height)
+
+    def resized(self, width: int, height: int) -> Image.Image:
+        """Return the levels, mode "F" in [0, 255], at the size of a photo."""
         return self.levels.resize((width, height), Image.Resampling.BOX)
+
+    def hole(self, width: int, height: int) -> Tensor:
+        """Return the hole (H, W), bool, at the size of a photo."""
+        if self.threshold is not None or self.levels.size == (width, height):
+            return self.threshold_levels(pil_to_tensor(self.resized(width, height)))[0] == 0
+        return F.adaptive_max_pool2d(self._hole().float(), (height, width))[0, 0] > 0
+
+    def _hole(self) -> Tensor:
+        """Return the hole (1, 1, H, W), bool, at the size of the image."""
+        return self.threshold_levels(torch.from_numpy(np.array(self.levels))[None, None]) == 0
 
 
 class MaskImages(Sequence[MaskImage]):
     """Mask images of several photos, read from their files when they are needed."""
 
-    def __init__(self, paths: Sequence[Path], threshold: float, known: Polarity):
+    def __init__(self, paths: Sequence[Path], threshold: float | None, known: Polarity):
         self.paths, self.threshold, self.known = paths, threshold, known
 
     def __len__(self) -> int:
@@ -107,6 +125,9 @@ class MaskImages(Sequence[MaskImage]):
 
     def for_photos(self, photos: Sequence[Path]) -> "MaskImages":
         """Return the mask of each photo: the file with the same stem.
+
+        Of several, it is the one whose folders, from the last to the first, have most names in
+        common with those of the photo.  So masks may lie in folders of the same structure.
 
         Raises:
             ValueError: If a photo has no mask, or several that are equally close.
@@ -148,11 +169,10 @@ def _common_folders(mask: Path, photo: Path) -> int:
 
 
 @checked
-        Of several, it is the one whose folders, from the last to the first, have most names in
-        common with those of the photo.  So masks may lie in folders of the same structure.
-
 def mask_file(
-    path: Text | Annotated[list[Text], Field(min_length=1)], threshold: Fraction, known: Polarity
+    path: Text | Annotated[list[Text], Field(min_length=1)],
+    threshold: Fraction | None,
+    known: Polarity,
 ) -> MaskImage | MaskImages:
     """Return the mask of an image file, or one mask per photo from several files.
 

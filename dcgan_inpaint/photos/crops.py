@@ -164,6 +164,26 @@ def crop_image(image: Image.Image, crop: Crop, size: int, is_mask: bool = False)
     return upright.resize((size, size), resample)
 
 
+def crop_hole(hole: Tensor, crop: Crop, size: int) -> Tensor:
+    """Return the hole (S, S), bool, of a crop, which contains every pixel of the hole of the photo.
+
+    Args:
+        hole: (H, W), bool.
+        crop: The crop.
+        size: S in px. A pixel of the result is a hole if the center of any hole pixel lies in it,
+            or, in an enlarged crop, if its own center lies in a hole pixel.
+    """
+    y, x = hole.nonzero().unbind(1)
+    points = (torch.complex(x + 0.5, y + 0.5) - crop.origin) / crop.side * size  # (N,)
+    column, row = points.real.floor().long(), points.imag.floor().long()
+    inside = (column >= 0) & (column < size) & (row >= 0) & (row < size)
+    result = torch.zeros(size, size, dtype=torch.bool)
+    result[row[inside], column[inside]] = True
+    at = crop.origin + crop.side / size * pixel_centers((0, 0, size, size))  # (S, S)
+    points = torch.complex(at.real / hole.shape[1], at.imag / hole.shape[0])
+    return result | (sample_image(hole[None].float(), points, "nearest", "zeros")[0] > 0.5)
+
+
 def _to_image(levels: Tensor) -> Image.Image:
     """Convert float levels (1 or 3, H, W) in [0, 255] to an "L" or "RGB" image."""
     return to_pil_image(levels.clamp(0, 255).round().to(torch.uint8))

@@ -19,7 +19,14 @@ from dcgan_inpaint.errors import show
 from dcgan_inpaint.masks.mask_image import MaskImage, MaskImages
 from dcgan_inpaint.masks.masks import MaskFunction
 from dcgan_inpaint.models.base import Model
-from dcgan_inpaint.photos.crops import Crop, crop_image, eye_positions, paste_back, sample_image
+from dcgan_inpaint.photos.crops import (
+    Crop,
+    crop_hole,
+    crop_image,
+    eye_positions,
+    paste_back,
+    sample_image,
+)
 from dcgan_inpaint.photos.detector import find_faces
 from dcgan_inpaint.photos.reading import open_photo
 from dcgan_inpaint.schemas import InpaintConfig
@@ -270,10 +277,13 @@ class Photos:
         crop, mask = self.crops[i], self.masks[self.photo_index[i]]
         white = crop_image(Image.new("L", photo.size, 255), crop, size, is_mask=True)
         inside = (pil_to_tensor(white)[None] > 127.5).float()  # (1, 1, S, S)
-        if isinstance(mask, MaskImage) and (levels := mask.resized(*photo.size)):
+        if isinstance(mask, MaskImage) and mask.covers(*photo.size):
             _check_hole_inside(mask, self.hole(i, photo.size), crop)
-            levels = crop_image(levels, crop, size, is_mask=True)
-            known = mask.threshold_levels(pil_to_tensor(levels))[None]
+            if mask.threshold is None:
+                known = 1 - crop_hole(mask.hole(*photo.size), crop, size).float()[None, None]
+            else:
+                levels = crop_image(mask.resized(*photo.size), crop, size, is_mask=True)
+                known = mask.threshold_levels(pil_to_tensor(levels))[None]
             mask.check(known, f"at {size} px in the crop {crop}")
             return inside * known
         return inside * mask(torch.tensor([i]), size)
@@ -286,9 +296,9 @@ def _photo_holes(
 
     None if the mask does not cover the complete photo.
     """
-    if not isinstance(mask, MaskImage) or (levels := mask.resized(*size)) is None:
+    if not isinstance(mask, MaskImage) or not mask.covers(*size):
         return None
-    hole = mask.threshold_levels(pil_to_tensor(levels))[0] == 0  # (H, W)
+    hole = mask.hole(*size)  # (H, W)
     return [hole] if len(crops) == 1 else assign_holes(hole, crops, mask.name)
 
 
