@@ -10,6 +10,7 @@ import functools
 import inspect
 import pkgutil
 import re
+import shlex
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,12 +21,21 @@ from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 import pydantic
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.version import VersionBase, setbase
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+)
 from typing_extensions import TypedDict  # pydantic rejects typing.TypedDict before Python 3.12
 
 from dcgan_inpaint.errors import show
@@ -78,14 +88,53 @@ def _version_base(version: str) -> Iterator[None]:
             instance.version_base = before
 
 
+def parse_override(override: str) -> Override:
+    """Parse an override.  Raises HydraException if it does not have Hydra's syntax."""
+    return OverridesParser.create().parse_override(override)
+
+
+def quote_override(key: str, value: object) -> str:
+    """Return key=value as it is typed in a shell, for any text as the value.
+
+    Hydra reads some characters of a path as syntax, such as = and brackets, and a shell others.
+    """
+    override = f"{key}={value}"
+    if not _reads_text(override):
+        override = f"{key}={QuotedString(str(value), Quote.single).with_quotes()}"
+    return shlex.quote(override)
+
+
+def _reads_text(override: str) -> bool:
+    """Return whether Hydra reads the value of key=value as the text that it is."""
+    try:
+        parsed = parse_override(override)
+        return not parsed.is_sweep_override() and parsed.value() == override.partition("=")[2]
+    except HydraException:
+        return False
+
+
+def _with_quotes(override: str) -> str:
+    """Quote the value of an override that Hydra cannot parse otherwise, such as photo[1].jpg."""
+    key, equals, value = override.partition("=")
+    quoted = f"{key}={QuotedString(value, Quote.single).with_quotes()}"
+    if not equals or key.startswith("-"):
+        return override
+    try:
+        parse_override(override)
+    except HydraException:
+        return quoted
+    return override
+
+
 def normalize_overrides(overrides: Sequence[str]) -> list[str]:
     """Return the overrides in Hydra's syntax.
 
     group=null becomes ~group, debug=true the choice of that name, and a class of the user's own
-    (data._target_=...) selects the choice `own` of its group.  Raises ValueError, one line, for an
-    option that was renamed and for a choice that does not exist.
+    (data._target_=...) selects the choice `own` of its group.  A value that Hydra cannot parse is
+    quoted.  Raises ValueError, one line, for an option that was renamed and for a choice that does
+    not exist.
     """
-    normalized = list(overrides)
+    normalized = [_with_quotes(override) for override in overrides]
     for group in ("data", "model"):
         if any(override.startswith(f"{group}._target_=") for override in overrides):
             chosen = any(override.startswith(f"{group}=") for override in overrides)
@@ -114,7 +163,18 @@ Positive = Annotated[float, Field(gt=0, le=1e6)]
 NonNegative = Annotated[float, Field(ge=0, le=1e6)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Text = Annotated[str, Field(min_length=1)]
+
+
+def _text(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError("should be a valid string")
+    if not value:
+        raise ValueError("string should have at least 1 character")
+    return value
+
+
+# pydantic's own string does not hold paths that are not UTF-8
+Text = Annotated[str, PlainValidator(_text)]
 CandidateCount = Annotated[int, Field(ge=1, le=1024)]  # samples per image in one search
 Split = Literal["train", "val", "test"]
 RunName = Annotated[str, Field(pattern=r"^[\w .+=-]+$", max_length=100)]  # part of a directory name

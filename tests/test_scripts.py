@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -155,6 +156,27 @@ def test_resumed_training_equals_an_uninterrupted_one(run, trained, tmp_path):
     assert a["iteration"] == b["iteration"] == 12
     for name, value in b["state_dict"].items():
         assert torch.equal(a["state_dict"][name], value), name
+
+
+@pytest.mark.slow
+def test_training_is_resumed_with_moved_files(run, trained, image_directories, tmp_path):
+    """The images and the GAN are in other directories, whose names need quotes."""
+    gan, moved = tmp_path / "gan.ckpt", tmp_path / "a (1) & b=c[2]"
+    shutil.copy(trained / "last.ckpt", gan)
+    overrides = [a for a in TRAIN if not a.startswith(("model", "sample", "data."))]
+    overrides += ["data=folder", f"data.root={image_directories / '110'}", "data.image_size=16"]
+    overrides += ["model=latent_encoder", "model.df_dim=2", "model.code_dim=8", f"gan={gan}"]
+    run("train.py", *overrides, "trainer.max_epochs=1", f"output={tmp_path / 'run'}")
+    moved.mkdir()
+    (image_directories / "110").rename(moved / "images")
+    gan.rename(moved / "gan.ckpt")
+    shutil.copytree(tmp_path / "run", moved / "run")
+    resume = [f"resume={moved / 'run' / 'last.ckpt'}", "trainer.max_epochs=2"]
+    result = run("train.py", *resume, f"data.root={moved / 'images'}", f"gan={moved / 'gan.ckpt'}")
+    assert "trained 12 iterations" in result.stdout
+    (printed,) = shlex.split(result.stdout.splitlines()[-1])
+    result = run("inpaint.py", printed, "limit=1", f"output={moved / 'out'}")
+    assert "1 images completed" in result.stdout
 
 
 def file_states(directory):
@@ -618,6 +640,20 @@ def test_continuing_with_another_mask_image_is_an_error(run, trained, tmp_path):
         mask.save(tmp_path / "mask.png")
         result = run("inpaint.py", *overrides, fails=column == 9)
     assert_one_error(result, f" or mask.path={tmp_path / 'mask.png'}. Use another output")
+
+
+@pytest.mark.parametrize("name", ["[a] (1)=b & c*", "it's", "bytes \udcff"])
+def test_run_directory_may_have_any_name(run, trained, tmp_path, name):
+    """The run is completed, continued, and refuses other results, as any run."""
+    output = tmp_path / name
+    quick = [*SMALL[1:], f"ckpt={trained / 'last.ckpt'}", "method=mean", f"output={output}"]
+    for limit in (1, 2):
+        result = run("inpaint.py", *quick, f"limit={limit}")
+        assert f"{limit} images completed" in result.stdout
+    assert {path.name for path in output.iterdir()} >= {"index.html", "metrics.csv", "config.yaml"}
+    assert OmegaConf.load(output / "config.yaml").output == str(output)
+    error = run("sample.py", f"output={output}", fails=True)
+    assert_one_error(error, "contains a completion. Use another output")
 
 
 def test_mean_psnr_is_logged_for_sweeps(run, trained, tmp_path):

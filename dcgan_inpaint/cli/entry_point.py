@@ -17,8 +17,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from dcgan_inpaint.configs import check_config, conf_dir, normalize_overrides
-from dcgan_inpaint.errors import exit_on_signal, one_line_errors
-from dcgan_inpaint.runs.resuming import resumed_config
+from dcgan_inpaint.errors import exit_on_signal, one_line_errors, tolerate_closed_pipes
+from dcgan_inpaint.runs.resuming import resumed_config, split_resumed
 from dcgan_inpaint.schemas import InpaintConfig, SampleConfig, TrainConfig
 
 SCHEMAS: dict[str, type] = {"train": TrainConfig, "inpaint": InpaintConfig, "sample": SampleConfig}
@@ -28,12 +28,15 @@ def run_command_line(command: str) -> None:
     """Compose conf/<command>.yaml with the overrides in sys.argv and run the command."""
     _set_up_lightning_log()
     with one_line_errors():
-        sys.argv[1:] = normalize_overrides(sys.argv[1:])
+        arguments = normalize_overrides(sys.argv[1:])
+        composed, others = split_resumed(arguments) if command == "train" else (arguments, [])
+    sys.argv[1:] = composed
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors arrive here unchanged
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)
     def start(cfg: DictConfig) -> float | None:
-        return run_config(command, cfg, HydraConfig.get().overrides.task)
+        sys.argv[1:] = arguments  # with which Lightning starts more processes
+        return run_config(command, cfg, [*HydraConfig.get().overrides.task, *others])
 
     try:
         with exit_on_signal(lambda: "nothing was written. Run the same command again"):

@@ -5,6 +5,7 @@ from typing import Any
 
 from hydra.utils import instantiate
 
+from dcgan_inpaint.configs import quote_override
 from dcgan_inpaint.data.loader import ImageDataModule
 from dcgan_inpaint.data.sources import build_source, node_of, resolve_source
 from dcgan_inpaint.errors import exit_on_failure, one_line_errors, out_of_memory, show
@@ -57,7 +58,8 @@ def main(config: InpaintConfig) -> float | None:
         start_run(run_dir, asdict(config), loggers, config.shard)
 
     remedy = f"Lower batch_size={config.batch_size} or candidates={show(config.candidates)}"
-    with out_of_memory(remedy), exit_on_failure(lambda: f"output={run_dir} continues"):
+    again = quote_override("output", run_dir)
+    with out_of_memory(remedy), exit_on_failure(lambda: f"{again} continues"):
         summary = complete(trainer, writer, completing, config.batch_size, config.shard)
     close_loggers(loggers)
     if summary is None:  # other processes or shards complete the rest

@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 
 import torch
 
+from dcgan_inpaint.configs import quote_override
 from dcgan_inpaint.data.loader import ImageDataModule
 from dcgan_inpaint.data.sources import build_source, node_of, resolve_source
 from dcgan_inpaint.errors import exit_on_failure, one_line_errors, show
@@ -43,7 +44,8 @@ def main(config: SampleConfig) -> None:
             real = data.split(config.split, least=2).images  # (N, C, S, S) uint8
         start_run(run_dir, asdict(config))
 
-    with exit_on_failure(lambda: f"the same command with output={run_dir} starts again"):
+    again = quote_override("output", run_dir)
+    with exit_on_failure(lambda: f"the same command with {again} starts again"):
         save_image(run_dir / "samples.png", make_grid(gan(z, config.ema)))
         if len(z) > 1:
             lines = interpolate(z, config.steps)  # (W, steps, z_dim)

@@ -7,6 +7,7 @@ from pathlib import Path
 from hydra.utils import instantiate
 from pytorch_lightning import Trainer, seed_everything
 
+from dcgan_inpaint.configs import quote_override
 from dcgan_inpaint.data.cache import Source
 from dcgan_inpaint.data.loader import ImageDataModule
 from dcgan_inpaint.data.mixture import Mixture
@@ -67,7 +68,8 @@ def main(config: TrainConfig) -> float | None:
         if samples_are_evaluated(config, model):
             evaluate_samples(config, model, data, trainer)
     close_loggers(loggers)
-    print(f"trained {model.iteration} iterations\nckpt={run_dir / 'weights.safetensors'}")
+    print(f"trained {model.iteration} iterations")
+    print(quote_override("ckpt", run_dir / "weights.safetensors"))
     return psnr
 
 

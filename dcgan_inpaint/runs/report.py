@@ -168,7 +168,7 @@ def write_page(
         png=_png,
     )
     with atomic_write(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="replace"))  # a path may not be UTF-8
 
 
 def _png(images: Tensor) -> str:

@@ -11,12 +11,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from dcgan_inpaint.configs import LOCATION_KEYS, TrainerOptions, choices_of
+from dcgan_inpaint.configs import (
+    LOCATION_KEYS,
+    TrainerOptions,
+    choices_of,
+    conf_dir,
+    parse_override,
+    quote_override,
+)
 from dcgan_inpaint.errors import show
 from dcgan_inpaint.schemas import InpaintConfig, TrainConfig
 
@@ -36,6 +43,7 @@ FREE_IN_TRAINING = {
     *("trainer.log_every_n_steps", "trainer.enable_progress_bar", "trainer.profiler"),
     *("trainer.enable_model_summary", "trainer.benchmark", "trainer.detect_anomaly"),
 }
+FOLLOWERS = {"gan": "model.gan.path", "name": "logger.wandb.name"}  # equal to it in conf/
 # options that do not affect completions; of the trainer only precision does
 FREE_IN_COMPLETION = {
     *("shard", "limit", "batch_size", "cache_dir", "output", "logger", "name", "tags"),
@@ -79,7 +87,7 @@ def check_same_settings(
     `free`, and all below them, may differ.
     """
     for key in sorted(keys):
-        if not _is_below(key, free) and old.get(key) != new.get(key):
+        if not _is_free(key, free) and old.get(key) != new.get(key):
             raise ValueError(
                 f"{run}: the run was started with {key}={show(old.get(key))}, "
                 f"not {show(new.get(key))}. "
@@ -87,13 +95,17 @@ def check_same_settings(
             )
 
 
-def _is_below(key: str, options: Collection[str]) -> bool:
-    """Return whether a key is one of the options or below one.
+def _is_below(key: str, options: Iterable[str]) -> bool:
+    """Return whether a key is one of the options or below one."""
+    return any(f"{key}.".startswith(f"{option}.") for option in options)
+
+
+def _is_free(key: str, free: Collection[str]) -> bool:
+    """Return whether a key is one of the free options or below one.
 
     The options of a source are free in a mixture too, as data.sources.<name>.
     """
-    key = re.sub(r"^data\.sources\.[^.]+\.", "data.", key)
-    return any(f"{key}.".startswith(f"{option}.") for option in options)
+    return _is_below(re.sub(r"^data\.sources\.[^.]+\.", "data.", key), free)
 
 
 def check_version(run: str, config: Mapping[str, Any], schema: type) -> None:
@@ -109,50 +121,121 @@ def check_version(run: str, config: Mapping[str, Any], schema: type) -> None:
         raise ValueError(f"{run}: {OLD_VERSION}")
 
 
+def split_resumed(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split the overrides of a resumed training into those that Hydra composes and all others.
+
+    Hydra composes conf/train.yaml with its defaults, which lacks options of the original run, such
+    as data.root or gan.  So the others are applied to the original config, by `resumed_config`.
+    For a new training, Hydra composes all overrides.
+    """
+    if not {"-m", "--multirun"}.isdisjoint(overrides):
+        return list(overrides), []
+    composed = [override for override in overrides if _is_composed(override)]
+    try:
+        paths = [str(parse_override(o).value()) for o in composed if o.startswith("resume=")]
+    except HydraException:  # Hydra reports it
+        paths = []
+    if not paths or _read_training(paths[-1]) is None:
+        return list(overrides), []
+    return composed, [override for override in overrides if override not in composed]
+
+
+def _is_composed(override: str) -> bool:
+    """Return whether Hydra composes an argument of a resumed training; also a flag, for example."""
+    key = override.lstrip("+~").partition("=")[0]
+    is_override = "=" in override or override.startswith("~")
+    return key in ("resume", "logger") or key.startswith(("-", "hydra")) or not is_override
+
+
+def _read_training(checkpoint: str) -> dict[str, Any] | None:
+    """Return the config.yaml beside a last.ckpt; None if it is not that of a training."""
+    config = read_config(Path(checkpoint).parent)
+    return config if config and "model" in config else None
+
+
 def resumed_config(cfg: DictConfig, overrides: Sequence[str] | None) -> DictConfig:
     """Return the original config of cfg.resume, plus the overrides that may change on resume.
 
     The original config is the config.yaml beside the checkpoint; without one, or without resume,
-    returns `cfg`.  The run stays in its own directory unless output= names another.  Raises
-    ValueError, one line, for an option that has a value that differs from that of the original run.
+    returns `cfg`.  The run stays in its own directory unless output= names another.
+
+    Args:
+        cfg: The composed config.
+        overrides: Both parts of `split_resumed`; None means that the user set all of `cfg`.
+
+    Raises:
+        ValueError: One line, for an option that the original run does not have, or that has another
+            value there and may not change.
     """
-    if not isinstance(cfg.resume, str):
-        return cfg
-    run_dir = Path(cfg.resume).parent
-    original = read_config(run_dir)
-    if original is None or "model" not in original:
+    if not isinstance(cfg.resume, str) or (original := _read_training(cfg.resume)) is None:
         return cfg
     run = f"resume={cfg.resume}"
     check_version(run, original, TrainConfig)
-    old, new = flatten(original), flatten(OmegaConf.to_container(cfg, resolve=True))
-    overridden = _overridden(new, overrides)
-    check_same_settings(run, old, new, overridden, FREE_IN_TRAINING)
-    result = OmegaConf.create(original)
-    for key in overridden | {"resume"}:
-        if key in new and _is_below(key, FREE_IN_TRAINING):
-            OmegaConf.update(result, key, new[key], force_add=True)
-    if any(key.startswith("logger") for key in overridden):
-        result.logger = cfg.logger
-    if "output" not in overridden:
-        result.output = str(run_dir)
-    return result
-
-
-def _overridden(keys: Collection[str], overrides: Sequence[str] | None) -> set[str]:
-    """Return the keys that the overrides set, or all keys without a command line.
-
-    A choice of a group sets the group's `_target_`.
-    """
+    old, config = flatten(original), OmegaConf.create(original)
+    config.output, config.resume = str(Path(cfg.resume).parent), cfg.resume
+    if overrides is None or any(_key(override) == "logger" for override in overrides):
+        config.logger = cfg.logger
     if overrides is None:
-        return set(keys)
-    overridden = set()
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
-        name = override.package or override.key_or_group
-        if choices_of(override.key_or_group) and name != "logger":
-            overridden |= {name, f"{name}._target_"} & set(keys)
-        else:
-            overridden |= {key for key in keys if _is_below(key, [name])}
-    return overridden
+        changed = flatten(OmegaConf.to_container(cfg, resolve=True))
+        for key, value in changed.items():
+            OmegaConf.update(config, key, value, force_add=True)
+    else:
+        changed = _apply(config, [o for o in overrides if not _is_composed(o)])
+    for key, follower in FOLLOWERS.items():
+        if key in changed and follower in old and old[follower] == old.get(key):
+            OmegaConf.update(config, follower, config[key])
+    new = flatten(OmegaConf.to_container(config, resolve=True))
+    check_same_settings(run, old, new, changed, FREE_IN_TRAINING)
+    return config
+
+
+def _key(override: str) -> str:
+    """Return the option, or the package of the group, that an override sets."""
+    parsed = parse_override(override)
+    return parsed.package or parsed.key_or_group
+
+
+def _apply(config: DictConfig, overrides: Iterable[str]) -> dict[str, Any]:
+    """Apply overrides to a complete config; return the flat options that they set.
+
+    A choice of a group sets the group's `_target_`, and if it has none, all options in its file.
+    """
+    choices: dict[str, Any] = {}
+    values: dict[str, Any] = {}
+    for override in overrides:
+        parsed, key = parse_override(override), _key(override)
+        is_choice = bool(names := choices_of(parsed.key_or_group))
+        if is_choice and not parsed.is_delete():
+            if (choice := parsed.value()) not in names:
+                raise ValueError(f"{override}: no such choice. Use one of {', '.join(names)}")
+            choices |= _options_of_choice(f"{parsed.key_or_group}/{choice}", key)
+        elif not is_choice:
+            known = parsed.is_add() or parsed.is_force_add() or _is_free(key, FREE_IN_TRAINING)
+            options = flatten(OmegaConf.to_container(config))
+            if not known and not any(_is_below(name, [key]) for name in options):
+                raise ValueError(f"{override}: unknown option. conf/README.md has all options")
+            values |= flatten({key: None if parsed.is_delete() else parsed.value()})
+    changed = choices | values
+    for key, value in changed.items():
+        OmegaConf.update(config, key, value, force_add=True)
+    return changed
+
+
+def _options_of_choice(choice: str, package: str) -> dict[str, Any]:
+    """Return the targets in the file of a choice, or all its options if it has none.
+
+    Args:
+        choice: "trainer/cpu".
+        package: Key that the file sets, unless its first line names another.
+    """
+    text = (conf_dir() / f"{choice}.yaml").read_text()
+    if header := re.match(r"# @package (\S+)", text):
+        package = header[1]
+    options = OmegaConf.to_container(OmegaConf.create(text))
+    assert isinstance(options, dict)
+    options.pop("defaults", None)
+    flat = flatten(options, "" if package == "_global_" else f"{package}.")
+    return {key: value for key, value in flat.items() if key.endswith("_target_")} or flat
 
 
 def check_checkpoint(
@@ -188,7 +271,9 @@ def check_checkpoint(
 def how_to_resume(run_dir: Path) -> str:
     """Return advice on how to resume an interrupted training from its run directory."""
     last = run_dir / "last.ckpt"
-    return f"resume={last} continues" if last.exists() else f"output={run_dir} starts again"
+    if last.exists():
+        return f"{quote_override('resume', last)} continues"
+    return f"{quote_override('output', run_dir)} starts again"
 
 
 def fingerprint(settings: Mapping[str, Any], files: Iterable[Path]) -> str:
@@ -196,7 +281,7 @@ def fingerprint(settings: Mapping[str, Any], files: Iterable[Path]) -> str:
 
     These are the flat `settings` without the free ones, and the contents of `files`.
     """
-    fixed = {k: value for k, value in settings.items() if not _is_below(k, FREE_IN_COMPLETION)}
+    fixed = {k: value for k, value in settings.items() if not _is_free(k, FREE_IN_COMPLETION)}
     digest = hashlib.sha256(json.dumps(fixed, sort_keys=True, default=str).encode())
     for path in files:
         with path.open("rb") as file:

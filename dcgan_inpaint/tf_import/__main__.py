@@ -6,7 +6,8 @@ python -m dcgan_inpaint.tf_import path/to/checkpoint amos.safetensors
 import argparse
 from pathlib import Path
 
-from dcgan_inpaint.errors import one_line_errors
+from dcgan_inpaint.configs import quote_override
+from dcgan_inpaint.errors import one_line_errors, tolerate_closed_pipes
 from dcgan_inpaint.models.checkpoint import save_weights
 from dcgan_inpaint.tf_import.convert import import_dcgan
 
@@ -27,7 +28,7 @@ def main() -> None:
         save_weights(model, args.out)
     sizes = "{image_size} px, {channels} channels, z_dim {z_dim}, gf_dim {gf_dim}, df_dim {df_dim}"
     print(f"{sizes}, widths {{widths}}".format(**model.hparams), f"-> {args.out}")
-    print(f"python inpaint.py ckpt={args.out} images=photo.jpg")
+    print(f"python inpaint.py {quote_override('ckpt', args.out)} images=photo.jpg")
 
 
 if __name__ == "__main__":
