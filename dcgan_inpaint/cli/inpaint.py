@@ -25,8 +25,7 @@ from dcgan_inpaint.schemas import InpaintConfig
 
 def main(config: InpaintConfig) -> float | None:
     """Complete images; return the mean PSNR over the holes for a sweeper, or None if unknown."""
-    with one_line_errors():
-        run_dir = choose_run_dir("inpaint", config.output, config.name)
+    with one_line_errors(), choose_run_dir("inpaint", config.output, config.name) as run_dir:
         shows_portraits = (config.ckpt, config.data, config.images) == (None, None, None)
         if shows_portraits:
             config = replace(config, images=str(PORTRAITS))

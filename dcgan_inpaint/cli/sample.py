@@ -20,8 +20,7 @@ from dcgan_inpaint.schemas import SampleConfig
 @torch.no_grad()
 def main(config: SampleConfig) -> None:
     """Write samples.png, interpolation.png and .gif, arithmetic.png and quality.csv."""
-    with one_line_errors():
-        run_dir = choose_run_dir("sample", config.output)
+    with one_line_errors(), choose_run_dir("sample", config.output) as run_dir:
         config = replace(config, output=str(run_dir))
         gan = load_gan(config.ckpt)
         gan.check_ema(config.ema)

@@ -31,8 +31,10 @@ FINAL_ITERATIONS = 100  # of the search that completes the `validate` images at 
 
 def main(config: TrainConfig) -> float | None:
     """Train a model; return the mean PSNR over the holes of `validate` images for a sweeper."""
-    with one_line_errors():
-        run_dir = choose_run_dir("train", config.output, config.name, config.resume)
+    with (
+        one_line_errors(),
+        choose_run_dir("train", config.output, config.name, config.resume) as run_dir,
+    ):
         config = replace(config, output=str(run_dir))
         settings = asdict(config)
         seed_everything(

@@ -2,7 +2,8 @@
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -31,35 +32,69 @@ SHARD_TIMEOUT = 5  # seconds: other shards hold the lock of the directory for mi
 _LOCKS: list[BaseFileLock] = []  # held until this process ends
 
 
+@contextmanager
 def choose_run_dir(
     task: str, output: str | None, name: str | None = None, resume: str | None = None
-) -> Path:
-    """Return the directory of a new run without creating it.
+) -> Iterator[Path]:
+    """Yield the directory of a new run, to prepare the run in the block.
 
     `output` None is runs/<task>/<date_time>[_<name>], with a number if that exists; the processes
-    of DDP take the directory of the first.  Raises ValueError for a directory that holds results
-    which this run would overwrite: it may repeat or continue a task of its own kind, but a training
-    only that of the checkpoint `resume`.
+    of DDP take the directory of the first.  It is created at once, so that no other run takes it,
+    and removed if the block fails before `start_run`.  A directory that the user names is not
+    created.
+
+    Raises ValueError for a directory that holds results which this run would overwrite: it may
+    repeat or continue a task of its own kind, but a training only that of the checkpoint `resume`.
     """
     if output is None and rank_zero_only.rank:  # type: ignore[attr-defined]
         if OUTPUT_VARIABLE not in os.environ:  # which Lightning passes to processes it starts
             raise ValueError("output=null: processes that are started separately need output=")
         output = os.environ[OUTPUT_VARIABLE]
-    if output is None:
-        parts = [datetime.now().strftime("%Y-%m-%d_%H-%M-%S"), *([name] if name else [])]
-        base = Path("runs") / task / "_".join(parts)
-        run_dir, number = base, 1
-        while run_dir.exists():
+    if output is not None:
+        run_dir = Path(output)
+        _check_results(task, run_dir, resume)
+        yield run_dir
+        return
+    try:
+        run_dir = _create_new(task, name)
+    except OSError as error:
+        raise ValueError(
+            f"output=null: runs/{task} cannot be written ({error.strerror})"
+        ) from error
+    os.environ[OUTPUT_VARIABLE] = str(run_dir)
+    try:
+        yield run_dir
+    except BaseException:
+        with suppress(OSError):  # a directory that is not empty
+            for folder in (run_dir, run_dir.parent, run_dir.parent.parent):
+                folder.rmdir()
+        raise
+
+
+def _create_new(task: str, name: str | None) -> Path:
+    """Create and return the directory of a run that starts now."""
+    parts = [datetime.now().strftime("%Y-%m-%d_%H-%M-%S"), *([name] if name else [])]
+    base = Path("runs") / task / "_".join(parts)
+    run_dir, number = base, 1
+    while True:
+        try:
+            run_dir.mkdir(parents=True)
+            return run_dir
+        except FileExistsError:  # of another run, perhaps of the same second
+            if not run_dir.is_dir():
+                raise
             run_dir, number = base.with_name(f"{base.name}_{number}"), number + 1
-        os.environ[OUTPUT_VARIABLE] = str(run_dir)
-        return run_dir
-    run_dir = Path(output)
+        except FileNotFoundError:  # another run has just removed an empty parent
+            continue
+
+
+def _check_results(task: str, run_dir: Path, resume: str | None) -> None:
+    """Raise ValueError if a run would overwrite the results in a directory."""
     resumed = resume is not None and Path(resume).resolve().parent == run_dir.resolve()
     for other, (what, files) in RESULTS.items():
         continued = task == other and (task != "train" or resumed)
         if not continued and any((run_dir / file).exists() for file in files):
             raise ValueError(f"output={run_dir}: contains {what}. Use another output")
-    return run_dir
 
 
 def start_run(
@@ -70,7 +105,8 @@ def start_run(
 ) -> None:
     """Create and lock the run directory, write the settings to config.yaml and to the loggers.
 
-    Raises ValueError for a directory that cannot be written or that another run is using.
+    Raises ValueError for a directory that cannot be written or that another run is using, and for
+    settings that W&B does not accept.
     """
     for message in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message)
