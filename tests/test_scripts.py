@@ -98,6 +98,7 @@ def test_train_writes_checkpoints_images_and_metrics(trained):
     weights = load_file(trained / "weights.safetensors")
     assert weights.keys() == last["state_dict"].keys()
     assert all(torch.equal(v, last["state_dict"][k]) for k, v in weights.items())
+    assert not (trained / "last-1.ckpt").exists()  # a fallback during the training only
     assert sorted(p.name for p in (trained / "samples").iterdir()) == ["0000004.png", "0000008.png"]
     assert [p.name for p in sorted((trained / "completions").iterdir())] == [
         "0000004.png",

@@ -52,6 +52,33 @@ def test_saving_renames_the_previous_checkpoint(tmp_path):
     assert sorted(p.name for p in path.parent.iterdir()) == ["last-1.ckpt", "last.ckpt"]
 
 
+def test_file_system_without_hard_links_gets_a_copy(last, monkeypatch):
+    def refused(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    for value in (2, 3):
+        AtomicCheckpointIO().save_checkpoint(checkpoint(value), last)
+        assert stored_value(last.with_name("last-1.ckpt")) == value - 1
+    assert stored_value(last) == 3
+    assert sorted(p.name for p in last.parent.iterdir()) == ["last-1.ckpt", "last.ckpt"]
+
+
+def test_disk_that_is_full_during_the_copy_leaves_the_checkpoint_unchanged(last, monkeypatch):
+    def refused(*_):
+        raise OSError(95, "Operation not supported")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "link", refused)
+    monkeypatch.setattr(trainer.shutil, "copyfileobj", full)
+    with pytest.raises(OSError, match="No space left"):
+        AtomicCheckpointIO().save_checkpoint(checkpoint(2), last)
+    assert stored_value(last) == 1
+    assert [p.name for p in last.parent.iterdir()] == ["last.ckpt"]
+
+
 def test_damaged_checkpoint_does_not_replace_the_previous_one(last):
     AtomicCheckpointIO().save_checkpoint(checkpoint(2), last)
     flip_a_bit(last)

@@ -69,6 +69,7 @@ def main(config: TrainConfig) -> float | None:
         psnr = evaluate_completions(config, model, data, trainer) if config.validate else None
         if samples_are_evaluated(config, model):
             evaluate_samples(config, model, data, trainer)
+        (run_dir / "last-1.ckpt").unlink(missing_ok=True)  # a fallback during the training only
     close_loggers(loggers)
     print(f"trained {model.iteration} iterations")
     print(quote_override("ckpt", run_dir / "weights.safetensors"))

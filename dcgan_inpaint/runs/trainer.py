@@ -3,6 +3,7 @@
 import itertools
 import math
 import os
+import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
@@ -64,9 +65,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             if not _is_complete(Path(file.name)):
                 raise OSError(f"{path}: the disk returns other data than was written")
             if _is_complete(path):  # a damaged checkpoint must not replace the last complete one
-                previous = path.with_name(f"{path.stem}-1{path.suffix}")
-                previous.unlink(missing_ok=True)
-                os.link(path, previous)  # unlike a move, a link leaves the old name in place
+                _link_or_copy(path, path.with_name(f"{path.stem}-1{path.suffix}"))
+
+
+def _link_or_copy(path: Path, other: Path) -> None:
+    """Give a file a second name; unlike a move, keep the first.
+
+    A file system without hard links gets a copy.
+    """
+    other.unlink(missing_ok=True)
+    try:
+        os.link(path, other)
+    except OSError:
+        with path.open("rb") as source, atomic_write(other, durable=True) as copy:
+            shutil.copyfileobj(source, copy)
 
 
 def _is_complete(archive: Path) -> bool:

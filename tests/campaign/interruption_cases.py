@@ -86,13 +86,14 @@ def run_damaged_cache(case: Case) -> None:
 
 
 def run_damaged_training(case: Case) -> None:
-    """Damage a file of a training run and resume it.
+    """Damage a file of a training run, interrupted after its last epoch, and resume it.
 
     A refused run changes nothing.  It resumes from last-1.ckpt, or with the complete command if
     config.yaml is damaged.
     """
     runs, run_dir, rng = ReferenceRuns(case.shared), case.cwd / "run", case.rng
     shutil.copytree(runs.shorter, run_dir)
+    shutil.copy(run_dir / "last.ckpt", run_dir / "last-1.ckpt")  # a run that ends removes it
     name = rng.choice(["last.ckpt", "config.yaml", "weights.safetensors", ""])
     path = run_dir / name if name else rng.choice(list_files(run_dir))
     case.describe(damage_file(rng, path))
