@@ -721,6 +721,47 @@ def test_photos_are_named_by_directory_glob_file_or_list(run, trained, photos, t
         assert image.size == (16, 16)
 
 
+def test_photos_beside_broken_ones_are_completed(run, trained, photos, tmp_path):
+    """The error at the end names the broken photos; a folder of only broken ones starts no run."""
+    (photos / "a_cut.jpg").write_bytes((photos / "a.jpg").read_bytes()[:600])
+    (photos / "c.png").write_text("not an image")
+    small = [*SMALL[1:], f"ckpt={trained / 'last.ckpt'}", "method=mean", f"images={photos}"]
+    result = run("inpaint.py", *small, f"output={tmp_path / 'out'}", fails=True)
+    assert_one_error(result, "error: 2 of 4 photos were not completed: ")
+    for name in ("a_cut.jpg", "c.png"):
+        assert f"{photos / name}: cannot be read as an image" in result.stderr
+    assert "2 images completed: psnr_hole" in result.stdout
+    names = sorted(path.name for path in (tmp_path / "out" / "photos").iterdir())
+    assert names == ["00000_a.png", "00001_b.png"]
+    assert len(read_csv(tmp_path / "out" / "metrics.csv")) == 2
+    for name in ("a.jpg", "b.png"):
+        (photos / name).unlink()
+    result = run("inpaint.py", *small, f"output={tmp_path / 'none'}", fails=True)
+    assert_one_error(result, "cannot be read as an image")
+    assert not (tmp_path / "none").exists()
+
+
+def test_photos_beside_one_with_a_wrong_mask_are_completed(run, trained, photos, tmp_path):
+    """The hole of a.jpg reaches outside its central crop; the mask of c.png is broken."""
+    noise = np.random.default_rng(1).integers(0, 255, (50, 50, 3), np.uint8)
+    Image.fromarray(noise).save(photos / "c.png")
+    (tmp_path / "masks").mkdir()
+    for name, size, box in (("a", (80, 50), (2, 20, 22, 31)), ("b", (40, 90), (4, 44, 12, 52))):
+        mask = Image.new("L", size, 255)
+        mask.paste(0, box)
+        mask.save(tmp_path / "masks" / f"{name}.png")
+    (tmp_path / "masks" / "c.png").write_text("not an image")
+    small = [*SMALL[1:], f"ckpt={trained / 'last.ckpt'}", "method=mean", f"images={photos}"]
+    small += ["detector=null", "mask=file", f"mask.path={tmp_path / 'masks'}"]
+    result = run("inpaint.py", *small, f"output={tmp_path / 'out'}", fails=True)
+    assert_one_error(result, "error: 2 of 3 photos were not completed: ")
+    assert (
+        f"{photos / 'a.jpg'}: mask.path={tmp_path / 'masks' / 'a.png'}: the hole" in result.stderr
+    )
+    assert f"mask.path={tmp_path / 'masks' / 'c.png'}: cannot be read" in result.stderr
+    assert [path.name for path in (tmp_path / "out" / "photos").iterdir()] == ["00000_b.png"]
+
+
 def test_command_returns_the_mean_psnr_of_the_holes(trained, photos, tmp_path, monkeypatch):
     """Hydra passes the returned value to a sweeper; it is None if the truth is unknown."""
     monkeypatch.chdir(tmp_path)

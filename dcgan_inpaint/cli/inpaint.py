@@ -1,5 +1,6 @@
 """Completion of images with a search or a baseline.  See inpaint.py for the usage."""
 
+import sys
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from dcgan_inpaint.inpainting.config import resolve
 from dcgan_inpaint.metrics.completions import load_lpips
 from dcgan_inpaint.metrics.features import load_efflite0
 from dcgan_inpaint.models.checkpoint import checkpoint_path, load_model
-from dcgan_inpaint.photos.photos import PORTRAITS, load_photos
+from dcgan_inpaint.photos.photos import PORTRAITS, Photos, load_photos
 from dcgan_inpaint.runs.records import CompletionWriter, read_records
 from dcgan_inpaint.runs.report import format_summary
 from dcgan_inpaint.runs.resuming import check_continuation
@@ -66,4 +67,15 @@ def main(config: InpaintConfig) -> float | None:
     metrics = format_summary(summary)
     print(": ".join(filter(None, (f"{len(writer.names)} images completed", metrics))))
     print(run_dir / "rows.png" if shows_portraits else writer.main_result)
+    if photos and photos.failures:
+        sys.exit(f"error: {describe_failures(photos)}")
     return summary.get("psnr_hole", (None,))[0]
+
+
+def describe_failures(photos: Photos) -> str:
+    """Return one line about the photos that could not be completed, with up to ten reasons."""
+    failures = photos.failures
+    total = len(failures) + len(set(photos.photo_index))
+    shown = "; ".join(failures[:10])
+    more = f"; and {len(failures) - 10} more" if len(failures) > 10 else ""
+    return f"{len(failures)} of {total} photos were not completed: {shown}{more}"

@@ -175,6 +175,7 @@ class Photos:
         masks: The mask of each photo.
         find_crops: Finds the crops of a photo.
         image_shape: (C, S, S) of the model.
+        skip_failures: Whether photos that cannot be completed are left out.
 
     Attributes:
         images: The N crops, with the names of their photos.
@@ -182,10 +183,11 @@ class Photos:
         crops: Their squares.
         photo_index: The index of the photo of each crop.
         has_mask_image: Whether a mask is an image; the true content of its hole is unknown.
+        failures: With `skip_failures`, why photos cannot be completed; one line for each.
 
     Raises:
         ValueError: If a photo cannot be read, has no crop, or has a hole outside its crops. The
-            message names the photo.
+            message names the photo. With `skip_failures`, if this is so for all photos.
     """
 
     def __init__(
@@ -195,29 +197,52 @@ class Photos:
         masks: Sequence[MaskFunction],
         find_crops: CropFinder,
         image_shape: tuple[int, int, int],
+        skip_failures: bool = False,
     ):
         self._get_photo, self.masks = get_photo, masks
-        self.has_mask_image = any(isinstance(mask, MaskImage) for mask in masks)
+        self.has_mask_image = isinstance(masks, MaskImages) or any(
+            isinstance(mask, MaskImage) for mask in masks
+        )
         self.crops: list[Crop] = []
         self.photo_index: list[int] = []
-        channels, size, _ = image_shape
-        images, known = [], []
+        self.failures: list[str] = []
+        images: list[np.ndarray] = []
+        known: list[Tensor] = []
         for number, name in enumerate(names):
-            photo = get_photo(number)
+            first = len(self.crops)
             try:
-                crops = find_crops(photo, name)
-                if len(crops) > 1 and (holes := _photo_holes(masks[number], photo.size, crops)):
-                    crops = [each for each, hole in zip(crops, holes, strict=True) if hole.any()]
-                first = len(self.crops)
-                self.crops += crops
-                self.photo_index += [number] * len(crops)
-                known += [self._crop_mask(i, photo, size) for i in range(first, len(self.crops))]
+                crops_and_masks = self._read(number, name, find_crops, image_shape)
             except ValueError as error:
-                raise ValueError(f"{name}: {error}") from error
-            photo = photo.convert("RGB" if channels == 3 else "L")
-            images += [pil_to_tensor(crop_image(photo, crop, size)).numpy() for crop in crops]
+                if not skip_failures:
+                    raise
+                del self.crops[first:], self.photo_index[first:]
+                self.failures.append(" ".join(str(error).split()))
+            else:
+                images += crops_and_masks[0]
+                known += crops_and_masks[1]
+        if not images:
+            raise ValueError(self.failures[0])
         self.images = ImageDataset(np.stack(images), [names[number] for number in self.photo_index])
         self.known = torch.cat(known)  # (N, 1, S, S)
+
+    def _read(
+        self, number: int, name: str, find_crops: CropFinder, image_shape: tuple[int, int, int]
+    ) -> tuple[list[np.ndarray], list[Tensor]]:
+        """Add the crops of a photo; return their images (C, S, S) and masks (1, 1, S, S)."""
+        channels, size, _ = image_shape
+        photo = self._get_photo(number)
+        try:
+            mask, crops = self.masks[number], find_crops(photo, name)
+            if len(crops) > 1 and (holes := _photo_holes(mask, photo.size, crops)):
+                crops = [each for each, hole in zip(crops, holes, strict=True) if hole.any()]
+            first = len(self.crops)
+            self.crops += crops
+            self.photo_index += [number] * len(crops)
+            known = [self._crop_mask(i, photo, size) for i in range(first, len(self.crops))]
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        photo = photo.convert("RGB" if channels == 3 else "L")
+        return [pil_to_tensor(crop_image(photo, crop, size)).numpy() for crop in crops], known
 
     @classmethod
     def from_files(
@@ -227,10 +252,13 @@ class Photos:
         find_crops: CropFinder,
         image_shape: tuple[int, int, int],
     ) -> "Photos":
-        """Open photos from files, with one mask for all or the mask image of the same name."""
+        """Open photos from files, with one mask for all or the mask image of the same name.
+
+        Photos that cannot be completed are listed in `failures`.
+        """
         masks = mask.for_photos(paths) if isinstance(mask, MaskImages) else [mask] * len(paths)
         names = [*map(str, paths)]
-        return cls(names, lambda i: open_photo(paths[i]), masks, find_crops, image_shape)
+        return cls(names, lambda i: open_photo(paths[i]), masks, find_crops, image_shape, True)
 
     def mask(self, index: Tensor, size: int) -> Tensor:
         """Return the masks (B, 1, S, S) of the crops `index` (B,); a mask function."""
