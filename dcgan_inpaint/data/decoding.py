@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeVar, dataclass_transform
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms
 from pydantic import Field
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -28,6 +28,17 @@ HOLDOUT_OFFSETS = {"val": 6, "test": 16}
 DECODING_VERSION = 2
 
 
+TRANSPOSITIONS = {  # by EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
 class UnreadableImage(ValueError):
     """Raised or returned for an image that cannot be decoded; the message names the image."""
 
@@ -43,6 +54,25 @@ def central_square(image: Image.Image, crop: float) -> tuple[int, int, int, int]
     return left, top, left + side, top + side
 
 
+def apply_orientation(image: Image.Image) -> Image.Image:
+    """Return an image as its EXIF orientation shows it, without that tag.
+
+    Unlike `ImageOps.exif_transpose`, it reads this tag only.  Others may have any type, or be
+    damaged; an orientation that cannot be read counts as upright.
+    """
+    image.load()  # a TIFF file is transposed by this
+    try:
+        method = TRANSPOSITIONS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # Pillow raises errors of many types for damaged tags
+        method = None
+    if method is None:
+        return image
+    upright = image.transpose(method)
+    for key in ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"):
+        upright.info.pop(key, None)  # would be applied again
+    return upright
+
+
 def to_rgb_or_gray(image: Image.Image, channels: int) -> Image.Image:
     """Convert an image of any mode to "RGB" (3 channels) or "L" (1 channel), 8 bits each.
 
@@ -53,7 +83,7 @@ def to_rgb_or_gray(image: Image.Image, channels: int) -> Image.Image:
     Raises:
         ValueError: If integers or floats are outside of the range of their mode, or not finite.
     """
-    image = ImageOps.exif_transpose(image)
+    image = apply_orientation(image)
     if image.mode.startswith("I") or image.mode == "F":
         image = _to_eight_bits(image)
     alpha = None

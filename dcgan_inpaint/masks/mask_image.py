@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.functional import pil_to_tensor
 
 from dcgan_inpaint.configs import Fraction, Text, checked
-from dcgan_inpaint.data.decoding import UnreadableImage, to_rgb_or_gray
+from dcgan_inpaint.data.decoding import UnreadableImage, apply_orientation, to_rgb_or_gray
 from dcgan_inpaint.data.image_files import find_images
 from dcgan_inpaint.errors import show
 
@@ -41,7 +41,7 @@ class MaskImage:
 
     def __init__(self, image: Image.Image, threshold: float | None, known: Polarity, name: str):
         self.name, self.threshold, self.known = name, threshold, known
-        self.levels = _mask_levels(ImageOps.exif_transpose(image))  # mode "F", in [0, 255]
+        self.levels = _mask_levels(apply_orientation(image))  # mode "F", in [0, 255]
 
     def __call__(self, index: Tensor, size: int) -> Tensor:
         """Return the mask (B, 1, S, S), 1 = known, which is the same for all of `index` (B,).
