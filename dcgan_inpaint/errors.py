@@ -53,6 +53,10 @@ def one_line_errors() -> Iterator[None]:
             yield
     except (ValueError, OSError, ModuleNotFoundError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
+    except RuntimeError as error:
+        if "home directory" not in str(error):  # pathlib cannot expand ~
+            raise
+        sys.exit("error: ~: this user has no home directory. Use paths without ~, or set HOME")
 
 
 @contextmanager

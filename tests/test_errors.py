@@ -1,6 +1,7 @@
 """Signals and failures end a run with one line (errors.py); its files stay complete."""
 
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -11,7 +12,39 @@ import pytest
 import torch
 
 from dcgan_inpaint.cli import entry_point
-from dcgan_inpaint.errors import exit_on_failure
+from dcgan_inpaint.errors import exit_on_failure, one_line_errors
+
+PROJECT = Path(__file__).parents[1]
+
+
+def test_closed_pipe_does_not_end_a_program():
+    """As in `python train.py | head -c 0`; the path printed is not UTF-8."""
+    code = (
+        "import sys; from dcgan_inpaint.errors import tolerate_closed_pipes as tolerate\n"
+        "tolerate(); print('a\\udcff', flush=True); sys.stdin.read()\n"
+        "print('x' * 10**6, flush=True); print('more'); print('done', file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", code]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, cwd=PROJECT) as process:
+        assert process.stdout.readline() == b"a\xff\n"
+        process.stdout.close()
+        process.stdin.close()
+        assert process.stderr.read() == b"done\n"
+    assert process.returncode == 0
+
+
+def test_path_in_the_home_of_a_user_without_one_is_one_error_line(monkeypatch):
+    def unknown(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    expected = "error: ~: this user has no home directory"
+    with pytest.raises(SystemExit, match=expected), one_line_errors():
+        Path("~/photo.jpg").expanduser()
+    with pytest.raises(RuntimeError, match="a bug"), one_line_errors():
+        raise RuntimeError("a bug")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

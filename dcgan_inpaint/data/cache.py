@@ -18,6 +18,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -32,6 +33,7 @@ from dcgan_inpaint.files import atomic_write
 
 CHUNK_IMAGES = 256  # decoded at a time, and covered by one checksum: 3 MB at 64 px
 BUILDING = ".building"  # in the names of directories that are not complete
+DEFAULT_CACHE_DIR = "~/.cache/dcgan_inpaint"  # as in conf/
 CachedSplit = tuple[np.ndarray, list[str]]  # uint8 (N, C, S, S), and names
 
 
@@ -123,7 +125,8 @@ def load_split(source: Source, split: str, cache_dir: str) -> CachedSplit:
     if not items:
         where = source.settings().get("root", "the source")
         raise ValueError(f"no images in the {split} split of {where}")
-    folder = Path(cache_dir).expanduser() / cache_key(source, items)
+    key = cache_key(source, items)
+    folder = _cache_root(cache_dir, key) / key
     shape = (source.channels, source.image_size, source.image_size)
     cached = _open(folder, shape)
     if cached is not None:
@@ -142,6 +145,48 @@ def load_split(source: Source, split: str, cache_dir: str) -> CachedSplit:
     if cached is None:
         raise ValueError(f"cache_dir={cache_dir}: the disk returns other data than was written")
     return cached
+
+
+def _cache_root(cache_dir: str, key: str) -> Path:
+    """Return the directory of all caches.
+
+    Containers may have no home directory, or one that cannot be written.  If the default is there
+    and has no cache `key`, a directory for temporary files takes its place.
+
+    Raises ValueError if another directory is in a home directory that does not exist.
+    """
+    try:
+        root = Path(cache_dir).expanduser()
+    except RuntimeError as error:
+        if cache_dir != DEFAULT_CACHE_DIR:
+            raise ValueError(
+                f"cache_dir={cache_dir}: this user has no home directory. Use a path without ~"
+            ) from error
+        return _temporary_root()
+    if cache_dir == DEFAULT_CACHE_DIR and not (root / key).is_dir() and not _is_writable(root):
+        return _temporary_root()
+    return root
+
+
+def _is_writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+@functools.cache  # one line for all splits
+def _temporary_root() -> Path:
+    """Return a directory for temporary files that only this user can write, and print its name."""
+    user = os.getuid()
+    root = Path(tempfile.gettempdir()) / f"dcgan_inpaint-{user}"
+    root.mkdir(mode=0o700, exist_ok=True)
+    status = root.lstat()  # another user may have made it, to provide other images
+    if not S_ISDIR(status.st_mode) or status.st_uid != user or status.st_mode & 0o022:
+        raise ValueError(f"cache_dir={root}: others can write it. Use another cache_dir=")
+    print(f"using cache_dir={root}, because {DEFAULT_CACHE_DIR} cannot be written", file=sys.stderr)
+    return root
 
 
 def _open(
