@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from dcgan_inpaint.configs import check_config, choices_of, compose_config, normalize_overrides
 from dcgan_inpaint.data.loader import ImageDataset, make_dataloader
 from dcgan_inpaint.data.sources import resolve_source
-from dcgan_inpaint.errors import unwrapped
+from dcgan_inpaint.errors import explain_devices, unwrapped
 from dcgan_inpaint.inpainting.build import Completing, build, uses_source
 from dcgan_inpaint.inpainting.config import resolve
 from dcgan_inpaint.inpainting.module import Completion, InpaintingModule, Progress
@@ -224,6 +224,8 @@ def _complete(
         fabric = Fabric(**{name: options[name] for name in ("accelerator", "devices", "precision")})
     except (RuntimeError, ModuleNotFoundError) as error:
         raise ValueError(f"trainer.accelerator={options['accelerator']}: {error}") from error
+    except TypeError as error:
+        raise ValueError(explain_devices(options, error)) from error
     if fabric.world_size > 1:
         raise ValueError(f"trainer.devices={options['devices']}: completion uses one device. Use 1")
     completing.to(fabric.device)

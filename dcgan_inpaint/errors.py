@@ -1,9 +1,10 @@
 """One-line messages, without a traceback, for errors caused by user input."""
 
 import importlib
+import io
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -16,6 +17,45 @@ def show(value: Any) -> str:
     text = "null" if value is None else str(value)
     text = text.lower() if isinstance(value, bool) else text
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def explain_devices(options: Mapping[str, Any], error: Exception) -> str:
+    """Return one line about an error of Lightning for trainer.accelerator and trainer.devices."""
+    given = " ".join(
+        f"trainer.{key}={show(options.get(key))}" for key in ("accelerator", "devices")
+    )
+    if isinstance(error, TypeError) and isinstance(options.get("devices"), list):
+        return f"{given}: device numbers are those of GPUs. Use trainer.devices=1 without a GPU"
+    return f"{given}: {error}"
+
+
+class _OpenEnded(io.FileIO):
+    """File descriptor of an output that may be a pipe, of which the reader may end first."""
+
+    def write(self, data: Any) -> int:
+        """Write bytes, and drop them if nobody reads them any more."""
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return len(memoryview(data).cast("B"))
+
+
+def tolerate_closed_pipes() -> None:
+    """Let a program run to its end if its output is closed, as by `| head`.
+
+    Paths that are not UTF-8 are printed as they are.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):
+            raw = _OpenEnded(stream.fileno(), "wb", closefd=False)
+            open_ended = io.TextIOWrapper(
+                io.BufferedWriter(raw),
+                encoding=stream.encoding,
+                errors="surrogateescape",
+                line_buffering=stream.line_buffering,
+            )
+            setattr(sys, name, open_ended)
 
 
 def import_extra(module: str, user: str, library: str, extra: str) -> Any:

@@ -300,6 +300,11 @@ def test_the_default_model_is_celeba128():
         ("method=network", {}, "method=network: ckpt= holds a DCGAN"),
         ("trainer.devices=2", {}, "trainer.devices=2: completion uses one device"),
         ("trainer.accelerator=tpu", {}, "trainer.accelerator=tpu: "),
+        (
+            "trainer.devices=[0]",
+            {},
+            r"trainer.accelerator=.* trainer.devices=\[0\]: device numbers",
+        ),
     ],
 )
 def test_override_that_does_not_suit_the_call_is_an_error(dcgan, override, arguments, message):

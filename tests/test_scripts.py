@@ -949,6 +949,11 @@ TRAIN_ERRORS = {
         "kind.ckpt: holds a context encoder, but model= selects a DCGAN",
     ),
     "resume old": (["resume={tmp}/old.ckpt"], ": written by an earlier version"),
+    "device numbers": (["trainer.devices=[0]"], "trainer.devices=[0]: device numbers are those of"),
+    "device of a CPU": (
+        ["trainer=cpu", "trainer.devices=[0,1]"],
+        "trainer.accelerator=cpu trainer.devices=[0, 1]: device numbers are those of GPUs",
+    ),
     "devices": (["trainer.devices=2"], "trainer.devices=2: several devices require trainer=ddp"),
     "multirun": (
         ["trainer=ddp_cpu", "hydra.sweep.dir={tmp}/sweep", "-m"],

@@ -195,6 +195,18 @@ def test_wandb_without_an_api_key_is_an_error(use_server, monkeypatch):
     assert isinstance(wandb, WandbLogger)
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("logger.wandb.project=a/b", "^logger.wandb.project=a/b: W&B does not allow it"),
+        (f"tags=[{'long' * 17}]", "^tags=.*: W&B does not allow it"),
+    ],
+)
+def test_name_that_wandb_does_not_allow_is_an_error(override, message):
+    with pytest.raises(ValueError, match=message):
+        open_loggers("logger.wandb.offline=true", override)
+
+
 @pytest.mark.parametrize("mode", ["offline", "disabled"])
 def test_offline_wandb_needs_no_server(use_server, monkeypatch, mode):
     use_server("http://127.0.0.1:9")

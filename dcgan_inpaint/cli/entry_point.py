@@ -26,6 +26,7 @@ SCHEMAS: dict[str, type] = {"train": TrainConfig, "inpaint": InpaintConfig, "sam
 
 def run_command_line(command: str) -> None:
     """Compose conf/<command>.yaml with the overrides in sys.argv and run the command."""
+    tolerate_closed_pipes()
     _set_up_lightning_log()
     with one_line_errors():
         arguments = normalize_overrides(sys.argv[1:])

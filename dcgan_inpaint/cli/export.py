@@ -3,11 +3,12 @@
 import argparse
 from pathlib import Path
 
-from dcgan_inpaint.errors import one_line_errors
+from dcgan_inpaint.errors import one_line_errors, tolerate_closed_pipes
 from dcgan_inpaint.models.checkpoint import load_model, save_weights
 
 
 def main() -> None:
+    tolerate_closed_pipes()
     parser = argparse.ArgumentParser(
         prog="python -m dcgan_inpaint.cli.export",
         description="Write the averaged weights of a trained model in half precision. The file "

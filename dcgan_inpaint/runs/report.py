@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
+from dcgan_inpaint.errors import tolerate_closed_pipes
 from dcgan_inpaint.files import PNG_LEVEL, atomic_write, save_image, write_csv
 from dcgan_inpaint.images import make_grid, save_gif
 from dcgan_inpaint.metrics.completions import mean_interval
@@ -195,6 +196,7 @@ def _curve(values: Tensor) -> dict[str, object]:
 
 def main() -> None:
     """Rebuild the report of a run directory from its records; photos are left as they are."""
+    tolerate_closed_pipes()
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("run_dir", type=Path, help="directory of a completion run")
     run_dir = parser.parse_args().run_dir

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import wandb
 from filelock import BaseFileLock, FileLock, Timeout
 from omegaconf import OmegaConf
 from pytorch_lightning.loggers import Logger
@@ -112,7 +113,10 @@ def start_run(
         warnings.filterwarnings("ignore", message)
     _create(run_dir, settings, shard)
     for logger in loggers:
-        logger.log_hyperparams(dict(settings))
+        try:
+            logger.log_hyperparams(dict(settings))
+        except wandb.errors.Error as error:
+            raise ValueError(f"logger=wandb: {error}") from error
 
 
 @rank_zero_only

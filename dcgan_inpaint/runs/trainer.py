@@ -27,6 +27,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from dcgan_inpaint.checksums import check_archive
 from dcgan_inpaint.data.loader import make_dataloader
+from dcgan_inpaint.errors import explain_devices, show
 from dcgan_inpaint.files import atomic_write
 from dcgan_inpaint.runs.records import CompletionWriter
 from dcgan_inpaint.runs.report import Summary, write_report
@@ -118,9 +119,8 @@ def make_trainer(
             use_distributed_sampler=False,  # `complete` and data/loader.py share out the images
             inference_mode=False,  # a search needs gradients in predict_step
         )
-    except (MisconfigurationException, ModuleNotFoundError) as error:
-        given = (f"trainer.{key}={options.get(key)}" for key in ("accelerator", "devices"))
-        raise ValueError(f"{' '.join(given)}: {error}") from error
+    except (MisconfigurationException, ModuleNotFoundError, TypeError) as error:
+        raise ValueError(explain_devices(options, error)) from error
     if (processes := trainer.world_size) == 1:
         return trainer
     devices = f"trainer.devices={options.get('devices')}"
@@ -151,16 +151,30 @@ def open_loggers(
         run_dir: Where loggers write that do not set `save_dir`.
 
     Raises:
-        ValueError: If W&B runs online and is unreachable or has no API key.
+        ValueError: If W&B runs online and is unreachable or has no API key, or if it does not allow
+            the name of the project or a tag.
     """
     loggers = []
     for name, node in (options or {}).items():
+        if name == "wandb":
+            _check_wandb_names(node.get("project"), tags)
         extra = {"tags": list(tags)} if name == "wandb" else {}
         loggers.append(instantiate({"save_dir": str(run_dir), **node}, **extra))
         online = os.environ.get("WANDB_MODE", "online") == "online" and not node.get("offline")
         if isinstance(loggers[-1], WandbLogger) and online:
             _check_wandb()
     return loggers
+
+
+def _check_wandb_names(project: str | None, tags: Sequence[str]) -> None:
+    for option, name, value in (
+        ("logger.wandb.project", "project", project),
+        ("tags", "run_tags", tuple(tags)),
+    ):
+        try:
+            wandb.Settings(**{name: value})
+        except (wandb.errors.Error, ValueError) as error:
+            raise ValueError(f"{option}={show(value)}: W&B does not allow it ({error})") from error
 
 
 @rank_zero_only

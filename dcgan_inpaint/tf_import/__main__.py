@@ -16,6 +16,7 @@ CROP_HELP = """crop of the training images: side of the central square / short s
 
 
 def main() -> None:
+    tolerate_closed_pipes()
     parser = argparse.ArgumentParser(prog="python -m dcgan_inpaint.tf_import", description=__doc__)
     parser.add_argument("checkpoint", help="its directory, or <directory>/DCGAN.model-<step>")
     parser.add_argument("out", help="the .safetensors file to write, for inpaint.py ckpt=<out>")

@@ -5,11 +5,12 @@ import socket
 from contextlib import suppress
 
 from dcgan_inpaint.api import Completer
-from dcgan_inpaint.errors import import_extra, one_line_errors
+from dcgan_inpaint.errors import import_extra, one_line_errors, tolerate_closed_pipes
 
 
 def main() -> None:
     """Serve the page until interrupted."""
+    tolerate_closed_pipes()
     parser = argparse.ArgumentParser(
         prog="dcgan-web", description="Serve a web page that completes images."
     )
