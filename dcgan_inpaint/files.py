@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from PIL import Image
 
@@ -65,6 +65,21 @@ def remove_parts(folder: Path) -> None:
     """Remove the unfinished files that interrupted runs left in a run directory."""
     for part in folder.rglob(f"*{PART}"):
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def open_safetensors(path: Path) -> Iterator[Any]:
+    """Open a safetensors file for PyTorch; the library itself reads only paths in UTF-8."""
+    from safetensors import safe_open  # here, because checking a configuration does not need it
+
+    with path.open("rb") as file:
+        try:
+            name = str(path)
+            name.encode()
+        except UnicodeEncodeError:
+            name = f"/dev/fd/{file.fileno()}"
+        with safe_open(name, "pt") as stored:
+            yield stored
 
 
 def load_weights(option: str, path: str | Path, source: str) -> dict[str, "Tensor"]:

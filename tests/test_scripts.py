@@ -646,8 +646,11 @@ def test_continuing_with_another_mask_image_is_an_error(run, trained, tmp_path):
 @pytest.mark.parametrize("name", ["[a] (1)=b & c*", "it's", "bytes \udcff"])
 def test_run_directory_may_have_any_name(run, trained, tmp_path, name):
     """The run is completed, continued, and refuses other results, as any run."""
-    output = tmp_path / name
-    quick = [*SMALL[1:], f"ckpt={trained / 'last.ckpt'}", "method=mean", f"output={output}"]
+    output, folder = tmp_path / name, tmp_path / f"{name} model"
+    folder.mkdir()
+    shutil.copy(trained / "weights.safetensors", folder)
+    ckpt = f"ckpt={folder / 'weights.safetensors'}"
+    quick = [*SMALL[1:], ckpt, "method=mean", f"output={output}"]
     for limit in (1, 2):
         result = run("inpaint.py", *quick, f"limit={limit}")
         assert f"{limit} images completed" in result.stdout

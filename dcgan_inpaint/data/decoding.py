@@ -62,7 +62,7 @@ def apply_orientation(image: Image.Image) -> Image.Image:
     """
     image.load()  # a TIFF file is transposed by this
     try:
-        method = TRANSPOSITIONS.get(image.getexif().get(ExifTags.Base.Orientation))
+        method = TRANSPOSITIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # Pillow raises errors of many types for damaged tags
         method = None
     if method is None:

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from dcgan_inpaint.checksums import CHECKSUM, check_archive, checksum
 from dcgan_inpaint.configs import LOCATION_KEYS, Natural, Text, make, settings
 from dcgan_inpaint.data.sources import check_description
-from dcgan_inpaint.files import atomic_write
+from dcgan_inpaint.files import atomic_write, open_safetensors
 from dcgan_inpaint.models.base import LatentGAN, Model
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
@@ -158,7 +157,7 @@ def _read_file(path: Path) -> tuple[Header, dict[str, Tensor]]:
     with path.open("rb") as file:
         start = file.read(9)
     if start[8:] == b"{":  # safetensors: 8 bytes of length, then JSON
-        with safe_open(path, "pt") as stored:
+        with open_safetensors(path) as stored:
             fields = json.loads((stored.metadata() or {}).get(HEADER, "{}"))
             tensors = {name: stored.get_tensor(name) for name in list(stored.keys())}
         expected = fields.pop(CHECKSUM, None)  # the first versions stored none

@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import BasePredictionWriter
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
 from dcgan_inpaint.checksums import CHECKSUM, checksum
 from dcgan_inpaint.data.loader import ImageDataset
-from dcgan_inpaint.files import atomic_write, save_image
+from dcgan_inpaint.files import atomic_write, open_safetensors, save_image
 from dcgan_inpaint.images import make_grid, to_uint8
 from dcgan_inpaint.inpainting.module import Completion, SearchedCompletion
 from dcgan_inpaint.metrics.completions import completion_metrics, lpips
@@ -85,7 +85,7 @@ def write_record(path: Path, record: Record) -> None:
 def read_record(path: Path) -> Record | None:
     """Read a record of this or an earlier version; return None if it is missing or damaged."""
     try:
-        with safe_open(path, "pt") as file:
+        with open_safetensors(path) as file:
             metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError):

@@ -167,10 +167,8 @@ def open_loggers(
 
 
 def _check_wandb_names(project: str | None, tags: Sequence[str]) -> None:
-    for option, name, value in (
-        ("logger.wandb.project", "project", project),
-        ("tags", "run_tags", tuple(tags)),
-    ):
+    values: dict[str, Any] = {"logger.wandb.project": project, "tags": tuple(tags)}
+    for (option, value), name in zip(values.items(), ("project", "run_tags"), strict=True):
         try:
             wandb.Settings(**{name: value})
         except (wandb.errors.Error, ValueError) as error:
