@@ -431,13 +431,15 @@ def test_celeba_partition_with_a_path_is_refused(celeba, line):
 
 def test_file_names_need_not_be_utf8(tmp_path):
     """Such files are decoded, and their cache is found again."""
-    name = os.fsdecode(b"caf\xe9.png")
+    name, root = os.fsdecode(b"caf\xe9.png"), tmp_path / os.fsdecode(b"\xe9t\xe9")
+    root.mkdir()
     for i in range(30):
-        save(tmp_path / f"{i}{name}", np.full((8, 8, 3), i, np.uint8))
+        save(root / f"{i}{name}", np.full((8, 8, 3), i, np.uint8))
     folder = str(tmp_path / "cache")
-    _, names = load_split(Folder(str(tmp_path), 8), "train", folder)
-    assert names == load_split(Folder(str(tmp_path), 8), "train", folder)[1]
+    _, names = load_split(Folder(str(root), 8), "train", folder)
+    assert names == load_split(Folder(str(root), 8), "train", folder)[1]
     assert all(path.endswith(name) for path in names)
+    assert len(find_images(str(root))) == len(mask_file(str(root), 0.5, "white")) == 30
 
 
 def test_names_of_celeba_need_not_be_utf8(celeba):

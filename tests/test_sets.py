@@ -433,6 +433,13 @@ def test_hugging_face_keeps_every_pixel(parquet, tmp_path):
     assert again.settings() == source.settings()
 
 
+def test_brackets_in_the_path_of_a_hugging_face_set_are_a_one_line_error(parquet):
+    root, _ = parquet
+    root.rename(root.with_name("set [1]"))
+    with pytest.raises(ValueError, match=r"data.path=.*set \[1\]: .*Rename the folder"):
+        HuggingFace(str(root.with_name("set [1]")), 8)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

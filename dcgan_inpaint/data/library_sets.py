@@ -235,6 +235,11 @@ class HuggingFace(LibrarySource):
                 f"data.path={self.path}: not a directory. "
                 "Set data.download=true for a name on the Hub"
             )
+        if self.is_local and set("[]") & set(str(self.folder.resolve())):
+            raise ValueError(
+                f"data.path={self.path}: the library `datasets` reads brackets as a pattern. "
+                "Rename the folder"
+            )
         self.library = import_extra("datasets", "data=huggingface", "datasets", "huggingface")
 
     @property
