@@ -98,8 +98,8 @@ class Completer:
                 the center of an image without one.
             candidates: Number of samples to search for.
             select: How the completion is chosen: "best", "mean" or "sample" (see SearchSettings).
-            face: Number of the detected face, 1 for the largest; "all" completes each hole with
-                the face that it lies on.
+            face: Number of the detected face, 1 for the largest that is detected clearly; "all"
+                completes each hole with the face that it lies on.
             watch: Called with a Progress after each evaluation of a search; other methods do not
                 call it.  An exception ends the search and is raised by this call.
 

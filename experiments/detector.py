@@ -63,7 +63,7 @@ def paste_image(
 
 
 def evaluate(faces: list[Face], to_photo: complex, center: complex) -> dict[str, float]:
-    """Evaluate the detected faces, the largest first, of a photo made by `paste_image`."""
+    """Evaluate the detected faces, in their order, of a photo made by `paste_image`."""
     left, right, origin = (center + to_photo * (p - CENTER) for p in (LEFT, RIGHT, CROP))
     distance, side = right - left, SIDE * to_photo
     hits = [
@@ -127,7 +127,7 @@ def main() -> None:
         with Image.open(folder / name) as image:
             photo = paste_image(photos[i % len(photos)], image.convert("RGB"), center, turn)
         start = time.perf_counter()
-        faces = find_faces(photo, 1)
+        faces = find_faces(photo)
         row = {"apart": distance, "roll": roll, "ms": (time.perf_counter() - start) * 1000}
         rows.append(row | evaluate(faces, turn, center))
         if args.out:

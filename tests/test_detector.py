@@ -16,10 +16,12 @@ from safetensors import safe_open
 
 from dcgan_inpaint.configs import FaceChoice, checked
 from dcgan_inpaint.data.faces.source import Faces
+from dcgan_inpaint.photos import detector, photos
 from dcgan_inpaint.photos.crops import EYES, Crop
 from dcgan_inpaint.photos.detector import (
     BLAZEFACE_WEIGHTS,
     INPUT_SIZE,
+    Face,
     find_faces,
     load_blazeface,
     view_of,
@@ -50,7 +52,7 @@ def photo_with(*faces, size=(900, 675)):
 
 def eyes_of(face):
     """Return the eyes of a procedural face, relative to its center, as shares of its side."""
-    (detected,) = find_faces(face, 1)
+    detected = find_faces(face)[0]
     return [eye / FACE_SIZE - (0.5 + 0.5j) for eye in (detected.left_eye, detected.right_eye)]
 
 
@@ -123,7 +125,7 @@ def test_eyes_of_a_procedural_face_are_detected_where_they_are_painted(faces):
 @pytest.mark.parametrize("angle", [0, 30, -75, 90, 180])
 def test_a_rotated_face_is_detected(faces, angle):
     placement = (300, 250), 300, angle
-    (detected,) = find_faces(photo_with((faces[0], *placement)), 1)
+    (detected,) = find_faces(photo_with((faces[0], *placement)))
     assert eye_error(detected, faces[0], *placement) < 0.15
 
 
@@ -138,7 +140,7 @@ def test_a_small_face_is_detected(faces, side):
 def test_a_mirrored_photo_gives_the_mirrored_face(faces):
     photo = photo_with((faces[1], (500, 300), 200, 15))
     mirrored = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    (face,), (other,) = find_faces(photo, 1), find_faces(mirrored, 1)
+    (face,), (other,) = find_faces(photo), find_faces(mirrored)
     distance = abs(face.right_eye - face.left_eye)
     assert abs(other.left_eye - (900 - face.right_eye.conjugate())) < 0.03 * distance
     assert abs(other.right_eye - (900 - face.left_eye.conjugate())) < 0.03 * distance
@@ -155,6 +157,31 @@ def test_several_faces_are_sorted_by_size(faces):
     expected = [Crop.from_eyes(face.left_eye, face.right_eye, EYES) for face in detected]
     assert crop_finder(1.0, detector="auto", face=2)(photo, "a.png") == expected[1:2]
     assert crop_finder(1.0, detector="auto", face="all")(photo, "a.png") == expected
+
+
+def detection(x, size, score):
+    return Face(x - size / 5 + 200j, x + size / 5 + 200j, x + 220j, size, score)
+
+
+def test_a_clear_face_comes_before_a_larger_badge(monkeypatch):
+    """Measured in a portrait; the badge is detected first, in a larger view of the photo."""
+    badge, face = detection(100, 123.0, 1.2), detection(400, 101.0, 3.17)
+    by_depth = iter([[[badge]], [[face]], [[]]])
+    monkeypatch.setattr(detector, "_detect", lambda photo, views: next(by_depth))
+    monkeypatch.setattr(detector, "_refine", lambda photo, face: face)
+    photo = Image.new("RGB", (520, 520), "white")
+    assert find_faces(photo) == [face, badge]
+    monkeypatch.setattr(photos, "find_faces", lambda photo: [face, badge])
+    for number, expected in ((1, face), (2, badge)):
+        (crop,) = crop_finder(1.0, detector="auto", face=number)(photo, "a.png")
+        assert crop == Crop.from_eyes(expected.left_eye, expected.right_eye, EYES)
+
+
+def test_clear_faces_are_ordered_by_size():
+    """From 2.1 to 3.8, the scores of the portraits, the size decides."""
+    near, far = detection(0, 300.0, 2.1), detection(0, 250.0, 3.8)
+    assert near.prominence > far.prominence
+    assert detection(0, 100.0, 1.1).prominence < detection(0, 100.0, 2.1).prominence
 
 
 def test_no_face_is_detected_in_plain_color_and_noise():

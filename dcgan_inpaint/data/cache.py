@@ -90,14 +90,14 @@ def cache_key(source: Source, items: list[str]) -> str:
     """
     settings = source.settings()
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    files: list[Path | None] = [None] * len(items)
     if hasattr(source, "file_of"):
         files = [source.file_of(item) for item in items]
     elif root := settings.get("root"):
-        files = [Path(root, item) for item in items]
-        if Path(root).is_dir() and not any(path.is_file() for path in files):
+        paths = [Path(root, item) for item in items]
+        if Path(root).is_dir() and not any(path.is_file() for path in paths):
             digest.update(hash_files(files_below(Path(root))).encode())
-    else:
-        files = [None] * len(items)
+        files = [*paths]
     for item, path in zip(items, files, strict=True):
         digest.update(os.fsencode(item))
         if path is not None and path.is_file():

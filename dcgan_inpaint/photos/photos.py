@@ -50,7 +50,8 @@ def crop_finder(
         crop: The square to use, [x, y, width, height] in pixels of the upright photo.
         detector: "auto" to detect faces, or None for the central square.
         eyes: Positions of the eyes in the crop. None: as in the training images.
-        face: 1 for the largest face, 2 for the second largest, ..., or "all" for one crop per face.
+        face: 1 for the most prominent face (`Face.prominence`), 2 for the next, ..., or "all" for
+            one crop per face.
         data: The description of the training images, from the checkpoint.
 
     Returns:
@@ -70,7 +71,7 @@ def crop_finder(
         return lambda photo, name: [Crop.central(photo, share)]
 
     def find_crops(photo: Image.Image, name: str) -> list[Crop]:
-        faces = find_faces(photo, None if face == "all" else face)
+        faces = find_faces(photo)
         selected = faces if face == "all" else faces[face - 1 : face]
         if not selected and face not in (1, "all"):
             raise ValueError(
