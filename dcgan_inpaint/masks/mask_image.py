@@ -150,7 +150,7 @@ class MaskImages(Sequence[MaskImage]):
                     "one of them, or arrange the masks in folders as the photos are"
                 )
             chosen.append((first, most))
-        most_common = {}  # folders in common of each mask and its closest photo
+        most_common: dict[Path, int] = {}  # folders in common of each mask and its closest photo
         for mask, count in chosen:
             most_common[mask] = max(count, most_common.get(mask, 0))
         for photo, (mask, count) in zip(photos, chosen, strict=True):
@@ -196,6 +196,6 @@ def _mask_levels(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         alpha = image.getchannel("A")
-        low, high = alpha.getextrema()
-        image = alpha if low < high else image.convert("RGB")
+        varies = np.ptp(np.asarray(alpha)) > 0
+        image = alpha if varies else image.convert("RGB")
     return to_rgb_or_gray(image, 1).convert("F")
