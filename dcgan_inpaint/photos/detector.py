@@ -40,7 +40,7 @@ VIEWS_PER_BATCH = 32  # limits the memory
 EYE_DISTANCE, EYE_HEIGHT = 0.13, 0.47  # where the refined view places the eyes
 CANDIDATE_LOGIT, FACE_LOGIT = 0.0, 1.0  # thresholds before and after refinement
 # Probability that a detection is a face: 1/2 at this logit after refinement, which lies between the
-# most confident false detection, 1.2, and the faces of the portraits, 2.1 and more (detector.md).
+# false detections in turned portraits, at most 1.3, and their faces, 2.1 and more (detector.md).
 CERTAIN_LOGIT, CERTAINTY_SLOPE = 1.6, 6.0
 
 
