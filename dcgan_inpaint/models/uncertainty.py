@@ -90,7 +90,8 @@ def calibrate_error(samples: Tensor, images: Tensor, mask: Tensor, calibration: 
 def _fit_line(a: Tensor, b: Tensor) -> Tensor:
     """Return (x, y) >= 0 that minimize the sum of (a·x + b·y - 1)², for a and b (N,)."""
     both = torch.stack([a, b], 1)  # (N, 2)
-    solution = torch.linalg.lstsq(both, torch.ones_like(a)[:, None]).solution[:, 0]
+    # Without spread a is 0; lstsq then returns anything (up to torch 2.11, and on a GPU).
+    solution = torch.linalg.pinv(both).sum(1)  # (2,)
     if bool((solution >= 0).all() & solution.isfinite().all()):
         return solution
     # The constrained minimum lies on an edge: (x, 0) or (0, y).
