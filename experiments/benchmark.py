@@ -36,9 +36,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from dcgan_inpaint.blending import paste
+from dcgan_inpaint.data.batches import EpochSampler, ImageDataset, make_dataloader
 from dcgan_inpaint.data.faces.painter import render
 from dcgan_inpaint.data.faces.source import draw_factors
-from dcgan_inpaint.data.loader import EpochSampler, ImageDataModule, ImageDataset, make_dataloader
+from dcgan_inpaint.data.loader import ImageDataModule
 from dcgan_inpaint.data.sources import resolve_source
 from dcgan_inpaint.images import to_float
 from dcgan_inpaint.inpainting.module import InpaintingModule, Objective

@@ -7,7 +7,8 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
-from dcgan_inpaint.data.loader import ImageDataModule, make_dataloader
+from dcgan_inpaint.data.batches import make_dataloader
+from dcgan_inpaint.data.loader import ImageDataModule
 from dcgan_inpaint.data.sources import resolve_source
 from dcgan_inpaint.inpainting.build import build, load_configured
 from dcgan_inpaint.metrics.completions import mean_interval

@@ -16,7 +16,7 @@ import torch
 from common import CompletionRun
 from torch import Tensor
 
-from dcgan_inpaint.data.loader import make_dataloader
+from dcgan_inpaint.data.batches import make_dataloader
 from dcgan_inpaint.images import to_float
 
 CHUNK = 500  # training images at a time, to limit memory

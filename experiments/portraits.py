@@ -33,7 +33,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from dcgan_inpaint.data.loader import make_dataloader
+from dcgan_inpaint.data.batches import make_dataloader
 from dcgan_inpaint.data.skin_tone import FACE_CROP, FACE_SIZE, skin_tone
 from dcgan_inpaint.images import to_uint8
 from dcgan_inpaint.inpainting.build import build, load_configured

@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 from training import quiet_trainer
 
-from dcgan_inpaint.data.loader import ImageDataset
+from dcgan_inpaint.data.batches import ImageDataset
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.runs.callbacks import (
     Calibration,

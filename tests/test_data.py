@@ -19,6 +19,7 @@ from PIL import Image
 from small_sets import png, write_tar
 
 from dcgan_inpaint.data import cache
+from dcgan_inpaint.data.batches import EpochSampler, ImageDataset, make_dataloader
 from dcgan_inpaint.data.cache import load_split
 from dcgan_inpaint.data.decoding import central_square, to_array
 from dcgan_inpaint.data.faces.source import Faces
@@ -31,7 +32,7 @@ from dcgan_inpaint.data.image_files import (
     find_tars,
 )
 from dcgan_inpaint.data.library_sets import HuggingFace, TorchvisionSet
-from dcgan_inpaint.data.loader import EpochSampler, ImageDataModule, ImageDataset, make_dataloader
+from dcgan_inpaint.data.loader import ImageDataModule
 from dcgan_inpaint.data.sources import (
     OLD_SOURCE_TARGETS,
     check_description,
@@ -878,7 +879,7 @@ def test_targets_of_old_checkpoints_are_looked_up(target):
     assert description == {"source": names.get(name, name), "image_size": 16}
 
 
-@pytest.mark.parametrize("target", ["dcgan_inpaint.data.loader.ImageDataset", "os.system", 5, []])
+@pytest.mark.parametrize("target", ["dcgan_inpaint.data.batches.ImageDataset", "os.system", 5, []])
 def test_other_targets_are_refused(target):
     with pytest.raises(ValueError, match="choose one of celeba, faces"):
         check_description({"_target_": target, "source": "faces"})

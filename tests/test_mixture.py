@@ -10,15 +10,11 @@ from PIL import Image
 
 from dcgan_inpaint.cli.train import build_model
 from dcgan_inpaint.configs import check_config, compose_config
+from dcgan_inpaint.data.batches import ImageDataset, MixtureDataset, MixtureSampler
 from dcgan_inpaint.data.decoding import UnreadableImage
 from dcgan_inpaint.data.faces.source import Faces
 from dcgan_inpaint.data.image_files import Folder, TarShards
-from dcgan_inpaint.data.loader import (
-    ImageDataModule,
-    ImageDataset,
-    MixtureDataset,
-    MixtureSampler,
-)
+from dcgan_inpaint.data.loader import ImageDataModule
 from dcgan_inpaint.data.mixture import Mixture, mixed_order
 from dcgan_inpaint.data.skin_tone import DARK_ITA, skin_tone
 from dcgan_inpaint.data.sources import (

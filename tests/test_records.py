@@ -14,7 +14,7 @@ from PIL import Image
 from training import small_dcgan
 
 from dcgan_inpaint.blending import paste
-from dcgan_inpaint.data.loader import ImageDataset
+from dcgan_inpaint.data.batches import ImageDataset
 from dcgan_inpaint.inpainting.module import InpaintingModule, Objective
 from dcgan_inpaint.inpainting.search import SearchSettings
 from dcgan_inpaint.inpainting.solvers import Adam

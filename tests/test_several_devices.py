@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from small_sets import noise, png, write_tar
 
-from dcgan_inpaint.data.loader import EpochSampler, ImageDataset
+from dcgan_inpaint.data.batches import EpochSampler, ImageDataset
 from dcgan_inpaint.runs.trainer import share_batches
 
 PROJECT = Path(__file__).parents[1]

@@ -9,17 +9,14 @@ import torch
 from safetensors.torch import load_file
 from small_sets import noise, png, write_parquet, write_tar
 
-from dcgan_inpaint.data import loader
+from dcgan_inpaint.data import streaming
+from dcgan_inpaint.data.batches import ImageDataset
 from dcgan_inpaint.data.cache import load_split
 from dcgan_inpaint.data.image_files import TarShards
 from dcgan_inpaint.data.library_sets import HuggingFace
-from dcgan_inpaint.data.loader import (
-    ImageDataModule,
-    ImageDataset,
-    StreamedBatches,
-    shuffle_buffer,
-)
+from dcgan_inpaint.data.loader import ImageDataModule
 from dcgan_inpaint.data.sources import describe, source_from_description
+from dcgan_inpaint.data.streaming import StreamedBatches, shuffle_buffer
 
 SHARDS, EACH, SIDE = 8, 40, 8
 TRAIN = SHARDS * EACH * 18 // 20  # two in 20 are held out
@@ -91,7 +88,7 @@ def test_shards_are_shuffled_and_their_images_mixed(shards):
 
 
 def test_large_shard_is_read_in_pieces(shards, monkeypatch):
-    monkeypatch.setattr(loader, "PIECE_IMAGES", 10)
+    monkeypatch.setattr(streaming, "PIECE_IMAGES", 10)
     streamed = StreamedBatches(source_of(shards), 8)
     assert max(map(len, streamed.pieces)) == 10
     assert sorted(order(streamed)) == list(range(TRAIN))

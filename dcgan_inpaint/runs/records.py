@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
 from dcgan_inpaint.checksums import CHECKSUM, checksum
-from dcgan_inpaint.data.loader import ImageDataset
+from dcgan_inpaint.data.batches import ImageDataset
 from dcgan_inpaint.files import atomic_write, open_safetensors, save_image
 from dcgan_inpaint.images import make_grid, to_uint8
 from dcgan_inpaint.inpainting.module import Completion, SearchedCompletion

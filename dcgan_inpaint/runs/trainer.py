@@ -26,7 +26,7 @@ from torch.utils.data import Subset
 from torchvision.transforms.functional import pil_to_tensor
 
 from dcgan_inpaint.checksums import check_archive
-from dcgan_inpaint.data.loader import make_dataloader
+from dcgan_inpaint.data.batches import make_dataloader
 from dcgan_inpaint.errors import explain_devices, show
 from dcgan_inpaint.files import atomic_write
 from dcgan_inpaint.runs.records import CompletionWriter
@@ -116,7 +116,7 @@ def make_trainer(
             logger=loggers,
             callbacks=list(callbacks),
             plugins=AtomicCheckpointIO(),
-            use_distributed_sampler=False,  # `complete` and data/loader.py share out the images
+            use_distributed_sampler=False,  # `complete` and data/batches.py share out the images
             inference_mode=False,  # a search needs gradients in predict_step
         )
     except (MisconfigurationException, ModuleNotFoundError, TypeError) as error:

@@ -131,7 +131,7 @@ DATA: dict[str, tuple[Any, str]] = {
     "root is null": ({"source": "folder", "root": None}, "data.root=None: should be"),
     "source is a list": ({"source": ["faces"]}, "choose one of celeba, faces, folder"),
     "no source": ({"image_size": 16}, "choose one of celeba, faces, folder"),
-    "another class": ({"_target_": "dcgan_inpaint.data.loader.ImageDataset"}, "choose one of"),
+    "another class": ({"_target_": "dcgan_inpaint.data.batches.ImageDataset"}, "choose one of"),
     "positional": (OLD_FACES | {"_args_": [1]}, "data._args_: unknown option"),
     "two lines": (FACES | {"a\nb": 1}, "unknown option of data=faces"),
     "a list": ([FACES], "data=[{"),
