@@ -155,6 +155,10 @@ def mixture(
     Args:
         masks: Mask functions by name.
     """
-    choice = (uniform("mixture", seed, index, 1)[:, 0] * len(masks)).long()  # (B,)
-    kinds = torch.stack([draw(index, size) for draw in masks.values()])  # (M, B, 1, S, S)
-    return kinds[choice, torch.arange(len(index), device=index.device)]
+    choice = (uniform("mixture", seed, index, 1)[:, 0] * len(masks)).long().cpu()  # (B,)
+    mixed = torch.empty(len(index), 1, size, size, device=index.device)
+    for number, draw in enumerate(masks.values()):
+        rows = (choice == number).nonzero()[:, 0].to(index.device)
+        if len(rows):
+            mixed[rows] = draw(index[rows], size)
+    return mixed
