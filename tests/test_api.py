@@ -358,7 +358,7 @@ def test_completer_works_in_a_program_that_uses_hydra(dcgan, completer, tmp_path
 
 
 def test_composing_does_not_touch_the_global_state_of_hydra(monkeypatch):
-    """Another thread of the program may use Hydra meanwhile."""
+    """Composing works while another thread uses Hydra."""
 
     def used(*_):
         raise AssertionError("uses GlobalHydra")

@@ -287,7 +287,7 @@ def test_cropped_cars_need_no_annotations(cars):
 
 
 def test_cars_in_a_folder_in_a_folder_are_found(cars):
-    """As the archive of Kaggle unpacks."""
+    """The archive of Kaggle has this layout."""
     expected = {cut: Cars(str(cars), 16, cut=cut) for cut in (False, True)}
     images = {cut: source.decode(source.items("test")) for cut, source in expected.items()}
     for name in ("cars_train", "cars_test"):

@@ -205,7 +205,7 @@ def test_three_processes_complete_as_one_does(folder, trained, alone):
 @pytest.mark.parametrize("processes", [2, 3])
 @pytest.mark.parametrize("count", [1, 3, 33])
 def test_fewer_batches_than_processes(folder, trained, count, processes):
-    """All other options have their defaults; so the images would fill one batch of 64."""
+    """The other options have their defaults, so all images fit in one batch of 64."""
     output = folder / f"{count} images in {processes}"
     command = [f"ckpt={trained[0] / 'weights.safetensors'}", "limit=null", "method=mean"]
     command += ["data=faces", *SMALL, f"data.test_size={count}", f"output={output}"]

@@ -130,7 +130,7 @@ class MaskImages(Sequence[MaskImage]):
         common with those of the photo.  So masks may lie in folders of the same structure.
 
         Raises:
-            ValueError: If a photo has no mask, or several that are equally close.
+            ValueError: If a photo has no mask, or if several masks match it equally well.
         """
         by_stem: dict[str, list[Path]] = {}
         for path in self.paths:

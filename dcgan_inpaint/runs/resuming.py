@@ -164,8 +164,8 @@ def resumed_config(cfg: DictConfig, overrides: Sequence[str] | None) -> DictConf
         overrides: Both parts of `split_resumed`; None means that the user set all of `cfg`.
 
     Raises:
-        ValueError: One line, for an option that the original run does not have, or that has another
-            value there and may not change.
+        ValueError: If the original run does not have an option, or if an option that may not change
+            has another value.  The message is one line.
     """
     if not isinstance(cfg.resume, str) or (original := _read_training(cfg.resume)) is None:
         return cfg
