@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import pickle
+import secrets
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ def atomic_write(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
     """Open a temporary file that replaces `path` when the block ends without an error.
 
     After an error `path` is unchanged and the temporary file is removed. Missing parent
-    directories are created.
+    directories are created. Several processes may write the same file: the last one replaces it.
 
     Args:
         path: The file to write.
@@ -34,7 +35,7 @@ def atomic_write(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
         OSError: If the disk is full or missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(PART)
+    part = path.with_suffix(f".{secrets.token_hex(4)}{PART}")  # each process writes its own
     try:
         with part.open("wb") as file:
             yield file

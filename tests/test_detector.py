@@ -170,8 +170,8 @@ def test_a_clear_face_comes_before_a_larger_badge(monkeypatch):
     monkeypatch.setattr(detector, "_detect", lambda photo, views: next(by_depth))
     monkeypatch.setattr(detector, "_refine", lambda photo, face: face)
     photo = Image.new("RGB", (520, 520), "white")
-    assert find_faces(photo) == [face, badge]
-    monkeypatch.setattr(photos, "find_faces", lambda photo: [face, badge])
+    assert find_faces(photo, count=1) == [face, badge]
+    monkeypatch.setattr(photos, "find_faces", lambda photo, count: [face, badge])
     for number, expected in ((1, face), (2, badge)):
         (crop,) = crop_finder(1.0, detector="auto", face=number)(photo, "a.png")
         assert crop == Crop.from_eyes(expected.left_eye, expected.right_eye, EYES)
@@ -182,6 +182,29 @@ def test_clear_faces_are_ordered_by_size():
     near, far = detection(0, 300.0, 2.1), detection(0, 250.0, 3.8)
     assert near.prominence > far.prominence
     assert detection(0, 100.0, 1.1).prominence < detection(0, 100.0, 2.1).prominence
+
+
+def test_the_search_stops_once_the_requested_faces_are_clear(monkeypatch):
+    large = detection(100, 200.0, 3.0)
+    small, doubtful = detection(400, 60.0, 2.5), detection(300, 40.0, 1.0)
+    searched = []
+    views = {1: [[large], [doubtful]], 2: [[small]], 3: [[]]}
+
+    def detect(photo, crops):
+        searched.append(crops)
+        return views[len(searched)]
+
+    monkeypatch.setattr(detector, "_detect", detect)
+    monkeypatch.setattr(detector, "_refine", lambda photo, face: face)
+    photo = Image.new("RGB", (520, 520), "white")
+    for count, depths, expected in (
+        (1, 1, [large, doubtful]),
+        (2, 2, [large, small, doubtful]),
+        (None, 3, [large, small, doubtful]),
+    ):
+        searched.clear()
+        assert find_faces(photo, count) == expected
+        assert len(searched) == depths
 
 
 def test_no_face_is_detected_in_plain_color_and_noise():

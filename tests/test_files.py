@@ -54,6 +54,17 @@ def test_durable_write_reaches_the_disk_before_it_replaces_the_file(tmp_path, mo
     assert calls == ["replace", "fsync", "replace"]
 
 
+def test_two_processes_may_write_the_same_file(tmp_path):
+    path = tmp_path / "config.yaml"
+    with atomic_write(path) as first:
+        with atomic_write(path) as second:
+            second.write(b"second")
+        assert path.read_bytes() == b"second"
+        first.write(b"first")
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_remove_parts_removes_only_unfinished_files(tmp_path):
     for name in ("last.part", "records/00000.part", "records/00000.safetensors"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -126,7 +126,7 @@ def two_faces(monkeypatch):
     for crop in (LEFT, RIGHT):
         left, right = (crop.origin + crop.side * complex(u, v) for u in (u_left, u_right))
         faces.append(Face(left, right, (left + right) / 2, abs(crop.side), 2.0))
-    monkeypatch.setattr(photos_module, "find_faces", lambda photo: faces)
+    monkeypatch.setattr(photos_module, "find_faces", lambda photo, count: faces)
 
 
 @pytest.mark.parametrize("batch", [1, 2])

@@ -116,7 +116,11 @@ def test_interruption_before_the_rename_leaves_two_complete_checkpoints(last, mo
 
 
 def test_disk_that_returns_other_data_is_an_error(last, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda _: flip_a_bit(last.with_suffix(".part")))
+    def damage(_):
+        (part,) = last.parent.glob("last.*.part")
+        flip_a_bit(part)
+
+    monkeypatch.setattr(os, "fsync", damage)
     with pytest.raises(OSError, match="returns other data"):
         AtomicCheckpointIO().save_checkpoint(checkpoint(2), last)
     assert stored_value(last) == 1

@@ -42,6 +42,7 @@ CANDIDATE_LOGIT, FACE_LOGIT = 0.0, 1.0  # thresholds before and after refinement
 # Probability that a detection is a face: 1/2 at this logit after refinement, which lies between the
 # false detections in turned portraits, at most 1.3, and their faces, 2.1 and more (detector.md).
 CERTAIN_LOGIT, CERTAINTY_SLOPE = 1.6, 6.0
+CLEAR = 0.9  # probability of a face for which smaller views of the photo need not be searched
 
 
 class Face(NamedTuple):
@@ -64,12 +65,17 @@ class Face(NamedTuple):
     score: float
 
     @property
+    def probability(self) -> float:
+        """The probability that this is a face."""
+        return 1 / (1 + math.exp(-CERTAINTY_SLOPE * (self.score - CERTAIN_LOGIT)))
+
+    @property
     def prominence(self) -> float:
         """Size times the probability that this is a face.
 
         Clear detections are ordered by size, and doubtful ones come after faces of a similar size.
         """
-        return self.size / (1 + math.exp(-CERTAINTY_SLOPE * (self.score - CERTAIN_LOGIT)))
+        return self.size * self.probability
 
     def to_photo(self, crop: Crop) -> "Face":
         """Map a face from the unit square to the photo that the crop belongs to."""
@@ -163,13 +169,14 @@ def load_blazeface() -> BlazeFace:
     return network.eval().requires_grad_(False)
 
 
-def find_faces(photo: Image.Image) -> list[Face]:
+def find_faces(photo: Image.Image, count: int | None = None) -> list[Face]:
     """Detect faces in an upright photo with BlazeFace, at any rotation.
 
     The search starts with the complete photo and continues with smaller and smaller views of it.
 
     Args:
         photo: An image of any size.
+        count: Stop once this number of faces is detected clearly. None: search for all faces.
 
     Returns:
         The faces, in the order of their prominence.
@@ -184,6 +191,8 @@ def find_faces(photo: Image.Image) -> list[Face]:
         candidates = [face.to_photo(scale) for face in _drop_duplicates(candidates)]
         refined = [better for face in candidates if (better := _refine(photo, face))]
         faces = _drop_duplicates([*faces, *refined])
+        if count is not None and sum(face.probability > CLEAR for face in faces) >= count:
+            break
     return sorted(faces, key=lambda face: -face.prominence)
 
 

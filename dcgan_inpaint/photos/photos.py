@@ -71,7 +71,7 @@ def crop_finder(
         return lambda photo, name: [Crop.central(photo, share)]
 
     def find_crops(photo: Image.Image, name: str) -> list[Crop]:
-        faces = find_faces(photo)
+        faces = find_faces(photo, count=None if face == "all" else face)
         selected = faces if face == "all" else faces[face - 1 : face]
         if not selected and face not in (1, "all"):
             raise ValueError(

@@ -286,11 +286,14 @@ def run_kill(case: Case) -> None:
         time.sleep(fraction * runs.facts["train seconds"])
     elif phase == "saving":
         script = case.start(*runs.train(run_dir))
-        part = run_dir / "last.part"  # it exists for some milliseconds
+
+        def saving():  # for some milliseconds
+            return any(run_dir.glob("last.*.part"))
+
         for _ in range(epoch - 1):
-            script.wait_for(part.exists)
-            script.wait_for(lambda: not part.exists())
-        script.wait_for(part.exists)
+            script.wait_for(saving)
+            script.wait_for(lambda: not saving())
+        script.wait_for(saving)
         time.sleep(fraction * 0.01)
     elif phase == "decoding":
         script = case.start(*runs.complete(run_dir, cache))
