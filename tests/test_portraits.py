@@ -1,6 +1,8 @@
 """The shipped portraits: their list, their balance, and faces that the detector finds."""
 
+import cmath
 import csv
+import math
 from collections import Counter
 
 import pytest
@@ -40,3 +42,23 @@ def test_a_large_face_is_detected_in_every_portrait():
             assert image.size == (448, 448)
             face = find_faces(image)[0]
         assert abs(face.right_eye - face.left_eye) > 40  # px; the models have 35 at 128 px
+
+
+@pytest.mark.slow
+def test_first_face_of_a_turned_portrait_is_the_face():
+    """On a background of one color, where details that are turned may look like small faces."""
+    for i, row in enumerate(ROWS):
+        with Image.open(PORTRAITS / row["file"]) as image:
+            upright = image.convert("RGB").resize((266, 266), Image.Resampling.LANCZOS)
+        angle, gray = (10, -10)[i % 2], (255, 128)[i // 2 % 2]
+        turned = upright.rotate(
+            -angle, Image.Resampling.BICUBIC, expand=True, fillcolor=(gray,) * 3
+        )
+        face, expected = (find_faces(photo, count=1)[0] for photo in (turned, upright))
+        turn = cmath.rect(1, math.radians(angle))
+        for name in ("left_eye", "right_eye"):
+            eye = getattr(expected, name) - complex(*upright.size) / 2
+            position = complex(*turned.size) / 2 + eye * turn
+            assert abs(getattr(face, name) - position) < 0.2 * abs(
+                expected.right_eye - expected.left_eye
+            )
