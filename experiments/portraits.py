@@ -205,7 +205,7 @@ def eyes_in_place(completion: Tensor, truth: Tensor) -> float:
     It is 0 if an eye is elsewhere or no face is detected, and nan without a face in the true image.
     Images are uint8 (3, S, S).
     """
-    true_faces, faces = (find_faces(to_pil_image(image)) for image in (truth, completion))
+    true_faces, faces = (find_faces(to_pil_image(image), count=1) for image in (truth, completion))
     if not true_faces:
         return float("nan")
     if not faces:
