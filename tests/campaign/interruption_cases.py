@@ -287,7 +287,7 @@ def run_kill(case: Case) -> None:
     elif phase == "saving":
         script = case.start(*runs.train(run_dir))
 
-        def saving():  # for some milliseconds
+        def saving() -> bool:  # for some milliseconds
             return any(run_dir.glob("last.*.part"))
 
         for _ in range(epoch - 1):
