@@ -6,8 +6,10 @@ import math
 from collections import Counter
 
 import pytest
+import torch
 from PIL import Image
 
+from dcgan_inpaint import Completer
 from dcgan_inpaint.photos.detector import find_faces
 from dcgan_inpaint.photos.photos import PORTRAITS
 
@@ -62,3 +64,22 @@ def test_first_face_of_a_turned_portrait_is_the_face():
             assert abs(getattr(face, name) - position) < 0.2 * abs(
                 expected.right_eye - expected.left_eye
             )
+
+
+@pytest.mark.slow
+def test_half_of_a_portrait_is_completed_without_a_visible_edge():
+    """Gradients across the border of the hole are like those of the columns (rows) beside it."""
+    photos = [Image.open(PORTRAITS / row["file"]) for row in ROWS]
+    ratios = []
+    for result in Completer.load("celeba128", "batch_size=24")(photos, mask="half"):
+        row, batch = result.row, result.batch
+        image, mask = batch.completion[row], batch.mask[row, 0]  # (3, S, S), (S, S)
+        if mask.mean(0).std() < mask.mean(1).std():  # the upper or the lower half is missing
+            image, mask = image.transpose(1, 2), mask.T
+        middle = mask.shape[1] // 2
+        assert mask[:, middle - 1].sum() == 0 or mask[:, middle].sum() == 0
+        gradients = (image[:, :, 1:] - image[:, :, :-1]).abs().mean((0, 1))  # (S - 1,)
+        border = middle - 1
+        beside = torch.cat([gradients[border - 4 : border], gradients[border + 1 : border + 5]])
+        ratios.append(float(gradients[border] / beside.mean()))
+    assert max(ratios) < 1.5
