@@ -17,9 +17,11 @@ from dcgan_inpaint.masks import masks
 from dcgan_inpaint.models.checkpoint import load_model, save_weights
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.efficientnet import feature_distance, load_efficientnet
+from dcgan_inpaint.models.encoder_generator import SAMPLE_SPREAD
 from dcgan_inpaint.models.networks import freeze
 from dcgan_inpaint.models.one_pass import OnePass
 from dcgan_inpaint.models.unet import UNetwork
+from dcgan_inpaint.randomness import normal
 
 SIZE = {"image_size": 16}
 MASK = partial(masks.random, seed=0, missing=0.5)
@@ -362,8 +364,9 @@ def test_search_of_no_iterations_equals_the_one_pass():
         torch.testing.assert_close(searched.completion, one_pass.completion)
 
 
-def test_samples_share_the_skips_and_differ_in_z():
+def test_samples_share_the_skips_and_differ_in_their_code():
     model, images = trained_gan_network(), random_batches(1)[0]["image"]
+    torch.nn.init.normal_(model.ema_network.directions)
     done = search_from(model, candidates=4).predict_step(
         {"image": images, "index": torch.arange(4)}
     )
@@ -374,6 +377,22 @@ def test_samples_share_the_skips_and_differ_in_z():
     )
     torch.testing.assert_close(again.candidates, done.candidates[:, :2])
     assert done.predicted_error.shape == (4, 1, 16, 16)
+
+
+def test_codes_of_samples_differ_like_the_codes_of_images():
+    """The noise has the covariance of codes of images with the same mask."""
+    model, images = trained_gan_network(), random_batches(1, 64)[0]["image"]
+    mask, network = masks.center(torch.arange(64), 16, 0.25), model.ema_network
+    network.measure_directions(images, mask)
+    with torch.no_grad():
+        codes = network.encoder(images * mask, mask)  # (64, code_dim)
+    difference = codes - codes.roll(1, 0)
+    covariance = difference.T @ difference / (2 * 64)
+    torch.testing.assert_close(network.directions.T @ network.directions, covariance)
+    noise = normal("noise", 0, torch.arange(64), network.noise_dim)
+    z = network.encode(images * mask, mask, noise).z
+    moved = codes + SAMPLE_SPREAD * noise @ network.directions
+    torch.testing.assert_close(z, network.bound(network.head(moved)))
 
 
 def test_search_from_the_network_lowers_the_objective():

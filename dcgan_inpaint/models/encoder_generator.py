@@ -4,6 +4,7 @@ The generator is that of a trained GAN, or a new one: then the network is a cont
 2016).  Skip connections add the maps of the encoder to those of the generator, as in a U-Net.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 
 from dcgan_inpaint.models.networks import Encoder, Encoding, Generator
 
-# Standard deviation of the noise on z; see experiments/one_pass.md.
-SAMPLE_SPREAD = 0.6
+# Spread of the codes of an image's samples / spread of the codes of different images; chosen on
+# validation images, experiments/one_pass.md.
+SAMPLE_SPREAD = 0.7
+MAX_NOISE_DIM = 64  # codes vary in few directions
 
 
 class EncoderGenerator(nn.Module):
@@ -33,7 +36,9 @@ class EncoderGenerator(nn.Module):
         ValueError: If the maps of encoder and generator have different sizes, with `skips`.
 
     Attributes:
-        noise_dim: Size of the noise of a sample: that of z, or 0 without a `prior`.
+        noise_dim: Size of the noise of a sample, or 0 without a `prior`.
+        directions: (noise_dim, code_dim), what each value of the noise adds to a code; 0 before
+            `measure_directions`.
     """
 
     first_without_noise = True  # the first of several samples is the completion in one pass
@@ -43,12 +48,15 @@ class EncoderGenerator(nn.Module):
         self.encoder, self.decoder = encoder, generator
         self.prior, self.noise_dim = prior, 0
         if prior is not None:
-            map_dim, self.noise_dim = generator.project.weight.shape
-            self.head = nn.Linear(encoder.code.out_features, self.noise_dim)
+            code_dim = encoder.code.out_features
+            map_dim, z_dim = generator.project.weight.shape
+            self.head = nn.Linear(code_dim, z_dim)
             self.bound: nn.Module = nn.Tanh() if prior == "uniform" else nn.Identity()
-            self.offset = nn.Linear(encoder.code.out_features, map_dim)
+            self.offset = nn.Linear(code_dim, map_dim)
             nn.init.zeros_(self.offset.weight)
             nn.init.zeros_(self.offset.bias)
+            self.noise_dim = min(MAX_NOISE_DIM, code_dim)
+            self.register_buffer("directions", torch.zeros(self.noise_dim, code_dim))
         if skips:
             convs: Any = encoder.convs
             widths = [conv.out_channels for conv in convs][::-1]  # at 4x4, 8x8, ...
@@ -68,26 +76,44 @@ class EncoderGenerator(nn.Module):
         Args:
             known: Masked images (B, C, S, S) in [-1, 1], 0 in the hole.
             mask: (B, 1, S, S), 1 = known.
-            noise: (B·K, noise_dim) for K samples of each image, or None.  It is added to z, times
-                SAMPLE_SPREAD.
+            noise: (B·K, noise_dim) for K samples of each image, or None.  It changes the code.
 
         Returns:
             The encoding, of B rows or of B·K rows, the samples of an image in adjacent rows.
         """
         code, maps = self.encoder.with_maps(known, mask)  # (B, code_dim), (B, df, S/2, S/2), ...
+        count = 1 if noise is None else len(noise) // len(code)
+        if noise is not None:
+            change = SAMPLE_SPREAD * noise @ self.directions  # (B·K, code_dim)
+            code = code.repeat_interleave(count, 0) + change
         skips = None
         if hasattr(self, "skips"):
-            skips = [skip(h) for skip, h in zip(self.skips, reversed(maps), strict=True)]
+            pairs = zip(self.skips, reversed(maps), strict=True)
+            skips = [skip(h) for skip, h in pairs]
+            if count > 1:
+                skips = [skip.repeat_interleave(count, 0) for skip in skips]
         if self.prior is None:
             return Encoding(code, None, skips)
-        z, offset = self.bound(self.head(code)), self.offset(code)  # (B, z_dim), (B, 4·4·8·gf)
-        if noise is not None:
-            count = len(noise) // len(z)
-            z = z.repeat_interleave(count, 0) + SAMPLE_SPREAD * noise  # (B·K, z_dim)
-            z = z.clamp(-1, 1) if self.prior == "uniform" else z
-            offset = offset.repeat_interleave(count, 0)
-            skips = skips and [skip.repeat_interleave(count, 0) for skip in skips]
-        return Encoding(z, offset, skips)
+        return Encoding(self.bound(self.head(code)), self.offset(code), skips)
+
+    @torch.no_grad()
+    def measure_directions(self, images: Tensor, mask: Tensor) -> None:
+        """Set the directions of the noise to those in which the codes of images differ.
+
+        The difference of two codes has the noise's distribution times sqrt(2).  Both are computed
+        with the same mask, because codes of different masks differ also for the same image.
+
+        Args:
+            images: (B, C, S, S) in [-1, 1].
+            mask: (B, 1, S, S), 1 = known.
+        """
+        codes, others = (
+            self.encoder(each * mask, mask).float() for each in (images, images.roll(1, 0))
+        )  # (B, code_dim) each
+        _, scales, vectors = torch.linalg.svd(codes - others, full_matrices=False)
+        directions = scales[:, None] * vectors / math.sqrt(2 * len(codes))  # (min(B, code_dim), ..)
+        self.directions.zero_()
+        self.directions[: len(directions)] = directions[: self.noise_dim]
 
     def forward(self, known: Tensor, mask: Tensor) -> Tensor:
         z, offset, skips = self.encode(known, mask)

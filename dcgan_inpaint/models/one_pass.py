@@ -299,7 +299,7 @@ class OnePass(Model):
 
     @torch.no_grad()
     def calibrate(self, images: Tensor, count: int = 8) -> dict[str, float]:
-        """Fit the predicted error of the mean of samples, on images not trained on.
+        """Measure the noise of samples, and fit the error of their mean, on images not trained on.
 
         Args:
             images: (B, C, S, S) in [-1, 1].
@@ -310,6 +310,8 @@ class OnePass(Model):
         """
         index = torch.arange(len(images), device=self.device)
         mask = self.training_masks(-1 - index)  # (B, 1, S, S); training has indices from 0
+        self.ema_network.measure_directions(images, mask)
+        self.network.directions.copy_(self.ema_network.directions)
         network, dim = freeze(self.ema_network), self.network.noise_dim
         noise = normal("calibrate w", self.settings.seed, index, count * dim)
         z, offset, skips = network.encode(images * mask, mask, noise.view(-1, dim))
