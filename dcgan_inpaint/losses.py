@@ -5,7 +5,6 @@ Completion losses (Amos 2016; Yeh 2017, eq. 2 to 4) are one number per image, so
 a batch never influence each other.
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -40,17 +39,6 @@ def context_loss(fake: Tensor, images: Tensor, weights: Tensor, norm: str = "l1"
     difference = fake - images
     distance = difference.abs() if norm == "l1" else difference.square()
     return (weights * distance).sum((1, 2, 3))
-
-
-def spread_l1(samples: Tensor) -> Tensor:
-    """Return the spread of K samples of each image, averaged over pixels and channels (B,).
-
-    It is the standard deviation that follows for Gaussians from the mean absolute difference to the
-    mean of the samples (B, K, C, H, W) (Bendel 2023).
-    """
-    count = samples.shape[1]
-    distance = (samples - samples.mean(1, keepdim=True)).abs().sum(1)  # (B, C, H, W)
-    return math.sqrt(math.pi / (2 * count * (count - 1))) * distance.mean((1, 2, 3))
 
 
 def gradient_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:

@@ -30,11 +30,6 @@ def small_encoder(dcgan, **settings):
     return LatentEncoder(**{"gan": dcgan, "mask": mask} | SMALL | settings)
 
 
-def small_sampler(dcgan, **settings):
-    defaults = {"noise_dim": 5, "lam": 0.01, "lr": 3e-3, "ema_decay": 0.0}
-    return small_encoder(dcgan, **defaults | settings)
-
-
 def generated(dcgan, count):
     """Images that G can generate."""
     with torch.no_grad():
@@ -144,93 +139,38 @@ def test_checkpoint_rebuilds_a_gan_of_another_registered_kind(tmp_path, monkeypa
     assert type(loaded.gan) is Another
 
 
-def sampled(model, images, seed=0, count=6):
-    """Samples (B, count, C, S, S) by the averaged encoder."""
-    mask = masks.center(torch.arange(len(images)), 16, 0.25)
-    model.on_fit_start()
-    noise = normal("test", seed, torch.arange(len(images)), count * 5).unflatten(1, (count, 5))
-    with torch.no_grad():
-        return model.sample_images(freeze(model.ema_encoder), images * mask, mask, noise)
-
-
 def test_samples_depend_on_their_noise_and_not_on_the_batch(dcgan):
-    model, images = small_sampler(dcgan), generated(dcgan, 3)
-    model.encoder.offset.weight.data.normal_(std=0.05)
-    model.ema_encoder.load_state_dict(model.encoder.state_dict())
-    together, other = sampled(model, images), sampled(model, images, seed=1)
-    torch.testing.assert_close(sampled(model, images[:1])[0], together[0], rtol=0, atol=1e-5)
-    assert (together - other).abs().mean() > 1e-3
-    assert together.std(1).mean() > 1e-3
+    """The file of an encoder that samples, which is no longer trained, is completed as before."""
+    encoder = small_encoder(dcgan, noise_dim=5).latent_encoder()
+    images, mask = generated(dcgan, 3), masks.center(torch.arange(3), 16, 0.25)
+    noise = normal("test", 0, torch.arange(3), 6 * 5).unflatten(1, (6, 5))  # (B, K, noise_dim)
+    z = encoder.encode(images * mask, mask, noise.flatten(0, 1)).z.unflatten(0, (3, 6))
+    first = encoder.encode((images * mask)[:1], mask[:1], noise[0]).z
+    torch.testing.assert_close(first, z[0], rtol=0, atol=1e-5)
+    other = encoder.encode(images * mask, mask, -noise.flatten(0, 1)).z.unflatten(0, (3, 6))
+    assert (z - other).abs().mean() > 1e-3
+    assert z.std(1).mean() > 1e-3
 
 
-def test_sampler_loss_matches_a_hand_calculation(dcgan):
-    """L1 of the mean of two samples, minus the spread reward, plus D's loss of the first sample."""
-    model, images = small_sampler(dcgan, whole=2.0, context=3.0, lam=0.5), generated(dcgan, 4)
-    model.reward[2] = 1.5  # of a center hole
-    mask = masks.center(torch.arange(4), 16, 0.25)
-    loss = one_step(model, images)
-    noise = normal("train w", 0, torch.arange(4), 10).unflatten(1, (2, 5))
-    with torch.no_grad():
-        samples = model.sample_images(model.encoder, images * mask, mask, noise)
-    first, second = samples.unbind(1)
-    distance = ((first + second) / 2 - images).abs()
-    l1 = 2 * distance.mean() + 3 * (distance * mask).mean()
-    spread = math.sqrt(math.pi / 4) * (first - second).abs().mean()  # 2 · |d / 2|
-    completed = torch.where(mask == 0, first, images)
-    logits = model.discriminator(torch.cat([completed, mask], 1)).detach()
-    reward = 2 * 1.5 * math.sqrt(1 / (3 * math.pi)) * spread
-    expected = l1 - reward + 0.5 * torch.log1p(torch.exp(-logits)).mean()
-    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+def test_training_of_an_encoder_that_samples_is_refused(dcgan):
+    with pytest.raises(ValueError, match=r"noise_dim=5: .* no longer trained. Use model=one_pass"):
+        small_encoder(dcgan, noise_dim=5).check()
 
 
-def test_sampler_updates_the_encoder_and_its_discriminator(dcgan):
-    model, updates = small_sampler(dcgan), []
-    update = model.update_network
-
-    def record(optimizer, loss, **options):
-        updates.append(optimizer)
-        update(optimizer, loss, **options)
-
-    model.update_network = record
-    fit(model, generated(dcgan, 4))
-    assert updates == [1, 0]
+def test_file_of_an_encoder_that_samples_stores_all_its_parts(dcgan, tmp_path):
+    model = small_encoder(dcgan, noise_dim=5)
+    model.reward[1], model.error_calibration[1, 1] = 1.25, 0.04
+    save_weights(model, tmp_path / "weights.safetensors")
+    loaded = load_model(tmp_path / "weights.safetensors", LatentEncoder)
+    assert loaded.settings.noise_dim == 5
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[name]), name
+    assert loaded.latent_encoder().error_calibration[1, 1] == torch.tensor(0.04)
 
 
-def test_trained_sampler_is_more_accurate_and_its_samples_differ(dcgan):
-    images = generated(dcgan, 16)
-    before = {name: value.clone() for name, value in dcgan.state_dict().items()}
-    model = small_sampler(dcgan)
-    start = sampled(model, images).mean(1)
-    fit(model, images, max_epochs=90)
-    samples = sampled(model, images)
-    assert (samples.mean(1) - images).abs().mean() < 0.6 * (start - images).abs().mean()
-    assert samples.std(1).mean() > 0.01
-    for name, value in dcgan.state_dict().items():
-        assert torch.equal(value, before[name]), name
-    assert model.iteration == 90
-
-
-def test_calibration_raises_the_reward_if_samples_do_not_spread(dcgan):
-    model, images = small_sampler(dcgan), generated(dcgan, 16)
-    model.on_fit_start()
-    with torch.no_grad():
-        for parameter in (model.ema_encoder.mix.weight, model.ema_encoder.mix.bias):
-            parameter.zero_()  # all samples are equal
-    metrics = model.calibrate(images)
-    assert metrics.keys() == {"spread_ratio_2", "reward_2"}  # a center hole has depth 2
-    assert metrics["spread_ratio_2"] < 1e-3
-    largest = math.exp(0.5)  # of one calibration
-    assert model.reward.tolist() == pytest.approx([1, 1, largest, 1])
-    assert metrics["reward_2"] == pytest.approx(largest)
-    assert model.calibrate(images)["reward_2"] == pytest.approx(math.sqrt(3))  # of all together
-    assert model.error_calibration[[0, 1, 3]].tolist() == [[1, 0]] * 3
-    scale, offset = model.error_calibration[2].tolist()
-    assert (scale, offset > 0) == (0, True)  # without spread the offset is the error
-
-
-def test_resumed_sampler_equals_an_uninterrupted_one(dcgan, tmp_path):
+def test_resumed_training_equals_an_uninterrupted_one(dcgan, tmp_path):
     images = generated(dcgan, 8)
-    uninterrupted, interrupted = (small_sampler(dcgan, schedule="cosine") for _ in range(2))
+    uninterrupted, interrupted = (small_encoder(dcgan, schedule="cosine") for _ in range(2))
     fit(uninterrupted, images, max_epochs=6)
 
     class Stop(Callback):
@@ -239,7 +179,7 @@ def test_resumed_sampler_equals_an_uninterrupted_one(dcgan, tmp_path):
 
     fit(interrupted, images, max_epochs=6, callbacks=[Stop()])
     interrupted.trainer.save_checkpoint(tmp_path / "half.ckpt")
-    resumed = small_sampler(dcgan, schedule="cosine")
+    resumed = small_encoder(dcgan, schedule="cosine")
     loader = DataLoader([{"image": images, "index": torch.arange(8)}], batch_size=None)
     trainer = quiet_trainer(max_epochs=6)
     trainer.fit(resumed, loader, ckpt_path=tmp_path / "half.ckpt", weights_only=True)
@@ -247,28 +187,16 @@ def test_resumed_sampler_equals_an_uninterrupted_one(dcgan, tmp_path):
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
-def test_sampler_checkpoint_stores_reward_and_calibration(dcgan, tmp_path):
-    model = small_sampler(dcgan)
-    model.reward[1], model.error_calibration[1, 1] = 1.25, 0.04
-    save_weights(model, tmp_path / "weights.safetensors")
-    loaded = load_model(tmp_path / "weights.safetensors", LatentEncoder)
-    assert loaded.settings.noise_dim == 5
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, loaded.state_dict()[name]), name
-
-
 def test_augmentation_applies_to_input_and_target_alike(dcgan):
     images = generated(dcgan, 4)
-    augmented = one_step(small_sampler(dcgan, changed=1.0), images)
-    expected = one_step(small_sampler(dcgan), augment(images, torch.arange(4), 0, 1.0)[0])
+    augmented = one_step(small_encoder(dcgan, changed=1.0), images)
+    expected = one_step(small_encoder(dcgan), augment(images, torch.arange(4), 0, 1.0)[0])
     assert torch.equal(augmented, expected)
 
 
-@pytest.mark.parametrize("noise_dim", [0, 5])
-@pytest.mark.parametrize(("limits", "steps"), [({"max_epochs": 4}, 4), ({"max_steps": 6}, None)])
-def test_cosine_schedule_ends_with_the_training(dcgan, noise_dim, limits, steps):
-    """max_steps counts optimizer steps, of which a sampler takes two for each batch."""
-    model = small_encoder(dcgan, noise_dim=noise_dim, schedule="cosine")
+@pytest.mark.parametrize(("limits", "steps"), [({"max_epochs": 4}, 4), ({"max_steps": 6}, 6)])
+def test_cosine_schedule_ends_with_the_training(dcgan, limits, steps):
+    model = small_encoder(dcgan, schedule="cosine")
     rates, update = [], model.update_network
 
     def record(optimizer, loss, **options):
@@ -277,6 +205,5 @@ def test_cosine_schedule_ends_with_the_training(dcgan, noise_dim, limits, steps)
 
     model.update_network = record
     fit(model, generated(dcgan, 4), **{"max_epochs": 100} | limits)
-    steps = steps or (3 if noise_dim else 6)
     expected = [1e-3 * (1 + math.cos(math.pi * t / steps)) / 2 for t in range(steps)]
     assert rates == pytest.approx(expected)

@@ -11,7 +11,6 @@ from dcgan_inpaint.losses import (
     gradient_penalty,
     hole_loss,
     prior_loss,
-    spread_l1,
     yeh_weights,
 )
 
@@ -110,18 +109,6 @@ def test_objective_uses_its_weighting_window_and_prior():
 def test_objective_rejects_arguments_out_of_range(arguments, message):
     with pytest.raises(ValueError, match=message):
         Objective(**arguments)
-
-
-def test_spread_l1_matches_a_manual_computation():
-    """For three samples: sqrt(pi / 12) times the sum of distances to the mean, over two pixels."""
-    fakes = torch.tensor([[0.0, 1.0], [0.3, 1.0], [0.6, 1.0]]).view(1, 3, 1, 1, 2)
-    torch.testing.assert_close(spread_l1(fakes), torch.tensor([math.sqrt(math.pi / 12) * 0.6 / 2]))
-
-
-def test_spread_l1_estimates_the_standard_deviation():
-    fakes = 0.7 * torch.randn(400, 2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    # For two Gaussian samples, E |x1 - x2| is 2 sigma / sqrt(pi).
-    assert spread_l1(fakes).mean().item() == pytest.approx(0.7, rel=0.01)
 
 
 def test_gradient_penalty_of_a_linear_discriminator():

@@ -20,8 +20,7 @@ from safetensors.torch import load_file, save_file
 from dcgan_inpaint.cli.entry_point import run_config
 from dcgan_inpaint.configs import compose_config
 from dcgan_inpaint.images import make_grid
-from dcgan_inpaint.models.checkpoint import load_gan, load_model
-from dcgan_inpaint.models.latent_encoder import LatentEncoder
+from dcgan_inpaint.models.checkpoint import load_gan
 from dcgan_inpaint.photos.photos import PORTRAITS
 from dcgan_inpaint.runs.resuming import TRAINING_STATE
 
@@ -467,18 +466,6 @@ def test_wrong_option_of_a_context_encoder_is_one_error_line(run, context_encode
 def test_sampling_from_a_context_encoder_is_an_error(run, context_encoder):
     result = run("sample.py", f"ckpt={context_encoder / 'last.ckpt'}", fails=True)
     assert_one_error(result, "last.ckpt: holds a one-pass network without a GAN. Use that of a GAN")
-
-
-def test_latent_encoder_with_noise_is_calibrated_without_validation(run, trained, tmp_path):
-    sampler = [a for a in TRAIN if not a.startswith(("model", "sample", "validate", "preview"))]
-    sampler += ["model=latent_encoder", "model.df_dim=2", "model.code_dim=8", "model.noise_dim=3"]
-    sampler += ["validate=0", "preview=0", "trainer.max_epochs=1"]
-    run("train.py", *sampler, f"gan={trained / 'last.ckpt'}", f"output={tmp_path}")
-    model = load_model(tmp_path / "weights.safetensors", LatentEncoder)
-    assert (model.reward != 1).any()
-    assert (model.error_calibration[:, 1] > 0).any()
-    rows = read_csv(tmp_path / "logs" / "version_0" / "metrics.csv")
-    assert any(name.startswith("calibration/spread_ratio") for name in rows[0])
 
 
 @pytest.fixture(scope="module")

@@ -82,7 +82,7 @@ def test_two_processes_train_one_gan(trained):
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["model=latent_encoder", "model.code_dim=4", "model.noise_dim=3", "gan={gan}"],
+        ["model=latent_encoder", "model.code_dim=4", "gan={gan}"],
         ["model=context_encoder", "model.code_dim=4", "model.gf_dim=2"],
         ["model=one_pass", "model.layers=2", "model.perceptual=0.0", "gan={gan}"],
     ],

@@ -114,10 +114,7 @@ def check_image_counts(
     needed = {"train": config.batch_size * processes, "val": int(uses_val)}
     needed["test"] = 2 if samples_are_evaluated(config, model) else 0
     counts = {split: len(source.items(split)) for split, count in needed.items() if count}
-    without_val = "validate=0 preview=0"
-    if model.needs_calibration:
-        sampler = "noise_dim" in model.hparams
-        without_val = f"{without_val} model.noise_dim=0" if sampler else "data with val images"
+    without_val = "data with val images" if model.needs_calibration else "validate=0 preview=0"
     remedies = {"val": without_val, "test": "sample_metrics=0"}
     remedies["train"] = f"batch_size={counts['train'] // processes} or less"
     if counts["train"] < processes:

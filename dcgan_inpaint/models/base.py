@@ -148,15 +148,12 @@ class Model(LightningModule):
             raise ValueError(f"model.mask=null: a {self.kind} needs masks. Set mask@model.mask=...")
         return self.mask(index, self.settings.image_size)
 
-    def calibrate(self, images: Tensor, count: int = 8) -> dict[str, float]:
+    def calibrate(self, images: Tensor, count: int = 8) -> None:
         """Fit what a model that `needs_calibration` predicts, on images not trained on.
 
         Args:
             images: (B, C, S, S) in [-1, 1].
             count: Number of samples of each image.
-
-        Returns:
-            Values to log.
         """
         raise NotImplementedError
 

@@ -298,15 +298,12 @@ class OnePass(Model):
         optimizer.step()
 
     @torch.no_grad()
-    def calibrate(self, images: Tensor, count: int = 8) -> dict[str, float]:
+    def calibrate(self, images: Tensor, count: int = 8) -> None:
         """Measure the noise of samples, and fit the error of their mean, on images not trained on.
 
         Args:
             images: (B, C, S, S) in [-1, 1].
             count: Number of samples of each image.
-
-        Returns:
-            No values to log.
         """
         index = torch.arange(len(images), device=self.device)
         mask = self.training_masks(-1 - index)  # (B, 1, S, S); training has indices from 0
@@ -319,7 +316,6 @@ class OnePass(Model):
         repeated = (rows.repeat_interleave(count, 0) for rows in (images, mask))
         samples = poisson(fakes, *repeated).unflatten(0, (-1, count))  # (B, K, C, S, S)
         self.error_calibration.copy_(calibrate_error(samples, images, mask, self.error_calibration))
-        return {}
 
 
 def build_network(s: OnePassSettings, gan: LatentGAN | None) -> Any:

@@ -59,9 +59,7 @@ class StoreSettings(Callback):
 class Calibration(Callback):
     """Calibrates a model that samples, after each epoch.
 
-    It fits the predicted error and, for a latent encoder, adapts the spread reward.  It runs on
-    `count` validation images, which the model is not trained on, and logs the result as
-    calibration/<name>.
+    It fits the predicted error on `count` validation images, which the model is not trained on.
     """
 
     # The encoders of experiments/sampling.md were calibrated on 128 validation images.
@@ -72,8 +70,7 @@ class Calibration(Callback):
         self.images = _validation_images(self.data, self.count)
 
     def on_train_epoch_end(self, trainer: Trainer, module: Model) -> None:
-        result = module.calibrate(self.images.to(module.device))
-        module.log_dict({f"calibration/{name}": value for name, value in result.items()})
+        module.calibrate(self.images.to(module.device))
 
 
 def _validation_images(data: ImageDataModule, count: int) -> Tensor:
