@@ -211,24 +211,19 @@ def test_shipped_faces64_holds_raw_and_averaged_networks():
     assert SHIPPED.stat().st_size < 10e6
 
 
-def test_shipped_celeba64_holds_a_gan_and_a_sampler_without_paths():
-    model = load_model("celeba64", LatentEncoder)
-    assert (model.settings.noise_dim, model.gan.settings.gf_dim, model.ema_only) == (64, 48, True)
-    assert model.data == {**model.data, "source": "celeba"} and "root" not in model.data
-    assert checkpoint_path("celeba64").stat().st_size < 20e6
-    with pytest.raises(ValueError, match=r"Set data=celeba data.root="):
-        source_for(model, None, "celeba64")
-
-
-def test_shipped_celeba128_holds_a_gan_and_a_one_pass_network_without_paths():
-    model = load_model("celeba128", OnePass)
-    assert model.image_shape == (3, 128, 128) and model.gan.settings.layers == 5
+@pytest.mark.parametrize(("name", "side", "layers"), [("celeba64", 64, 4), ("celeba128", 128, 5)])
+def test_shipped_celeba_model_holds_a_gan_and_a_one_pass_network_without_paths(name, side, layers):
+    model = load_model(name, OnePass)
+    assert model.image_shape == (3, side, side) and model.settings.layers == layers
     assert model.ema_only and model.gan.ema_only and model.trained_iterations > 0
     assert model.data == {**model.data, "source": "celeba"} and "root" not in model.data
     trained, of_gan = model.network.decoder, model.gan.ema_generator
     assert torch.equal(trained.deconvs[0].weight, of_gan.deconvs[0].weight)  # stored once
     assert not torch.equal(trained.deconvs[1].weight, of_gan.deconvs[1].weight)
-    assert checkpoint_path("celeba128").stat().st_size < 20e6
+    assert model.ema_network.directions.norm(dim=1).min() > 0  # of the noise of samples
+    assert checkpoint_path(name).stat().st_size < 20e6
+    with pytest.raises(ValueError, match=r"Set data=celeba data.root="):
+        source_for(model, None, name)
 
 
 def test_models_offer_a_gan_an_encoder_or_a_fill():

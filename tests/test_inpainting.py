@@ -105,7 +105,7 @@ def test_completions_do_not_depend_on_the_batch(dcgan, objective):
 @pytest.mark.slow
 def test_batch_size_hardly_changes_the_default_search_of_64_images():
     """The search from random latents amplifies rounding (experiments/search.md)."""
-    config, model = load_configured(["ckpt=celeba64"])
+    config, model = load_configured(["ckpt=celeba64", "method=search", "start=random"])
     search = build(config, model, instantiate(config.mask))
     faces = Faces(image_size=64)
     levels = np.stack(faces.decode(faces.items("test")[:64]))  # (64, 3, 64, 64) uint8
