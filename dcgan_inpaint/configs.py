@@ -6,6 +6,7 @@ for integers, and infinite values.  This module does not import torch, so that a
 is reported at once.
 """
 
+import difflib
 import functools
 import inspect
 import pkgutil
@@ -13,7 +14,7 @@ import re
 import shlex
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
@@ -23,7 +24,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from hydra.version import VersionBase, setbase
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -62,16 +63,22 @@ def compose_config(name: str, overrides: Iterable[str] = ()) -> DictConfig:
 
     Raises ValueError, one line, if Hydra cannot compose it.
     """
-    with _COMPOSE_LOCK, _version_base("1.3"):
-        try:
-            # hydra.compose reads and replaces GlobalHydra; this is what it does with it.
-            loader = ConfigLoaderImpl(create_config_search_path(str(conf_dir())))
-            cfg = loader.load_configuration(name, list(overrides), RunMode.RUN, from_shell=False)
-        except HydraException as error:
-            raise ValueError(" ".join(str(error).split())) from error
+    overrides = list(overrides)
+    try:
+        cfg = _load_config(name, overrides)
+    except HydraException as error:
+        raise ValueError(explain_refusal(name, overrides, error)) from error
     with open_dict(cfg):
         del cfg["hydra"]
     return cfg
+
+
+def _load_config(name: str, overrides: list[str]) -> DictConfig:
+    """Compose a configuration, with Hydra's own node.  Raises HydraException."""
+    with _COMPOSE_LOCK, _version_base("1.3"):
+        # hydra.compose reads and replaces GlobalHydra; this is what it does with it.
+        loader = ConfigLoaderImpl(create_config_search_path(str(conf_dir())))
+        return loader.load_configuration(name, overrides, RunMode.RUN, from_shell=False)
 
 
 @contextmanager
@@ -86,6 +93,82 @@ def _version_base(version: str) -> Iterator[None]:
     finally:
         if instance.version_base is ours:
             instance.version_base = before
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Return {"mask.scale": 1} for {"mask": {"scale": 1}}."""
+    if not isinstance(tree, Mapping):
+        return {prefix[:-1]: tree}
+    return {k: v for key, part in tree.items() for k, v in flatten(part, f"{prefix}{key}.").items()}
+
+
+def unknown_option(override: str, options: Iterable[str]) -> str:
+    """Return the error line for an option that does not exist, with those that it may mean.
+
+    Args:
+        override: key=value, or the key alone.
+        options: Full keys of the options that exist.
+    """
+    key, equals, value = override.partition("=")
+    similar = [f"{option}{equals}{value}" for option in _similar_options(key, list(options))]
+    question = f"Did you mean {' or '.join(similar)}?"
+    advice = question if similar else "conf/README.md has all options"
+    return f"{override}: unknown option. {advice}"
+
+
+def _similar_options(key: str, options: Sequence[str]) -> list[str]:
+    """Return up to three options whose last part is that of `key`, or else the most similar one."""
+    last_parts = [option.rpartition(".")[2] for option in options]
+    last = key.rpartition(".")[2]
+    if same := [option for option, part in zip(options, last_parts, strict=True) if part == last]:
+        return same[:3]
+    # "maks" and "mask" have a similarity of 0.75
+    close = difflib.get_close_matches(key, [*options, *last_parts], n=1, cutoff=0.7)
+    return [option for name in close for option in options if option.endswith(name)][:1]
+
+
+def explain_refusal(name: str, overrides: Sequence[str], error: HydraException) -> str:
+    """Return one line about the overrides of conf/<name>.yaml that Hydra refused with `error`."""
+    message = " ".join(str(error).split())
+    if isinstance(error, OverrideParseException):
+        if "=" in error.override:
+            return message
+        return f"{error.override}: expected option=value. --help lists the options"
+    words = [o for o in overrides if not o.startswith("-") and ("=" in o or o.startswith("~"))]
+    parsed = {word: parse_override(word) for word in words}
+    choices = [
+        word
+        for word, override in parsed.items()
+        if choices_of(override.key_or_group) and not override.is_sweep_override()
+    ]
+    for refused in (None, *choices):  # None: Hydra accepts all choices
+        with suppress(HydraException):
+            cfg = _load_config(name, [choice for choice in choices if choice != refused])
+            break
+    else:
+        return message
+    options = [*cfg.hydra.runtime.choices, *flatten(OmegaConf.to_container(cfg))]
+    ours = [option for option in options if not option.startswith("hydra")]
+    for word, override in parsed.items():
+        key = override.key_or_group
+        exists = any(f"{option}.".startswith(f"{key}.") for option in options)
+        if word == refused or not (exists or word in choices or override.is_add()):
+            plain = word.lstrip("+~")
+            if _is_optional(key, cfg):
+                return f"{plain}: has no default value. Add it with a plus: +{plain}"
+            return unknown_option(plain, ours)
+    return message
+
+
+def _is_optional(key: str, cfg: DictConfig) -> bool:
+    """Return whether a key is not in conf/ but may be added.
+
+    These are arguments of Lightning's Trainer and of a class of the user's own.
+    """
+    group, _, name = key.partition(".")
+    if group == "trainer":
+        return name in TrainerOptions.__annotations__
+    return cfg.hydra.runtime.choices.get(group) == "own"
 
 
 def parse_override(override: str) -> Override:
@@ -313,6 +396,10 @@ def check_config(cfg: DictConfig, schema: type[Settings]) -> Settings:
     except OmegaConfBaseException as error:
         what = str(error).splitlines()[0]
         raise ValueError(f"{error.full_key}: {what[0].lower()}{what[1:]}") from error
+    for key, value in values.items():
+        if key not in schema.__annotations__:
+            options = flatten({name: other for name, other in values.items() if name != key})
+            raise ValueError(unknown_option(f"{key}={show(value)}", options))
     config = make(schema, values)  # before the nodes, whose targets import torch
     for key, value in values.items():
         if _contains_node(value):
@@ -326,7 +413,8 @@ def _check_nodes(value: Any, key: str) -> None:
     for name, argument in value.items():
         inner = f"{key}.{name}"
         if types is not None and name not in types and "**" not in types:
-            raise ValueError(f"{inner}={show(argument)}: unknown option")
+            options = [f"{key}.{known}" for known in types]
+            raise ValueError(unknown_option(f"{inner}={show(argument)}", options))
         if _contains_node(argument):
             _check_nodes(argument, inner)
         elif types is None:

@@ -239,7 +239,7 @@ def test_shipped_checkpoint_is_loaded_by_name():
 OVERRIDE_ERRORS = [
     ("limit=3", "limit=3: limit applies to inpaint.py only"),
     ("~logger", "~logger: logger applies to inpaint.py only"),
-    ("solver.rate=3", "Could not override 'solver.rate'"),
+    ("solver.rate=3", "solver.rate=3: unknown option. "),
     ("solver.lr=-1", "solver.lr=-1: should be greater than 0"),
     ("mask=centre", "mask=centre: no such choice. Use one of center, "),
 ]

@@ -11,11 +11,12 @@ from dcgan_inpaint.cli import train
 from dcgan_inpaint.configs import (
     check_config,
     compose_config,
+    flatten,
     normalize_overrides,
     parse_override,
     quote_override,
 )
-from dcgan_inpaint.runs.resuming import FREE_IN_TRAINING, flatten, how_to_resume
+from dcgan_inpaint.runs.resuming import FREE_IN_TRAINING, how_to_resume
 from dcgan_inpaint.schemas import TrainConfig
 
 FREE_OPTIONS = {  # key: options of the original run that has it, new value
@@ -138,7 +139,7 @@ def test_options_of_a_logger_may_change(original, resume):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("trainer.max_epoch=50", "trainer.max_epoch=50: unknown option"),
+        ("trainer.max_epoch=50", "unknown option. Did you mean trainer.max_epochs=50?"),
         ("data.root=elsewhere", "data.root=elsewhere: unknown option"),
         ("data.seed=1", "the run was started with data.seed=0, not 1"),
         ("data=celeba", "the run was started with data._target_="),

@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from dcgan_inpaint.configs import check_config, conf_dir, normalize_overrides
+from dcgan_inpaint.configs import check_config, conf_dir, explain_refusal, normalize_overrides
 from dcgan_inpaint.errors import exit_on_signal, one_line_errors, tolerate_closed_pipes
 from dcgan_inpaint.runs.resuming import resumed_config, split_resumed
 from dcgan_inpaint.schemas import InpaintConfig, SampleConfig, TrainConfig
@@ -43,7 +43,7 @@ def run_command_line(command: str) -> None:
         with exit_on_signal(lambda: "nothing was written. Run the same command again"):
             start()
     except HydraException as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+        sys.exit(f"error: {explain_refusal(command, composed, error)}")
 
 
 def run_config(

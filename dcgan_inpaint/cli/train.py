@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra.utils import instantiate
 from pytorch_lightning import Trainer, seed_everything
 
-from dcgan_inpaint.configs import quote_override
+from dcgan_inpaint.configs import flatten, quote_override
 from dcgan_inpaint.data.cache import Source
 from dcgan_inpaint.data.loader import ImageDataModule
 from dcgan_inpaint.data.mixture import Mixture
@@ -21,7 +21,7 @@ from dcgan_inpaint.models.checkpoint import save_weights
 from dcgan_inpaint.runs.callbacks import StoreSettings, training_callbacks
 from dcgan_inpaint.runs.records import CompletionWriter
 from dcgan_inpaint.runs.report import format_summary
-from dcgan_inpaint.runs.resuming import check_checkpoint, flatten, how_to_resume
+from dcgan_inpaint.runs.resuming import check_checkpoint, how_to_resume
 from dcgan_inpaint.runs.run_dir import choose_run_dir, start_run
 from dcgan_inpaint.runs.trainer import close_loggers, complete, make_trainer, open_loggers
 from dcgan_inpaint.schemas import TrainConfig

@@ -21,8 +21,10 @@ from dcgan_inpaint.configs import (
     TrainerOptions,
     choices_of,
     conf_dir,
+    flatten,
     parse_override,
     quote_override,
+    unknown_option,
 )
 from dcgan_inpaint.errors import show
 from dcgan_inpaint.schemas import InpaintConfig, TrainConfig
@@ -56,13 +58,6 @@ OLD_TARGETS = (  # modules that were moved after version 0.2
 OLD_VERSION = (
     "written by an earlier version, whose runs can be shown but not continued. Use another output"
 )
-
-
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Return {"mask.scale": 1} for {"mask": {"scale": 1}}."""
-    if not isinstance(tree, Mapping):
-        return {prefix[:-1]: tree}
-    return {k: v for key, part in tree.items() for k, v in flatten(part, f"{prefix}{key}.").items()}
 
 
 def read_config(run_dir: Path) -> dict[str, Any] | None:
@@ -213,7 +208,7 @@ def _apply(config: DictConfig, overrides: Iterable[str]) -> dict[str, Any]:
             known = parsed.is_add() or parsed.is_force_add() or _is_free(key, FREE_IN_TRAINING)
             options = flatten(OmegaConf.to_container(config))
             if not known and not any(_is_below(name, [key]) for name in options):
-                raise ValueError(f"{override}: unknown option. conf/README.md has all options")
+                raise ValueError(unknown_option(override, options))
             values |= flatten({key: None if parsed.is_delete() else parsed.value()})
     changed = choices | values
     for key, value in changed.items():
