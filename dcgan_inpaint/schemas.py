@@ -103,6 +103,7 @@ class TrainConfig:
     preview: Natural
     validate: Natural
     sample_metrics: Annotated[Natural, AfterValidator(_not_one)]
+    limit: Count | None = None
     gan: Text = "none"  # read by model=latent_encoder only
 
 

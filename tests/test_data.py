@@ -804,6 +804,25 @@ def test_split_smaller_than_required_is_an_error(tree, tmp_path):
         data.split("test", least=2)
 
 
+def test_limit_decodes_images_at_equal_distances_into_a_cache_of_their_own(tmp_path):
+    source = Faces(16, train_size=10, val_size=3)
+    limited = ImageDataModule(source, str(tmp_path), batch_size=2, limit=4)
+    complete = ImageDataModule(source, str(tmp_path), batch_size=2)
+    few, every = limited.split("train"), complete.split("train")
+    assert few.names == [every.names[i] for i in (0, 2, 5, 7)]
+    assert np.array_equal(few.images, every.images[[0, 2, 5, 7]])
+    assert len(limited.split("val")) == 3  # has fewer
+    assert [len(complete.split(split)) for split in ("train", "val")] == [10, 3]
+
+
+def test_limit_is_at_least_a_batch_of_each_process(tmp_path):
+    data = ImageDataModule(Faces(16, train_size=40), str(tmp_path), batch_size=8, limit=4)
+    assert len(data.split("train")) == 8
+    data.trainer = SimpleNamespace(global_rank=1, world_size=3)
+    assert len(data.split("train")) == 24
+    assert len(list(data.train_dataloader())) == 1
+
+
 def test_order_is_a_permutation_determined_by_seed_and_epoch():
     def order(seed, epoch):
         sampler = EpochSampler(images_of(100), seed)

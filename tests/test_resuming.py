@@ -123,8 +123,19 @@ def test_choice_of_a_trainer_sets_the_options_in_its_file(original, resume):
     after = resume("trainer=cpu")
     assert (after["trainer.accelerator"], after["trainer.max_epochs"]) == ("cpu", 3)
     assert "trainer.precision=32-true, not bf16-mixed" in resume("trainer=gpu", fails=True)
-    assert "limit_train_batches=null, not 20" in resume("debug=true", fails=True)
+    assert "limit=null, not 128" in resume("debug=true", fails=True)
     assert resume("debug=false")["trainer.max_epochs"] == 3
+
+
+def test_run_from_before_an_option_existed_is_resumed_with_its_default(original, resume, tmp_path):
+    options = original()
+    config = OmegaConf.load(tmp_path / "config.yaml")
+    del config["limit"]
+    OmegaConf.save(config, tmp_path / "config.yaml")
+    assert resume() == options | {"resume": str(tmp_path / "last.ckpt")}
+    del config["batch_size"]  # an option without a default
+    OmegaConf.save(config, tmp_path / "config.yaml")
+    assert "written by an earlier version" in resume(fails=True)
 
 
 def test_options_of_a_logger_may_change(original, resume):

@@ -39,6 +39,17 @@ def source_of(root, limit=LIMIT):
     return TarShards(f"{root}/*.tar", SIDE, cache_limit=limit)
 
 
+def test_limit_streams_images_at_equal_distances_or_none(shards, tmp_path):
+    """A limited split that fits into the cache is not streamed."""
+    source = source_of(shards)
+    streamed = ImageDataModule(source, str(tmp_path), batch_size=8, limit=2 * BUFFER)
+    batches = streamed.train_dataloader()
+    assert isinstance(batches, StreamedBatches)
+    assert batches.names == source.items("train")[:: TRAIN // (2 * BUFFER)]
+    mapped = ImageDataModule(source, str(tmp_path), batch_size=8, limit=BUFFER)
+    assert len(mapped.train_dataloader()) == 2
+
+
 def order(streamed, epoch=0):
     streamed.set_epoch(epoch)
     return torch.cat([batch["index"] for batch in streamed]).tolist()

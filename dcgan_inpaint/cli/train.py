@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 from pytorch_lightning import Trainer, seed_everything
 
 from dcgan_inpaint.configs import flatten, quote_override
-from dcgan_inpaint.data.cache import Source
+from dcgan_inpaint.data.cache import Source, select_items
 from dcgan_inpaint.data.loader import ImageDataModule
 from dcgan_inpaint.data.mixture import Mixture
 from dcgan_inpaint.data.sources import build_source, describe
@@ -46,7 +46,7 @@ def main(config: TrainConfig) -> float | None:
             saved = load_weights("resume", config.resume, "a last.ckpt of train.py")
             check_checkpoint(config.resume, saved, flatten(settings), model)
         data = ImageDataModule(
-            source, config.cache_dir, config.batch_size, config.flip, config.seed
+            source, config.cache_dir, config.batch_size, config.flip, config.seed, config.limit
         )
         loggers = open_loggers(config.logger, config.tags, run_dir)
         callbacks = [
@@ -54,7 +54,8 @@ def main(config: TrainConfig) -> float | None:
             *training_callbacks(model, data, run_dir, config.sample_every, config.preview),
         ]
         trainer = make_trainer(config.trainer, loggers, callbacks, config.batch_size)
-        splits = check_image_counts(config, source, model, trainer.world_size)
+        data.trainer = trainer  # as `fit` does: its processes need more than one batch
+        splits = check_image_counts(config, data, model, trainer.world_size)
         data.prepare_data()
         for split in splits:
             data.split(split)  # decoded now, so that an unreadable image is reported at once
@@ -104,7 +105,7 @@ def samples_are_evaluated(config: TrainConfig, model: Model) -> bool:
 
 
 def check_image_counts(
-    config: TrainConfig, source: Source, model: Model, processes: int
+    config: TrainConfig, data: ImageDataModule, model: Model, processes: int
 ) -> list[str]:
     """Return the evaluation splits that a training uses, of "val" and "test".
 
@@ -113,7 +114,11 @@ def check_image_counts(
     uses_val = bool(config.validate or config.preview or model.needs_calibration)
     needed = {"train": config.batch_size * processes, "val": int(uses_val)}
     needed["test"] = 2 if samples_are_evaluated(config, model) else 0
-    counts = {split: len(source.items(split)) for split, count in needed.items() if count}
+    counts = {
+        split: len(select_items(data.source, split, data.limit))
+        for split, count in needed.items()
+        if count
+    }
     without_val = "data with val images" if model.needs_calibration else "validate=0 preview=0"
     remedies = {"val": without_val, "test": "sample_metrics=0"}
     remedies["train"] = f"batch_size={counts['train'] // processes} or less"

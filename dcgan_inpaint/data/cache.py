@@ -108,8 +108,18 @@ def cache_key(source: Source, items: list[str]) -> str:
     return f"{kind}{source.image_size}_{digest.hexdigest()[:16]}"
 
 
-def load_split(source: Source, split: str, cache_dir: str) -> CachedSplit:
+def select_items(source: Source, split: str, limit: int | None = None) -> list[str]:
+    """Return the names of a split's images, or of `limit` of them at equal distances."""
+    items = source.items(split)
+    if limit is None or limit >= len(items):
+        return items
+    return [items[i * len(items) // limit] for i in range(limit)]
+
+
+def load_split(source: Source, split: str, cache_dir: str, limit: int | None = None) -> CachedSplit:
     """Return the images of a split, uint8 (N, C, S, S) in a memory map, and their names.
+
+    With `limit`, these are the images of `select_items`, which have a cache of their own.
 
     On first use, or if the cache is damaged, one process decodes the images and shows a progress
     bar.  Unreadable images are skipped with a warning.
@@ -121,7 +131,7 @@ def load_split(source: Source, split: str, cache_dir: str) -> CachedSplit:
     """
     if split not in ("train", "val", "test"):
         raise ValueError(f"split={split!r}: choose train, val or test")
-    items = source.items(split)
+    items = select_items(source, split, limit)
     if not items:
         where = source.settings().get("root", "the source")
         raise ValueError(f"no images in the {split} split of {where}")

@@ -15,6 +15,7 @@ from dcgan_inpaint.data.cache import (
     CHUNK_IMAGES,
     check_unreadable,
     image_bytes,
+    select_items,
     valid_mask,
     warn_unreadable,
 )
@@ -31,7 +32,7 @@ Item = TypeVar("Item")
 class StreamedBatches:
     """Training batches of a source that exceeds its `cache_limit`; each iteration is one epoch.
 
-    The batches are those of `ImageDataset`, with the indices of `source.items("train")`, and a
+    The batches are those of `ImageDataset`, with the indices of `select_items`, and a
     last partial batch is dropped.  The order follows from (seed, epoch) in two steps: pieces of
     the shards are read in random order, and each next image leaves a buffer at random.  So a
     training that is resumed at an epoch continues exactly, as with a memory map.
@@ -45,6 +46,7 @@ class StreamedBatches:
         seed: Seed of the order and of the flips.
         rank: Rank of this process, which reads its own share of the pieces.
         world_size: Number of processes; each yields equally many batches.
+        limit: Number of images that are used (`select_items`), or None for all.
 
     Raises:
         ValueError: If a batch exceeds the limit, or the images do not fill one batch.
@@ -59,18 +61,19 @@ class StreamedBatches:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        limit: int | None = None,
     ):
         self.source, self.batch_size, self.flip, self.seed = source, batch_size, flip, seed
-        self.names = source.items("train")
+        self.names = select_items(source, "train", limit)
         self.rank, self.count = rank, len(self.names) // world_size
-        limit, image_size = round((source.cache_limit or 0) * 1e9), image_bytes(source)
-        if batch_size * image_size > limit:
+        cache_bytes, image_size = round((source.cache_limit or 0) * 1e9), image_bytes(source)
+        if batch_size * image_size > cache_bytes:
             raise ValueError(
                 f"data.cache_limit={source.cache_limit}: a batch of {batch_size} images is "
                 f"{batch_size * image_size / 1e9:.3g} GB. Use a larger limit or smaller batches"
             )
         # The buffer takes no more memory than a memory map would have been allowed.
-        self.buffer = max(batch_size, min(limit, BUFFER_BYTES) // image_size)  # images
+        self.buffer = max(batch_size, min(cache_bytes, BUFFER_BYTES) // image_size)  # images
         check_fills_batch(self.count, batch_size)
         self.sampler = self  # Lightning calls set_epoch on it
         self.epoch = 0

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -106,13 +106,14 @@ def _is_free(key: str, free: Collection[str]) -> bool:
 def check_version(run: str, config: Mapping[str, Any], schema: type) -> None:
     """Raise ValueError if a run's config.yaml was written by an earlier version.
 
-    It then has other keys than the fields of `schema`, or targets that were moved since.
+    It then has other keys than the fields of `schema`, or targets that were moved since.  A field
+    with a default may be missing.
     """
+    required = {f.name for f in fields(schema) if f.default is f.default_factory is MISSING}
     targets = [str(v) for k, v in flatten(config).items() if k.endswith("_target_")]
     old = tuple(f"dcgan_inpaint.{target}" for target in OLD_TARGETS)
-    if config.keys() != set(schema.__annotations__) or any(
-        target.startswith(old) for target in targets
-    ):
+    same_keys = required <= config.keys() <= schema.__annotations__.keys()
+    if not same_keys or any(target.startswith(old) for target in targets):
         raise ValueError(f"{run}: {OLD_VERSION}")
 
 
