@@ -3,13 +3,15 @@
 import importlib.util
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException
+
+from dcgan_inpaint.configs import normalize_overrides
 
 PROJECT = Path(__file__).parents[1]
 CONF = PROJECT / "conf"
@@ -100,6 +102,30 @@ def test_readme_has_at_most_800_words():
     assert len(re.sub(r"^\|.*$", "", text, flags=re.M).split()) <= 800
 
 
+def test_bibtex_of_the_readme_agrees_with_citation_cff():
+    """It cites this project, Yeh 2017 and Amos 2016."""
+    software = yaml.safe_load((PROJECT / "CITATION.cff").read_text())
+    cited = {each["title"]: each for each in (software, *software["references"])}
+    entries = re.findall(r"^@\w+\{.*?^\}", (PROJECT / "README.md").read_text(), re.M | re.S)
+    assert len(entries) == 3
+    for entry in entries:
+        entry = re.sub(r"\s+", " ", entry)
+        fields = dict(re.findall(r"(\w+) = \{(.+?)\},? (?=\w+ =|\}$)", entry))
+        reference = cited.pop(fields["title"])
+        authors = " and ".join(
+            f"{{{author['name']}}}"
+            if "name" in author
+            else f"{author['family-names']}, {author['given-names']}"
+            for author in reference["authors"]
+        )
+        assert fields["author"] == authors
+        for key in {"year", "url", "version"} & reference.keys():
+            assert fields[key] == str(reference[key])
+        assert fields.get("booktitle") == reference.get("collection-title")
+    pyproject = tomllib.loads((PROJECT / "pyproject.toml").read_text())
+    assert software["version"] == pyproject["project"]["version"]
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT)))
 def test_links_point_to_files_and_sections(path):
     for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
@@ -160,9 +186,10 @@ def test_commands_in_the_documents_compose(where, script, overrides):
         lists.append([f"{key}={value}" for value in values] or [override.input_line])
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for i in range(max(map(len, lists), default=1)):
-            compose(script, overrides=[choices[i % len(choices)] for choices in lists])
+            chosen = [choices[i % len(choices)] for choices in lists]
+            compose(script, overrides=normalize_overrides(chosen))
 
 
 def test_an_unknown_choice_does_not_compose():
-    with pytest.raises(ConfigCompositionException):
+    with pytest.raises(ValueError, match="objective=near: no such choice"):
         test_commands_in_the_documents_compose("", "inpaint", ("objective=amos,near",))

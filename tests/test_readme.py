@@ -1,7 +1,8 @@
-"""Every command and the Python example of README.md run, with placeholders filled from a table."""
+"""Every command and the Python example of README.md run as they are typed in a clone."""
 
 import re
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,28 +20,23 @@ COMMANDS = [
     for line in block.splitlines()
     for command in line.split("&&")
 ]
-# Appended to commands that would take minutes or hours; the others run as printed.
-SHORT = ["debug=true", "trainer.accelerator=cpu", "output={run}"]
-SHORT_DCGAN = [*SHORT, "model.gf_dim=2", "model.df_dim=2"]
+PHOTO = PROJECT / "dcgan_inpaint" / "portraits" / "portrait_07.webp"
+DATE_TIME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
+SHORT = {  # appended to commands that take minutes, by a part of the command
+    "model=dcgan": ["model.gf_dim=2", "model.df_dim=2"],
+    "limit=200": ["limit=4"],
+    "metrics=true": ["metrics_count=64"],
+}
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    """A working directory with a photo, a small CelebA and the run that the commands name."""
+    """A working directory with the files of a clone, and no others."""
     root = tmp_path_factory.mktemp("readme")
-    generator = np.random.default_rng(0)
-    (root / "celeba" / "img_align_celeba").mkdir(parents=True)
-    lines = []
-    for i in range(112):
-        name = f"{i:06d}.jpg"
-        levels = generator.integers(0, 256, (218, 178, 3), np.uint8)
-        Image.fromarray(levels).save(root / "celeba" / "img_align_celeba" / name)
-        lines.append(f"{name} {0 if i < 100 else 1 + i % 2}")
-    (root / "celeba" / "list_eval_partition.txt").write_text("\n".join(lines) + "\n")
-    skimage_data = pytest.importorskip("skimage.data")
-    Image.fromarray(skimage_data.astronaut()).save(root / "photo.jpg", quality=95)
+    for name in ("dcgan_inpaint", "experiments"):
+        (root / name).symlink_to(PROJECT / name)
     return root
 
 
@@ -48,19 +44,16 @@ def test_readme_has_commands_and_one_python_example():
     assert COMMANDS[:3] == [
         "pip install -e .",
         "python inpaint.py",
-        "python inpaint.py images=photo.jpg mask=center candidates=4",
+        "python inpaint.py images=dcgan_inpaint/portraits/portrait_07.webp candidates=4",
     ]
     assert len(BLOCKS["python"]) == 1
 
 
-def test_commands_run_as_printed(run, directory, monkeypatch):
+def test_commands_run_as_typed_and_print_the_paths_in_the_text(run, directory, monkeypatch):
     """In the order of README.md, since later commands use the run of the first training."""
     monkeypatch.chdir(directory)
-    trained = directory / "run"
-    placeholders = {"path/to/celeba": directory / "celeba", "runs/train/<run>": trained}
+    printed: set[str] = set()
     for command in COMMANDS:
-        for name, path in placeholders.items():
-            command = command.replace(name, str(path))
         program, *arguments = shlex.split(command)
         if program == "pip":  # .ci/run installs
             continue
@@ -68,17 +61,15 @@ def test_commands_run_as_printed(run, directory, monkeypatch):
         if arguments[0] == "-m":  # test_web.py starts the page
             assert arguments == ["-m", "dcgan_inpaint.web"]
             continue
-        if arguments[0] == "train.py":
-            short = SHORT_DCGAN if "model=dcgan" in arguments else SHORT
-            folder = trained if "model=dcgan" in arguments else directory / "encoder"
-            arguments += [option.format(run=folder) for option in short]
-        if "metrics=true" in arguments:
-            arguments.append("metrics_count=64")
-        run(*arguments)
-    assert (directory / "encoder" / "weights.safetensors").is_file()
-    assert (directory / "runs" / "eval" / "summary.csv").is_file()
-    photos = list((directory / "runs" / "inpaint").glob("*/photos/00000_photo.png"))
-    assert len(photos) == 1
+        for part in SHORT.keys() & set(arguments):
+            arguments += SHORT[part]
+        paths = [Path(path) for path in re.findall(r"runs/\S+", run(*arguments).stdout)]
+        assert paths and all(path.exists() for path in paths), command
+        printed |= {DATE_TIME.sub("<date_time>", str(path)) for path in paths}
+    named = set(re.findall(r"`(runs/[^\s`]+)`", README))
+    assert named & printed >= {path for path in named if "<date_time>/" in path}
+    written = {path for path in named if path.startswith(("runs/gan", "runs/eval"))}
+    assert len(written) == 3 and all(Path(path).is_file() for path in written)
 
 
 def test_python_example_completes_the_hole_of_the_photo(directory, monkeypatch):
@@ -86,8 +77,8 @@ def test_python_example_completes_the_hole_of_the_photo(directory, monkeypatch):
     (code,) = BLOCKS["python"]
     names: dict = {}
     exec(code, names)
-    with Image.open("completed.png") as completed, Image.open("photo.jpg") as photo:
-        pixels, known = np.asarray(completed), np.asarray(photo)
+    with Image.open("completed.png") as completed, Image.open(PHOTO) as photo:
+        pixels, known = np.asarray(completed), np.asarray(photo.convert("RGB"))
     assert np.array_equal(pixels, np.asarray(names["result"].candidates[0]))
     assert not np.array_equal(pixels, known)
     assert np.array_equal(pixels[:10], known[:10])  # above the hole
@@ -104,6 +95,7 @@ def read_levels(path):
 def test_figures_are_the_outputs_of_the_first_two_commands(directory):
     """Holes may differ: processors round differently, and a search amplifies the difference."""
     assert re.findall(r"!\[.*?\]\((.*?)\)", README) == ["experiments/figures/portraits.png"]
+    assert "(experiments/figures/portrait_candidates.png)" in README
     first, second = sorted((directory / "runs" / "inpaint").iterdir())[:2]  # named by the time
     figures = PROJECT / "experiments" / "figures"
     printed, written = read_levels(figures / "portraits.png"), read_levels(first / "rows.png")
@@ -114,5 +106,5 @@ def test_figures_are_the_outputs_of_the_first_two_commands(directory):
         assert differ.mean() < 1e-3  # a processor may round the eyes, and the crop, differently
     assert np.abs(printed - written).mean() < 6  # of 255 levels
     printed = read_levels(figures / "portrait_candidates.png")
-    written = read_levels(second / "candidates" / "00000_photo.png")
+    written = read_levels(second / "candidates" / "00000_portrait_07.png")
     assert np.abs(printed - written).mean() < 6
