@@ -8,7 +8,8 @@ The comment at the top of a file describes the choice; the comment after a key d
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+
+from dcgan_inpaint.cli.help import Row, read
 
 CONF = Path(__file__).parent
 COMMANDS = ("train", "inpaint", "sample")
@@ -20,58 +21,6 @@ directory of a group, and `key=value` sets one option: `python inpaint.py mask=r
 mask.missing=0.5`. `--help` prints the composed configuration with your overrides. `${...}` refers
 to the value of another option; `???` marks a required option.
 """
-PACKAGE = "# @package "
-LINE = re.compile(  # [- ]key: value # description
-    r"(?P<indent> *)(?P<item>- )?(?P<key>(override )?[^\s:#]+)(:( +(?P<value>[^#\s].*?))?)?"
-    r"( +# (?P<description>.*))?"
-)
-
-
-class Row(NamedTuple):
-    """A key, or an entry of a defaults list, with its description."""
-
-    key: str
-    value: str
-    description: str
-
-
-def read(path: Path, prefix: str) -> tuple[str, list[Row], list[Row]]:
-    """Return the description of a file, its full keys, and its defaults list.
-
-    A comment on a line of its own continues the line above.  Raises ValueError for a line in
-    another form than these files use.
-    """
-    about: list[str] = []
-    keys: list[Row] = []
-    defaults: list[Row] = []
-    parents: list[tuple[int, str]] = []  # indentation and key of the mappings around a line
-    last: list[Row] | None = None
-    for line in filter(str.strip, path.read_text().splitlines()):
-        text = line.strip()
-        if text.startswith(PACKAGE):
-            prefix = text.removeprefix(PACKAGE).replace("_global_", "")
-        elif text.startswith("# ") and last:
-            last[-1] = last[-1]._replace(description=f"{last[-1].description} {text[2:]}")
-        elif text.startswith("# "):
-            about.append(text[2:])
-        elif match := LINE.fullmatch(line):
-            indent, key = len(match["indent"]), match["key"]
-            parents = [parent for parent in parents if parent[0] < indent]
-            full_key = [name for _, name in parents] + [key]
-            value, description = match["value"] or "", match["description"] or ""
-            if match["item"]:
-                defaults.append(Row(key, value, description))
-                last = defaults
-                continue
-            if not value:
-                parents.append((indent, key))
-            is_option = full_key[0] not in ("hydra", "defaults") and not key.startswith("_")
-            if is_option and (value or description):
-                keys.append(Row(".".join([*prefix.split(), *full_key]), value, description))
-                last = keys
-        else:
-            raise ValueError(f"{path}: cannot read this line: {line}")
-    return " ".join(about), keys, defaults
 
 
 def table(rows: Iterable[Row]) -> str:

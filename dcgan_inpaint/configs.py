@@ -63,18 +63,22 @@ def compose_config(name: str, overrides: Iterable[str] = ()) -> DictConfig:
 
     Raises ValueError, one line, if Hydra cannot compose it.
     """
-    overrides = list(overrides)
-    try:
-        cfg = _load_config(name, overrides)
-    except HydraException as error:
-        raise ValueError(explain_refusal(name, overrides, error)) from error
+    cfg = compose_with_hydra(name, list(overrides))
     with open_dict(cfg):
         del cfg["hydra"]
     return cfg
 
 
+def compose_with_hydra(name: str, overrides: Sequence[str]) -> DictConfig:
+    """Compose as `compose_config`, and keep the node `hydra`, which names the choices."""
+    try:
+        return _load_config(name, list(overrides))
+    except HydraException as error:
+        raise ValueError(explain_refusal(name, overrides, error)) from error
+
+
 def _load_config(name: str, overrides: list[str]) -> DictConfig:
-    """Compose a configuration, with Hydra's own node.  Raises HydraException."""
+    """Compose as `compose_with_hydra`.  Raises HydraException."""
     with _COMPOSE_LOCK, _version_base("1.3"):
         # hydra.compose reads and replaces GlobalHydra; this is what it does with it.
         loader = ConfigLoaderImpl(create_config_search_path(str(conf_dir())))

@@ -376,6 +376,22 @@ def test_wrong_option_is_reported_without_importing_torch(command, override):
     assert result.stdout.rstrip().endswith("False")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "printed"), [(["--help"], "objective.lam=0.1"), (["-sc", "query=bash"], "mask=")]
+)
+def test_help_and_tab_completion_do_not_import_torch(arguments, printed, monkeypatch):
+    monkeypatch.setenv("COMP_LINE", "python inpaint.py ma")
+    monkeypatch.setenv("COMP_POINT", "20")
+    code = (
+        "import sys; from dcgan_inpaint.cli.entry_point import inpaint\n"
+        f"sys.argv = ['inpaint.py', *{arguments}]\n"
+        "inpaint(); print('\\ntorch' if 'torch' in sys.modules else '\\nno torch')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=CONF)
+    assert printed in result.stdout, result.stderr
+    assert result.stdout.splitlines()[-1] == "no torch"
+
+
 def test_preview_of_a_gan_with_a_normal_prior_leaves_z_unbounded():
     model = DCGAN(image_size=16, gf_dim=1, df_dim=1, prior="normal")
     module = build_preview(model, iterations=1)

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -80,8 +81,35 @@ def test_script_runs_from_another_directory_and_exits_with_1_after_an_error(tmp_
 def test_help_shows_usage_and_the_options(script, run):
     text = run(script, "--help").stdout
     assert f"Usage: python {script}" in text.splitlines()[0]
-    assert "\ncache_dir: " in text
+    assert re.search(r"\n  cache_dir=\S+\s+directory of decoded images\n", text)
     assert "conf/README.md describes all options" in text
+
+
+HELP = [  # script, overrides
+    ("train.py", []),
+    ("train.py", ["model=one_pass", "data=balanced", "logger=wandb"]),
+    ("inpaint.py", []),
+    ("inpaint.py", ["experiment=amos2016", "mask=random80", "data=celeba"]),
+    ("sample.py", ["data=faces"]),
+]
+
+
+@pytest.mark.parametrize(("script", "overrides"), HELP)
+def test_each_option_in_the_help_has_a_sentence_and_its_value(script, overrides, run):
+    lines = run(script, "--help", *overrides).stdout.splitlines()
+    options = [i for i, line in enumerate(lines) if re.match(r"  [\w.]+=", line)]
+    assert len(options) > 15
+    for i in options:
+        beside = re.match(r"  [\w.]+=.*? {2,}\w", lines[i])
+        assert beside or re.match(r" {20,}\S", lines[i + 1]), lines[i]
+    shown = [lines[i] for i in options]
+    assert all(any(line.startswith(f"  {each}") for line in shown) for each in overrides)
+
+
+def test_help_with_a_wrong_override_is_one_error_line(run):
+    assert_one_error(
+        run("inpaint.py", "--help", "lam=1", fails=True), "Did you mean objective.lam=1?"
+    )
 
 
 @pytest.fixture(scope="module")
