@@ -1,5 +1,7 @@
-"""Completion from Python: like inpaint.py images=, but for images in memory."""
+"""Completion from Python: like inpaint.py images=, also for images in memory."""
 
+import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -89,11 +91,12 @@ class Completer:
         """Complete an image, or each image of a list.
 
         Args:
-            image: A PIL image; an array (H, W) or (H, W, 1, 3 or 4), or a tensor (H, W) or
-                (1, 3 or 4, H, W), of uint8 or of floats in [0, 1]; or a list of these.
-            mask: The name of a choice of conf/mask ("center"), or an image of one channel where
-                white, 1 or True is known, or a list of one for each image.  An image with the
-                shape of `image` covers all of it, another one covers the crop.
+            image: The path of a photo; a PIL image; an array (H, W) or (H, W, 1, 3 or 4), or a
+                tensor (H, W) or (1, 3 or 4, H, W), of uint8 or of floats in [0, 1]; or a list of
+                these.
+            mask: The name of a choice of conf/mask ("center"), or an image or the path of one, of
+                one channel where white, 1 or True is known, or a list of one for each image.  An
+                image with the shape of `image` covers all of it, another one covers the crop.
             crop: The square [x, y, w, h] to complete, in px.  None: around the detected face, or
                 the center of an image without one.
             candidates: Number of samples to search for.
@@ -118,10 +121,14 @@ class Completer:
             raise TypeError(f"unknown argument {old}={hint}")
         many = isinstance(image, (list, tuple))
         images = list(image) if many else [image]
-        by_name = mask is None or isinstance(mask, str)
+        is_file = isinstance(mask, str) and mask not in choices_of("mask")
+        if is_file and not os.path.exists(mask):
+            names = ", ".join(choices_of("mask"))
+            raise ValueError(
+                f"mask={mask}: no such file or mask. Give an image, its path, or one of {names}"
+            )
+        by_name = mask is None or isinstance(mask, str) and not is_file
         overrides = () if mask is None else (f"mask={mask}",) if by_name else MASK_IMAGE
-        if isinstance(mask, str) and mask not in (choices := choices_of("mask")):
-            raise ValueError(f"mask={mask}: give an image, or one of {', '.join(choices)}")
         options = {"crop": crop, "face": face, "candidates": candidates, "select": select}
         config = self._config(overrides, options)
         if not images:
@@ -133,10 +140,13 @@ class Completer:
             photos = self._photos(config, images, masks)
             completing = self._completing(config, photos.mask, watch)
         results: dict[int, Result] = {}  # by image; of several faces the last
-        for done in _complete(config.trainer, completing, photos.images, config.batch_size):
+        for done, seconds in _complete(
+            config.trainer, completing, photos.images, config.batch_size
+        ):
             for row, i in enumerate(done.index.tolist()):
                 previous = results.get(photos.photo_index[i])
-                results[photos.photo_index[i]] = Result(photos, done, row, previous)
+                total = seconds + (previous.seconds if previous else 0)
+                results[photos.photo_index[i]] = Result(photos, done, row, total, previous)
         return list(results.values()) if many else results[0]
 
     def crop_of(self, image: ImageLike) -> Crop:
@@ -144,7 +154,7 @@ class Completer:
 
         Raises ValueError for something that is not an image, or for one without such a square.
         """
-        return self._finder(self._config())(to_photo(image, "image"), "image")[0]
+        return self._finder(self._config())(to_photo(image), *_names("image", [image]))[0]
 
     def _config(
         self, overrides: tuple[str, ...] = (), options: Mapping[str, Any] | None = None
@@ -170,7 +180,7 @@ class Completer:
     def _photos(
         self, config: InpaintConfig, images: list[ImageLike], masks: list[MaskFunction]
     ) -> Photos:
-        names = _names("image", len(images))
+        names = _names("image", images)
         photos = [to_photo(*pair) for pair in zip(images, names, strict=True)]
         finder = self._finder(config)
         return Photos(names, photos.__getitem__, masks, finder, self.model.image_shape)
@@ -197,29 +207,38 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _names(what: str, count: int) -> list[str]:
-    return [what] if count == 1 else [f"{what} {i}" for i in range(count)]
+def _names(what: str, images: Sequence[ImageLike]) -> list[str]:
+    """Return the path of each image that is a file, and for example "image 3" of the others."""
+    return [
+        os.fspath(image)
+        if isinstance(image, (str, os.PathLike))
+        else (what if len(images) == 1 else f"{what} {i}")
+        for i, image in enumerate(images)
+    ]
 
 
 def _masks(mask: Any, count: int, config: InpaintConfig) -> list[MaskFunction]:
     """Return a mask for each of `count` images, from one for all or from a list."""
     threshold, known = config.mask["threshold"], config.mask["known"]
     if not isinstance(mask, (list, tuple)):
-        return [MaskImage(to_mask(mask), threshold, known, "mask")] * count
+        return [MaskImage(to_mask(mask), threshold, known, *_names("mask", [mask]))] * count
     if len(mask) != count:
         raise ValueError(
             f"mask: a list of {len(mask)} masks for {count} images. Give one mask per image"
         )
     return [
         MaskImage(to_mask(each, name), threshold, known, name)
-        for each, name in zip(mask, _names("mask", count), strict=True)
+        for each, name in zip(mask, _names("mask", mask), strict=True)
     ]
 
 
 def _complete(
     options: Mapping[str, Any], completing: Completing, images: ImageDataset, batch_size: int
-) -> Iterator[Completion]:
-    """Complete batch by batch, with the device and precision of `options` (conf/trainer)."""
+) -> Iterator[tuple[Completion, float]]:
+    """Complete batch by batch, with the device and precision of `options` (conf/trainer).
+
+    Yields each batch and the run time per image in seconds.
+    """
     try:
         fabric = Fabric(**{name: options[name] for name in ("accelerator", "devices", "precision")})
     except (RuntimeError, ModuleNotFoundError) as error:
@@ -230,6 +249,7 @@ def _complete(
         raise ValueError(f"trainer.devices={options['devices']}: completion uses one device. Use 1")
     completing.to(fabric.device)
     for batch in make_dataloader(images, batch_size):
+        start = time.perf_counter()
         with fabric.autocast():
             done = completing.predict_step(fabric.to_device(batch))
-        yield done
+        yield done, (time.perf_counter() - start) / len(done.index)

@@ -1,9 +1,13 @@
 """Completer, the Python interface: same results as inpaint.py, inputs, results, errors."""
 
+import io
+import re
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
+from pathlib import Path
 
 import hydra
 import numpy as np
@@ -95,6 +99,42 @@ def test_all_types_of_images_give_the_same_result(completer):
     tensor = torch.from_numpy(levels).permute(2, 0, 1)
     for image in (levels, levels / 255, tensor, tensor / 255):
         assert equal_pixels(completer(image, torch.from_numpy(mask)[None], CROP).image, expected)
+
+
+def test_photos_masks_and_truths_may_be_paths(completer, tmp_path):
+    paths = [tmp_path / "a photo.png", tmp_path / "other.png"]
+    for seed, path in enumerate(paths):
+        Image.fromarray(photo(seed)).save(path)
+    Image.fromarray(~HOLE).save(tmp_path / "hole.png")
+    expected = completer([photo(0), photo(1)], ~HOLE, CROP)
+    for mask in (tmp_path / "hole.png", str(tmp_path / "hole.png"), [tmp_path / "hole.png"] * 2):
+        results = completer([paths[0], str(paths[1])], mask, CROP)
+        assert all(equal_pixels(a.image, b.image) for a, b in zip(results, expected, strict=True))
+    assert results[0].metrics(str(paths[0])) == expected[0].metrics(photo(0))
+    assert completer.crop_of(str(paths[0])) == completer.crop_of(photo(0))
+
+
+def test_error_of_one_of_several_photos_names_its_file(completer, tmp_path):
+    Image.fromarray(photo()).save(tmp_path / "a.png")
+    Image.fromarray(photo()[:, :30]).save(tmp_path / "narrow.png")
+    with pytest.raises(ValueError, match=r"narrow.png: crop=.* reaches outside"):
+        completer([tmp_path / "a.png", tmp_path / "narrow.png"], "center", CROP)
+
+
+def test_a_result_is_printed_in_one_line_and_shown_in_a_notebook(completer):
+    result = completer(photo(), ~HOLE, CROP, candidates=3)
+    pattern = r"Result\(80 x 50 px, 3 samples, \d+\.\d s\)"
+    assert re.fullmatch(pattern, str(result)) and re.fullmatch(pattern, f"{[result]}"[1:-1])
+    assert "80 x 50 px, 1 sample," in str(completer(photo(), ~HOLE, CROP))
+    with Image.open(io.BytesIO(result._repr_png_())) as shown:
+        assert equal_pixels(shown, result.image)
+
+
+def test_seconds_are_the_share_of_each_image_of_the_run_time(completer):
+    begin = time.perf_counter()
+    results = completer([photo(0), photo(1)], ~HOLE, CROP)
+    assert results[0].seconds == results[1].seconds > 0
+    assert results[0].seconds + results[1].seconds < time.perf_counter() - begin
 
 
 def test_result_does_not_depend_on_later_changes_of_the_input(completer):
@@ -253,10 +293,12 @@ def test_wrong_override_is_one_error_line(dcgan, override, message):
 
 
 CALL_ERRORS = [
-    ({"image": "photo.jpg"}, "image: unsupported type str"),
+    ({"image": "gone.jpg"}, "gone.jpg: cannot be read as an image .*No such file"),
+    ({"image": [photo(), "gone.jpg"]}, "gone.jpg: cannot be read as an image .*No such file"),
     ({"image": [photo(), 5]}, "image 1: unsupported type int"),
-    ({"mask": "centre"}, "mask=centre: give an image, or one of center, "),
-    ({"mask": "a/hole.png"}, "mask=a/hole.png: give an image, or one of"),
+    ({"mask": "centre"}, "mask=centre: no such file or mask. Give an image, its path, or one of"),
+    ({"mask": "a/hole.png"}, "mask=a/hole.png: no such file or mask. Give an image, its path, or"),
+    ({"mask": Path(__file__)}, "/.*/test_api.py: cannot be read as an image"),
     ({"mask": "file"}, "mask.path: missing"),
     ({"mask": HOLE[:, :, None] * np.ones(3)}, r"mask: unsupported shape \(50, 80, 3\)"),
     ({"mask": HOLE}, "image: mask: most of the photo is a hole. If white marks the hole"),
@@ -291,6 +333,15 @@ def test_watch_is_not_called_without_a_search(dcgan):
 def test_the_default_model_is_celeba128():
     assert Completer.load().name == "celeba128"
     assert Completer.load().model.settings.image_size == 128
+
+
+def test_attributes_in_the_readme_are_not_empty_with_the_default_model():
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (sentence,) = re.findall(r"`result` also has (.*?)\n\n", readme, re.DOTALL)
+    names = re.findall(r"`(\w+)", sentence)
+    result = Completer.load("celeba128", "detector=null")(photo(), candidates=2)
+    assert {"candidates", "spread", "predicted_error"} <= set(names)
+    assert [name for name in names if getattr(result, name) is None] == []
 
 
 @pytest.mark.parametrize(
@@ -408,7 +459,7 @@ def test_renamed_argument_is_refused_with_its_new_name(completer, old, new):
 
 
 def test_renamed_attribute_is_refused_with_its_new_name():
-    result = Result(photos=None, batch=None, row=0)
+    result = Result(photos=None, batch=None, row=0, seconds=0.0)
     with pytest.raises(AttributeError, match="result.picture: was renamed. Use result.image"):
         result.picture  # noqa: B018
     assert not hasattr(result, "unknown")

@@ -161,7 +161,7 @@ def test_all_mask_types_give_the_same_mask(mask):
 @pytest.mark.parametrize(
     ("function", "image", "message"),
     [
-        (to_photo, "photo.jpg", "image: unsupported type str. Use a PIL image"),
+        (to_photo, b"photo.jpg", "image: unsupported type bytes. Use a path, PIL image"),
         (to_photo, None, "image: unsupported type NoneType"),
         (to_photo, LEVELS[None], r"image: unsupported shape \(1, 5, 7, 3\). Use \(H, W\)"),
         (to_photo, torch.from_numpy(LEVELS), r"shape \(5, 7, 3\). .* tensor \(C, H, W\)"),
@@ -179,7 +179,7 @@ def test_all_mask_types_give_the_same_mask(mask):
         (to_mask, HOLE.astype(int) * 255, "mask: unsupported dtype int64"),
         (to_mask, HOLE.astype(int) - 1, "mask: unsupported dtype int64"),
         (to_mask, HOLE * 2.0, "mask: values range from 0 to 2. Use floats"),
-        (to_mask, [[1, 0]], "mask: unsupported type list. Use a PIL image"),
+        (to_mask, [[1, 0]], "mask: unsupported type list. Use a path, PIL image"),
     ],
 )
 def test_unsupported_images_raise_a_one_line_error(function, image, message):

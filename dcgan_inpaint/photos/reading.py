@@ -1,5 +1,7 @@
 """Reading photos and masks from files, PIL images, NumPy arrays and tensors."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ from torch import Tensor
 
 from dcgan_inpaint.data.decoding import UnreadableImage, to_rgb_or_gray
 
-ImageLike = Image.Image | np.ndarray | Tensor
+ImageLike = str | os.PathLike | Image.Image | np.ndarray | Tensor
 
 
 def open_photo(path: Path) -> Image.Image:
@@ -17,9 +19,13 @@ def open_photo(path: Path) -> Image.Image:
     Raises:
         UnreadableImage: If the file is not a readable image; a ValueError that names the file.
     """
+    return _open(path, to_upright)
+
+
+def _open(path: Path, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     try:
         with Image.open(path) as image:
-            return to_upright(image)
+            return convert(image)
     except Exception as error:  # PIL raises many types of errors for damaged files
         raise UnreadableImage(f"{path}: cannot be read as an image ({error})") from error
 
@@ -36,13 +42,15 @@ def to_photo(image: ImageLike, name: str = "image") -> Image.Image:
     """Convert an image to an upright 8-bit photo, "L" or "RGB".
 
     Args:
-        image: A PIL image of any mode; an array (H, W) or (H, W, C); or a tensor (H, W) or
-            (C, H, W). C is 1, 3 or 4. Values are uint8, or floats in [0, 1].
-        name: The name of the image in error messages.
+        image: The path of an image file; a PIL image of any mode; an array (H, W) or (H, W, C); or
+            a tensor (H, W) or (C, H, W). C is 1, 3 or 4. Values are uint8, or floats in [0, 1].
+        name: The name of an image in memory in error messages.
 
     Raises:
-        ValueError: If the type, shape or range is different.
+        ValueError: If a file cannot be read, or the type, shape or range is different.
     """
+    if isinstance(image, (str, os.PathLike)):
+        return open_photo(Path(image))
     if isinstance(image, Image.Image):
         return to_upright(image)
     return to_upright(_to_pil(_to_levels(_to_array(image, name, (1, 3, 4)), name)))
@@ -52,19 +60,27 @@ def to_mask(mask: ImageLike, name: str = "mask") -> Image.Image:
     """Convert a mask to a PIL image that is white where pixels are known.
 
     Args:
-        mask: A PIL image; an array (H, W) or (H, W, 1); or a tensor (H, W) or (1, H, W). Known
-            pixels are True, 1, or 255 in uint8.
-        name: The name of the mask in error messages.
+        mask: The path of an image file; a PIL image; an array (H, W) or (H, W, 1); or a tensor
+            (H, W) or (1, H, W). Known pixels are True, 1, or 255 in uint8.
+        name: The name of a mask in memory in error messages.
 
     Raises:
-        ValueError: If the type, shape or range is different.
+        ValueError: If a file cannot be read, or the type, shape or range is different.
     """
+    if isinstance(mask, (str, os.PathLike)):
+        return _open(Path(mask), _load)
     if isinstance(mask, Image.Image):
         return mask
     array = _to_array(mask, name, (1,))
     if array.dtype.kind in "bui" and array.min() >= 0 and array.max() <= 1:
         return _to_pil(array.astype(np.uint8) * np.uint8(255))
     return _to_pil(_to_levels(array, name))
+
+
+def _load(image: Image.Image) -> Image.Image:
+    """Read the pixels of an opened image, so that its file can be closed."""
+    image.load()
+    return image
 
 
 def _to_array(image: ImageLike, name: str, channels: tuple[int, ...]) -> np.ndarray:
@@ -77,7 +93,7 @@ def _to_array(image: ImageLike, name: str, channels: tuple[int, ...]) -> np.ndar
         array = image
     else:
         kind = type(image).__name__
-        raise ValueError(f"{name}: unsupported type {kind}. Use a PIL image, an array or a tensor")
+        raise ValueError(f"{name}: unsupported type {kind}. Use a path, PIL image, array or tensor")
     array = array[..., None] if array.ndim == 2 else array
     if array.ndim != 3 or array.shape[-1] not in channels or array.size == 0:
         raise ValueError(

@@ -29,13 +29,25 @@ class Result:
         photos: The full-size images.
         batch: The batch that contains the completion, at the size S of the model.
         row: The row of the completion in the batch.
+        seconds: Run time of the completion: the share of each image in that of its batch.
         previous: The result of the previous face of the same image.
     """
 
     photos: Photos
     batch: Completion
     row: int
+    seconds: float
     previous: "Result | None" = None
+
+    def __repr__(self) -> str:
+        width, height = self.photos.photo(self._index).size
+        count = len(self._fakes)
+        samples = f"{count} sample{'s' if count > 1 else ''}"
+        return f"Result({width} x {height} px, {samples}, {self.seconds:.1f} s)"
+
+    def _repr_png_(self) -> bytes | None:
+        """Return `image` as PNG, which a notebook shows."""
+        return self.image._repr_png_()
 
     def __getattr__(self, name: str) -> Any:
         """Raise AttributeError; for an attribute of version 0.2 the message has the new name."""
@@ -58,9 +70,7 @@ class Result:
 
         Baselines return only `image`.
         """
-        if isinstance(self.batch, SearchedCompletion):
-            return [self._paste(fake) for fake in self.batch.fakes[self.row]]
-        return [self.image]
+        return [self._paste(fake) for fake in self._fakes]
 
     @property
     def fake(self) -> Image.Image:
@@ -81,9 +91,13 @@ class Result:
     def predicted_error(self) -> Tensor | None:
         """Predicted error (S, S) of the mean of the candidates, a root mean square over channels.
 
-        It is 0 at known pixels; the difference of white and black is 2. It is calibrated on images
-        that the model was not trained on (models/uncertainty.py). None unless the candidates are
-        samples of a calibrated model.
+        It is 0 at known pixels; the difference of white and black is 2. It depends on the model:
+
+        - `celeba128`, other one-pass networks from a GAN, and latent encoders that sample, such as
+          `celeba64`: an estimate from the spread of at least two samples, calibrated on images that
+          the model was not trained on (models/uncertainty.py). None for one sample.
+        - `faces64` and other models without such an encoder, a search with start=random, U-Nets,
+          context encoders and baselines: None, because no spread was calibrated.
         """
         if isinstance(self.batch, SearchedCompletion) and self.batch.predicted_error is not None:
             return self.batch.predicted_error[self.row, 0].cpu()
@@ -125,6 +139,13 @@ class Result:
         hole = torch.stack(holes).any(0)[None, None].float()  # (1, 1, H, W)
         values = completion_metrics(completed, expected, hole)  # (1,) each
         return {name: value.item() for name, value in values.items()}
+
+    @property
+    def _fakes(self) -> Tensor:
+        """What fills the hole in each of the K candidates (K, C, S, S)."""
+        if isinstance(self.batch, SearchedCompletion):
+            return self.batch.fakes[self.row]
+        return self.batch.fake[self.row, None]
 
     @property
     def _index(self) -> int:
