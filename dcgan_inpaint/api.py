@@ -30,7 +30,7 @@ from dcgan_inpaint.photos.result import Result
 from dcgan_inpaint.schemas import InpaintConfig
 
 # Options of conf/inpaint.yaml that concern files. They do not apply to images in memory.
-FILE_OPTIONS = {"ckpt", "images", "split", "limit", "lpips", "features", "logger", "output"}
+FILE_OPTIONS = {"ckpt", "images", "split", "limit", "lpips", "features", "logger", "output", "pick"}
 MASK_IMAGE = ("mask=file", "mask.path=mask")  # for a mask in memory: its path is a placeholder
 MaskLike = str | ImageLike | Sequence[ImageLike] | None
 Watch = Callable[[Progress], None]

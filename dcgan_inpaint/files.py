@@ -62,6 +62,12 @@ def save_image(path: Path, image: Image.Image) -> None:
         image.save(file, "PNG", compress_level=PNG_LEVEL)
 
 
+def shorten_name(name: str) -> str:
+    """Shorten a name to at most 200 bytes of valid UTF-8."""
+    text = os.fsencode(name).decode(errors="replace")
+    return text.encode()[:200].decode(errors="ignore")
+
+
 def remove_parts(folder: Path) -> None:
     """Remove the unfinished files that interrupted runs left in a run directory."""
     for part in folder.rglob(f"*{PART}"):

@@ -3,9 +3,10 @@
 Importing this module does not import torch.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+import yaml
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from dcgan_inpaint.configs import (
     CandidateCount,
@@ -31,6 +32,17 @@ def _shard(value: str) -> str:
     return value
 
 
+def _pick(value: Any) -> Any:
+    """Read the dict in a text; Hydra parses only one with keys of its own syntax."""
+    try:
+        read = yaml.safe_load(value) if isinstance(value, str) else value
+    except yaml.YAMLError:
+        return value
+    return read if isinstance(read, dict) else value
+
+
+# number of a sample, from 1: of all photos, or by the name of a photo
+Pick = Annotated[CandidateCount | dict[Text, CandidateCount], BeforeValidator(_pick)]
 Shard = Annotated[str, Field(pattern=r"^\d{1,9}/\d{1,9}$"), AfterValidator(_shard)]
 
 
@@ -62,6 +74,7 @@ class InpaintConfig:
     logger: dict[str, Node] | None
     cache_dir: Text
     output: Text | None
+    pick: Pick | None
     name: RunName | None
     tags: list[Text]
     method: Literal["search"] | Node | None = None

@@ -159,13 +159,13 @@ def test_results_of_different_images_are_not_linked(two_faces):
     assert [result.previous.previous for result in results] == [None, None]
 
 
-def test_inpaint_py_writes_one_photo_with_all_faces(run, two_faces, tmp_path):
-    """Also with limit= below the number of faces, and after resuming between the faces."""
+@pytest.fixture
+def overrides(two_faces, tmp_path):
+    """The overrides of inpaint.py that complete a photo of two faces with a mask image."""
     save_weights(small_dcgan(z_dim=8), tmp_path / "weights.safetensors")
     Image.fromarray(photo()).save(tmp_path / "a.png")
-    hole = hole_of(*BOXES)
-    Image.fromarray(~hole).save(tmp_path / "hole.png")
-    overrides = [
+    Image.fromarray(~hole_of(*BOXES)).save(tmp_path / "hole.png")
+    return [
         f"ckpt={tmp_path / 'weights.safetensors'}",
         f"images={tmp_path / 'a.png'}",
         "mask=file",
@@ -176,6 +176,11 @@ def test_inpaint_py_writes_one_photo_with_all_faces(run, two_faces, tmp_path):
         *FAST,
         f"output={tmp_path / 'out'}",
     ]
+
+
+def test_inpaint_py_writes_one_photo_with_all_faces(run, overrides, tmp_path):
+    """Also with limit= below the number of faces, and after resuming between the faces."""
+    hole = hole_of(*BOXES)
     run("inpaint.py", *overrides)
     (written,) = (tmp_path / "out" / "photos").iterdir()
     completed = np.asarray(Image.open(written))
@@ -187,3 +192,25 @@ def test_inpaint_py_writes_one_photo_with_all_faces(run, two_faces, tmp_path):
         (tmp_path / "out" / "records" / f"{record}.safetensors").unlink()
         run("inpaint.py", *overrides)
         assert np.array_equal(np.asarray(Image.open(written)), completed)
+
+
+def test_a_sample_of_a_photo_has_the_sample_of_each_face(run, overrides, tmp_path):
+    run("inpaint.py", *overrides, "candidates=2")
+    folder = tmp_path / "out"
+    samples = [np.asarray(Image.open(folder / "samples" / f"00001_a_{k}.png")) for k in (1, 2)]
+    assert len(list((folder / "samples").iterdir())) == 2
+    with Image.open(folder / "photos" / "00001_a.png") as written:
+        assert np.array_equal(written, samples[0])
+    differ = (samples[0] != samples[1]).any(2)
+    assert all(differ[box].mean() > 0.9 for box in BOXES) and not differ[~hole_of(*BOXES)].any()
+
+
+def test_photo_is_written_again_when_the_hole_of_one_face_changes(run, overrides, tmp_path):
+    run("inpaint.py", *overrides, "candidates=2")
+    other = hole_of((slice(20, 30), slice(24, 30)), BOXES[1])
+    Image.fromarray(~other).save(tmp_path / "hole.png")
+    run("inpaint.py", *overrides, "candidates=2")
+    run("inpaint.py", *overrides, "candidates=2", f"output={tmp_path / 'new'}")
+    for name in ("photos/00001_a.png", "samples/00001_a_2.png"):
+        with Image.open(tmp_path / "out" / name) as one, Image.open(tmp_path / "new" / name) as new:
+            assert np.array_equal(one, new)

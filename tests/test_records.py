@@ -218,7 +218,9 @@ def test_records_beyond_the_grids_hold_fewer_tensors(evaluate, tmp_path, monkeyp
 
 
 def test_photos_are_rebuilt_from_the_records(images, tmp_path):
+    first = ImageDataset(images.images[:4], images.names[:4])
     photos = SimpleNamespace(
+        images=first,
         has_mask_image=False,
         known=torch.ones(COUNT, 1, 16, 16),
         crops_with=lambda i: [0, 1, 2] if i < 3 else [i],
@@ -226,7 +228,6 @@ def test_photos_are_rebuilt_from_the_records(images, tmp_path):
             np.uint8([[fakes[i].mean() * 100 + 100 for i in fakes]])
         ),
     )
-    first = ImageDataset(images.images[:4], images.names[:4])
     writer = CompletionWriter(tmp_path, first, photos=photos)
     for batch in ([0, 1], [2, 3]):
         fake = torch.stack([torch.full((3, 16, 16), i / 10) for i in batch])

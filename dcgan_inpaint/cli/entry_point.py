@@ -5,7 +5,6 @@ Importing this module does not import torch, so that a wrong option is reported 
 
 import logging
 import os
-import re
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -17,8 +16,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from dcgan_inpaint.cli.help import help_text
-from dcgan_inpaint.configs import check_config, conf_dir, explain_refusal, normalize_overrides
+from dcgan_inpaint.configs import (
+    check_config,
+    conf_dir,
+    explain_refusal,
+    normalize_overrides,
+    parse_override,
+)
 from dcgan_inpaint.errors import exit_on_signal, one_line_errors, tolerate_closed_pipes
 from dcgan_inpaint.runs.resuming import resumed_config, split_resumed
 from dcgan_inpaint.schemas import InpaintConfig, SampleConfig, TrainConfig
@@ -32,9 +36,6 @@ def run_command_line(command: str) -> None:
     _set_up_lightning_log()
     with one_line_errors():
         arguments = normalize_overrides(sys.argv[1:])
-        if {"--help", "-h"} & set(arguments):
-            overrides = [word for word in arguments if re.match(r"[^-].*=|~", word)]
-            return print(help_text(command, overrides))
         composed, others = split_resumed(arguments) if command == "train" else (arguments, [])
     sys.argv[1:] = composed
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors arrive here unchanged
@@ -64,9 +65,20 @@ def run_config(
     with one_line_errors():
         if command == "train":
             cfg = resumed_config(cfg, overrides)
+        if command == "inpaint" and cfg.pick is not None:
+            check_pick(overrides or ())
         config: Any = check_config(cfg, SCHEMAS[command])
+    picks = command == "inpaint" and config.pick is not None
     # imported after the check: torch takes seconds
-    return import_module(f"dcgan_inpaint.cli.{command}").main(config)
+    return import_module(f"dcgan_inpaint.cli.{'pick' if picks else command}").main(config)
+
+
+def check_pick(overrides: Sequence[str]) -> None:
+    """Raise ValueError for overrides besides pick= and output=, which would have no effect."""
+    others = [o for o in overrides if parse_override(o).key_or_group not in ("output", "pick")]
+    if others:
+        given = " ".join(others)
+        raise ValueError(f"{given}: pick= copies samples of a finished run only. Remove {given}")
 
 
 train = partial(run_command_line, "train")

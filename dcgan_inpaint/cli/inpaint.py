@@ -23,6 +23,12 @@ from dcgan_inpaint.runs.run_dir import choose_run_dir, start_run
 from dcgan_inpaint.runs.trainer import close_loggers, complete, make_trainer, open_loggers
 from dcgan_inpaint.schemas import InpaintConfig
 
+SELECTED = {  # by `select`: what photos/ has of several samples
+    "best": "the one with the lowest objective",
+    "mean": "the mean of them",
+    "sample": "the first of them, which are in no order",
+}
+
 
 def main(config: InpaintConfig) -> float | None:
     """Complete images; return the mean PSNR over the holes for a sweeper, or None if unknown."""
@@ -66,6 +72,12 @@ def main(config: InpaintConfig) -> float | None:
         return None
     metrics = format_summary(summary)
     print(": ".join(filter(None, (f"{len(writer.names)} images completed", metrics))))
+    if photos and config.select and config.candidates != 1:
+        print(
+            f"{run_dir / 'samples'} has {config.candidates} samples of each photo. "
+            f"{run_dir / 'photos'} has {SELECTED[config.select]} (select={config.select})"
+        )
+        print(f"{again} pick=2 puts the second there")
     print(run_dir / "rows.png" if shows_portraits else writer.main_result)
     if photos and photos.failures:
         sys.exit(f"error: {describe_failures(photos)}")

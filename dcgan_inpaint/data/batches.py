@@ -1,7 +1,7 @@
 """Data sets that return whole batches, and the order of their images."""
 
-import os
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dcgan_inpaint.data.augmentation import random_flip
 from dcgan_inpaint.data.mixture import mixed_order
+from dcgan_inpaint.files import shorten_name
 from dcgan_inpaint.images import to_float
 from dcgan_inpaint.randomness import permutation
 
@@ -74,10 +75,10 @@ class ImageDataset(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    @property
+    @cached_property
     def labels(self) -> list[str]:
         """Unique file names of the images, valid on every file system."""
-        return [f"{i:05d}_{_short(Path(name).stem)}" for i, name in enumerate(self.names)]
+        return [f"{i:05d}_{shorten_name(Path(name).stem)}" for i, name in enumerate(self.names)]
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
         valid = None if self.valid is None else self.valid.expand(len(indices), -1, -1, -1)
@@ -197,9 +198,3 @@ def check_fills_batch(count: int, batch_size: int) -> None:
             f"batch_size={batch_size}: {count} training images do not fill one batch. "
             f"Use batch_size={count} or less"
         )
-
-
-def _short(name: str) -> str:
-    """Shorten a name to at most 200 bytes of valid UTF-8."""
-    text = os.fsencode(name).decode(errors="replace")
-    return text.encode()[:200].decode(errors="ignore")

@@ -54,6 +54,7 @@ class Record:
 
             - completed: The completion.
             - fake: For photos, the image in [-1, 1] that fills the hole before blending.
+            - fakes (K, C, S, S): The same of all candidates, if there are several.
             - features: With `features=true`, pooled features (2, 1280) of completion and image.
             - z (z_dim,), trace (T + 1, 3): Latent of a search, and its losses as in `LOSSES`.
             - candidates (K, C, S, S): All completions if there are several, the best first.
@@ -111,38 +112,47 @@ def write_images(
     i: int,
     record: Record,
     photos: Photos | None,
-    fakes: dict[int, Tensor],
+    fakes: dict[int, list[Tensor]],
     replace: bool = False,
 ) -> None:
     """Write the image files of one record that are missing or damaged.
 
     These are completed/, candidates/ (if there are several) and photos/: the full-size photo with
-    all its completed crops, written together with its last crop.
+    all its completed crops, written together with its last crop.  If there are several candidates,
+    samples/ has the photo with each of them.
 
     Args:
         run_dir: The run directory.
         i: Position of the image in the list.
         record: Its record.
         photos: The photos that the images were cropped from, if any.
-        fakes: What fills the crops of unfinished photos, by position; updated by each call.
+        fakes: What fills the crops of unfinished photos, by position: in the completion and in
+            each candidate; updated by each call.
         replace: Whether existing files are outdated.
     """
     tensors = record.tensors
     images: dict[str, Callable[[], Image.Image]] = {}
-    images["completed"] = lambda: to_pil_image(tensors["completed"])
+    images[f"completed/{record.name}.png"] = lambda: to_pil_image(tensors["completed"])
     if "candidates" in tensors:
-        images["candidates"] = lambda: make_grid(tensors["candidates"])
+        images[f"candidates/{record.name}.png"] = lambda: make_grid(tensors["candidates"])
+    outdated = list(images)
     if photos is not None:
-        fakes[i] = tensors["fake"]
+        fakes[i] = [tensors["fake"], *tensors.get("fakes", ())]
         crops = photos.crops_with(i)
+        name = photos.images.labels[crops[-1]]
+        paths = [f"photos/{name}.png"]
+        paths += [f"samples/{name}_{k}.png" for k in range(1, len(fakes[i]))]
+        outdated += paths
         if i == crops[-1] and fakes.keys() >= set(crops):
-            images["photos"] = partial(photos.complete, {k: fakes.pop(k) for k in crops})
+            rows = zip(*(fakes.pop(k) for k in crops), strict=True)
+            for path, row in zip(paths, rows, strict=True):
+                images[path] = partial(photos.complete, dict(zip(crops, row, strict=True)))
     if replace:
-        for folder in ("completed", "candidates", "photos"):
-            (run_dir / folder / f"{record.name}.png").unlink(missing_ok=True)
-    for folder, make_image in images.items():
-        if not _is_complete_png(path := run_dir / folder / f"{record.name}.png"):
-            save_image(path, make_image())
+        for path in outdated:
+            (run_dir / path).unlink(missing_ok=True)
+    for path, make_image in images.items():
+        if not _is_complete_png(run_dir / path):
+            save_image(run_dir / path, make_image())
 
 
 def _is_complete_png(path: Path) -> bool:
@@ -193,7 +203,7 @@ class CompletionWriter(BasePredictionWriter):
                 "lpips=, features=: there is no ground truth inside the photo's own hole. "
                 "Remove these options"
             )
-        self.fakes: dict[int, Tensor] = {}  # of photos whose last crop is not completed yet
+        self.fakes: dict[int, list[Tensor]] = {}  # of photos whose last crop is missing
         self.completed: set[int] = set()  # positions of the images that have a record
         self.find_records()
 
@@ -303,6 +313,8 @@ def _record_tensors(
         others |= {"z": result.z, "trace": result.trace.transpose(0, 1)}
         if result.candidates.shape[1] > 1:
             images["candidates"] = result.candidates
+            if with_fake:
+                others["fakes"] = result.fakes.float()
             grids["mean"] = result.candidates.mean(1)
             # White is a standard deviation of 0.5, a quarter of the range.
             grids["spread"] = result.spread / 0.25 - 1

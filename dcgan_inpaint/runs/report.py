@@ -52,7 +52,7 @@ def write_report(run_dir: Path, records: Iterable[Record], photos: Photos | None
         photos: The photos that the images were cropped from, if any.
     """
     first: list[Record] = []  # records with the tensors of the grids
-    fakes: dict[int, Tensor] = {}
+    fakes: dict[int, list[Tensor]] = {}
     metrics: dict[str, dict[str, float]] = {}
     traces: dict[str, Tensor] = {}
     arrays: dict[str, list[Tensor]] = {name: [] for name in ARRAYS}

@@ -48,7 +48,7 @@ FREE_IN_TRAINING = {
 FOLLOWERS = {"gan": "model.gan.path", "name": "logger.wandb.name"}  # equal to it in conf/
 # options that do not affect completions; of the trainer only precision does
 FREE_IN_COMPLETION = {
-    *("shard", "limit", "batch_size", "cache_dir", "output", "logger", "name", "tags"),
+    *("shard", "limit", "batch_size", "cache_dir", "output", "pick", "logger", "name", "tags"),
     *(f"trainer.{key}" for key in TrainerOptions.__annotations__ if key != "precision"),
 }
 OLD_TARGETS = (  # modules that were moved after version 0.2
