@@ -102,7 +102,8 @@ class Completer:
             candidates: Number of samples to search for.
             select: How the completion is chosen: "best", "mean" or "sample" (see SearchSettings).
             face: Number of the detected face, 1 for the largest that is detected clearly; "all"
-                completes each hole with the face that it lies on.
+                completes each hole with the face that it lies on.  None: "all" for a mask image
+                with the shape of `image`, 1 otherwise.
             watch: Called with a Progress after each evaluation of a search; other methods do not
                 call it.  An exception ends the search and is raised by this call.
 
@@ -154,7 +155,8 @@ class Completer:
 
         Raises ValueError for something that is not an image, or for one without such a square.
         """
-        return self._finder(self._config())(to_photo(image), *_names("image", [image]))[0]
+        (name,) = _names("image", [image])
+        return self._finder(self._config())(to_photo(image), name)[0]
 
     def _config(
         self, overrides: tuple[str, ...] = (), options: Mapping[str, Any] | None = None

@@ -59,7 +59,7 @@ class InpaintConfig:
     images: Text | Annotated[list[Text], Field(min_length=1)] | None
     crop: CropBox | None
     detector: Literal["auto"] | None
-    face: FaceChoice
+    face: FaceChoice | None
     eyes: EyePositions | None
     split: Split
     limit: Count | None

@@ -252,11 +252,12 @@ def test_a_missing_second_face_is_a_one_line_error(faces):
     [
         ({}, "face=2: selects a detected face. Remove detector=null"),
         ({"crop": [0, 0, 9, 9], "detector": "auto"}, "face=2: .* Remove crop="),
+        ({"face": 1}, "face=1: selects a detected face. Remove detector=null"),
     ],
 )
 def test_face_requires_a_detector_and_excludes_crop(options, message):
     with pytest.raises(ValueError, match=message):
-        crop_finder(1.0, face=2, **options)
+        crop_finder(1.0, **{"face": 2} | options)
 
 
 @pytest.mark.parametrize(

@@ -120,13 +120,23 @@ def test_completing_a_photo_does_not_change_it():
 
 @pytest.fixture
 def two_faces(monkeypatch):
-    """Let the detector find two faces, whose crops are LEFT and RIGHT."""
+    """Let the detector find two faces, whose crops are LEFT and RIGHT.
+
+    The list has the number of faces that each detection asks for.
+    """
     u_left, u_right, v = EYES
     faces = []
     for crop in (LEFT, RIGHT):
         left, right = (crop.origin + crop.side * complex(u, v) for u in (u_left, u_right))
         faces.append(Face(left, right, (left + right) / 2, abs(crop.side), 2.0))
-    monkeypatch.setattr(photos_module, "find_faces", lambda photo, count: faces)
+    counts = []
+
+    def find(photo, count):
+        counts.append(count)
+        return faces[:count]
+
+    monkeypatch.setattr(photos_module, "find_faces", find)
+    return counts
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -144,6 +154,44 @@ def test_completer_fills_the_holes_of_all_faces(two_faces, batch):
     levels = [torch.from_numpy(x / 127.5 - 1).permute(2, 0, 1)[None] for x in (completed, photo())]
     expected = psnr(*levels, torch.from_numpy(hole)[None, None].double())
     assert result.metrics(photo())["psnr_hole"] == pytest.approx(expected.item(), abs=0.01)
+
+
+@pytest.fixture(scope="module")
+def completer():
+    return Completer.load(small_dcgan(z_dim=8), *FAST)
+
+
+def changes(result):
+    return (np.asarray(result.image) != photo()).any(2)
+
+
+def test_by_default_each_hole_of_a_mask_image_is_completed_by_its_face(two_faces, completer):
+    hole = hole_of(*BOXES)
+    expected = np.asarray(completer(photo(), ~hole, face="all").image)
+    assert np.array_equal(np.asarray(completer(photo(), ~hole).image), expected)
+    second = changes(completer(photo(), ~hole_of(BOXES[1])))
+    assert second[BOXES[1]].mean() > 0.9 and not second[~hole_of(BOXES[1])].any()
+    with pytest.raises(ValueError, match="the hole reaches outside the crop"):
+        completer(photo(), ~hole, face=1)
+
+
+def test_by_default_a_drawn_mask_is_that_of_the_first_face(two_faces, completer):
+    """Also a mask image of another shape, which covers the crop and not the photo."""
+    square = np.ones((16, 16))
+    square[4:12, 4:12] = 0
+    for mask in ("center", square):
+        result = completer(photo(), mask)
+        assert result.previous is None
+        assert changes(result)[:, :60].any() and not changes(result)[:, 60:].any()
+    assert two_faces == [1, 1]
+
+
+def test_other_faces_are_detected_only_for_holes_beside_the_first(two_faces, completer):
+    """The middle half of the first crop is x from 22.5 to 47.5 and y from 17.5 to 42.5."""
+    completer(photo(), ~hole_of((slice(20, 30), slice(24, 40))))
+    assert two_faces == [1]
+    completer(photo(), ~hole_of((slice(20, 30), slice(24, 50))))
+    assert two_faces == [1, 1, None]
 
 
 def test_completer_uses_the_second_face(two_faces):
@@ -192,6 +240,16 @@ def test_inpaint_py_writes_one_photo_with_all_faces(run, overrides, tmp_path):
         (tmp_path / "out" / "records" / f"{record}.safetensors").unlink()
         run("inpaint.py", *overrides)
         assert np.array_equal(np.asarray(Image.open(written)), completed)
+
+
+def test_inpaint_py_completes_each_hole_by_its_face_by_default(run, overrides, tmp_path):
+    run("inpaint.py", *overrides)
+    run("inpaint.py", *(o for o in overrides if o != "face=all"), f"output={tmp_path / 'null'}")
+    expected, completed = (
+        np.asarray(Image.open(tmp_path / name / "photos" / "00001_a.png"))
+        for name in ("out", "null")
+    )
+    assert np.array_equal(completed, expected)
 
 
 def test_a_sample_of_a_photo_has_the_sample_of_each_face(run, overrides, tmp_path):

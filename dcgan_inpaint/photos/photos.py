@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -27,12 +27,25 @@ from dcgan_inpaint.photos.crops import (
     paste_back,
     sample_image,
 )
-from dcgan_inpaint.photos.detector import find_faces
+from dcgan_inpaint.photos.detector import Face, find_faces
 from dcgan_inpaint.photos.reading import open_photo
 from dcgan_inpaint.schemas import InpaintConfig
 
 PORTRAITS = Path(__file__).parents[1] / "portraits"  # 24 generated portraits, see its README.md
-CropFinder = Callable[[Image.Image, str], list[Crop]]  # of an upright photo and its name
+MIDDLE = 0.5  # share of the side of a crop in whose middle the face is; others may be beside it
+
+
+class CropFinder(Protocol):
+    """Finds the crops of a photo."""
+
+    def __call__(self, photo: Image.Image, name: str, hole: Tensor | None = None, /) -> list[Crop]:
+        """Return the crops of a photo, at least one.
+
+        Args:
+            photo: The upright photo.
+            name: Its name in messages.
+            hole: The hole (H, W), bool, if the mask is an image that covers the complete photo.
+        """
 
 
 def crop_finder(
@@ -40,7 +53,7 @@ def crop_finder(
     crop: CropBox | None = None,
     detector: Literal["auto"] | None = None,
     eyes: EyePositions | None = None,
-    face: FaceChoice = 1,
+    face: FaceChoice | None = None,
     data: Mapping[str, Any] | None = None,
 ) -> CropFinder:
     """Return a function that finds the crops of a photo.
@@ -51,29 +64,34 @@ def crop_finder(
         detector: "auto" to detect faces, or None for the central square.
         eyes: Positions of the eyes in the crop. None: as in the training images.
         face: 1 for the most prominent face (`Face.prominence`), 2 for the next, ..., or "all" for
-            one crop per face.
+            one crop per face.  None: "all" for a photo with a mask image, 1 otherwise.
         data: The description of the training images, from the checkpoint.
 
     Returns:
-        A function of an upright photo and its name. For a photo without a face it returns the
-        central crop and prints a warning. It raises ValueError if the crop does not fit the photo,
-        or if the requested face is not detected.
+        The function. For a photo without a face it returns the central crop and prints a warning.
+        It raises ValueError if the crop does not fit the photo, or if the requested face is not
+        detected.
 
     Raises:
         ValueError: If `face` is combined with a crop or without a detector.
     """
-    if face != 1 and (crop is not None or detector is None):
+    if face is not None and (crop is not None or detector is None):
         conflict = "detector=null" if crop is None else "crop="
         raise ValueError(f"face={face}: selects a detected face. Remove {conflict}")
     if crop is not None:
-        return lambda photo, name: [Crop.from_box(crop, photo)]
+        return lambda photo, *_: [Crop.from_box(crop, photo)]
     if detector is None:
-        return lambda photo, name: [Crop.central(photo, share)]
+        return lambda photo, *_: [Crop.central(photo, share)]
+    positions = eyes or eye_positions(data, share)
 
-    def find_crops(photo: Image.Image, name: str) -> list[Crop]:
-        faces = find_faces(photo, count=None if face == "all" else face)
-        selected = faces if face == "all" else faces[face - 1 : face]
-        if not selected and face not in (1, "all"):
+    def crop_face(face: Face) -> Crop:
+        return Crop.from_eyes(face.left_eye, face.right_eye, positions)
+
+    def find_crops(photo: Image.Image, name: str, hole: Tensor | None = None, /) -> list[Crop]:
+        number = 1 if face is None else face
+        faces = find_faces(photo, count=None if number == "all" else number)
+        selected = faces if number == "all" else faces[number - 1 : number]
+        if not selected and number not in (1, "all"):
             raise ValueError(
                 f"face={face}: the number of detected faces is {len(faces)}. Set crop=[x,y,w,h]"
             )
@@ -81,10 +99,17 @@ def crop_finder(
             shown = os.fsencode(name).decode(errors="replace")  # a name need not be UTF-8
             print(f"{shown}: no face detected. Using the center; set crop=[x,y,w,h] to change it")
             return [Crop.central(photo, share)]
-        positions = eyes or eye_positions(data, share)
-        return [Crop.from_eyes(each.left_eye, each.right_eye, positions) for each in selected]
+        if face is None and hole is not None and not _is_in_middle(hole, crop_face(selected[0])):
+            selected = find_faces(photo, count=None)  # ten times slower than the first face
+        return [*map(crop_face, selected)]
 
     return find_crops
+
+
+def _is_in_middle(hole: Tensor, crop: Crop) -> bool:
+    """Return whether a hole (H, W), bool, is in the middle of a crop, so on its face."""
+    points = crop.unit_points((0, 0, hole.shape[1], hole.shape[0]))[hole] * 2 - (1 + 1j)  # (N,)
+    return bool((torch.maximum(points.real.abs(), points.imag.abs()) < MIDDLE).all())
 
 
 # SciPy and OpenCV have this function too, but as new core dependencies they would cost more than
@@ -233,7 +258,8 @@ class Photos:
         channels, size, _ = image_shape
         photo = self._get_photo(number)
         try:
-            mask, crops = self.masks[number], find_crops(photo, name)
+            mask = self.masks[number]
+            crops = find_crops(photo, name, _photo_hole(mask, photo.size))
             if len(crops) > 1 and (holes := _photo_holes(mask, photo.size, crops)):
                 crops = [each for each, hole in zip(crops, holes, strict=True) if hole.any()]
             first = len(self.crops)
@@ -318,6 +344,16 @@ class Photos:
         return inside * mask(torch.tensor([i]), size)
 
 
+def _photo_hole(mask: MaskFunction, size: tuple[int, int]) -> Tensor | None:
+    """Return the hole (H, W), bool, of a photo of size (W, H).
+
+    None if the mask does not cover the complete photo.
+    """
+    if isinstance(mask, MaskImage) and mask.covers(*size):
+        return mask.hole(*size)
+    return None
+
+
 def _photo_holes(
     mask: MaskFunction, size: tuple[int, int], crops: Sequence[Crop]
 ) -> list[Tensor] | None:
@@ -325,9 +361,9 @@ def _photo_holes(
 
     None if the mask does not cover the complete photo.
     """
-    if not isinstance(mask, MaskImage) or not mask.covers(*size):
+    if (hole := _photo_hole(mask, size)) is None:
         return None
-    hole = mask.hole(*size)  # (H, W)
+    assert isinstance(mask, MaskImage)
     return [hole] if len(crops) == 1 else assign_holes(hole, crops, mask.name)
 
 
@@ -355,7 +391,7 @@ def load_photos(config: InpaintConfig, model: Model) -> Photos | None:
     Raises ValueError for an option of photos without `images`, and as `Photos` does.
     """
     if config.images is None:
-        for key, default in (("crop", None), ("detector", "auto"), ("face", 1)):
+        for key, default in (("crop", None), ("detector", "auto"), ("face", None)):
             if (value := getattr(config, key)) != default:
                 raise ValueError(f"{key}={show(value)}: applies to photos only. Set images=")
         return None
