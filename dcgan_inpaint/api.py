@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -98,7 +99,7 @@ class Completer:
                 one channel where white, 1 or True is known, or a list of one for each image.  An
                 image with the shape of `image` covers all of it, another one covers the crop.
             crop: The square [x, y, w, h] to complete, in px.  None: around the detected face, or
-                the center of an image without one.
+                the center of an image without one, with a warning.
             candidates: Number of samples to search for.
             select: How the completion is chosen: "best", "mean" or "sample" (see SearchSettings).
             face: Number of the detected face, 1 for the largest that is detected clearly; "all"
@@ -140,6 +141,11 @@ class Completer:
             masks = [instantiate(config.mask)] * count if by_name else _masks(mask, count, config)
             photos = self._photos(config, images, masks)
             completing = self._completing(config, photos.mask, watch)
+        for line in photos.missing_faces.values():
+            warnings.warn(
+                f"{line}. Give crop=[x, y, w, h] to change it; result.crop_preview shows it",
+                stacklevel=3,
+            )
         results: dict[int, Result] = {}  # by image; of several faces the last
         for done, seconds in _complete(
             config.trainer, completing, photos.images, config.batch_size
@@ -152,6 +158,8 @@ class Completer:
 
     def crop_of(self, image: ImageLike) -> Crop:
         """Return the square of an image that is completed when no crop is given.
+
+        Its `without_face` is True if it is the center because no face was found.
 
         Raises ValueError for something that is not an image, or for one without such a square.
         """

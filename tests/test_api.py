@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +28,7 @@ from dcgan_inpaint.metrics.completions import psnr
 from dcgan_inpaint.models.checkpoint import save_weights
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
 from dcgan_inpaint.models.one_pass import OnePass
+from dcgan_inpaint.photos.crops import Crop, draw_crops
 from dcgan_inpaint.photos.result import Result
 
 SHORT = ("solver.iterations=3", "stages=none", "trainer.accelerator=cpu")
@@ -163,6 +165,20 @@ def test_mask_of_another_size_is_scaled_to_the_crop(completer):
     square[5:10] = 0
     (rows,) = changed_rows(completer(photo(0), square, CROP)).nonzero()
     assert rows.tolist() == list(range(15, 25))
+
+
+def test_a_photo_without_a_face_is_a_warning_with_the_crop_drawn(completer, tmp_path):
+    Image.fromarray(photo()).save(tmp_path / "cat.png")
+    message = r"cat.png: no face found: completing the center \[15,0,50,50\]. Give crop="
+    with pytest.warns(UserWarning, match=message) as caught:
+        result = completer(tmp_path / "cat.png", "center")
+    assert len(caught) == 1 and caught[0].filename == __file__
+    assert result.crop == Crop(15 + 0j, 50 + 0j, without_face=True)
+    assert equal_pixels(result.crop_preview, draw_crops(Image.fromarray(photo()), [result.crop]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not completer(tmp_path / "cat.png", "center", CROP).crop.without_face
+        assert completer.crop_of(photo()) == result.crop
 
 
 def test_numbers_may_be_numpy_scalars(completer):

@@ -6,7 +6,7 @@ smaller and rotated copies.
 
 import cmath
 import math
-import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -222,21 +222,16 @@ def test_tiny_and_narrow_photos_are_accepted(width, height):
 # the crop
 
 
-def test_a_photo_without_a_face_is_cropped_to_its_center_with_a_warning(capsys):
+def test_the_crop_of_a_photo_without_a_face_is_its_center(capsys):
     photo = Image.new("RGB", (64, 48), GREEN)
-    for face in (1, "all"):
-        find_crops = crop_finder(0.5, detector="auto", face=face)
-        assert find_crops(photo, "holiday.png") == [Crop.central(photo, 0.5)]
-        out = capsys.readouterr().out
-        assert out.startswith("holiday.png: no face detected") and out.count("\n") == 1
+    for face in (None, 1, "all"):
+        (crop,) = crop_finder(0.5, detector="auto", face=face)(photo, "holiday.png")
+        assert crop.without_face and replace(crop, without_face=False) == Crop.central(photo, 0.5)
     with pytest.raises(ValueError, match="face=2: the number of detected faces is 0"):
         crop_finder(0.5, detector="auto", face=2)(photo, "holiday.png")
-
-
-def test_the_warning_of_a_photo_whose_name_is_not_utf8_can_be_printed(capsys):
-    name = os.fsdecode(b"caf\xe9.png")
-    crop_finder(0.5, detector="auto")(Image.new("RGB", (64, 48), GREEN), name)
-    assert capsys.readouterr().out.encode().startswith("caf\N{REPLACEMENT CHARACTER}.png".encode())
+    (crop,) = crop_finder(0.5)(photo, "holiday.png")
+    assert not crop.without_face  # the center was requested
+    assert capsys.readouterr().out == ""
 
 
 def test_a_missing_second_face_is_a_one_line_error(faces):

@@ -22,6 +22,7 @@ from dcgan_inpaint.photos.crops import (
     Crop,
     crop_hole,
     crop_image,
+    draw_crops,
     eye_positions,
     paste_back,
     pixel_centers,
@@ -172,6 +173,19 @@ def test_eyes_that_are_too_close_are_an_error():
     for points, positions in (((1 + 1j, 2 + 1j), (0.5, 0.501, 0.5)), ((1 + 1j, 1 + 1j), EYES)):
         with pytest.raises(ValueError, match="the eyes are too close"):
             Crop.from_eyes(*points, positions)
+
+
+def test_a_drawn_crop_is_an_outline_on_the_photo():
+    """In black and white, to be visible on any photo, and also if the crop leaves the photo."""
+    photo = Image.new("RGB", (120, 90), "gray")
+    drawn = np.asarray(draw_crops(photo, [Crop(20 + 10j, 60 + 0j), Crop(100 + 80j, 60j)]))
+    changed = (drawn != np.asarray(photo)).any(2)
+    rows, columns = changed[:, 30].nonzero()[0], changed[40].nonzero()[0]
+    assert all(np.abs(rows[:, None] - [10, 70]).min(1) <= 2) and {10, 70} <= set(rows)
+    assert all(np.abs(columns[:, None] - [20, 80]).min(1) <= 2) and {20, 80} <= set(columns)
+    assert {tuple(pixel) for pixel in drawn[changed]} == {(0, 0, 0), (255, 255, 255)}
+    assert changed[85, 100]  # of the crop that leaves the photo
+    assert draw_crops(Image.new("L", (9, 9)), [Crop(0j, 9 + 0j)]).size == (9, 9)
 
 
 # cropped images and masks

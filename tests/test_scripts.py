@@ -804,6 +804,27 @@ def test_command_returns_the_mean_psnr_of_the_holes(trained, photos, tmp_path, m
     assert psnr == mean_psnr(tmp_path / "c" / "validation" / "summary.csv")
 
 
+def test_photos_without_a_face_are_reported_with_the_crop_drawn(run, trained, photos, tmp_path):
+    """Before they are completed; a crop or detector=null of the user's needs no message."""
+    output = tmp_path / "out"
+    small = [*SMALL[1:], f"ckpt={trained / 'last.ckpt'}", "method=mean", f"images={photos}"]
+    result = run("inpaint.py", *small, f"output={output}")
+    lines = [line for line in result.stdout.splitlines() if "no face" in line]
+    assert lines == [
+        f"{photos / name}: no face found: completing the center {box}, drawn in "
+        f"{output}/crops/{label}.png. Set crop=[x,y,w,h] to change it"
+        for name, label, box in (
+            ("a.jpg", "00000_a", "[15,0,50,50]"),
+            ("b.png", "00001_b", "[0,25,40,40]"),
+        )
+    ]
+    assert result.stdout.index(lines[1]) < result.stdout.index("2 images completed")
+    with Image.open(output / "crops" / "00000_a.png") as drawn:
+        assert drawn.size == (80, 50) and drawn.getpixel((15, 25)) in {(0, 0, 0), (255,) * 3}
+    result = run("inpaint.py", *small, "detector=null", f"output={tmp_path / 'center'}")
+    assert "no face" not in result.stdout and not (tmp_path / "center" / "crops").exists()
+
+
 def test_photos_are_completed_by_shipped_models(run, photos, tmp_path):
     """The default is celeba128; photos of noise contain no face, so their center is completed."""
     cpu = "trainer.accelerator=cpu"

@@ -2,19 +2,23 @@
 
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
+from pytorch_lightning.utilities import rank_zero_only
 
 from dcgan_inpaint.configs import quote_override
 from dcgan_inpaint.data.loader import ImageDataModule
 from dcgan_inpaint.data.sources import build_source, node_of, resolve_source
 from dcgan_inpaint.errors import exit_on_failure, one_line_errors, out_of_memory, show
+from dcgan_inpaint.files import save_image
 from dcgan_inpaint.inpainting.build import build, uses_source
 from dcgan_inpaint.inpainting.config import resolve
 from dcgan_inpaint.metrics.completions import load_lpips
 from dcgan_inpaint.metrics.features import load_efflite0
 from dcgan_inpaint.models.checkpoint import checkpoint_path, load_model
+from dcgan_inpaint.photos.crops import draw_crops
 from dcgan_inpaint.photos.photos import PORTRAITS, Photos, load_photos
 from dcgan_inpaint.runs.records import CompletionWriter, read_records
 from dcgan_inpaint.runs.report import format_summary
@@ -63,6 +67,8 @@ def main(config: InpaintConfig) -> float | None:
         trainer = make_trainer(config.trainer, loggers, [writer])
         start_run(run_dir, asdict(config), loggers, config.shard)
 
+    if photos:
+        report_missing_faces(photos, run_dir)
     remedy = f"Lower batch_size={config.batch_size} or candidates={show(config.candidates)}"
     again = quote_override("output", run_dir)
     with out_of_memory(remedy), exit_on_failure(lambda: f"{again} continues"):
@@ -82,6 +88,15 @@ def main(config: InpaintConfig) -> float | None:
     if photos and photos.failures:
         sys.exit(f"error: {describe_failures(photos)}")
     return summary.get("psnr_hole", (None,))[0]
+
+
+@rank_zero_only
+def report_missing_faces(photos: Photos, run_dir: Path) -> None:
+    """Print a line about each photo without a face, and draw its crop in crops/."""
+    for i, line in photos.missing_faces.items():
+        path = run_dir / "crops" / f"{photos.images.labels[i]}.png"
+        save_image(path, draw_crops(photos.photo(i), [photos.crops[i]]))
+        print(f"{line}, drawn in {path}. Set crop=[x,y,w,h] to change it")
 
 
 def describe_failures(photos: Photos) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
@@ -35,10 +35,12 @@ class Crop:
         origin: The top left corner of the crop.
         side: The vector along the upper edge. Its length is the side of the crop in pixels, and its
             argument is the rotation.
+        without_face: Whether it is the center of a photo in which no face was found.
     """
 
     origin: complex
     side: complex
+    without_face: bool = False
 
     @classmethod
     def from_box(cls, box: CropBox, photo: Image.Image) -> "Crop":
@@ -112,6 +114,19 @@ def pixel_centers(box: Sequence[int]) -> Tensor:
         torch.arange(top, bottom) + 0.5, torch.arange(left, right) + 0.5, indexing="ij"
     )
     return torch.complex(x, y)
+
+
+def draw_crops(photo: Image.Image, crops: Sequence[Crop]) -> Image.Image:
+    """Return a photo, "RGB", with the outlines of crops: white on black, visible on any photo."""
+    drawn = photo.convert("RGB")
+    draw = ImageDraw.Draw(drawn)
+    width = max(1, max(photo.size) // 300)
+    for crop in crops:
+        corners = [crop.origin + crop.side * corner for corner in (0, 1, 1 + 1j, 1j, 0, 1)]
+        points = [(corner.real, corner.imag) for corner in corners]
+        draw.line(points, "black", 3 * width, joint="curve")
+        draw.line(points, "white", width, joint="curve")
+    return drawn
 
 
 def eye_positions(data: Mapping[str, Any] | None, share: float) -> EyePositions:

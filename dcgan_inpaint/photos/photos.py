@@ -1,7 +1,7 @@
 """Full-size photos: find the square to complete, crop it, and paste the completion back."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -68,9 +68,8 @@ def crop_finder(
         data: The description of the training images, from the checkpoint.
 
     Returns:
-        The function. For a photo without a face it returns the central crop and prints a warning.
-        It raises ValueError if the crop does not fit the photo, or if the requested face is not
-        detected.
+        The function. For a photo without a face it returns the central crop, which says so. It
+        raises ValueError if the crop does not fit the photo, or if the requested face is missing.
 
     Raises:
         ValueError: If `face` is combined with a crop or without a detector.
@@ -96,9 +95,7 @@ def crop_finder(
                 f"face={face}: the number of detected faces is {len(faces)}. Set crop=[x,y,w,h]"
             )
         if not selected:
-            shown = os.fsencode(name).decode(errors="replace")  # a name need not be UTF-8
-            print(f"{shown}: no face detected. Using the center; set crop=[x,y,w,h] to change it")
-            return [Crop.central(photo, share)]
+            return [replace(Crop.central(photo, share), without_face=True)]
         if face is None and hole is not None and not _is_in_middle(hole, crop_face(selected[0])):
             selected = find_faces(photo, count=None)  # ten times slower than the first face
         return [*map(crop_face, selected)]
@@ -294,6 +291,15 @@ class Photos:
     def photo(self, i: int) -> Image.Image:
         """Open the upright photo that crop i belongs to."""
         return self._get_photo(self.photo_index[i])
+
+    @property
+    def missing_faces(self) -> dict[int, str]:
+        """One line about each photo without a face, by the index of its crop."""
+        return {
+            i: f"{self.images.names[i]}: no face found: completing the center {crop}"
+            for i, crop in enumerate(self.crops)
+            if crop.without_face
+        }
 
     def crops_with(self, i: int) -> list[int]:
         """Return the indices of all crops of the photo that crop i belongs to."""

@@ -12,6 +12,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from dcgan_inpaint.images import to_float, to_pil
 from dcgan_inpaint.inpainting.module import Completion, SearchedCompletion
 from dcgan_inpaint.metrics.completions import completion_metrics
+from dcgan_inpaint.photos.crops import Crop, draw_crops
 from dcgan_inpaint.photos.photos import Photos
 from dcgan_inpaint.photos.reading import ImageLike, to_photo
 
@@ -71,6 +72,17 @@ class Result:
         Baselines return only `image`.
         """
         return [self._paste(fake) for fake in self._fakes]
+
+    @property
+    def crop(self) -> Crop:
+        """The square of the image that was completed: around a face, the center, or as given."""
+        return self.photos.crops[self._index]
+
+    @cached_property
+    def crop_preview(self) -> Image.Image:
+        """The image before its completion, with the outline of `crop` and of previous faces."""
+        indices = [*self._previous_fakes, self._index]
+        return draw_crops(self.photos.photo(self._index), [self.photos.crops[i] for i in indices])
 
     @property
     def fake(self) -> Image.Image:
