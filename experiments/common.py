@@ -45,7 +45,7 @@ class CompletionRun:
 def format_interval(values: Tensor, digits: int = 2) -> str:
     """Format the mean of values (N,) and its 95% bootstrap interval: "21.46 [21.22, 21.72]"."""
     mean, low, high = (f"{value:.{digits}f}" for value in mean_interval(values))
-    return f"{mean} [{low}, {high}]"
+    return f"{mean} [{low}, {high}]" if len(values) > 1 else mean
 
 
 def markdown_row(cells: Sequence[object]) -> str:

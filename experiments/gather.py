@@ -4,9 +4,9 @@ python experiments/gather.py runs/lam --by objective.saturating objective.lam --
 
 The script reads every metrics.csv of a completion below the given directories; a training run has
 one in validation/.  It takes the settings of --by from the config.yaml of the run and prints a
-Markdown table: the name of the run (name=), means with 95% bootstrap intervals, and medians.  The
-plot shows the first metric against the last setting of --by, with a line for each value of the
-other settings.
+Markdown table: the name of the run (name=), means with 95% bootstrap intervals, and medians.
+Without --by, runs without a name have that of their directory.  The plot shows the first metric
+against the last setting of --by, with a line for each value of the other settings.
 """
 
 import argparse
@@ -28,17 +28,20 @@ class Run(NamedTuple):
 
     settings: tuple[Any, ...]  # in the order of --by
     metrics: dict[str, torch.Tensor]  # the columns of metrics.csv, (N,) each
+    path: Path  # the run directory
     name: str | None = None  # option name=
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("directories", type=Path, nargs="+", help="directories that contain runs")
-    parser.add_argument("--by", nargs="+", required=True, help="settings to compare the runs by")
+    parser.add_argument("--by", nargs="+", default=[], help="settings to compare the runs by")
     parser.add_argument("--metrics", nargs="+", default=METRICS, help="metrics whose mean is shown")
     parser.add_argument("--medians", nargs="*", default=[], help="metrics whose median is shown")
     parser.add_argument("--figure", type=Path, help="path of the plot to write")
     arguments = parser.parse_args()
+    if arguments.figure and not arguments.by:
+        parser.error("--figure: plots against a setting. Add --by")
     try:
         runs = find_runs(arguments.directories, arguments.by)
         print(format_table(runs, arguments.by, arguments.metrics, arguments.medians))
@@ -68,7 +71,7 @@ def find_runs(directories: list[Path], by: list[str]) -> list[Run]:
             rows = list(csv.DictReader(file))
         names = [name for name in rows[0] if name != "name"]
         columns = {name: torch.tensor([float(row[name]) for row in rows]) for name in names}
-        runs.append(Run(settings, columns, OmegaConf.select(cfg, "name")))
+        runs.append(Run(settings, columns, config.parent, OmegaConf.select(cfg, "name")))
     if not runs:
         raise FileNotFoundError(f"no finished run below {', '.join(map(str, directories))}")
     for key, values in zip(by, zip(*(run.settings for run in runs), strict=True), strict=True):
@@ -87,8 +90,8 @@ def sort_key(setting: Any) -> tuple[bool, float, str]:
 def format_table(runs: list[Run], by: list[str], means: list[str], medians: list[str]) -> str:
     """Format the runs as a Markdown table.
 
-    The columns are the name, if a run has one, the settings, the number of images, means with 95%
-    intervals, and medians.
+    The columns are the name, if a run has one or if there are no settings, the settings, the number
+    of images, means with 95% intervals, and medians.
 
     Raises:
         ValueError: if a metric is not in metrics.csv.
@@ -98,28 +101,34 @@ def format_table(runs: list[Run], by: list[str], means: list[str], medians: list
             raise ValueError(
                 f"{name}: not a column of metrics.csv. Use one of {', '.join(runs[0].metrics)}"
             )
-    named = any(run.name for run in runs)
+    labels = [run.name or ("" if by else str(run.path)) for run in runs]
+    labeled = any(labels)
     header = [
-        *(["name"] if named else []),
+        *(["name" if by else "run"] if labeled else []),
         *by,
         "images",
         *means,
         *(f"median {name}" for name in medians),
     ]
     lines = [header, ["---"] * len(header)]
-    for run in runs:
+    for run, label in zip(runs, labels, strict=True):
         count = str(len(run.metrics[means[0]]))
-        intervals = [mean_interval(run.metrics[name]) for name in means]
         lines.append(
             [
-                *([run.name or ""] if named else []),
+                *([label] if labeled else []),
                 *map(short_name, run.settings),
                 count,
-                *(f"{mean:.4g} [{low:.4g}, {high:.4g}]" for mean, low, high in intervals),
+                *(format_mean(run.metrics[name]) for name in means),
                 *(f"{run.metrics[name].median():.4g}" for name in medians),
             ]
         )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def format_mean(values: torch.Tensor) -> str:
+    """Format the mean of values (N,) and, for two or more, its 95% bootstrap interval."""
+    mean, low, high = mean_interval(values)
+    return f"{mean:.4g} [{low:.4g}, {high:.4g}]" if len(values) > 1 else f"{mean:.4g}"
 
 
 def short_name(setting: Any) -> str:

@@ -120,6 +120,23 @@ def test_gather_shows_names_of_runs_in_the_first_column(runs):
     assert lines[4].startswith("| mine | 1 | 3 |")
 
 
+def test_gather_lists_all_runs_without_settings(runs, monkeypatch, capsys):
+    write_run(runs / "c", "{lam: 1, name: mine}", [17])
+    monkeypatch.setattr(sys, "argv", ["gather.py", str(runs), "--metrics", "psnr_hole"])
+    gather.main()
+    assert capsys.readouterr().out.splitlines() == [
+        "| run | images | psnr_hole |",
+        "| --- | --- | --- |",
+        f"| {runs / 'a'} | 3 | 18 [18, 18] |",
+        f"| {runs / 'b'} | 3 | 21 [20, 23] |",
+        "| mine | 1 | 17 |",
+    ]
+    monkeypatch.setattr(sys, "argv", ["gather.py", str(runs), "--figure", str(runs / "a.png")])
+    with pytest.raises(SystemExit):
+        gather.main()
+    assert "--figure: plots against a setting. Add --by" in capsys.readouterr().err
+
+
 def test_gather_sorts_integers_and_floats_by_value(runs):
     write_run(runs / "c", "{lam: 0}", [17, 17, 17])
     write_run(runs / "d", "{lam: 3}", [22, 22, 22])

@@ -87,6 +87,11 @@ def test_an_incomplete_grid_is_filled_with_white():
     assert np.asarray(make_grid(images[:1])).shape == (8, 8, 3)
 
 
+def test_one_value_has_no_interval():
+    mean, low, high = mean_interval(torch.tensor([3.0]))
+    assert mean == 3 and math.isnan(low) and math.isnan(high)
+
+
 def test_mean_interval_agrees_with_the_central_limit_theorem():
     assert mean_interval(torch.full((5,), 3.0)) == (3.0, 3.0, 3.0)
     values = torch.randn(400, generator=torch.Generator().manual_seed(1)) * 2 + 7

@@ -84,6 +84,28 @@ def test_page_omits_unknown_values(tmp_path):
     assert not any("dB" in text for text in parsed.text)
 
 
+def test_page_of_one_image_has_no_interval(tmp_path):
+    summary = {"psnr_hole": (20.5, math.nan, math.nan)}
+    parsed = page(tmp_path, [record("a", 0)], {"a": 20.5}, summary=summary)
+    text = " ".join(parsed.text)
+    assert "20.500" in text and "interval" not in text and "nan" not in text
+    assert "Metrics of 1 image " in f"{text} " and "The first image" in text
+
+
+def test_page_shows_the_photos_that_were_completed(tmp_path):
+    """At full size, by links: a file that pick= replaces is shown as well."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "00001_b 50%.png").touch()
+    first = [record("00000_b 50%", 0), record("00001_b 50%", 1)]  # two faces of one photo
+    parsed = page(tmp_path, first, {})
+    shown = [image for image in parsed.all("img") if not image["src"].startswith("data:")]
+    assert [image["src"] for image in shown] == ["photos/00001_b%2050%25.png"]
+    assert shown[0]["alt"] == "completed photo 00001_b 50%"
+    assert {"href": "photos/00001_b%2050%25.png"} in parsed.all("a")
+    assert "Completed photo" in parsed.text
+    assert not page(tmp_path, [record("a", 0)], {}).all("a")
+
+
 @pytest.fixture
 def old_run(tmp_path):
     """A run of commit 7f30de1 (2 procedural faces, 2 candidates, 3 frames), and its files."""

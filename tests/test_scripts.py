@@ -304,6 +304,17 @@ def test_directory_in_use_by_another_process_is_an_error(run, tmp_path):
     assert (tmp_path / "samples.png").is_file()
 
 
+@pytest.mark.parametrize(
+    ("script", "wrong"),
+    [("train.py", "batch_size=0,-1"), ("inpaint.py", "limit=0,-1"), ("sample.py", "count=0,-1")],
+)
+def test_multirun_leaves_no_empty_numbered_directory(run, tmp_path, monkeypatch, script, wrong):
+    """Hydra makes its directory before a run, so an option that is refused shows it."""
+    monkeypatch.chdir(tmp_path)
+    run(script, "-m", wrong, fails=True)
+    assert [path.name for path in (tmp_path / "runs" / "multirun").iterdir()] == ["multirun.yaml"]
+
+
 def test_one_validation_image_is_enough(run, tmp_path):
     """`preview` and `validate` are upper limits; `sample_metrics` needs two test images."""
     overrides = [

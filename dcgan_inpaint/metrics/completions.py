@@ -1,5 +1,6 @@
 """Metrics of completions against the original images."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -66,8 +67,11 @@ def completion_metrics(images: Tensor, truth: Tensor, hole: Tensor) -> dict[str,
 def mean_interval(values: Tensor, resamples: int = 2000) -> tuple[float, float, float]:
     """Return the mean of values (N,) and the ends of its 95% bootstrap interval (Efron 1979).
 
-    The random numbers are fixed, so equal values give equal intervals.
+    The random numbers are fixed, so equal values give equal intervals.  A single value has no
+    interval: its ends are nan.
     """
+    if len(values) == 1:
+        return float(values), math.nan, math.nan
     generator = torch.Generator().manual_seed(0)
     rows = torch.randint(len(values), (resamples, len(values)), generator=generator)
     means = values.double()[rows].mean(1)  # (resamples,)

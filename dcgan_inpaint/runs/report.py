@@ -44,7 +44,7 @@ def write_report(run_dir: Path, records: Iterable[Record], photos: Photos | None
       and fd_efflite0 of all completions against all images.
     - trace.csv: iteration and losses of each search.
     - `ARRAYS`: z (N, z_dim), z_frames (N, F, z_dim), features (N, 2, 1280).
-    - index.html: summary, curves and the first images in one file.
+    - index.html: summary, curves and the first images in one file, and links to the photos.
 
     Args:
         run_dir: The run directory.
@@ -144,10 +144,10 @@ def write_page(
     objective: Tensor | None,
     summary: Summary,
 ) -> None:
-    """Write a self-contained HTML page.
+    """Write an HTML page that contains the images of the model's size and shows those in photos/.
 
     Args:
-        path: The HTML file.
+        path: The HTML file, in the run directory.
         title: Title of the page.
         first: Records of the images in the table.
         psnr: PSNR over the hole of each image by name, in dB; not finite if unknown.
@@ -160,6 +160,7 @@ def write_page(
     text = template.get_template("report.html").render(
         title=title,
         count=len(psnr),
+        photos=[each.name for each in first if (path.parent / f"photos/{each.name}.png").is_file()],
         summary=summary,
         histogram=_histogram(torch.tensor([*known.values()])) if len(known) > 1 else None,
         curve=None if objective is None or len(objective) < 2 else _curve(objective),
