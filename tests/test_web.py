@@ -199,6 +199,30 @@ def test_exif_orientation_is_applied(client):
     assert np.array_equal(completed[~hole], upright[~hole])
 
 
+def test_mask_with_an_alpha_channel_is_read_like_a_mask_file(client):
+    """Opaque alpha is ignored; alpha that varies is the mask, whatever the colors are."""
+    opaque = Image.fromarray(~HOLE).convert("RGBA")
+    varying = Image.new("RGBA", (80, 50), "white")
+    varying.putalpha(Image.fromarray(~HOLE).convert("L"))
+    translucent = opaque.copy()
+    translucent.putalpha(128)
+    for mask in (opaque, varying, translucent):
+        done = complete(client, mask=encode_image(mask))[-1][1]
+        stored = decode(client.get(f"/completions/{done['id']}/mask"))
+        assert np.array_equal(stored == 0, HOLE)
+
+
+def test_mask_of_16_bits_and_of_another_orientation_is_read_like_a_mask_file(client):
+    levels = Image.fromarray((~HOLE).astype(np.uint16) * 65535)
+    exif = Image.Exif()
+    exif[0x0112] = 3  # rotate by 180 degrees
+    turned = encode_image(Image.fromarray(np.rot90(~HOLE, 2)), exif=exif)
+    for mask in (encode_image(levels), turned):
+        done = complete(client, mask=mask)[-1][1]
+        stored = decode(client.get(f"/completions/{done['id']}/mask"))
+        assert np.array_equal(stored == 0, HOLE)
+
+
 def test_default_crop_is_that_of_the_completer(dcgan, client, server):
     assert client.post("/photo", content=PHOTO).json()["crop"] == [15, 0, 50, 50]
     crop = server.completer.crop_of(make_photo())
@@ -347,6 +371,8 @@ def test_damaged_image_is_rejected(client):
     response = client.post("/photo", content=truncated)
     assert (response.status_code, response.text) == (400, message)
     assert complete(client, photo=truncated)[-1] == ("error", {"message": message})
+    message = "mask: damaged PNG file. Use another file"
+    assert complete(client, mask=MASK[: len(MASK) // 2])[-1] == ("error", {"message": message})
 
 
 def test_decompression_bomb_is_rejected_by_its_header(client):

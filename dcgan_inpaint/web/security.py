@@ -1,6 +1,7 @@
 """Protection against untrusted requests: hosts, origins, sizes and image formats."""
 
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -115,16 +116,26 @@ def open_image(name: str, file: bytes, max_pixels: int) -> Image.Image:
     return image
 
 
-def decode_image(name: str, file: bytes, max_pixels: int) -> Image.Image:
-    """Decode an uploaded image to an upright 8-bit image in mode "L" or "RGB".
+def decode_image(
+    name: str,
+    file: bytes,
+    max_pixels: int,
+    convert: Callable[[Image.Image], Image.Image] = to_upright,
+) -> Image.Image:
+    """Decode an uploaded image.
 
-    Transparent pixels are composited on white.
+    Args:
+        name: As in `open_image`.
+        file: As in `open_image`.
+        max_pixels: As in `open_image`.
+        convert: Decodes and converts the opened image. The default returns an upright 8-bit image
+            in mode "L" or "RGB", with transparent pixels on white.
 
     Raises:
         ValueError: As `open_image`, or if the file is damaged.
     """
     image = open_image(name, file, max_pixels)
     try:
-        return to_upright(image)
+        return convert(image)
     except Exception as error:  # as above
         raise ValueError(f"{name}: damaged {image.format} file. Use another file") from error

@@ -27,6 +27,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from dcgan_inpaint.api import Completer
 from dcgan_inpaint.configs import choices_of, conf_dir
+from dcgan_inpaint.data.decoding import apply_orientation
 from dcgan_inpaint.data.image_files import find_images
 from dcgan_inpaint.images import to_pil
 from dcgan_inpaint.inpainting.module import Progress
@@ -146,7 +147,8 @@ class Server:
             ValueError: If the photo, the mask or the crop is invalid.
         """
         photo_image = decode_image("photo", photo, self.limits.max_pixels)
-        mask_image = decode_image("mask", mask, self.limits.max_pixels).convert("L")
+        # The completer reads the mask as mask=file does, with the rules for its alpha channel.
+        mask_image = decode_image("mask", mask, self.limits.max_pixels, apply_orientation)
         totals: list[float] = []  # objective of each iteration since the last frame
         last_frame = float("-inf")
 
