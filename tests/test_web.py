@@ -4,14 +4,17 @@ import base64
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import zlib
 from io import BytesIO
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
+import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -21,6 +24,7 @@ from training import small_dcgan
 
 from dcgan_inpaint import Completer
 from dcgan_inpaint.configs import choices_of
+from dcgan_inpaint.models.checkpoint import SHIPPED, load_model
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
 from dcgan_inpaint.photos.crops import Crop
 from dcgan_inpaint.web import __main__ as command
@@ -53,7 +57,9 @@ PHOTO, MASK = encode_image(Image.fromarray(make_photo())), encode_image(Image.fr
 
 @pytest.fixture(scope="module")
 def dcgan():
-    return small_dcgan(z_dim=8)
+    model = small_dcgan(z_dim=8)
+    model.data = {"source": "celeba"}  # for which the page offers examples
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +69,7 @@ def completer(dcgan):
 
 @pytest.fixture(scope="module")
 def server(completer):
-    return Server(completer, LIMITS)
+    return Server([completer], LIMITS)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +86,7 @@ def endless_completer(dcgan):
 
 @pytest.fixture
 def endless_server(endless_completer):
-    server = Server(endless_completer, LIMITS)
+    server = Server([endless_completer], LIMITS)
     with run_server(server) as server.url:
         yield server
 
@@ -93,8 +99,10 @@ def decode(source):
 
 
 def request_arguments(photo=PHOTO, mask=MASK, **fields):
+    """Return the arguments of a request. A field that is None is left out."""
     files = {"photo": ("photo.png", photo), "mask": ("mask.png", mask)}
-    return {"files": files, "data": FIELDS | fields}
+    data = {name: value for name, value in (FIELDS | fields).items() if value is not None}
+    return {"files": files, "data": data}
 
 
 def read_events(response):
@@ -225,25 +233,26 @@ def test_mask_of_16_bits_and_of_another_orientation_is_read_like_a_mask_file(cli
 
 def test_default_crop_is_that_of_the_completer(dcgan, client, server):
     assert client.post("/photo", content=PHOTO).json()["crop"] == [15, 0, 50, 50]
-    crop = server.completer.crop_of(make_photo())
+    crop = server.completers["DCGAN"].crop_of(make_photo())
     assert (crop.origin, crop.side) == (15, 50)
-    other_server = Server(Completer.load(dcgan, *OVERRIDES, "crop=[3,4,20,20]"))
-    assert other_server._inspect(PHOTO)["crop"] == [3, 4, 20, 20]
+    other = Completer.load(dcgan, *OVERRIDES, "crop=[3,4,20,20]")
+    assert server._inspect(PHOTO, other)["crop"] == [3, 4, 20, 20]
 
 
 @pytest.mark.parametrize(
     ("origin", "crop"), [(30 + 0j, [24, 4, 32, 32]), (-10 + 5j, [0, 9, 32, 32])]
 )
-def test_default_crop_is_upright_and_inside_the_photo(server, monkeypatch, origin, crop):
+def test_default_crop_is_upright_and_inside_the_photo(server, origin, crop):
     """The crop keeps its center unless it would exceed the photo."""
     side = 30 + 10j  # length 31.6, half of the diagonal 10 + 20j
     completer = SimpleNamespace(crop_of=lambda photo: Crop(origin, side))
-    monkeypatch.setattr(server, "completer", completer)
-    assert server._inspect(PHOTO)["crop"] == crop
+    assert server._inspect(PHOTO, completer)["crop"] == crop
 
 
 def test_view_of_a_large_photo_is_downscaled(completer):
-    response = Server(completer)._inspect(encode_image(Image.new("RGB", (3000, 1500), "red")))
+    response = Server([completer])._inspect(
+        encode_image(Image.new("RGB", (3000, 1500), "red")), completer
+    )
     assert (response["width"], response["height"]) == (3000, 1500)
     assert decode(response["view"]).shape == (640, 1280, 3)
 
@@ -270,7 +279,7 @@ def test_completion_without_a_search_is_the_only_candidate(dcgan):
 
 
 def test_examples_are_the_shipped_portraits(client):
-    names = client.get("/about").json()["examples"]
+    names = client.get("/about").json()["models"][0]["examples"]
     assert names == [f"portrait_{i:02d}" for i in range(1, 25)]
     for name in names[::8]:
         response = client.get(f"/examples/{name}")
@@ -284,6 +293,147 @@ def test_page_has_no_external_resources_and_no_inline_script(client):
     assert not re.search(r"https?:|//\w+\.", html + style + re.sub(r"(?m)//.*$", "", script))
     assert re.findall(r"<script[^>]*>[^<]*", html) == ['<script type="module" src="page.js">']
     assert not re.search(r"<style|\sstyle=|\son\w+=|javascript:", html)
+
+
+# ---- models
+
+
+@pytest.fixture(scope="module")
+def two_models(completer):
+    """A client of a server with a second model, loaded from a path and for drawn faces."""
+    other = small_dcgan(z_dim=8)
+    other.data = {"source": "faces"}
+    path = "/home/somebody/run/weights.safetensors"
+    server = Server([completer, Completer(other, path, [*OVERRIDES, "crop=[3,4,20,20]"])], LIMITS)
+    with run_server(server) as url, httpx.Client(base_url=url, timeout=60) as client:
+        yield client
+
+
+def test_models_are_offered_with_a_sentence_and_suitable_examples(two_models):
+    """Portraits suit a model of face photos. The path of a model is not published."""
+    first, second = two_models.get("/about").json()["models"]
+    assert (first["name"], second["name"]) == ("DCGAN", "run/weights.safetensors")
+    assert len(first["examples"]) == 24
+    assert second["examples"] == []
+    assert second["description"] == "Your own model, for images of 16 pixels."
+
+
+def test_default_models_are_for_face_photos_and_the_best_is_first(monkeypatch):
+    """The best one is that of Completer.load, with the best metrics of the model cards."""
+    names = command.FACE_MODELS
+    assert names[0] == Completer.load.__func__.__defaults__[0]
+    for name in names:
+        assert server_module.is_for_face_photos(SimpleNamespace(model=load_model(name)))
+    assert {*names, "faces64"} == server_module.DESCRIPTIONS.keys() == SHIPPED.keys()
+
+
+def test_model_of_a_request_is_used(two_models):
+    assert two_models.post("/photo", content=PHOTO).json()["crop"] == [15, 0, 50, 50]
+    query = {"model": "run/weights.safetensors"}
+    response = two_models.post("/photo", content=PHOTO, params=query)
+    assert response.json()["crop"] == [3, 4, 20, 20]
+    response = two_models.post("/photo", content=PHOTO, params={"model": "gone"})
+    message = "model=gone: unknown model. Use DCGAN or run/weights.safetensors"
+    assert (response.status_code, response.text) == (400, message)
+    hole_outside = complete(two_models, crop=None, **query)[-1]
+    assert hole_outside[0] == "error"
+    assert "the hole reaches outside the crop [3,4,20,20]" in hole_outside[1]["message"]
+    assert complete(two_models, crop=None)[-1][0] == "done"
+
+
+# ---- documented API
+
+STATIC = Path(server_module.__file__).parent / "static"
+OPENAPI = json.loads((STATIC / "openapi.json").read_text())
+EVENTS = {"position": "Position", "frame": "Frame", "done": "Completion", "error": "Error"}
+
+
+def check_documented(data, schema):
+    """Raise if data does not match a schema of the document, or has an undocumented property."""
+
+    def close(node):
+        if isinstance(node, list):
+            return [close(each) for each in node]
+        if not isinstance(node, dict):
+            return node
+        closed = {key: close(value) for key, value in node.items()}
+        return closed | {"additionalProperties": False} if node.get("type") == "object" else closed
+
+    components = close(OPENAPI["components"])
+    jsonschema.validate(
+        data,
+        {"$ref": f"#/components/schemas/{schema}", "components": components},
+        jsonschema.Draft202012Validator,
+    )
+
+
+def test_document_lists_the_routes_of_the_server(client, server):
+    response = client.get("/openapi.json")
+    assert response.headers["content-type"] == "application/json"
+    assert response.json() == OPENAPI
+    assert OPENAPI["openapi"].startswith("3.1.")
+    documented = {
+        (path, method.upper()) for path, item in OPENAPI["paths"].items() for method in item
+    }
+    routes = server.app().app.routes
+    assert documented == {
+        (route.path, method)
+        for route in routes
+        for method in getattr(route, "methods", ())
+        if method != "HEAD"
+    }
+
+
+def test_responses_match_the_document(client, monkeypatch):
+    check_documented(client.get("/about").json(), "About")
+    check_documented(client.post("/photo", content=PHOTO).json(), "Photo")
+    monkeypatch.setattr(server_module, "FRAME_INTERVAL", 0)
+    events = [*complete(client), *complete(client, crop="0,0,20,20")]
+    assert {name for name, _ in events} == EVENTS.keys()
+    for name, data in events:
+        check_documented(data, EVENTS[name])
+    with pytest.raises(jsonschema.ValidationError):
+        check_documented({"message": "wrong", "additional": 1}, "Error")
+
+
+def test_form_matches_the_document(client):
+    form = OPENAPI["components"]["schemas"]["CompletionRequest"]
+    assert {*server_module.FILES} == {*form["required"]}
+    message = client.post("/complete", **request_arguments(additional="1")).text
+    optional = {*re.split(", | or ", message.removeprefix("additional: unknown field. Use "))}
+    assert optional == form["properties"].keys() - form["required"]
+    done = complete(client, crop=None, candidates=None)[-1][1]
+    assert len(done["candidates"]) == 1
+
+
+def readme_block(language):
+    """Return the last block of code in a language of the README of the web package."""
+    text = (STATIC.parent / "README.md").read_text()
+    return re.findall(rf"```{language}\n(.*?)```", text, re.S)[-1]
+
+
+@pytest.mark.parametrize("language", ["python", "bash"])
+def test_client_of_the_readme_completes_a_photo(client, language, tmp_path, monkeypatch):
+    code = readme_block(language).replace("http://127.0.0.1:8000", str(client.base_url).rstrip("/"))
+    Image.fromarray(make_photo()).save(tmp_path / "photo.jpg", quality=95)
+    (tmp_path / "mask.png").write_bytes(MASK)
+    code = code.replace("candidates=4", "candidates=3").replace(
+        '"candidates": 4', '"candidates": 3'
+    )
+    if language == "python":
+        assert len([line for line in code.splitlines() if line]) <= 10
+        monkeypatch.chdir(tmp_path)
+        exec(code, {})
+    elif not shutil.which("curl"):
+        pytest.skip("curl not found")
+    else:
+        subprocess.run(["bash", "-ec", code], cwd=tmp_path, check=True, capture_output=True)
+    with Image.open(tmp_path / "photo.jpg") as image:
+        photo = np.asarray(image)
+    with Image.open(tmp_path / "completed.png") as image:
+        completed = np.asarray(image)
+    assert np.array_equal(completed[~HOLE], photo[~HOLE])
+    assert (completed[HOLE] != photo[HOLE]).mean() > 0.9
 
 
 # ---- rejected requests
@@ -400,8 +550,10 @@ INVALID_FIELDS = [
     ({"candidates": "4"}, "candidates=4: expected 1 to 3"),
     ({"candidates": "0"}, "candidates=0: expected 1 to 3"),
     ({"candidates": "many"}, "candidates=many: expected 1 to 3"),
-    ({"crop": "1" * 201}, "Part exceeded maximum size"),
-    ({"additional": "1"}, "Too many fields"),
+    ({"crop": "1" * 1001}, "Part exceeded maximum size"),
+    ({"additional": "1"}, "additional: unknown field. Use model, crop or candidates"),
+    ({"additional": "1", "model": "DCGAN"}, "Too many fields"),
+    ({"model": "other"}, "model=other: unknown model. Use DCGAN"),
 ]
 
 
@@ -498,7 +650,7 @@ def test_clients_wait_in_order_and_learn_their_position(endless_server):
 
 
 def test_shutdown_stops_running_searches(endless_completer):
-    server = Server(endless_completer, LIMITS)
+    server = Server([endless_completer], LIMITS)
     with run_server(server) as server.url:
         _, events, close = open_page(server)
         assert next(events)[0] == "position"
@@ -511,7 +663,7 @@ def test_internal_error_is_logged_and_does_not_stop_the_worker(client, server, c
         raise ZeroDivisionError("a secret")
 
     with monkeypatch.context() as patch:
-        patch.setattr(server, "completer", raise_error)
+        patch.setitem(server.completers, "DCGAN", raise_error)
         message = "internal server error. See the server's log"
         assert complete(client)[-1] == ("error", {"message": message})
     assert "a secret" in caplog.text
@@ -534,14 +686,14 @@ def test_completion_is_removed_on_request_and_when_storage_is_full(client):
 
 
 def test_completion_without_client_is_not_stored(completer):
-    server = Server(completer, LIMITS)
+    server = Server([completer], LIMITS)
 
     def emit(name, data):
         if name == "done":  # the client disconnected when the search had ended
             raise JobCancelled
 
     with pytest.raises(JobCancelled):
-        server._complete(PHOTO, MASK, CROP, 1, emit)
+        server._complete(completer, PHOTO, MASK, CROP, 1, emit)
     assert not server.store
 
 
@@ -559,7 +711,7 @@ sys.addaudithook(record_opened_files)
 def test_requests_neither_write_files_nor_open_files_by_name(completer, tmp_path):
     """By default, Starlette writes uploads of more than 1 MB to disk."""
     global OPENED_FILES
-    server = Server(completer)
+    server = Server([completer])
     photo = np.random.default_rng(0).integers(0, 256, (800, 800, 3), np.uint8)
     mask = np.full((800, 800), 255, np.uint8)
     mask[300:400, 300:400] = 0

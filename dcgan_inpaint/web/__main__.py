@@ -7,6 +7,8 @@ from contextlib import suppress
 from dcgan_inpaint.api import Completer
 from dcgan_inpaint.errors import import_extra, one_line_errors, tolerate_closed_pipes
 
+FACE_MODELS = ("celeba128", "celeba64")  # for photos of faces, the best one first
+
 
 def main() -> None:
     """Serve the page until interrupted."""
@@ -15,7 +17,10 @@ def main() -> None:
         prog="dcgan-web", description="Serve a web page that completes images."
     )
     parser.add_argument(
-        "--ckpt", default="celeba128", help="name of a shipped checkpoint, or path of a checkpoint"
+        "--ckpt",
+        action="append",
+        help="name of a shipped checkpoint, or path of a checkpoint; repeat it to offer several "
+        f"models, the first by default. Without it: {' and '.join(FACE_MODELS)}",
     )
     parser.add_argument(
         "--host",
@@ -34,7 +39,8 @@ def main() -> None:
         from dcgan_inpaint.web.server import Server  # imports the modules above
 
         server_socket = open_socket(args.host, args.port)
-        server = Server(Completer.load(args.ckpt, *args.overrides))
+        ckpts = args.ckpt or FACE_MODELS
+        server = Server([Completer.load(ckpt, *args.overrides) for ckpt in ckpts])
     config = uvicorn.Config(
         server.app(args.host),
         log_level="warning",

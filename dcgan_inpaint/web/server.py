@@ -3,10 +3,11 @@
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,27 +39,39 @@ from dcgan_inpaint.web.security import Guard, Limits, decode_image, open_image
 
 FRAME_INTERVAL = 0.1  # seconds; each frame costs a blend, and more would not look smoother
 VIEW_SIZE = 1280  # px of the longer side of the view that users paint on
+FILES = ("photo", "mask")  # of the form of a completion
+FACE_PHOTOS = ("celeba", "utkface")  # sources (data/sources.py) that the portraits resemble
+DESCRIPTIONS = {
+    "celeba128": "Made for photos of faces. Fills them in at once, with the finest detail.",
+    "celeba64": "Made for photos of faces. Shows its search, step by step. Coarser results.",
+    "faces64": "Knows drawn faces only. It is for experiments, not for photos.",
+}
 MultiPartParser.spool_max_size = 0  # 0 keeps uploads in memory; the default writes them to disk
 
 
 class Server:
-    """Web server that shows the page and completes photos with a Completer.
+    """Web server that shows the page and completes photos with one of several models.
+
+    Its HTTP API is described in README.md, and in static/openapi.json.
 
     Args:
-        completer: Completer for all photos. Only a search shows its progress.
+        completers: A Completer for each model that clients can choose; the first is the default.
+            Only a search shows its progress.
         limits: Limits on the resources that clients may use.
 
     Raises:
-        ValueError: If the completer cannot complete an image.
+        ValueError: If a completer cannot complete an image.
     """
 
-    def __init__(self, completer: Completer, limits: Limits | None = None):
-        check_completer(completer)
-        self.completer, self.limits = completer, limits or Limits()
+    def __init__(self, completers: Sequence[Completer], limits: Limits | None = None):
+        for completer in completers:
+            check_completer(completer)
+        self.completers = {public_name(completer): completer for completer in completers}
+        self.limits = limits or Limits()
         self.queue = JobQueue(self.limits.max_waiting)
         self.store = CompletionStore(self.limits.max_stored_pixels)
         self.decoders = CapacityLimiter(2)  # each of these threads may hold a large photo
-        masks = named_masks(completer.model.image_shape[-1])
+        masks = named_masks(completers[0].model.image_shape[-1])
         self.masks = {name: encode_png(mask) for name, mask in masks.items()}
         self.examples = {path.stem: path.read_bytes() for path in find_images(str(PORTRAITS))}
 
@@ -77,9 +90,16 @@ class Server:
         return Guard(Starlette(routes=routes, max_body_size=self.limits.max_bytes), host)
 
     async def show_about(self, request: Request) -> Response:
-        """Return the names of the masks and examples, and the limits."""
-        about = {"masks": list(self.masks), "examples": list(self.examples)}
-        return JSONResponse(about | asdict(self.limits))
+        """Return the models with their examples, the names of the masks, and the limits."""
+        models = [
+            {
+                "name": name,
+                "description": describe(name, completer),
+                "examples": list(self.examples) if is_for_face_photos(completer) else [],
+            }
+            for name, completer in self.completers.items()
+        ]
+        return JSONResponse({"models": models, "masks": list(self.masks)} | asdict(self.limits))
 
     async def show_image(self, request: Request, images: dict[str, bytes], kind: str) -> Response:
         """Return a mask or an example image."""
@@ -89,12 +109,14 @@ class Server:
 
     async def inspect_photo(self, request: Request) -> Response:
         """Return the size, the default crop and a view of the photo in the request body."""
-        return JSONResponse(await self._in_thread(self._inspect, await request.body()))
+        completer = self._completer(request.query_params.get("model"))
+        photo = await self._in_thread(self._inspect, await request.body(), completer)
+        return JSONResponse(photo)
 
-    def _inspect(self, file: bytes) -> dict[str, Any]:
+    def _inspect(self, file: bytes, completer: Completer) -> dict[str, Any]:
         photo = decode_image("photo", file, self.limits.max_pixels)
         width, height = photo.size
-        crop = self.completer.crop_of(photo)
+        crop = completer.crop_of(photo)
         # The page shows an upright square inside the photo; the crop may be rotated or exceed it.
         side = max(1, min(round(abs(crop.side)), width, height))
         corner = crop.origin + crop.side * (0.5 + 0.5j) - side * (0.5 + 0.5j)
@@ -106,30 +128,45 @@ class Server:
 
     async def complete_photo(self, request: Request) -> Response:
         """Return server-sent events: "position" in the queue, and those of the search."""
-        # Two files, and two fields of which the longest is a crop with four numbers.
-        form = await request.form(max_files=2, max_fields=2, max_part_size=200)
-        crop, candidates = str(form.get("crop")), str(form.get("candidates"))
-        if not re.fullmatch(r"-?\d+(,-?\d+){3}", crop):
+        # Two files, and three fields; none is longer than a path with the name of a model.
+        form = await request.form(max_files=2, max_fields=3, max_part_size=1000)
+        files, fields = {}, {}
+        for name, value in form.items():
+            if isinstance(value, UploadFile):
+                files[name] = await value.read()
+            else:
+                fields[name] = value
+        completer = self._completer(fields.pop("model", None))
+        crop, candidates = fields.pop("crop", None), fields.pop("candidates", None)
+        for name in fields:
+            if name not in FILES:
+                raise HTTPException(400, f"{name}: unknown field. Use model, crop or candidates")
+        if crop is not None and not re.fullmatch(r"-?\d+(,-?\d+){3}", crop):
             raise HTTPException(400, f"crop={crop}: expected four integers x,y,width,height")
         max_candidates = self.limits.max_candidates
-        if candidates not in map(str, range(1, max_candidates + 1)):
+        if candidates is not None and candidates not in map(str, range(1, max_candidates + 1)):
             raise HTTPException(400, f"candidates={candidates}: expected 1 to {max_candidates}")
-        files = {}
-        for name in ("photo", "mask"):
-            if not isinstance(upload := form.get(name), UploadFile):
+        for name in FILES:
+            if name not in files:
                 raise HTTPException(400, f"{name}: expected a file of a multipart/form-data form")
-            files[name] = await upload.read()
             # Invalid files are rejected before they wait in the queue.
             await self._in_thread(open_image, name, files[name], self.limits.max_pixels)
-        square = [int(number) for number in crop.split(",")]
-        work = partial(self._complete, files["photo"], files["mask"], square, int(candidates))
+        square = None if crop is None else [int(number) for number in crop.split(",")]
+        count = None if candidates is None else int(candidates)
+        work = partial(self._complete, completer, files["photo"], files["mask"], square, count)
         try:
             return EventStream(self.queue, self.queue.submit(work))
         except QueueFull as error:
             raise HTTPException(503, "too many photos are waiting. Try again later") from error
 
     def _complete(
-        self, photo: bytes, mask: bytes, crop: list[int], candidates: int, emit: Emit
+        self,
+        completer: Completer,
+        photo: bytes,
+        mask: bytes,
+        crop: list[int] | None,
+        candidates: int | None,
+        emit: Emit,
     ) -> None:
         """Complete a photo in the worker thread and emit the events of its search.
 
@@ -137,10 +174,11 @@ class Server:
         the end "done" with `StoredCompletion.summary` and the identifier of the completion.
 
         Args:
+            completer: Completer of the chosen model.
             photo: Content of the photo's file.
             mask: Content of the mask's file, an image of the photo's shape (white = known).
-            crop: Square [x, y, width, height] in px of the upright photo.
-            candidates: Number of candidates.
+            crop: Square [x, y, width, height] in px of the upright photo. None: around the face.
+            candidates: Number of candidates. None: as the completer is configured.
             emit: Sends an event to the client.
 
         Raises:
@@ -167,7 +205,7 @@ class Server:
             totals.clear()
             last_frame = time.monotonic()
 
-        result = self.completer(photo_image, mask_image, crop, candidates, watch=watch)
+        result = completer(photo_image, mask_image, crop, candidates, watch=watch)
         completion = StoredCompletion(result)
         identifier = self.store.add(completion)
         try:
@@ -188,6 +226,14 @@ class Server:
         """Remove a completion from memory."""
         self.store.pop(request.path_params["id"], None)
         return Response(status_code=204)
+
+    def _completer(self, name: str | None) -> Completer:
+        """Return the completer of a model, or of the default one for None."""
+        name = next(iter(self.completers)) if name is None else name
+        if (completer := self.completers.get(name)) is None:
+            names = " or ".join(self.completers)
+            raise HTTPException(400, f"model={name}: unknown model. Use {names}")
+        return completer
 
     async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         """Process images in a thread, so that other clients do not have to wait."""
@@ -216,6 +262,22 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             self.queue.remove(self.job)
+
+
+def public_name(completer: Completer) -> str:
+    """Return the name of a completer's model for clients: of a path the last two parts only."""
+    return "/".join(Path(completer.name).parts[-2:])
+
+
+def describe(name: str, completer: Completer) -> str:
+    """Return a sentence or two that help users to choose a model."""
+    size = completer.model.image_shape[-1]
+    return DESCRIPTIONS.get(name, f"Your own model, for images of {size} pixels.")
+
+
+def is_for_face_photos(completer: Completer) -> bool:
+    """Return whether a model was trained on photos of faces, such as the portraits."""
+    return (completer.model.data or {}).get("source") in FACE_PHOTOS
 
 
 def check_completer(completer: Completer) -> None:

@@ -6,14 +6,28 @@ const $ = (id) => document.getElementById(id);
 const HOLE_COLOR = "#e0218a"; // magenta, which is rare in photos
 const MAX_MASK_SIZE = 2048; // px of the longer side; larger mask images are scaled down
 const MIN_CROP_SIZE = 8; // px
+const MAX_ZOOM = 16;
+const MASK_LABELS = { // of masks whose names in conf/mask say too little
+  center: "square in the center",
+  freeform: "brush strokes",
+  grid: "all but a grid of dots",
+  half: "one half",
+  left: "left half",
+  pattern: "blobs",
+  random: "some dots",
+  random80: "many dots",
+  scattered: "dots",
+};
 
-const about = await (await fetch("about")).json(); // names of the masks and examples, and limits
+const about = await (await fetch("about")).json(); // models with their examples, names of the masks, and limits
 const TOO_LARGE = `photo: file is too large. Use a file of at most ${about.max_bytes / 2 ** 20} MB`;
-let photo = null; // {file, width, height}
+let source = null; // file or address of the photo that was chosen last
+let photo = null; // {source, file, width, height}
 let crop = null; // {x, y, side}
 let steps = []; // painting steps; undo repaints all but the last
+let undoneSteps = []; // the last one is the next for redo
 let cursor = { x: 0, y: 0 }; // position of the brush in px of the view
-let search = null; // AbortController of the running search
+let view = { zoom: 1, x: 0, y: 0 }; // x and y of the visible part, as shares of the photo's size
 let completionId = null; // identifier of the completion on the server
 
 // ---- errors and requests
@@ -22,41 +36,76 @@ function showError(message) {
   $("error").textContent = message;
 }
 
-// Returns the response, or undefined if the request has failed and an error is shown.
-async function request(url, options = {}) {
+const controllers = {}; // by kind of task
+
+// Starts a task and cancels an earlier one of the same kind, so that the last one wins.
+function begin(kind) {
+  controllers[kind]?.abort();
+  controllers[kind] = new AbortController();
+  return controllers[kind].signal;
+}
+
+const cancel = (...kinds) => kinds.forEach((kind) => controllers[kind]?.abort());
+
+// Returns what `read` makes of the response. Returns undefined if the task has been cancelled, or if the request has
+// failed and an error is shown.
+async function request(url, signal, options, read) {
   showError("");
   try {
-    const response = await fetch(url, options);
-    if (response.ok) return response;
-    showError(response.status === 413 ? TOO_LARGE : await response.text());
-  } catch (error) {
-    if (error.name !== "AbortError") showError("The server does not respond.");
+    const response = await fetch(url, { signal, ...options });
+    if (response.ok) return await read(response);
+    const message = await response.text();
+    if (!signal.aborted) showError(response.status === 413 ? TOO_LARGE : message);
+  } catch {
+    if (!signal.aborted) showError("The server does not respond.");
   }
 }
 
+const readBlob = (response) => response.blob();
+const readJson = (response) => response.json();
+
 // ---- photo
 
-async function loadPhoto(file) {
-  if (!file) return;
-  if (file.size > about.max_bytes) return showError(TOO_LARGE);
+// Loads a photo from a file or an address. The present photo stays until the new one is there.
+async function loadPhoto(newSource, keptSteps = []) {
+  if (!newSource) return;
+  const signal = begin("photo");
+  source = newSource;
+  showError("");
+  $("loading").textContent = "Loading the photo";
+  const loaded = await fetchPhoto(newSource, signal);
+  if (signal.aborted) return;
+  $("loading").textContent = "";
+  if (!loaded) return;
   discardCompletion();
-  $("hole-section").hidden = true;
-  const response = await request("photo", { method: "POST", body: file });
-  if (!response) return;
-  const { width, height, crop: [x, y, side], view } = await response.json();
-  $("photo").src = $("original").src = view;
-  await $("photo").decode();
-  photo = { file, width, height };
+  const { file, image, width, height, crop: [x, y, side] } = loaded;
+  $("photo").src = $("original").src = image.src;
+  photo = { source, file, width, height };
   crop = { x, y, side };
-  const hole = $("hole");
-  hole.width = $("photo").naturalWidth;
-  hole.height = $("photo").naturalHeight;
+  Object.assign($("hole"), { width: image.naturalWidth, height: image.naturalHeight });
+  $("stage").style.aspectRatio = `${width} / ${height}`;
   // Small photos are enlarged, and large ones fit into the window.
   for (const id of ["stage", "comparison"]) $(id).style.width = `min(100%, 36rem, ${(70 * width) / height}vh)`;
-  steps = [];
+  [steps, undoneSteps] = [keptSteps, []];
+  repaint();
   cursor = { x: viewScale() * (x + side / 2), y: viewScale() * (y + side / 2) };
   $("hole-section").hidden = false;
+  if (!keptSteps.length) setView(1, 0, 0);
   updateOverlay();
+}
+
+// Returns the response of the server with the file and its decoded view, or undefined after an error.
+async function fetchPhoto(newSource, signal) {
+  const file = typeof newSource === "string" ? await request(newSource, signal, {}, readBlob) : newSource;
+  if (!file) return;
+  if (file.size > about.max_bytes) return showError(TOO_LARGE);
+  const url = `photo?model=${encodeURIComponent($("model").value)}`;
+  const response = await request(url, signal, { method: "POST", body: file }, readJson);
+  if (!response) return;
+  const image = new Image();
+  image.src = response.view;
+  await image.decode();
+  return { ...response, file, image };
 }
 
 $("photo-file").onchange = (event) => {
@@ -73,21 +122,35 @@ document.ondrop = (event) => {
   $("photo-section").classList.remove("drop-target");
   loadPhoto(event.dataTransfer.files[0]);
 };
-for (const name of about.examples) {
-  const button = createImageButton(`examples/${name}`, name.replace("_", " "));
-  button.onclick = async () => {
-    const response = await request(`examples/${name}`);
-    if (response) loadPhoto(new File([await response.blob()], name));
-  };
-  $("examples").append(button);
+
+// Shows the description and the examples of the selected model.
+function showModel() {
+  const { description, examples } = about.models[$("model").selectedIndex];
+  $("model-description").textContent = description;
+  $("examples-part").hidden = !examples.length;
+  const buttons = examples.map((name, i) => {
+    const button = createImageButton(`examples/${name}`, `Portrait ${i + 1}`, `${i + 1}`);
+    button.onclick = () => loadPhoto(`examples/${name}`);
+    return button;
+  });
+  $("examples").replaceChildren(...buttons);
 }
 
-function createImageButton(source, label) {
+for (const { name } of about.models) $("model").append(new Option(name, name));
+$("model").onchange = () => {
+  showModel();
+  loadPhoto(source, photo?.source === source ? steps : []); // the square of another model differs
+};
+showModel();
+
+// Returns a button with an image and a short label, which is a part of its accessible name.
+function createImageButton(source, name, label) {
   const button = document.createElement("button");
   const image = document.createElement("img");
   image.src = source;
-  image.alt = ""; // the label describes the button
+  image.alt = "";
   button.append(image, label);
+  button.ariaLabel = name;
   return button;
 }
 
@@ -121,7 +184,20 @@ function paintStep(step) {
 
 function addStep(step) {
   steps.push(step);
+  undoneSteps = [];
   paintStep(step);
+  updateButtons();
+}
+
+function updateButtons() {
+  $("undo").disabled = !steps.length;
+  $("redo").disabled = !undoneSteps.length;
+}
+
+function repaint() {
+  paintStep({});
+  steps.forEach(paintStep);
+  updateButtons();
 }
 
 const createStroke = (...points) => ({ points, erases: selectedTool() === "eraser", width: brushWidth() });
@@ -132,12 +208,16 @@ function extendStroke(point) {
   paintStep({ ...stroke, points: stroke.points.slice(-2) });
 }
 
-function undo() {
-  steps.pop();
-  paintStep({});
-  steps.forEach(paintStep);
+// Moves the last step from one list to the other.
+function moveStep(from, to) {
+  if (from.length) to.push(from.pop());
+  repaint();
 }
+
+const undo = () => moveStep(steps, undoneSteps);
+const redo = () => moveStep(undoneSteps, steps);
 $("undo").onclick = undo;
+$("redo").onclick = redo;
 $("clear").onclick = () => addStep({});
 
 // Returns a canvas with the hole of a mask image in HOLE_COLOR and transparent pixels elsewhere.
@@ -149,13 +229,14 @@ function createHoleCanvas(image, whiteIsHole) {
   const context = canvas.getContext("2d");
   context.drawImage(image, 0, 0, canvas.width, canvas.height);
   const pixels = context.getImageData(0, 0, canvas.width, canvas.height);
-  const colors = new Uint32Array(pixels.data.buffer);
-  const hasAlpha = colors.some((_, i) => pixels.data[4 * i + 3] < 255); // then alpha is the mask
-  const [red, green, blue] = [1, 3, 5].map((i) => parseInt(HOLE_COLOR.slice(i, i + 2), 16));
-  for (let i = 0; i < pixels.data.length; i += 4) {
-    const [r, g, b, alpha] = pixels.data.subarray(i, i + 4);
-    const isWhite = (hasAlpha ? alpha : 0.299 * r + 0.587 * g + 0.114 * b) > 127.5; // ITU-R BT.601 luma
-    pixels.data.set([red, green, blue, isWhite === whiteIsHole ? 255 : 0], i);
+  const { data } = pixels;
+  const hasAlpha = data.some((value, i) => i % 4 === 3 && value !== data[3]); // alpha that varies is the mask
+  const colors = new Uint32Array(data.buffer);
+  const holeBytes = [1, 3, 5].map((i) => parseInt(HOLE_COLOR.slice(i, i + 2), 16));
+  const [holeColor] = new Uint32Array(Uint8Array.of(...holeBytes, 255).buffer);
+  for (let i = 0, k = 0; i < colors.length; i++, k += 4) {
+    const level = hasAlpha ? data[k + 3] : 0.299 * data[k] + 0.587 * data[k + 1] + 0.114 * data[k + 2]; // BT.601 luma
+    colors[i] = level > 127.5 === whiteIsHole ? holeColor : 0;
   }
   context.putImageData(pixels, 0, 0);
   return canvas;
@@ -163,36 +244,45 @@ function createHoleCanvas(image, whiteIsHole) {
 
 const cropInView = () => [crop.x, crop.y, crop.side, crop.side].map((value) => value * viewScale());
 
-// A mask with the photo's aspect ratio covers the photo if mayCoverPhoto is set. All others cover the crop.
-async function loadMask(blob, name, whiteIsHole, mayCoverPhoto) {
-  let image;
+// Adds a mask as a step. A mask image of the user may cover the photo, if it has the photo's aspect ratio. All others
+// cover the crop.
+async function loadMask(blob, name, isFile, signal) {
+  let bitmap;
   try {
-    image = await createImageBitmap(blob);
+    bitmap = await createImageBitmap(blob);
   } catch {
     return showError(`${name}: not a readable image`);
   }
+  if (signal.aborted) return;
   showError("");
   const { width, height } = photo;
   // The same tolerance as in MaskImage.resized.
-  const sameAspect = Math.abs(image.width * height - image.height * width) < Math.max(width, height);
-  const box = mayCoverPhoto && sameAspect ? [0, 0, $("hole").width, $("hole").height] : cropInView();
-  addStep({ image: createHoleCanvas(image, whiteIsHole), box });
+  const sameAspect = Math.abs(bitmap.width * height - bitmap.height * width) < Math.max(width, height);
+  const box = isFile && sameAspect ? [0, 0, $("hole").width, $("hole").height] : cropInView();
+  const image = createHoleCanvas(bitmap, isFile && $("white-is-hole").checked);
+  addStep({ image, box, bitmap: isFile ? bitmap : null });
 }
 
-for (const name of about.masks) $("masks").append(new Option(name, name));
+for (const name of about.masks) $("masks").append(new Option(MASK_LABELS[name] ?? name.replaceAll("_", " "), name));
 $("masks").onchange = async (event) => {
   const name = event.target.value;
-  if (!name) return;
-  const response = await request(`masks/${name}`);
-  if (response) await loadMask(await response.blob(), name, false, false);
+  event.target.value = ""; // allows choosing the same shape again
+  const signal = begin("mask");
+  const blob = await request(`masks/${name}`, signal, {}, readBlob);
+  if (blob) await loadMask(blob, name, false, signal);
 };
 $("mask-file").onchange = async (event) => {
   const [file] = event.target.files;
-  if (file) await loadMask(file, file.name, $("white-is-hole").checked, true);
   event.target.value = "";
+  if (file) await loadMask(file, file.name, true, begin("mask"));
+};
+$("white-is-hole").onchange = (event) => {
+  for (const step of [...steps, ...undoneSteps])
+    if (step.bitmap) step.image = createHoleCanvas(step.bitmap, event.target.checked);
+  repaint();
 };
 
-// Returns the mask as a PNG file at the size of the view (white = known), or undefined if the hole is invalid.
+// Returns the mask as a PNG file at the size of the view (white = known), or undefined if there is no hole in the crop.
 function createMaskFile() {
   const { width, height } = $("hole");
   const canvas = document.createElement("canvas");
@@ -203,17 +293,10 @@ function createMaskFile() {
   const [left, top] = [Math.ceil(x - 1e-6), Math.ceil(y - 1e-6)];
   const [right, bottom] = [Math.floor(x + side + 1e-6), Math.floor(y + side + 1e-6)];
   context.drawImage($("hole"), 0, 0);
-  const { data } = context.getImageData(0, 0, width, height);
-  let [inside, outside] = [0, 0];
-  for (let i = 3, pixel = 0; i < data.length; i += 4, pixel++) {
-    if (data[i] < 128) continue;
-    const [u, v] = [pixel % width, Math.floor(pixel / width)];
-    if (u >= left && u < right && v >= top && v < bottom) inside++;
-    else if (u < left - 1 || u > right || v < top - 1 || v > bottom) outside++;
-  }
-  if (outside) return showError("The hole extends beyond the crop. Move or enlarge the crop.");
-  if (!inside) return showError("There is no hole in the crop. Paint the missing part.");
-  context.globalCompositeOperation = "source-in";
+  const { data } = context.getImageData(left, top, right - left, bottom - top);
+  if (!data.some((value, i) => i % 4 === 3 && value > 127))
+    return showError("Nothing is marked inside the square. Paint over the part to fill in.");
+  context.globalCompositeOperation = "source-in"; // removes what is outside of the rectangle
   context.fillStyle = "#000";
   context.fillRect(left, top, right - left, bottom - top);
   context.globalCompositeOperation = "destination-over";
@@ -228,6 +311,16 @@ function createMaskFile() {
 function updateOverlay() {
   const { width, height } = photo;
   const percent = (share) => `${100 * share}%`;
+  Object.assign($("sheet").style, {
+    left: percent(-view.x * view.zoom),
+    top: percent(-view.y * view.zoom),
+    width: percent(view.zoom),
+    height: percent(view.zoom),
+  });
+  // The hole is the part inside of the crop. Strokes outside are hidden, and return if the crop is moved.
+  const [right, bottom] = [width - crop.x - crop.side, height - crop.y - crop.side];
+  const inset = [crop.y / height, right / width, bottom / height, crop.x / width];
+  $("hole").style.clipPath = `inset(${inset.map(percent).join(" ")})`;
   Object.assign($("crop").style, {
     left: percent(crop.x / width),
     top: percent(crop.y / height),
@@ -255,6 +348,22 @@ function setCrop(x, y, side) {
   updateOverlay();
 }
 
+// Shows the photo enlarged by zoom, from the point (x, y), which is given as shares of its size.
+function setView(zoom, x, y) {
+  zoom = clamp(zoom, 1, MAX_ZOOM);
+  view = { zoom, x: clamp(x, 0, 1 - 1 / zoom), y: clamp(y, 0, 1 - 1 / zoom) };
+  updateOverlay();
+}
+
+// Zooms by a factor and moves the point of the photo at `from` to `to`, both in px of the window.
+function moveView(factor, from, to = from) {
+  const box = stage.getBoundingClientRect();
+  const zoom = clamp(view.zoom * factor, 1, MAX_ZOOM);
+  const x = view.x + (from.x - box.left) / box.width / view.zoom - (to.x - box.left) / box.width / zoom;
+  const y = view.y + (from.y - box.top) / box.height / view.zoom - (to.y - box.top) / box.height / zoom;
+  setView(zoom, x, y);
+}
+
 function positionInView(event) {
   const box = $("hole").getBoundingClientRect();
   const x = ((event.clientX - box.left) / box.width) * $("hole").width;
@@ -262,7 +371,8 @@ function positionInView(event) {
   return { x, y };
 }
 
-let handleDrag = null; // called with each position of the pointer while its button is down
+const stage = $("stage");
+let handleDrag = null; // called with the position in the view and the event of each move while the button is down
 
 // Dragging a corner keeps the opposite corner fixed. Dragging elsewhere moves the crop.
 function createCropDrag(event) {
@@ -281,26 +391,71 @@ function createCropDrag(event) {
   };
 }
 
-const stage = $("stage");
+function createViewDrag(event) {
+  let from = positionInWindow(event);
+  return (_, moved) => {
+    moveView(1, from, positionInWindow(moved));
+    from = positionInWindow(moved);
+  };
+}
+
+const fingers = new Map(); // positions of the fingers on the stage, in px of the window
+const positionInWindow = (event) => ({ x: event.clientX, y: event.clientY });
+
+let pinchStart = null; // the view and the positions of two fingers when they were put down
+
+// Two fingers zoom and move the photo. Each one has events of its own, so all moves are relative to the start.
+function pinch() {
+  const [[a, b], [c, d]] = [pinchStart.points, [...fingers.values()]];
+  const distance = (p, q) => Math.max(1, Math.hypot(p.x - q.x, p.y - q.y));
+  const middle = (p, q) => ({ x: (p.x + q.x) / 2, y: (p.y + q.y) / 2 });
+  view = pinchStart.view;
+  moveView(distance(c, d) / distance(a, b), middle(a, b), middle(c, d));
+}
+
 stage.onpointerdown = (event) => {
   if (event.button !== 0) return;
-  handleDrag = selectedTool() === "crop" ? createCropDrag(event) : extendStroke;
   stage.setPointerCapture(event.pointerId);
-  if (handleDrag === extendStroke) addStep(createStroke(positionInView(event)));
+  if (event.pointerType === "touch") fingers.set(event.pointerId, positionInWindow(event));
+  pinchStart = fingers.size === 2 ? { view, points: [...fingers.values()] } : null;
+  if (fingers.size > 1) {
+    if (handleDrag === extendStroke) undo(); // the first finger has begun to paint
+    handleDrag = null;
+  } else if (event.shiftKey) handleDrag = createViewDrag(event);
+  else if (selectedTool() === "crop") handleDrag = createCropDrag(event);
+  else {
+    handleDrag = extendStroke;
+    addStep(createStroke(positionInView(event)));
+  }
 };
 stage.onpointermove = (event) => {
   cursor = positionInView(event);
-  if (handleDrag) handleDrag(cursor);
+  if (fingers.has(event.pointerId)) fingers.set(event.pointerId, positionInWindow(event));
+  if (pinchStart) pinch();
+  if (handleDrag) handleDrag(cursor, event);
   updateOverlay();
 };
-stage.onpointerup = stage.onpointercancel = () => (handleDrag = null);
+stage.onpointerup = stage.onpointercancel = (event) => {
+  fingers.delete(event.pointerId);
+  handleDrag = pinchStart = null;
+};
+stage.onwheel = (event) => {
+  const { zoom } = view;
+  moveView(2 ** (-event.deltaY / (event.ctrlKey ? 100 : 400)), positionInWindow(event)); // a trackpad sends Ctrl
+  if (event.ctrlKey || view.zoom !== zoom) event.preventDefault(); // else the page scrolls
+};
 
 const DIRECTIONS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+
+const cursorShare = () => ({ x: cursor.x / $("hole").width, y: cursor.y / $("hole").height });
 
 stage.onkeydown = (event) => {
   const [x, y] = DIRECTIONS[event.key] ?? [0, 0];
   const cropSelected = selectedTool() === "crop";
-  if (event.key === " " && !cropSelected) addStep(createStroke(cursor));
+  const zoom = { "+": view.zoom * 1.5, "=": view.zoom * 1.5, "-": view.zoom / 1.5, 0: 1 }[event.key];
+  if (event.ctrlKey || event.metaKey || event.altKey) return; // shortcuts of the browser
+  if (zoom) setView(zoom, cursorShare().x - 0.5 / zoom, cursorShare().y - 0.5 / zoom);
+  else if (event.key === " " && !cropSelected) addStep(createStroke(cursor));
   else if (!DIRECTIONS[event.key]) return;
   else if (cropSelected) {
     const step = Math.max(1, Math.round(crop.side / 20));
@@ -314,15 +469,19 @@ stage.onkeydown = (event) => {
       y: clamp(cursor.y + step * y, 0, $("hole").height),
     };
     if (event.shiftKey) addStep(createStroke(from, cursor));
+    const { x: u, y: v } = cursorShare(); // stays visible
+    setView(view.zoom, clamp(view.x, u - 1 / view.zoom, u), clamp(view.y, v - 1 / view.zoom, v));
   }
   event.preventDefault();
   updateOverlay();
 };
 document.onkeydown = (event) => {
-  if ((event.ctrlKey || event.metaKey) && event.key === "z" && photo) {
-    event.preventDefault();
-    undo();
-  }
+  if (!(event.ctrlKey || event.metaKey) || !photo) return;
+  const key = event.key.toLowerCase();
+  if (key === "y" || (key === "z" && event.shiftKey)) redo();
+  else if (key === "z") undo();
+  else return;
+  event.preventDefault();
 };
 for (const input of [$("brush-size"), ...document.querySelectorAll("[name=tool]")]) input.oninput = updateOverlay;
 
@@ -331,12 +490,12 @@ for (const input of [$("brush-size"), ...document.querySelectorAll("[name=tool]"
 for (let count = 1; count <= about.max_candidates; count++)
   $("candidate-count").append(new Option(count, count, count === 4, count === 4));
 
-// Stops the search, removes the completion from the server, and hides it.
+// Stops the search and other tasks of the photo, removes the completion from the server, and hides it.
 function discardCompletion() {
-  search?.abort();
+  cancel("mask", "complete", "choose");
   if (completionId) fetch(`completions/${completionId}`, { method: "DELETE", keepalive: true });
   completionId = null;
-  for (const name of ["search", "candidates", "result"]) $(`${name}-section`).hidden = true;
+  for (const name of ["search", "result"]) $(`${name}-section`).hidden = true;
 }
 window.onpagehide = discardCompletion;
 
@@ -362,28 +521,28 @@ function drawCurve() {
   const last = Math.max(1, totals.length - 1);
   const points = totals.map((total, i) => `${(100 * i) / last},${48 - (46 * (total - low)) / (high - low || 1)}`);
   $("curve").firstElementChild.setAttribute("points", points.join(" "));
-  $("objective").textContent = `objective ${totals.at(-1).toPrecision(4)}, initially ${totals[0].toPrecision(4)}`;
+  $("objective").textContent = `It fell from ${totals[0].toPrecision(3)} to ${totals.at(-1).toPrecision(3)}.`;
 }
 
 const eventHandlers = {
   position({ ahead }) {
-    $("status").textContent = ahead ? `Waiting: number ${ahead + 1} in the queue` : "Starting";
+    $("status").textContent = ahead ? `Waiting: number ${ahead + 1} in the queue` : "Working";
   },
   frame({ iteration, iterations, image, totals: newTotals }) {
+    if (!iterations) return; // completed in one pass, without a search
     if (!totals.length) $("status").textContent = "Searching"; // once, as screen readers announce every change
-    $("search-section").hidden = false;
+    $("search-section").hidden = $("progress").hidden = false;
     Object.assign($("progress"), { max: iterations, value: iteration });
     $("frame").src = image;
     totals.push(...newTotals);
     drawCurve();
   },
-  done(summary) {
+  async done(summary) {
     completionId = summary.id;
     totals = summary.totals;
-    $("progress").value = $("progress").max;
-    if (totals.length) drawCurve(); // only a search has an objective
-    $("status").textContent = "Done. Choose a candidate.";
+    if (totals.length > 1) drawCurve(); // only a search has several
     showCandidates(summary);
+    await chooseCandidate(0);
   },
   error({ message }) {
     $("status").textContent = "";
@@ -394,71 +553,76 @@ const eventHandlers = {
 $("complete").onclick = async () => {
   showError("");
   $("status").textContent = "";
+  const shown = photo;
   const mask = await createMaskFile();
-  if (!mask) return;
+  if (!mask || photo !== shown) return; // another photo has been loaded meanwhile
   discardCompletion();
   totals = [];
   const form = new FormData();
   form.append("photo", photo.file, "photo");
   form.append("mask", mask, "mask");
+  form.append("model", $("model").value);
   form.append("crop", [crop.x, crop.y, crop.side, crop.side]);
   form.append("candidates", $("candidate-count").value);
-  const controller = (search = new AbortController());
-  $("complete").hidden = true;
-  $("stop").hidden = false;
-  $("status").textContent = "Uploading";
-  const response = await request("complete", { method: "POST", body: form, signal: controller.signal });
-  if (!response) $("status").textContent = "";
-  else
-    try {
-      for await (const [name, data] of readEvents(response.body)) eventHandlers[name](data);
-    } catch (error) {
-      if (!controller.signal.aborted) showError("The connection to the server was lost.");
-      $("status").textContent = controller.signal.aborted ? "Stopped" : "";
-    }
-  if (search !== controller) return; // another search has started
-  search = null;
-  $("stop").hidden = true;
-  $("complete").hidden = false;
+  const signal = begin("complete");
+  showRunning(true);
+  $("status").textContent = "Sending the photo";
+  try {
+    const body = await request("complete", signal, { method: "POST", body: form }, (response) => response.body);
+    if (!body && !signal.aborted) $("status").textContent = "";
+    if (body) for await (const [name, data] of readEvents(body)) await eventHandlers[name](data);
+  } catch (error) {
+    if (!signal.aborted) showError("The connection to the server was lost.");
+  }
+  if (signal !== controllers.complete.signal) return; // another one has started
+  if (signal.aborted) $("status").textContent = "Stopped";
+  showRunning(false);
 };
-$("stop").onclick = () => search?.abort();
+$("stop").onclick = () => cancel("complete");
+
+function showRunning(isRunning) {
+  $("complete").hidden = isRunning;
+  $("stop").hidden = !isRunning;
+  $("progress").hidden = true; // until a search reports its progress
+}
 
 // ---- candidates and result
 
 function showCandidates({ candidates, mean, spread, max_spread, predicted_error }) {
-  const choices = candidates.map((source, k) => [source, `Candidate ${k + 1}`, k]);
-  if (mean) choices.push([mean, "Mean", "mean"]);
-  $("candidates").replaceChildren();
-  for (const [source, label, name] of choices) {
-    const button = createImageButton(source, label);
-    button.setAttribute("aria-pressed", false);
-    button.onclick = () => chooseCandidate(name, button);
-    $("candidates").append(button);
-  }
+  const choices = candidates.map((image, k) => [image, `Sample ${k + 1}`, `${k + 1}`, k]);
+  if (mean) choices.push([mean, "Average of the samples", "Average", "mean"]);
+  const buttons = choices.map(([image, name, label, value]) => {
+    const button = createImageButton(image, name, label);
+    button.value = value;
+    button.onclick = () => chooseCandidate(value);
+    return button;
+  });
+  $("candidates").replaceChildren(...buttons);
+  $("samples-part").hidden = choices.length === 1;
   $("spread").hidden = !spread;
-  if (spread) {
-    $("spread").firstElementChild.src = spread;
-    $("spread").lastElementChild.textContent =
-      `Spread of the candidates. White is a standard deviation of ${max_spread.toFixed(0)} gray levels (of 255).` +
-      (predicted_error ? ` Predicted error of the mean: about ${predicted_error.toFixed(0)} gray levels.` : "");
-  }
-  $("candidates-section").hidden = false;
+  if (!spread) return;
+  $("spread").querySelector("img").src = spread;
+  $("spread").querySelector("figcaption").textContent =
+    `Black: the samples agree. White: they differ by ${max_spread.toFixed(0)} of 255 levels of brightness.` +
+    (predicted_error ? ` The average is probably wrong by about ${predicted_error.toFixed(0)} levels.` : "");
 }
 
-async function chooseCandidate(name, button) {
-  const id = completionId;
-  $("status").textContent = "Pasting the candidate into the photo";
-  const response = await request(`completions/${id}/${name}`);
-  if (!response) return;
-  const url = URL.createObjectURL(await response.blob());
-  if (id !== completionId) return URL.revokeObjectURL(url); // the completion has been discarded meanwhile
+async function chooseCandidate(name) {
+  const [id, signal] = [completionId, begin("choose")];
+  $("status").textContent = "Loading the result";
+  const blob = await request(`completions/${id}/${name}`, signal, {}, readBlob);
+  if (signal.aborted) return;
+  if (!blob) return ($("status").textContent = ""); // an error is shown
   URL.revokeObjectURL($("download-photo").href);
-  for (const other of $("candidates").children) other.setAttribute("aria-pressed", other === button);
-  $("completed").src = $("download-photo").href = url;
+  $("completed").src = $("download-photo").href = URL.createObjectURL(blob);
   $("download-mask").href = `completions/${id}/mask`;
+  for (const button of $("candidates").children) button.ariaPressed = button.value === `${name}`;
+  await $("completed").decode().catch(() => {}); // another one has replaced it
+  if (signal.aborted) return;
+  const isNew = $("result-section").hidden;
   $("result-section").hidden = false;
-  await $("completed").decode();
-  $("status").textContent = "Done. The completed photo is shown.";
+  if (isNew && matchMedia("(max-width: 61.99rem)").matches) $("result-section").scrollIntoView();
+  $("status").textContent = "Done";
 }
 
 $("split").oninput = () => $("comparison").style.setProperty("--split", `${$("split").value}%`);
