@@ -242,9 +242,8 @@ def test_shipped_models_complete_a_portrait(driver):
         assert page["model"].get_attribute("value") == "celeba128"
         assert page["model-description"].text == DESCRIPTIONS["celeba128"]
         x, y, side = crop_of(page, 448, 448)  # around the face
-        page.drag(
-            *(((x + u * side) / 448 - 0.5, (y + 0.68 * side) / 448 - 0.5) for u in (0.4, 0.6))
-        )
+        mouth = [(x + u * side, y + 0.8 * side) for u in (0.45, 0.65)]
+        page.drag(*((u / 448 - 0.5, v / 448 - 0.5) for u, v in mouth))
         page.complete()
         assert not page["search-section"].is_displayed()  # one pass
         assert pressed(page) == [0]
@@ -261,13 +260,13 @@ def test_shipped_models_complete_a_portrait(driver):
 
 
 def screenshot(driver, path):
-    """Save a small screenshot of the page: downscaled, with 128 colors."""
+    """Save a small screenshot of the page: downscaled, with 256 colors."""
     driver.set_window_size(1240, 1400)
     driver.execute_script("document.activeElement.blur(); scrollTo(0, 0)")
     with Image.open(BytesIO(driver.find_element(By.TAG_NAME, "main").screenshot_as_png)) as shot:
         image = shot.convert("RGB")
     image.thumbnail((960, 1600), Image.Resampling.LANCZOS)
-    image.quantize(128).save(path, optimize=True)
+    image.quantize(256).save(path, optimize=True)
     driver.set_window_size(1240, 1300)
 
 

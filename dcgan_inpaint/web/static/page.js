@@ -317,10 +317,6 @@ function updateOverlay() {
     width: percent(view.zoom),
     height: percent(view.zoom),
   });
-  // The hole is the part inside of the crop. Strokes outside are hidden, and return if the crop is moved.
-  const [right, bottom] = [width - crop.x - crop.side, height - crop.y - crop.side];
-  const inset = [crop.y / height, right / width, bottom / height, crop.x / width];
-  $("hole").style.clipPath = `inset(${inset.map(percent).join(" ")})`;
   Object.assign($("crop").style, {
     left: percent(crop.x / width),
     top: percent(crop.y / height),
