@@ -94,7 +94,7 @@ class Server:
         models = [
             {
                 "name": name,
-                "description": describe(name, completer),
+                "description": model_description(name, completer),
                 "examples": list(self.examples) if is_for_face_photos(completer) else [],
             }
             for name, completer in self.completers.items()
@@ -269,7 +269,7 @@ def public_name(completer: Completer) -> str:
     return "/".join(Path(completer.name).parts[-2:])
 
 
-def describe(name: str, completer: Completer) -> str:
+def model_description(name: str, completer: Completer) -> str:
     """Return a sentence or two that help users to choose a model."""
     size = completer.model.image_shape[-1]
     return DESCRIPTIONS.get(name, f"Your own model, for images of {size} pixels.")
