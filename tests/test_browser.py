@@ -196,7 +196,7 @@ def test_downloaded_completion_equals_the_photo_outside_the_hole(driver, downloa
             frames.add(page["frame"].get_attribute("src"))
             return page.has_status("Done")
 
-        page.wait_for(is_done, seconds=100)
+        page.wait_for(is_done, seconds=300)
         assert len(frames) > 2  # frames were shown during the search
         curve = page.all("#curve polyline")[0].get_attribute("points").split()
         heights = [float(point.split(",")[1]) for point in curve]
@@ -675,7 +675,7 @@ def test_photo_of_40_megapixels_is_completed_at_full_size(driver, small_url, dow
     Select(page["candidate-count"]).select_by_value("1")
     driver.execute_script("document.getElementById('brush-size').value = 16")
     page.drag((0, 0))
-    page.complete()
+    page.complete(seconds=180)
     assert not page["samples-part"].is_displayed()  # there is one sample only
     completed = page.download("download-photo", downloads, "completed.png")
     hole = page.download("download-mask", downloads, "mask.png") == 0
