@@ -5,6 +5,7 @@ Importing this module does not import torch, so that a wrong option is reported 
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -16,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
+from dcgan_inpaint.cli.help import help_text
 from dcgan_inpaint.configs import (
     check_config,
     conf_dir,
@@ -36,6 +38,9 @@ def run_command_line(command: str) -> None:
     _set_up_lightning_log()
     with one_line_errors():
         arguments = normalize_overrides(sys.argv[1:])
+        if {"--help", "-h"} & set(arguments):
+            overrides = [word for word in arguments if re.match(r"[^-].*=|~", word)]
+            return print(help_text(command, overrides))
         composed, others = split_resumed(arguments) if command == "train" else (arguments, [])
     sys.argv[1:] = composed
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors arrive here unchanged
