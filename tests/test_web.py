@@ -23,6 +23,7 @@ from serving import encode_image, run_server
 from training import small_dcgan
 
 from dcgan_inpaint import Completer
+from dcgan_inpaint import api as api_module
 from dcgan_inpaint.configs import choices_of
 from dcgan_inpaint.models.checkpoint import SHIPPED, load_model
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
@@ -293,6 +294,23 @@ def test_page_has_no_external_resources_and_no_inline_script(client):
     assert not re.search(r"https?:|//\w+\.", html + style + re.sub(r"(?m)//.*$", "", script))
     assert re.findall(r"<script[^>]*>[^<]*", html) == ['<script type="module" src="page.js">']
     assert not re.search(r"<style|\sstyle=|\son\w+=|javascript:", html)
+
+
+def test_images_of_several_faces_show_all_of_them(dcgan, monkeypatch):
+    crops = [Crop(0 + 5j, 40), Crop(40 + 5j, 40)]
+    monkeypatch.setattr(api_module, "crop_finder", lambda *_: lambda photo, name: crops)
+    hole = HOLE | np.roll(HOLE, 30, 1)
+    hole[:, 38:42] = False  # the hole of each crop
+    result = Completer.load(dcgan, *OVERRIDES, "solver.iterations=1")(
+        make_photo(), ~hole, face=None, candidates=2
+    )
+    assert result.previous is not None
+    stored = StoredCompletion(result)
+    assert np.array_equal(np.asarray(stored.image("mask")) == 0, hole)
+    for k in range(2):
+        image = np.asarray(stored.image(str(k)))
+        assert np.array_equal(image, np.asarray(result.candidates[k]))
+        assert np.array_equal(image[~hole], make_photo()[~hole])
 
 
 # ---- models

@@ -21,7 +21,8 @@ class StoredCompletion:
     """Candidates of one photo; each full-size image is made on request.
 
     Args:
-        result: Result of a completion. Without a search it may be the only candidate.
+        result: Result of a completion. Without a search it may be the only candidate. Of several
+            faces, it is that of the last one; the images also show the completions of the others.
     """
 
     def __init__(self, result: Result):
@@ -29,6 +30,13 @@ class StoredCompletion:
         self.index = int(result.batch.index[result.row])
         self.size = result.photos.photo(self.index).size
         self.pixels = self.size[0] * self.size[1]
+        self.previous_fakes: dict[int, Tensor] = {}  # of the other faces, by the index of the crop
+        previous = result.previous
+        while previous is not None:
+            self.previous_fakes[int(previous.batch.index[previous.row])] = previous.batch.fake[
+                previous.row
+            ]
+            previous = previous.previous
 
     def image(self, name: str) -> Image.Image:
         """Return a full-size image.
@@ -41,11 +49,12 @@ class StoredCompletion:
             LookupError: If there is no such image.
         """
         if name == "mask":
-            hole = self.result.photos.hole(self.index, self.size).numpy()  # (H, W) bool
-            return Image.fromarray(~hole).convert("L")
+            crops = (self.index, *self.previous_fakes)
+            holes = [self.result.photos.hole(i, self.size).numpy() for i in crops]  # (H, W) bool
+            return Image.fromarray(~np.any(holes, 0)).convert("L")
         fakes = self._rows("fakes", self.batch.fake)  # (K, C, S, S)
         by_name = {str(k): fake for k, fake in enumerate(fakes)} | {"mean": fakes.mean(0)}
-        return self.result.photos.complete({self.index: by_name[name]})
+        return self.result.photos.complete(self.previous_fakes | {self.index: by_name[name]})
 
     def summary(self) -> dict[str, Any]:
         """Return the candidates, their mean and their spread at the model's size as JSON data."""
