@@ -233,11 +233,13 @@ def test_mask_of_16_bits_and_of_another_orientation_is_read_like_a_mask_file(cli
 
 
 def test_default_crop_is_that_of_the_completer(dcgan, client, server):
-    assert client.post("/photo", content=PHOTO).json()["crop"] == [15, 0, 50, 50]
+    photo = client.post("/photo", content=PHOTO).json()
+    assert (photo["crop"], photo["without_face"]) == ([15, 0, 50, 50], True)
     crop = server.completers["DCGAN"].crop_of(make_photo())
     assert (crop.origin, crop.side) == (15, 50)
     other = Completer.load(dcgan, *OVERRIDES, "crop=[3,4,20,20]")
-    assert server._inspect(PHOTO, other)["crop"] == [3, 4, 20, 20]
+    photo = server._inspect(PHOTO, other)
+    assert (photo["crop"], photo["without_face"]) == ([3, 4, 20, 20], False)
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ FILES = ("photo", "mask")  # of the form of a completion
 FACE_PHOTOS = ("celeba", "utkface")  # sources (data/sources.py) that the portraits resemble
 DESCRIPTIONS = {
     "celeba128": "Made for photos of faces. Fills them in at once, with the finest detail.",
-    "celeba64": "Made for photos of faces. Shows its search, step by step. Coarser results.",
+    "celeba64": "Made for photos of faces. Half the resolution, so less detail.",
     "faces64": "Knows drawn faces only. It is for experiments, not for photos.",
 }
 MultiPartParser.spool_max_size = 0  # 0 keeps uploads in memory; the default writes them to disk
@@ -123,8 +123,13 @@ class Server:
         x = min(max(round(corner.real), 0), width - side)
         y = min(max(round(corner.imag), 0), height - side)
         photo.thumbnail((VIEW_SIZE, VIEW_SIZE), Image.Resampling.BICUBIC)
-        square = [x, y, side, side]
-        return {"width": width, "height": height, "crop": square, "view": data_url(photo)}
+        return {
+            "width": width,
+            "height": height,
+            "crop": [x, y, side, side],
+            "without_face": crop.without_face,
+            "view": data_url(photo),
+        }
 
     async def complete_photo(self, request: Request) -> Response:
         """Return server-sent events: "position" in the queue, and those of the search."""

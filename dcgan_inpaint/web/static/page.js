@@ -21,6 +21,7 @@ const MASK_LABELS = { // of masks whose names in conf/mask say too little
 
 const about = await (await fetch("about")).json(); // models with their examples, names of the masks, and limits
 const TOO_LARGE = `photo: file is too large. Use a file of at most ${about.max_bytes / 2 ** 20} MB`;
+const NO_FACE = "No face found: the square is in the center. Move it around the part to fill in.";
 let source = null; // file or address of the photo that was chosen last
 let photo = null; // {source, file, width, height}
 let crop = null; // {x, y, side}
@@ -75,7 +76,7 @@ async function loadPhoto(newSource, keptSteps = []) {
   $("loading").textContent = "Loading the photo";
   const loaded = await fetchPhoto(newSource, signal);
   if (signal.aborted) return;
-  $("loading").textContent = "";
+  $("loading").textContent = loaded?.without_face ? NO_FACE : "";
   if (!loaded) return;
   discardCompletion();
   const { file, image, width, height, crop: [x, y, side] } = loaded;
