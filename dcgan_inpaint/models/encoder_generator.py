@@ -42,6 +42,7 @@ class EncoderGenerator(nn.Module):
     """
 
     first_without_noise = True  # the first of several samples is the completion in one pass
+    directions: Tensor
 
     def __init__(self, encoder: Encoder, generator: Generator, prior: str | None, skips: bool):
         super().__init__()
