@@ -76,8 +76,8 @@ def evaluate_mask(mask: str, overrides: list[str], without: int) -> list[list[st
             format_ratios(*columns[7:9]),
             format_ratios(*columns[9:]),
             f"{fd_one:.1f}, {fd_mean:.1f}",
-            f"{distance_one.mean():.2f}, {distance_mean.mean():.2f}",
-            f"{diverse.mean():.2f}",
+            f"{distance_one.mean():.3f}, {distance_mean.mean():.3f}",
+            f"{diverse.mean():.3f}",
         ]
     ]
     if without:
