@@ -39,6 +39,7 @@ from pydantic import (
 )
 from typing_extensions import TypedDict  # pydantic rejects typing.TypedDict before Python 3.12
 
+from dcgan_inpaint.annotations import read_annotations
 from dcgan_inpaint.errors import show
 
 RENAMED = {"answer": "select"}  # options of version 0.2
@@ -405,22 +406,23 @@ def check_config(cfg: DictConfig, schema: type[Settings]) -> Settings:
             options = flatten({name: other for name, other in values.items() if name != key})
             raise ValueError(unknown_option(f"{key}={show(value)}", options))
     config = make(schema, values)  # before the nodes, whose targets import torch
-    for key, value in values.items():
-        if _contains_node(value):
-            _check_nodes(value, key)
+    for types_of in (_source_types, _target_types):  # the first does not import the targets
+        for key, value in values.items():
+            if _contains_node(value):
+                _check_nodes(value, key, types_of)
     return config
 
 
-def _check_nodes(value: Any, key: str) -> None:
+def _check_nodes(value: Any, key: str, types_of: Callable[[Any, str], dict[str, Any]]) -> None:
     """Validate the arguments of a node, of the nodes in it, and of a dict of nodes."""
-    types = _target_types(value["_target_"], f"{key}._target_") if _is_node(value) else None
+    types = types_of(value["_target_"], f"{key}._target_") if _is_node(value) else None
     for name, argument in value.items():
         inner = f"{key}.{name}"
         if types is not None and name not in types and "**" not in types:
             options = [f"{key}.{known}" for known in types]
             raise ValueError(unknown_option(f"{inner}={show(argument)}", options))
         if _contains_node(argument):
-            _check_nodes(argument, inner)
+            _check_nodes(argument, inner, types_of)
         elif types is None:
             raise ValueError(f"{inner}={show(argument)}: expected a node with a _target_")
         else:
@@ -440,6 +442,11 @@ def _contains_node(value: Any) -> bool:
 def _adapter(annotation: Any) -> pydantic.TypeAdapter:
     has_config = hasattr(annotation, "__pydantic_config__")  # a dataclass or TypedDict
     return pydantic.TypeAdapter(annotation, config=None if has_config else STRICT)
+
+
+def _source_types(target: Any, key: str) -> dict[str, Any]:
+    """Return as `_target_types`, but what the source alone tells: a type may be Any."""
+    return read_annotations(str(target)) | NODE_KEYS
 
 
 def _target_types(target: Any, key: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Every choice of every group composes and builds the object that its name says."""
 
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 from small_sets import Few, Little, write_cars, write_tar
 
-from dcgan_inpaint.configs import check_config, normalize_overrides
+from dcgan_inpaint.annotations import read_annotations
+from dcgan_inpaint.configs import _target_types, check_config, normalize_overrides
 from dcgan_inpaint.data.faces.source import Faces
 from dcgan_inpaint.data.image_files import Cars, CelebA, Folder, TarShards
 from dcgan_inpaint.data.library_sets import HuggingFace, TorchvisionSet
@@ -362,7 +364,16 @@ def test_renamed_option_is_reported_with_its_new_name():
 
 
 @pytest.mark.parametrize(
-    ("command", "override"), [("train", "batch_size=-1"), ("inpaint", "start=gone")]
+    ("command", "override"),
+    [
+        ("train", "batch_size=-1"),
+        ("train", "model.lr=-1"),
+        ("train", "data.train_size=0"),
+        ("inpaint", "start=gone"),
+        ("inpaint", "mask.scale=0.7"),
+        ("inpaint", "objective.lam=-1"),
+        ("inpaint", "solver.bound=gone"),
+    ],
 )
 def test_wrong_option_is_reported_without_importing_torch(command, override):
     code = (
@@ -390,6 +401,18 @@ def test_help_and_tab_completion_do_not_import_torch(arguments, printed, monkeyp
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=CONF)
     assert printed in result.stdout, result.stderr
     assert result.stdout.splitlines()[-1] == "no torch"
+
+
+YAML = "\n".join(path.read_text() for path in CONF.rglob("*.yaml"))
+TARGETS = sorted(set(re.findall(r"_target_: (dcgan_inpaint\S+)", YAML)))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_annotations_in_the_source_are_those_of_the_imported_target(target):
+    """They may be less strict, where a type or a validator needs an import."""
+    read, imported = read_annotations(target), _target_types(target, "")
+    assert "**" not in read or "**" in imported
+    assert {name for name in imported if not name.startswith("_")} == read.keys()
 
 
 def test_preview_of_a_gan_with_a_normal_prior_leaves_z_unbounded():

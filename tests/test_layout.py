@@ -11,7 +11,7 @@ PROJECT = Path(__file__).parents[1]
 PACKAGE = "dcgan_inpaint"
 LAYERS = (  # lowest first; a module imports from its own layer or a lower one
     {"configs", "schemas", "images", "randomness", "losses", "blending", "errors", "files"}
-    | {"checksums"},
+    | {"annotations", "checksums"},
     {"data", "masks", "models"},
     {"inpainting", "photos", "metrics", "tf_import"},
     {"runs"},
