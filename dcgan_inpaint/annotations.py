@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-PACKAGE = Path(__file__).parent
-UNKNOWN = {"**": Any}
+PACKAGE_DIR = Path(__file__).parent
+ANY_ARGUMENT = {"**": Any}
 
 
 class _Names(dict[str, Any]):
@@ -25,7 +25,7 @@ class _Names(dict[str, Any]):
     """
 
     def __init__(self, module: str):
-        path = PACKAGE.parent.joinpath(*module.split(".")).with_suffix(".py")
+        path = PACKAGE_DIR.parent.joinpath(*module.split(".")).with_suffix(".py")
         self.definitions: dict[str, ast.stmt | ast.expr | tuple[str, str]] = {}
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.ImportFrom):
@@ -43,8 +43,8 @@ class _Names(dict[str, Any]):
             module, original = defined
             if module in sys.modules:
                 value = getattr(sys.modules[module], original, Any)
-            elif module.startswith(f"{PACKAGE.name}."):
-                value = _names(module)[original]
+            elif module.startswith(f"{PACKAGE_DIR.name}."):
+                value = _names_of(module)[original]
         elif isinstance(defined, ast.FunctionDef):
             value = _accept
         elif isinstance(defined, ast.expr):
@@ -65,12 +65,12 @@ class _Names(dict[str, Any]):
     def find(self, name: str) -> "tuple[_Names, ast.stmt] | None":
         """Return the class or function `name`, and the names of the module that defines it."""
         defined = self.definitions.get(name)
-        if isinstance(defined, tuple) and defined[0].startswith(f"{PACKAGE.name}."):
-            return _names(defined[0]).find(defined[1])
+        if isinstance(defined, tuple) and defined[0].startswith(f"{PACKAGE_DIR.name}."):
+            return _names_of(defined[0]).find(defined[1])
         return (self, defined) if isinstance(defined, ast.stmt) else None
 
 
-_names = functools.cache(_Names)
+_names_of = functools.cache(_Names)
 
 
 def _accept(value: Any) -> Any:
@@ -85,14 +85,14 @@ def read_annotations(target: str) -> dict[str, Any]:
             package, or cannot be read, it may take any name.
     """
     module, _, name = target.rpartition(".")
-    if not module.startswith(f"{PACKAGE.name}."):
-        return UNKNOWN
+    if not module.startswith(f"{PACKAGE_DIR.name}."):
+        return ANY_ARGUMENT
     try:
-        found = _names(module).find(name)
+        found = _names_of(module).find(name)
     except (OSError, SyntaxError):
-        return UNKNOWN
+        return ANY_ARGUMENT
     if found is None:
-        return UNKNOWN
+        return ANY_ARGUMENT
     names, node = found
     if isinstance(node, ast.FunctionDef):
         return _arguments(names, node)
@@ -104,14 +104,14 @@ def read_annotations(target: str) -> dict[str, Any]:
                 del types["self"]
                 return _with_settings(types, classes)
     bases = [names.find(ast.unparse(base)) for names, each in classes for base in each.bases]
-    return UNKNOWN if None in bases else _fields(classes)
+    return ANY_ARGUMENT if None in bases else _fields(classes)
 
 
 def _arguments(names: _Names, function: ast.FunctionDef) -> dict[str, Any]:
     arguments = function.args
     listed = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
     types = {each.arg: names.evaluate(each.annotation) for each in listed}
-    return types | (UNKNOWN if arguments.kwarg else {})
+    return types | (ANY_ARGUMENT if arguments.kwarg else {})
 
 
 def _with_bases(names: _Names, node: ast.stmt) -> Iterator[tuple[_Names, ast.ClassDef]]:
@@ -143,7 +143,7 @@ def _with_settings(
             if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "Settings":
                 found = names.find(ast.unparse(line.value))
                 if found is None:
-                    return types | UNKNOWN
+                    return types | ANY_ARGUMENT
                 types = {key: value for key, value in types.items() if key != "**"}
                 return types | _fields(list(_with_bases(*found)))
     return types

@@ -13,7 +13,7 @@ from dcgan_inpaint.errors import show
 
 PRESETS = ("debug", "experiment")  # groups that set options of other files, which describe them
 COLUMN, WIDTH = 34, 110  # first column of a description, and characters in a line
-PACKAGE = "# @package "
+PACKAGE_LINE = "# @package "
 LINE = re.compile(  # [- ]key: value # description
     r"(?P<indent> *)(?P<item>- )?(?P<key>(override )?[^\s:#]+)(:( +(?P<value>[^#\s].*?))?)?"
     r"( +# (?P<description>.*))?"
@@ -41,8 +41,8 @@ def read(path: Path, prefix: str) -> tuple[str, list[Row], list[Row]]:
     last: list[Row] | None = None
     for line in filter(str.strip, path.read_text().splitlines()):
         text = line.strip()
-        if text.startswith(PACKAGE):
-            prefix = text.removeprefix(PACKAGE).replace("_global_", "")
+        if text.startswith(PACKAGE_LINE):
+            prefix = text.removeprefix(PACKAGE_LINE).replace("_global_", "")
         elif text.startswith("# ") and last:
             last[-1] = last[-1]._replace(description=f"{last[-1].description} {text[2:]}")
         elif text.startswith("# "):
@@ -88,12 +88,12 @@ def help_text(command: str, overrides: Sequence[str]) -> str:
     for row in groups:
         choices = ", ".join(choices_of(row.key))
         value = show(cfg.hydra.runtime.choices.get(row.key))
-        lines.append(_entry(f"{row.key}={value}", f"{row.description}. Choices: {choices}"))
+        lines.append(_help_entry(f"{row.key}={value}", f"{row.description}. Choices: {choices}"))
     lines += ["", "Options:"]
     for key, value in flatten(OmegaConf.to_container(cfg)).items():
         is_option = not key.startswith("hydra.") and not key.rpartition(".")[2].startswith("_")
         if is_option and key not in {row.key for row in groups}:
-            lines.append(_entry(f"{key}={show(value)}", descriptions.get(key, "")))
+            lines.append(_help_entry(f"{key}={show(value)}", descriptions.get(key, "")))
     return "\n".join([*lines, "", cfg.hydra.help.footer])
 
 
@@ -109,7 +109,7 @@ def _keys_of_choice(group: str, choice: str | None, package: str) -> list[Row]:
     return keys
 
 
-def _entry(option: str, description: str) -> str:
+def _help_entry(option: str, description: str) -> str:
     """Return an option with its description beside it, or below it if the option is long."""
     indent = " " * COLUMN
     text = textwrap.fill(description, WIDTH, initial_indent=indent, subsequent_indent=indent)

@@ -19,10 +19,10 @@ def open_photo(path: Path) -> Image.Image:
     Raises:
         UnreadableImage: If the file is not a readable image; a ValueError that names the file.
     """
-    return _open(path, to_upright)
+    return _open_image(path, to_upright)
 
 
-def _open(path: Path, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+def _open_image(path: Path, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     try:
         with Image.open(path) as image:
             return convert(image)
@@ -68,7 +68,7 @@ def to_mask(mask: ImageLike, name: str = "mask") -> Image.Image:
         ValueError: If a file cannot be read, or the type, shape or range is different.
     """
     if isinstance(mask, (str, os.PathLike)):
-        return _open(Path(mask), _load)
+        return _open_image(Path(mask), _load)
     if isinstance(mask, Image.Image):
         return mask
     array = _to_array(mask, name, (1,))
