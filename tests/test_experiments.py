@@ -280,7 +280,7 @@ def test_sampler_script_prints_rows_with_and_without_first_images(tmp_path, monk
     ]
     (mean, low, high), *_ = [re.findall(r"[\d.]+", row[1]) for row in rows[2:]]
     alone = re.findall(r"[\d.]+", rows[3][1])
-    assert alone[0] == alone[1] == alone[2] and alone[0] in (low, high)  # one image
+    assert len(alone) == 1 and alone[0] in (low, high)  # one image has no interval
     assert float(low) < float(mean) < float(high)
     assert float(rows[2][7]) > 0 and rows[3][7] == ""
     assert rows[2][3] == rows[2][4]  # faces64 has no measured error

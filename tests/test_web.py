@@ -233,13 +233,19 @@ def test_mask_of_16_bits_and_of_another_orientation_is_read_like_a_mask_file(cli
 
 
 def test_default_crop_is_that_of_the_completer(dcgan, client, server):
-    photo = client.post("/photo", content=PHOTO).json()
-    assert (photo["crop"], photo["without_face"]) == ([15, 0, 50, 50], True)
+    assert client.post("/photo", content=PHOTO).json()["crop"] == [15, 0, 50, 50]
     crop = server.completers["DCGAN"].crop_of(make_photo())
     assert (crop.origin, crop.side) == (15, 50)
     other = Completer.load(dcgan, *OVERRIDES, "crop=[3,4,20,20]")
-    photo = server._inspect(PHOTO, other)
-    assert (photo["crop"], photo["without_face"]) == ([3, 4, 20, 20], False)
+    assert server._inspect(PHOTO, other)["crop"] == [3, 4, 20, 20]
+
+
+@pytest.mark.parametrize("detector", ["auto", "null"])
+def test_photo_in_which_no_face_was_found_is_in_its_center(dcgan, server, detector):
+    """Without the detector, nobody looked for a face."""
+    completer = Completer.load(dcgan, "trainer.accelerator=cpu", f"detector={detector}")
+    photo = server._inspect(PHOTO, completer)
+    assert (photo["crop"], photo["without_face"]) == ([15, 0, 50, 50], detector == "auto")
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_wheel_contains_every_file(wheel):
     expected |= {f"dcgan_inpaint/{path.relative_to(PROJECT)}" for path in configs}
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if not name.startswith("dcgan_inpaint-")}
-    suffixes = (".py", ".yaml", ".safetensors", ".LICENSE.txt", ".html", ".js", ".css")
+    suffixes = (".py", ".yaml", ".safetensors", ".LICENSE.txt", ".html", ".js", ".css", ".json")
     suffixes += (".webp", ".csv")  # the portraits
     # describe the weights and the portraits, with their licenses
     cards = {f"dcgan_inpaint/{name}/README.md" for name in ("checkpoints", "portraits")}
