@@ -3,7 +3,7 @@
 Examples:
     # 64 samples of the shipped checkpoint
     python sample.py
-    # 256 samples of your own model
+    # 256 samples of a model that you trained
     python sample.py ckpt=runs/train/<run>/weights.safetensors count=256
     # vector arithmetic with rows of samples.png
     python sample.py plus=[3,17,40] minus=[5,9,22] base=[8,30,31]

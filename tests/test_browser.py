@@ -85,7 +85,7 @@ def driver(downloads, tmp_path_factory):
 
 
 def small_completer(*overrides):
-    """Return a completer with a small untrained model, for which the page offers the portraits."""
+    """Return a completer with a small untrained model of faces: the page offers the portraits."""
     model = small_dcgan(z_dim=8)
     model.data = {"source": "celeba"}
     return Completer.load(model, *SMALL, *overrides)
@@ -260,7 +260,7 @@ def test_shipped_models_complete_a_portrait(driver):
 
 
 def screenshot(driver, path):
-    """Save a small screenshot of the page: downscaled, with 256 colors."""
+    """Save a screenshot of the page as a small file: downscaled, with 256 colors."""
     driver.set_window_size(1240, 1400)
     driver.execute_script("document.activeElement.blur(); scrollTo(0, 0)")
     with Image.open(BytesIO(driver.find_element(By.TAG_NAME, "main").screenshot_as_png)) as shot:

@@ -47,7 +47,7 @@ def original(run, inputs, tmp_path_factory):
 
 @pytest.fixture
 def finished(original, tmp_path):
-    """A copy of the finished run."""
+    """Return a copy of the finished run, which a test may change."""
     return shutil.copytree(original[0], tmp_path / "out")
 
 
@@ -123,7 +123,7 @@ def test_pick_replaces_photos_without_computing(run, finished):
 
 
 def test_pick_finds_photos_of_any_name(run, inputs, tmp_path):
-    """Hydra's syntax has no keys of these characters."""
+    """Hydra cannot parse keys with these characters."""
     name = "Zoë (1), été.jpg"
     Image.new("RGB", (50, 50), "gray").save(tmp_path / name)
     output = f"output={tmp_path / 'out'}"

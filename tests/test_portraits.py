@@ -48,7 +48,7 @@ def test_a_large_face_is_detected_in_every_portrait():
 
 @pytest.mark.slow
 def test_first_face_of_a_turned_portrait_is_the_face():
-    """On a background of one color, where details that are turned may look like small faces."""
+    """On a plain background; in a turned portrait, other details can look like small faces."""
     for i, row in enumerate(ROWS):
         with Image.open(PORTRAITS / row["file"]) as image:
             upright = image.convert("RGB").resize((266, 266), Image.Resampling.LANCZOS)

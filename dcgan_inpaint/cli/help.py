@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
 
 def read(path: Path, prefix: str) -> tuple[str, list[Row], list[Row]]:
-    """Return the description of a file, its full keys, and its defaults list.
+    """Read a YAML file of conf/: its description, its keys with their prefix, and its defaults.
 
     A comment on a line of its own continues the line above.  Raises ValueError for a line in
     another form than these files use.
@@ -110,7 +110,7 @@ def _keys_of_choice(group: str, choice: str | None, package: str) -> list[Row]:
 
 
 def _help_entry(option: str, description: str) -> str:
-    """Return an option with its description beside it, or below it if the option is long."""
+    """Format an option and its description in two columns; a long option has its own line."""
     indent = " " * COLUMN
     text = textwrap.fill(description, WIDTH, initial_indent=indent, subsequent_indent=indent)
     option = f"  {option}"

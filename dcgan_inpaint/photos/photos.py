@@ -97,7 +97,8 @@ def crop_finder(
         if not selected:
             return [replace(Crop.central(photo, share), without_face=True)]
         if face is None and hole is not None and not _is_in_middle(hole, crop_face(selected[0])):
-            selected = find_faces(photo, count=None)  # ten times slower than the first face
+            # All faces take ten times as long to detect as the first one.
+            selected = find_faces(photo, count=None)
         return [*map(crop_face, selected)]
 
     return find_crops

@@ -41,7 +41,7 @@ class Result:
     previous: "Result | None" = None
 
     def __repr__(self) -> str:
-        width, height = self.photos.photo(self._index).size
+        width, height = self.photos.photo(self.index).size
         count = len(self._fakes)
         samples = f"{count} sample{'s' if count > 1 else ''}"
         return f"Result({width} x {height} px, {samples}, {self.seconds:.1f} s)"
@@ -63,7 +63,7 @@ class Result:
         Pixels outside the hole are bitwise equal to the upright input in 8-bit sRGB, with
         transparency on white.
         """
-        return self._paste(self.batch.fake[self.row])
+        return self.paste(self.batch.fake[self.row])
 
     @cached_property
     def candidates(self) -> list[Image.Image]:
@@ -71,18 +71,18 @@ class Result:
 
         Baselines return only `image`.
         """
-        return [self._paste(fake) for fake in self._fakes]
+        return [self.paste(fake) for fake in self._fakes]
 
     @property
     def crop(self) -> Crop:
         """The square of the image that was completed: around a face, the center, or as given."""
-        return self.photos.crops[self._index]
+        return self.photos.crops[self.index]
 
     @cached_property
     def crop_preview(self) -> Image.Image:
         """The image before its completion, with the outline of `crop` and of previous faces."""
-        indices = [*self._previous_fakes, self._index]
-        return draw_crops(self.photos.photo(self._index), [self.photos.crops[i] for i in indices])
+        indices = [*self.previous_fakes, self.index]
+        return draw_crops(self.photos.photo(self.index), [self.photos.crops[i] for i in indices])
 
     @property
     def fake(self) -> Image.Image:
@@ -105,9 +105,9 @@ class Result:
 
         It is 0 at known pixels; the difference of white and black is 2. It depends on the model:
 
-        - `celeba128`, other one-pass networks from a GAN, and latent encoders that sample, such as
-          `celeba64`: an estimate from the spread of at least two samples, calibrated on images that
-          the model was not trained on (models/uncertainty.py). None for one sample.
+        - `celeba128`, `celeba64`, other one-pass networks from a GAN, and latent encoders that
+          sample: an estimate from the spread of at least two samples, calibrated on images that the
+          model was not trained on (models/uncertainty.py). None for one sample.
         - `faces64` and other models without such an encoder, a search with start=random, U-Nets,
           context encoders and baselines: None, because no spread was calibrated.
         """
@@ -147,8 +147,7 @@ class Result:
             to_float(pil_to_tensor(each.convert(image.mode)).numpy())[None]
             for each in (image, original)
         )  # (1, C, H, W) each
-        holes = [self.photos.hole(i, image.size) for i in (*self._previous_fakes, self._index)]
-        hole = torch.stack(holes).any(0)[None, None].float()  # (1, 1, H, W)
+        hole = self.hole[None, None].float()  # (1, 1, H, W)
         values = completion_metrics(completed, expected, hole)  # (1,) each
         return {name: value.item() for name, value in values.items()}
 
@@ -160,16 +159,24 @@ class Result:
         return self.batch.fake[self.row, None]
 
     @property
-    def _index(self) -> int:
+    def index(self) -> int:
         """Index of the crop."""
         return int(self.batch.index[self.row])
 
     @property
-    def _previous_fakes(self) -> dict[int, Tensor]:
+    def previous_fakes(self) -> dict[int, Tensor]:
         """Images that fill the holes of the previous faces, by the index of their crops."""
         if (previous := self.previous) is None:
             return {}
-        return previous._previous_fakes | {previous._index: previous.batch.fake[previous.row]}
+        return previous.previous_fakes | {previous.index: previous.batch.fake[previous.row]}
 
-    def _paste(self, fake: Tensor) -> Image.Image:
-        return self.photos.complete({**self._previous_fakes, self._index: fake})
+    @property
+    def hole(self) -> Tensor:
+        """The hole of the image (H, W), bool, with those of the previous faces."""
+        size = self.photos.photo(self.index).size
+        holes = [self.photos.hole(i, size) for i in (*self.previous_fakes, self.index)]
+        return torch.stack(holes).any(0)
+
+    def paste(self, fake: Tensor) -> Image.Image:
+        """Return the image, with its hole filled by `fake` (C, S, S) in [-1, 1]."""
+        return self.photos.complete({**self.previous_fakes, self.index: fake})

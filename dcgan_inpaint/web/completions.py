@@ -27,16 +27,8 @@ class StoredCompletion:
 
     def __init__(self, result: Result):
         self.result, self.batch, self.row = result, result.batch, result.row
-        self.index = int(result.batch.index[result.row])
-        self.size = result.photos.photo(self.index).size
-        self.pixels = self.size[0] * self.size[1]
-        self.previous_fakes: dict[int, Tensor] = {}  # of the other faces, by the index of the crop
-        previous = result.previous
-        while previous is not None:
-            self.previous_fakes[int(previous.batch.index[previous.row])] = previous.batch.fake[
-                previous.row
-            ]
-            previous = previous.previous
+        width, height = result.photos.photo(result.index).size
+        self.pixels = width * height
 
     def image(self, name: str) -> Image.Image:
         """Return a full-size image.
@@ -49,12 +41,10 @@ class StoredCompletion:
             LookupError: If there is no such image.
         """
         if name == "mask":
-            crops = (self.index, *self.previous_fakes)
-            holes = [self.result.photos.hole(i, self.size).numpy() for i in crops]  # (H, W) bool
-            return Image.fromarray(~np.any(holes, 0)).convert("L")
+            return Image.fromarray(~self.result.hole.numpy()).convert("L")
         fakes = self._rows("fakes", self.batch.fake)  # (K, C, S, S)
         by_name = {str(k): fake for k, fake in enumerate(fakes)} | {"mean": fakes.mean(0)}
-        return self.result.photos.complete(self.previous_fakes | {self.index: by_name[name]})
+        return self.result.paste(by_name[name])
 
     def summary(self) -> dict[str, Any]:
         """Return the candidates, their mean and their spread at the model's size as JSON data."""
