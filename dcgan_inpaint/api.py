@@ -13,7 +13,8 @@ from hydra.utils import instantiate
 from lightning_fabric import Fabric
 from omegaconf import DictConfig, OmegaConf
 
-from dcgan_inpaint.configs import check_config, choices_of, compose_config, normalize_overrides
+from dcgan_inpaint.composition import choices_of, compose_config, normalize_overrides
+from dcgan_inpaint.configs import check_config
 from dcgan_inpaint.data.batches import ImageDataset, make_dataloader
 from dcgan_inpaint.data.sources import resolve_source
 from dcgan_inpaint.errors import explain_devices, unwrapped

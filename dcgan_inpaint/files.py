@@ -1,4 +1,8 @@
-"""Atomic writes: an interruption leaves either the previous file or the complete new one."""
+"""Reading and writing of files.
+
+Writes are atomic: an interruption leaves either the previous file or the complete new one.  This
+module does not import torch, so that a missing file is reported at once.
+"""
 
 import csv
 import io
@@ -16,6 +20,9 @@ from PIL import Image
 if TYPE_CHECKING:
     from torch import Tensor
 
+SHIPPED = {path.stem: path for path in (Path(__file__).parent / "checkpoints").glob("*.s*")}
+LAST_CKPT = "a last.ckpt of train.py"
+Z_FILE = "a z.npy that inpaint.py wrote with the same GAN"
 PNG_LEVEL = 2  # of zlib; files are 2% larger than with Pillow's default of 6, and 2.4 times faster
 PART = ".part"  # suffix of a file that is being written
 
@@ -74,6 +81,26 @@ def remove_parts(folder: Path) -> None:
         part.unlink(missing_ok=True)
 
 
+def check_file(option: str, path: str | Path, source: str) -> Path:
+    """Return the path of a file; raise FileNotFoundError if there is none.
+
+    `source` describes the expected file, for the error message.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{option}={path}: no such file. Use {source}")
+    return Path(path)
+
+
+def find_checkpoint(path: str | Path, option: str = "ckpt") -> Path:
+    """Return the file of a checkpoint that is given by its path or by its name in SHIPPED.
+
+    Raises FileNotFoundError if there is none.
+    """
+    if shipped := SHIPPED.get(str(path)):
+        return shipped
+    return check_file(option, path, f"a file or {', '.join(SHIPPED)}")
+
+
 @contextmanager
 def open_safetensors(path: Path) -> Iterator[Any]:
     """Open a safetensors file for PyTorch; the library itself reads only paths in UTF-8."""
@@ -101,12 +128,11 @@ def load_weights(option: str, path: str | Path, source: str) -> dict[str, "Tenso
         FileNotFoundError: If there is no such file.
         ValueError: If the file is truncated, corrupt or not a dictionary.
     """
-    import torch  # here, because checking a configuration imports this module but needs no torch
+    import torch
 
     from dcgan_inpaint.checksums import check_archive
 
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{option}={path}: no such file. Use {source}")
+    check_file(option, path, source)
     try:
         if zipfile.is_zipfile(path):  # the format before PyTorch 1.6 is no archive
             check_archive(Path(path))

@@ -117,7 +117,7 @@ class TrainConfig:
     validate: Natural
     sample_metrics: Annotated[Natural, AfterValidator(_not_one)]
     limit: Count | None = None
-    gan: Text = "none"  # read by model=latent_encoder only
+    gan: Text | None = None  # read by the models that start from a GAN
 
 
 @settings

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from dcgan_inpaint.configs import compose_config
+from dcgan_inpaint.composition import compose_config
 from dcgan_inpaint.data.loader import ImageDataModule
 from dcgan_inpaint.images import to_float, to_pil, to_uint8
 from dcgan_inpaint.metrics.completions import psnr

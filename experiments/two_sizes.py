@@ -20,7 +20,7 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from dcgan_inpaint import Completer
-from dcgan_inpaint.configs import compose_config
+from dcgan_inpaint.composition import compose_config
 from dcgan_inpaint.data.image_files import CelebA
 from dcgan_inpaint.images import to_float
 from dcgan_inpaint.metrics.completions import psnr

@@ -22,7 +22,7 @@ from training import small_dcgan
 
 import dcgan_inpaint
 from dcgan_inpaint import Completer
-from dcgan_inpaint.configs import compose_config
+from dcgan_inpaint.composition import compose_config
 from dcgan_inpaint.images import to_pil
 from dcgan_inpaint.metrics.completions import psnr
 from dcgan_inpaint.models.checkpoint import save_weights

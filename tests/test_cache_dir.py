@@ -5,7 +5,7 @@ import tempfile
 
 import pytest
 
-from dcgan_inpaint.configs import compose_config
+from dcgan_inpaint.composition import compose_config
 from dcgan_inpaint.data import cache
 from dcgan_inpaint.data.cache import DEFAULT_CACHE_DIR, load_split
 from dcgan_inpaint.data.faces.source import Faces

@@ -37,8 +37,8 @@ from training import quiet_trainer
 from dcgan_inpaint.data.faces.source import Faces
 from dcgan_inpaint.data.image_files import Folder
 from dcgan_inpaint.data.sources import resolve_source
+from dcgan_inpaint.files import find_checkpoint
 from dcgan_inpaint.models.checkpoint import (
-    checkpoint_path,
     load_gan,
     load_model,
     save_weights,
@@ -221,7 +221,7 @@ def test_shipped_celeba_model_holds_a_gan_and_a_one_pass_network_without_paths(n
     assert torch.equal(trained.deconvs[0].weight, of_gan.deconvs[0].weight)  # stored once
     assert not torch.equal(trained.deconvs[1].weight, of_gan.deconvs[1].weight)
     assert model.ema_network.directions.norm(dim=1).min() > 0  # of the noise of samples
-    assert checkpoint_path(name).stat().st_size < 20e6
+    assert find_checkpoint(name).stat().st_size < 20e6
     with pytest.raises(ValueError, match=r"Set data=celeba data.root="):
         source_for(model, None, name)
 

@@ -15,7 +15,8 @@ from PIL import Image
 from small_sets import Few, Little, write_cars, write_tar
 
 from dcgan_inpaint.annotations import read_annotations
-from dcgan_inpaint.configs import _target_types, check_config, normalize_overrides
+from dcgan_inpaint.composition import normalize_overrides
+from dcgan_inpaint.configs import _target_types, check_config
 from dcgan_inpaint.data.faces.source import Faces
 from dcgan_inpaint.data.image_files import Cars, CelebA, Folder, TarShards
 from dcgan_inpaint.data.library_sets import HuggingFace, TorchvisionSet
@@ -373,17 +374,26 @@ def test_renamed_option_is_reported_with_its_new_name():
         ("inpaint", "mask.scale=0.7"),
         ("inpaint", "objective.lam=-1"),
         ("inpaint", "solver.bound=gone"),
+        ("inpaint", "objective.window=4"),
+        ("inpaint", "ckpt=gone"),
+        ("inpaint", "images=gone.jpg"),
+        ("inpaint", "mask=file mask.path=gone.png"),
+        ("sample", "ckpt=gone"),
+        ("sample", "z=gone.npy"),
+        ("train", "resume=gone.ckpt"),
+        ("train", "model=one_pass gan=gone"),
     ],
 )
-def test_wrong_option_is_reported_without_importing_torch(command, override):
+def test_wrong_option_or_file_is_reported_without_importing_torch(command, override):
+    overrides = override.split()
     code = (
         "import sys; from dcgan_inpaint.cli.entry_point import run_command_line\n"
-        f"sys.argv = ['{command}.py', '{override}']\n"
+        f"sys.argv = ['{command}.py', *{overrides}]\n"
         f"try: run_command_line('{command}')\n"
         "except SystemExit as stop: print(stop.code, 'torch' in sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=CONF)
-    assert result.stdout.startswith(f"error: {override}: should be"), result.stderr
+    assert result.stdout.startswith(f"error: {overrides[-1]}: "), result.stderr
     assert result.stdout.rstrip().endswith("False")
 
 

@@ -22,13 +22,13 @@ from dcgan_inpaint.data import cache
 from dcgan_inpaint.data.batches import EpochSampler, ImageDataset, make_dataloader
 from dcgan_inpaint.data.cache import load_split
 from dcgan_inpaint.data.decoding import central_square, to_array
+from dcgan_inpaint.data.directories import find_images
 from dcgan_inpaint.data.faces.source import Faces
 from dcgan_inpaint.data.image_files import (
     Cars,
     CelebA,
     Folder,
     TarShards,
-    find_images,
     find_tars,
 )
 from dcgan_inpaint.data.library_sets import HuggingFace, TorchvisionSet

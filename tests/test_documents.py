@@ -11,7 +11,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from dcgan_inpaint.configs import normalize_overrides
+from dcgan_inpaint.composition import normalize_overrides
 
 PROJECT = Path(__file__).parents[1]
 CONF = PROJECT / "conf"

@@ -22,7 +22,7 @@ from training import small_dcgan
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args, load_sweep_config
 
 from dcgan_inpaint.blending import paste
-from dcgan_inpaint.configs import compose_config
+from dcgan_inpaint.composition import compose_config
 from dcgan_inpaint.inpainting.module import InpaintingModule, Objective
 from dcgan_inpaint.inpainting.solvers import Adam
 from dcgan_inpaint.models.checkpoint import save_weights

@@ -10,7 +10,17 @@ import pytest
 PROJECT = Path(__file__).parents[1]
 PACKAGE = "dcgan_inpaint"
 LAYERS = (  # lowest first; a module imports from its own layer or a lower one
-    {"configs", "schemas", "images", "randomness", "losses", "blending", "errors", "files"}
+    {
+        "composition",
+        "configs",
+        "schemas",
+        "images",
+        "randomness",
+        "losses",
+        "blending",
+        "errors",
+        "files",
+    }
     | {"annotations", "checksums"},
     {"data", "masks", "models"},
     {"inpainting", "photos", "metrics", "tf_import"},

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dcgan_inpaint.configs import compose_config
+from dcgan_inpaint.composition import compose_config
 from dcgan_inpaint.masks import masks
 from dcgan_inpaint.masks.mask_image import MaskImages, mask_file
 

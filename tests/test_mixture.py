@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from dcgan_inpaint.cli.train import build_model
-from dcgan_inpaint.configs import check_config, compose_config
+from dcgan_inpaint.composition import compose_config
+from dcgan_inpaint.configs import check_config
 from dcgan_inpaint.data.batches import ImageDataset, MixtureDataset, MixtureSampler
 from dcgan_inpaint.data.decoding import UnreadableImage
 from dcgan_inpaint.data.faces.source import Faces

@@ -8,14 +8,13 @@ import pytest
 from omegaconf import OmegaConf
 
 from dcgan_inpaint.cli import train
-from dcgan_inpaint.configs import (
-    check_config,
+from dcgan_inpaint.composition import (
     compose_config,
-    flatten,
     normalize_overrides,
     parse_override,
     quote_override,
 )
+from dcgan_inpaint.configs import check_config, flatten
 from dcgan_inpaint.runs.resuming import FREE_IN_TRAINING, how_to_resume
 from dcgan_inpaint.schemas import TrainConfig
 

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from dcgan_inpaint.cli.entry_point import run_config
-from dcgan_inpaint.configs import compose_config
+from dcgan_inpaint.composition import compose_config
 from dcgan_inpaint.images import make_grid
 from dcgan_inpaint.models.checkpoint import load_gan
 from dcgan_inpaint.photos.photos import PORTRAITS

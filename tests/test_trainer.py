@@ -15,7 +15,7 @@ from pytorch_lightning.loggers import CSVLogger, WandbLogger
 from torch.utils.data import DataLoader
 from training import quiet_trainer
 
-from dcgan_inpaint.configs import compose_config
+from dcgan_inpaint.composition import compose_config
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.runs import trainer
 from dcgan_inpaint.runs.trainer import AtomicCheckpointIO

@@ -24,8 +24,9 @@ from training import small_dcgan
 
 from dcgan_inpaint import Completer
 from dcgan_inpaint import api as api_module
-from dcgan_inpaint.configs import choices_of
-from dcgan_inpaint.models.checkpoint import SHIPPED, load_model
+from dcgan_inpaint.composition import choices_of
+from dcgan_inpaint.files import SHIPPED
+from dcgan_inpaint.models.checkpoint import load_model
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
 from dcgan_inpaint.photos.crops import Crop
 from dcgan_inpaint.web import __main__ as command

@@ -18,17 +18,15 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from dcgan_inpaint.cli.help import help_text
-from dcgan_inpaint.configs import (
-    check_config,
-    conf_dir,
-    explain_refusal,
-    normalize_overrides,
-    parse_override,
-)
+from dcgan_inpaint.composition import conf_dir, explain_refusal, normalize_overrides, parse_override
+from dcgan_inpaint.configs import check_config, check_config_source
+from dcgan_inpaint.data.directories import find_images
 from dcgan_inpaint.errors import exit_on_signal, one_line_errors, tolerate_closed_pipes
+from dcgan_inpaint.files import LAST_CKPT, Z_FILE, check_file, find_checkpoint
 from dcgan_inpaint.runs.resuming import resumed_config, split_resumed
 from dcgan_inpaint.schemas import InpaintConfig, SampleConfig, TrainConfig
 
+MASK_FILE = "dcgan_inpaint.masks.mask_image.mask_file"
 SCHEMAS: dict[str, type] = {"train": TrainConfig, "inpaint": InpaintConfig, "sample": SampleConfig}
 
 
@@ -72,10 +70,33 @@ def run_config(
             cfg = resumed_config(cfg, overrides)
         if command == "inpaint" and cfg.pick is not None:
             check_pick(overrides or ())
-        config: Any = check_config(cfg, SCHEMAS[command])
+        check_files_exist(check_config_source(cfg, SCHEMAS[command]))  # at once
+        config: Any = check_config(cfg, SCHEMAS[command])  # imports torch, which takes seconds
     picks = command == "inpaint" and config.pick is not None
-    # imported after the check: torch takes seconds
     return import_module(f"dcgan_inpaint.cli.{'pick' if picks else command}").main(config)
+
+
+def check_files_exist(config: TrainConfig | InpaintConfig | SampleConfig) -> None:
+    """Raise ValueError or FileNotFoundError for an input file that does not exist.
+
+    Data sources check their own files, when they are built.
+    """
+    if isinstance(config, TrainConfig):
+        if config.resume is not None:
+            check_file("resume", config.resume, LAST_CKPT)
+        if config.gan is not None:
+            find_checkpoint(config.gan, "gan")
+        return
+    if config.ckpt is not None:
+        find_checkpoint(config.ckpt)
+    if isinstance(config, SampleConfig):
+        if config.z is not None:
+            check_file("z", config.z, Z_FILE)
+        return
+    if config.images is not None:
+        find_images(config.images)
+    if config.mask["_target_"] == MASK_FILE:
+        find_images(config.mask["path"], "mask.path")
 
 
 def check_pick(overrides: Sequence[str]) -> None:

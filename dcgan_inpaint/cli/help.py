@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from omegaconf import OmegaConf
 
-from dcgan_inpaint.configs import choices_of, compose_with_hydra, conf_dir, flatten
+from dcgan_inpaint.composition import choices_of, compose_with_hydra, conf_dir
+from dcgan_inpaint.configs import flatten
 from dcgan_inpaint.errors import show
 
 PRESETS = ("debug", "experiment")  # groups that set options of other files, which describe them

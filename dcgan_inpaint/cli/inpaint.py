@@ -8,16 +8,16 @@ from typing import Any
 from hydra.utils import instantiate
 from pytorch_lightning.utilities import rank_zero_only
 
-from dcgan_inpaint.configs import quote_override
+from dcgan_inpaint.composition import quote_override
 from dcgan_inpaint.data.loader import ImageDataModule
 from dcgan_inpaint.data.sources import build_source, node_of, resolve_source
 from dcgan_inpaint.errors import exit_on_failure, one_line_errors, out_of_memory, show
-from dcgan_inpaint.files import save_image
+from dcgan_inpaint.files import find_checkpoint, save_image
 from dcgan_inpaint.inpainting.build import build, uses_source
 from dcgan_inpaint.inpainting.config import resolve
 from dcgan_inpaint.metrics.completions import load_lpips
 from dcgan_inpaint.metrics.features import load_efflite0
-from dcgan_inpaint.models.checkpoint import checkpoint_path, load_model
+from dcgan_inpaint.models.checkpoint import load_model
 from dcgan_inpaint.photos.crops import draw_crops
 from dcgan_inpaint.photos.photos import PORTRAITS, Photos, load_photos
 from dcgan_inpaint.runs.records import CompletionWriter, read_records
@@ -42,7 +42,7 @@ def main(config: InpaintConfig) -> float | None:
             config = replace(config, images=str(PORTRAITS))
         ckpt = config.ckpt or ("faces64" if config.images is None else "celeba128")
         config = replace(config, output=str(run_dir), ckpt=ckpt)
-        ckpt_file, model = checkpoint_path(ckpt), load_model(ckpt)
+        ckpt_file, model = find_checkpoint(ckpt), load_model(ckpt)
         source: Any = None
         if config.images is None or uses_source(config):
             chosen = build_source(config.data)

@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 
 import torch
 
-from dcgan_inpaint.configs import quote_override
+from dcgan_inpaint.composition import quote_override
 from dcgan_inpaint.data.loader import ImageDataModule
 from dcgan_inpaint.data.sources import build_source, node_of, resolve_source
 from dcgan_inpaint.errors import exit_on_failure, one_line_errors, show

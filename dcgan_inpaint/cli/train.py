@@ -7,13 +7,14 @@ from pathlib import Path
 from hydra.utils import instantiate
 from pytorch_lightning import Trainer, seed_everything
 
-from dcgan_inpaint.configs import flatten, quote_override
+from dcgan_inpaint.composition import quote_override
+from dcgan_inpaint.configs import flatten
 from dcgan_inpaint.data.cache import Source, select_items
 from dcgan_inpaint.data.loader import ImageDataModule
 from dcgan_inpaint.data.mixture import Mixture
 from dcgan_inpaint.data.sources import build_source, describe
 from dcgan_inpaint.errors import exit_on_failure, one_line_errors
-from dcgan_inpaint.files import load_weights
+from dcgan_inpaint.files import LAST_CKPT, load_weights
 from dcgan_inpaint.inpainting.build import build_preview
 from dcgan_inpaint.metrics.samples import sample_metrics
 from dcgan_inpaint.models.base import Model
@@ -43,7 +44,7 @@ def main(config: TrainConfig) -> float | None:
         source = build_source(config.data)
         model = build_model(config, source)
         if config.resume is not None:
-            saved = load_weights("resume", config.resume, "a last.ckpt of train.py")
+            saved = load_weights("resume", config.resume, LAST_CKPT)
             check_checkpoint(config.resume, saved, flatten(settings), model)
         data = ImageDataModule(
             source, config.cache_dir, config.batch_size, config.flip, config.seed, config.limit

@@ -6,7 +6,7 @@ import os
 import re
 import tarfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -35,35 +35,6 @@ from dcgan_inpaint.errors import import_extra, show
 # tarfile of the standard library stays: the package webdataset runs "pipe:" URLs and unpickles.
 TAR_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # {000..099}
 CELEBA_SPLITS = {"train": "0", "val": "1", "test": "2"}  # codes in list_eval_partition.txt
-
-
-def find_images(images: str | Sequence[str], option: str = "images") -> list[Path]:
-    """Return the image files that an option names, in order.
-
-    Args:
-        images: A file, a folder, a glob, or a list of these.  Of a folder and of a glob, hidden
-            files and those without the suffix of an image format are left out.
-        option: Name of the option in error messages.
-
-    Raises:
-        ValueError: If a name matches nothing, or something that is not a file, such as a pipe.
-    """
-    paths: list[Path] = []
-    for pattern in [images] if isinstance(images, str) else images:
-        path = Path(pattern).expanduser()
-        if os.path.isdir(path):  # also False for a text that cannot be a path
-            matches = list_images(path)
-        elif os.path.exists(path):
-            matches = [path]
-        else:
-            matches = [match for match in expand_glob(path) if has_image_suffix(match)]
-        if not matches:
-            raise ValueError(f"{option}={pattern}: no image found. Give a file, folder or glob")
-        for match in matches:
-            if os.path.exists(match) and not match.is_file():  # opening a pipe would block forever
-                raise ValueError(f"{option}={pattern}: {match} is not a regular file")
-        paths += matches
-    return paths
 
 
 @source_class

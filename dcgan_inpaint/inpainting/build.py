@@ -8,7 +8,8 @@ from typing import Any
 from hydra.utils import get_object, instantiate
 
 from dcgan_inpaint.blending import paste
-from dcgan_inpaint.configs import Node, check_config, compose_config, normalize_overrides
+from dcgan_inpaint.composition import compose_config, normalize_overrides
+from dcgan_inpaint.configs import Node, check_config
 from dcgan_inpaint.data.cache import Source
 from dcgan_inpaint.inpainting.baselines import BaselineModule
 from dcgan_inpaint.inpainting.config import resolve

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
 
-from dcgan_inpaint.configs import Node, check_config, choices_of, compose_config
+from dcgan_inpaint.composition import choices_of, compose_config
+from dcgan_inpaint.configs import Node, check_config
 from dcgan_inpaint.errors import show
 from dcgan_inpaint.schemas import InpaintConfig
 

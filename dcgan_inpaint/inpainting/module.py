@@ -3,16 +3,15 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import AfterValidator, Field
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from dcgan_inpaint.configs import Fraction, NonNegative, checked
+from dcgan_inpaint.configs import Fraction, NonNegative, WindowSide, checked
 from dcgan_inpaint.inpainting.search import Candidates, Search, SearchSettings, Stage, initialize
 from dcgan_inpaint.inpainting.solvers import Losses, Solver
 from dcgan_inpaint.losses import context_loss, prior_loss, yeh_weights
@@ -66,12 +65,6 @@ class Progress:
     show: Callable[[], Tensor]  # renders the current completion, (B, C, S, S) in [-1, 1]
 
 
-def _odd(pixels: int) -> int:
-    if pixels % 2 == 0:
-        raise ValueError("should be an odd number of pixels")
-    return pixels
-
-
 class Objective:
     """Completion objective of one image: context loss + lam·prior loss.
 
@@ -93,7 +86,7 @@ class Objective:
         self,
         lam: NonNegative = 0.1,
         weighting: Literal["mask", "window"] = "mask",
-        window: Annotated[int, Field(ge=1, le=511), AfterValidator(_odd)] = 7,
+        window: WindowSide = 7,
         floor: Fraction = 0.0,
         saturating: bool = False,
     ):

@@ -15,7 +15,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from dcgan_inpaint.configs import Fraction, Text, checked
 from dcgan_inpaint.data.decoding import UnreadableImage, apply_orientation, to_rgb_or_gray
-from dcgan_inpaint.data.image_files import find_images
+from dcgan_inpaint.data.directories import find_images
 from dcgan_inpaint.errors import show
 
 Polarity = Literal["white", "black"]  # color of the known pixels

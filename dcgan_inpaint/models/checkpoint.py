@@ -20,14 +20,13 @@ from torch import Tensor
 from dcgan_inpaint.checksums import CHECKSUM, check_archive, checksum
 from dcgan_inpaint.configs import LOCATION_KEYS, Natural, Text, make, settings
 from dcgan_inpaint.data.sources import check_description
-from dcgan_inpaint.files import atomic_write, open_safetensors
+from dcgan_inpaint.files import atomic_write, find_checkpoint, open_safetensors
 from dcgan_inpaint.models.base import LatentGAN, Model
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
 from dcgan_inpaint.models.one_pass import OnePass
 
 BUILT_IN: tuple[type[Model], ...] = (DCGAN, LatentEncoder, OnePass)
-SHIPPED = {path.stem: path for path in (Path(__file__).parents[1] / "checkpoints").glob("*.s*")}
 HEADER = "dcgan_inpaint"  # key of the header in the metadata of a safetensors file
 
 # Names in files of earlier versions -> present names.
@@ -71,9 +70,7 @@ def load_model(path: str | Path, *classes: type[Model], key: str = "ckpt") -> Mo
         ValueError: If the file is truncated, not a checkpoint of this project or of another kind of
             model, or its tensors do not match its settings or are not finite.
     """
-    file = checkpoint_path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"{key}={path}: no such file. Use a file or {', '.join(SHIPPED)}")
+    file = find_checkpoint(path, key)
     accepted = [model.kind for model in BUILT_IN if issubclass(model, classes or Model)]
     kinds = " or ".join(", ".join(accepted).rsplit(", ", 1))
     try:
@@ -91,11 +88,6 @@ def load_model(path: str | Path, *classes: type[Model], key: str = "ckpt") -> Mo
         return _build_model(model_class, header, tensors)
     except ValueError as error:
         raise ValueError(f"{key}={path}: {_one_line(error)}") from error
-
-
-def checkpoint_path(path: str | Path) -> Path:
-    """Return the file of a checkpoint given by its path or by its name in SHIPPED."""
-    return SHIPPED.get(str(path), Path(path))
 
 
 def load_gan(path: str | Path, key: str = "ckpt") -> LatentGAN:

@@ -14,7 +14,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from dcgan_inpaint.configs import CropBox, EyePositions, FaceChoice
 from dcgan_inpaint.data.batches import ImageDataset
-from dcgan_inpaint.data.image_files import find_images
+from dcgan_inpaint.data.directories import find_images
 from dcgan_inpaint.errors import show
 from dcgan_inpaint.masks.mask_image import MaskImage, MaskImages
 from dcgan_inpaint.masks.masks import MaskFunction

@@ -1,17 +1,15 @@
 """Operations on latents: loading, interpolation and vector arithmetic."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dcgan_inpaint.errors import show
+from dcgan_inpaint.files import Z_FILE, check_file
 from dcgan_inpaint.models.base import LatentGAN
 from dcgan_inpaint.randomness import uniform
-
-Z_FILE = "Use a z.npy that inpaint.py wrote with the same GAN"
 
 
 def load_z(path: str, count: int, gan: LatentGAN) -> Tensor:
@@ -24,21 +22,20 @@ def load_z(path: str, count: int, gan: LatentGAN) -> Tensor:
         FileNotFoundError: If there is no such file.
         ValueError: If it is not an array of finite numbers, or does not fit the GAN.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"z={path}: no such file. {Z_FILE}")
+    check_file("z", path, Z_FILE)
     try:  # A mapped file is never read beyond its end. NumPy refuses pickles by default.
         rows = np.load(path, mmap_mode="r")
     except (ValueError, EOFError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"z={path}: not a NumPy file ({reason}). {Z_FILE}") from error
+        raise ValueError(f"z={path}: not a NumPy file ({reason}). Use {Z_FILE}") from error
     if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "fiu":
-        raise ValueError(f"z={path}: not an array of numbers. {Z_FILE}")
+        raise ValueError(f"z={path}: not an array of numbers. Use {Z_FILE}")
     z_dim = gan.settings.z_dim
     if rows.ndim != 2 or rows.shape[1] != z_dim or len(rows) == 0:
-        raise ValueError(f"z={path}: expected shape (N, {z_dim}), not {rows.shape}. {Z_FILE}")
+        raise ValueError(f"z={path}: expected shape (N, {z_dim}), not {rows.shape}. Use {Z_FILE}")
     z = torch.from_numpy(np.array(rows[:count], np.float32))
     if not z.isfinite().all():
-        raise ValueError(f"z={path}: contains numbers that are not finite. {Z_FILE}")
+        raise ValueError(f"z={path}: contains numbers that are not finite. Use {Z_FILE}")
     return z
 
 

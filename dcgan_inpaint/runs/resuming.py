@@ -16,16 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from dcgan_inpaint.configs import (
-    LOCATION_KEYS,
-    TrainerOptions,
-    choices_of,
-    conf_dir,
-    flatten,
-    parse_override,
-    quote_override,
-    unknown_option,
-)
+from dcgan_inpaint.composition import choices_of, conf_dir, parse_override, quote_override
+from dcgan_inpaint.configs import LOCATION_KEYS, TrainerOptions, flatten, unknown_option
 from dcgan_inpaint.errors import show
 from dcgan_inpaint.schemas import InpaintConfig, TrainConfig
 

@@ -6,7 +6,7 @@ python -m dcgan_inpaint.tf_import path/to/checkpoint amos.safetensors
 import argparse
 from pathlib import Path
 
-from dcgan_inpaint.configs import quote_override
+from dcgan_inpaint.composition import quote_override
 from dcgan_inpaint.errors import one_line_errors, tolerate_closed_pipes
 from dcgan_inpaint.models.checkpoint import save_weights
 from dcgan_inpaint.tf_import.convert import import_dcgan

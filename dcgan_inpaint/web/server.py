@@ -27,9 +27,9 @@ from starlette.types import Receive, Scope, Send
 from torchvision.transforms.functional import to_pil_image
 
 from dcgan_inpaint.api import Completer
-from dcgan_inpaint.configs import choices_of, conf_dir
+from dcgan_inpaint.composition import choices_of, conf_dir
 from dcgan_inpaint.data.decoding import apply_orientation
-from dcgan_inpaint.data.image_files import find_images
+from dcgan_inpaint.data.directories import find_images
 from dcgan_inpaint.images import to_pil
 from dcgan_inpaint.inpainting.module import Progress
 from dcgan_inpaint.photos.photos import PORTRAITS

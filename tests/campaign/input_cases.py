@@ -20,7 +20,8 @@ from PIL import Image, ImageOps
 from reference_runs import CPU, ReferenceRuns, check_equal, read_completion
 from safetensors.torch import load_file
 
-from dcgan_inpaint.configs import flatten, normalize_overrides
+from dcgan_inpaint.composition import normalize_overrides
+from dcgan_inpaint.configs import flatten
 
 TYPED = {"['a', None]": "[a,null]", "{'a': 1}": "{a:1}"}  # as on the command line
 
