@@ -4,6 +4,7 @@ import dataclasses
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -209,6 +210,7 @@ def test_stages_choice_builds_its_stages(choice):
     assert len(stages) == 2 * len(overrides)
 
 
+OWN_METHOD = defaultdict[str, list[str]](list, own=["method._target_=small_sets.Brightest"])
 LIBRARIES = {"biharmonic": "skimage", "telea": "cv2", "navier_stokes": "cv2"}
 
 
@@ -217,7 +219,7 @@ def test_method_choice_builds_a_search_or_a_baseline(choice, tmp_path):
     """Baselines fill a constant image with the constant, except for nearest and network."""
     if choice in LIBRARIES:
         pytest.importorskip(LIBRARIES[choice])
-    cfg = composed("inpaint", f"method={choice}", f"cache_dir={tmp_path}")
+    cfg = composed("inpaint", f"method={choice}", *OWN_METHOD[choice], f"cache_dir={tmp_path}")
     model = DCGAN(image_size=16, gf_dim=1, df_dim=1)
     if choice == "network":
         model = OnePass(
@@ -252,7 +254,7 @@ def test_search_accepts_its_options():
 def test_options_of_the_search_are_errors_with_a_baseline(choice):
     model = DCGAN(image_size=16, gf_dim=1, df_dim=1)
     for option in SEARCH_OPTIONS:
-        cfg = composed("inpaint", f"method={choice}", option)
+        cfg = composed("inpaint", f"method={choice}", *OWN_METHOD[choice], option)
         with pytest.raises(ValueError, match="applies to method=search only"):
             resolve(check_config(cfg, InpaintConfig), model)
 

@@ -7,7 +7,9 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from safetensors import safe_open
 
 from dcgan_inpaint.api import Completer
@@ -35,7 +37,7 @@ GAN = ["model.gf_dim=1", "model.df_dim=1", "model.z_dim=5"]
 @pytest.fixture
 def examples(tmp_path, monkeypatch):
     """A directory with the files of the examples, on Python's path."""
-    for name in ("mydata.py", "mymodel.py"):
+    for name in ("mydata.py", "mymodel.py", "myfill.py"):
         (tmp_path / name).write_text(BLOCKS[name])
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(Model, "kinds", dict(Model.kinds))
@@ -45,7 +47,7 @@ def examples(tmp_path, monkeypatch):
 
 def undo_imports():
     """Undo the imports of the examples."""
-    for name in ("mydata", "mymodel"):
+    for name in ("mydata", "mymodel", "myfill"):
         sys.modules.pop(name, None)
     Model.kinds.pop("shallow", None)
     importlib.invalidate_caches()
@@ -71,9 +73,10 @@ def overrides_of(command, run=""):
     return shlex.split(command.replace("<run>", str(run)))[2:]
 
 
-def test_examples_have_four_commands_and_three_files():
-    assert [command.split()[1] for command in COMMANDS] == ["train.py", "inpaint.py"] * 2
-    assert set(BLOCKS) == {"mydata.py", "mymodel.py", "pyproject.toml"}
+def test_examples_have_five_commands_and_four_files():
+    scripts = [*["train.py", "inpaint.py"] * 2, "inpaint.py"]
+    assert [command.split()[1] for command in COMMANDS] == scripts
+    assert set(BLOCKS) == {"mydata.py", "mymodel.py", "pyproject.toml", "myfill.py"}
 
 
 def test_own_data_trains_and_completes_if_the_command_names_its_class(run, examples, tmp_path):
@@ -114,7 +117,7 @@ def test_own_data_needs_only_its_target(run, examples, tmp_path):
 
 
 def test_installed_own_model_is_loaded_by_its_entry_point(run, examples, tmp_path):
-    train, complete = COMMANDS[2:]
+    train, complete = COMMANDS[2:4]
     run("train.py", *overrides_of(train), *FAST, *FACES, f"output={tmp_path / 'run'}")
     overrides = [
         *overrides_of(complete, run=tmp_path / "run"),
@@ -132,6 +135,14 @@ def test_installed_own_model_is_loaded_by_its_entry_point(run, examples, tmp_pat
     assert "2 images completed: psnr_hole" in result.stdout
     completer = Completer.load(tmp_path / "run" / "weights.safetensors", "method=network")
     assert completer.model.settings.width == 32
+
+
+def test_own_method_completes_with_its_arguments(run, examples, tmp_path):
+    data = ["ckpt=faces64", "data=faces", *FACES, "blend=paste", f"output={tmp_path / 'out'}"]
+    run("inpaint.py", *overrides_of(COMMANDS[4]), *data)
+    first = min((tmp_path / "out" / "completed").iterdir())
+    grid = np.asarray(Image.open(first))
+    assert (grid[20:44, 20:44] == round(1.2 * 127.5)).all()
 
 
 def test_checkpoint_cannot_import_a_module(run, examples, tmp_path):

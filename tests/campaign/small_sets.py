@@ -1,4 +1,4 @@
-"""Small data sets in published formats, and a custom source and model, for the tests."""
+"""Small data sets in published formats, and a custom source, model and method, for the tests."""
 
 import io
 import pickle
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import scipy.io
 from PIL import Image
+from torch import Tensor
 
 from dcgan_inpaint.configs import checked
 from dcgan_inpaint.data.decoding import Channels, ImageSize
@@ -22,6 +23,13 @@ class Few(Faces):
     @checked
     def __init__(self, image_size: ImageSize = 64, channels: Channels = 3):
         super().__init__(image_size, channels, train_size=4, val_size=2, test_size=2)
+
+
+class Brightest:
+    """A custom method of completion: the brightest level of each channel."""
+
+    def __call__(self, known: Tensor, mask: Tensor) -> Tensor:
+        return known.amax((2, 3), keepdim=True).expand_as(known)
 
 
 class Little(DCGAN):
