@@ -167,6 +167,18 @@ class Completer:
         (name,) = _names("image", [image])
         return self._finder(self._config())(to_photo(image), name)[0]
 
+    def crops_of(self, image: ImageLike) -> list[Crop]:
+        """Return the squares of an image in which the holes of a mask image are completed.
+
+        There is one for each detected face, the most prominent first.  Given overrides for crop,
+        detector or face, it is that of `crop_of`.  Raises ValueError as `crop_of` does.
+        """
+        config = self._config()
+        if config.detector is not None and config.crop is config.face is None:
+            config = self._config(options={"face": "all"})
+        (name,) = _names("image", [image])
+        return self._finder(config)(to_photo(image), name)
+
     def _config(
         self, overrides: tuple[str, ...] = (), options: Mapping[str, Any] | None = None
     ) -> InpaintConfig:

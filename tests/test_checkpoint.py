@@ -38,11 +38,7 @@ from dcgan_inpaint.data.faces.source import Faces
 from dcgan_inpaint.data.image_files import Folder
 from dcgan_inpaint.data.sources import resolve_source
 from dcgan_inpaint.files import find_checkpoint
-from dcgan_inpaint.models.checkpoint import (
-    load_gan,
-    load_model,
-    save_weights,
-)
+from dcgan_inpaint.models.checkpoint import load_gan, load_model, save_weights
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
 from dcgan_inpaint.models.one_pass import OnePass

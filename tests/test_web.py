@@ -1,7 +1,5 @@
 """HTTP tests of the web page's server: responses, refused requests, and no traces on disk."""
 
-import base64
-import json
 import os
 import re
 import shutil
@@ -9,8 +7,6 @@ import signal
 import subprocess
 import sys
 import zlib
-from io import BytesIO
-from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -19,13 +15,22 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from serving import encode_image, run_server
+from serving import (
+    OPENAPI,
+    STATIC,
+    check_documented,
+    decode,
+    encode_image,
+    read_events,
+    run_server,
+)
 from training import small_dcgan
 
 from dcgan_inpaint import Completer
 from dcgan_inpaint import api as api_module
 from dcgan_inpaint.composition import choices_of
 from dcgan_inpaint.files import SHIPPED
+from dcgan_inpaint.images import to_pil
 from dcgan_inpaint.models.checkpoint import load_model
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
 from dcgan_inpaint.photos.crops import Crop
@@ -93,27 +98,11 @@ def endless_server(endless_completer):
         yield server
 
 
-def decode(source):
-    """Return the pixels of the image in a response or a data URL."""
-    data = base64.b64decode(source.partition(",")[2]) if isinstance(source, str) else source.content
-    with Image.open(BytesIO(data)) as image:
-        return np.asarray(image)
-
-
 def request_arguments(photo=PHOTO, mask=MASK, **fields):
     """Return the arguments of a request. A field that is None is left out."""
     files = {"photo": ("photo.png", photo), "mask": ("mask.png", mask)}
     data = {name: value for name, value in (FIELDS | fields).items() if value is not None}
     return {"files": files, "data": data}
-
-
-def read_events(response):
-    """Yield (name, data) of each server-sent event as it arrives."""
-    lines = response.iter_lines()
-    for line in lines:
-        name = line.removeprefix("event: ")
-        yield name, json.loads(next(lines).removeprefix("data: "))
-        assert next(lines) == ""
 
 
 def complete(client, **changes):
@@ -320,6 +309,13 @@ def test_images_of_several_faces_show_all_of_them(dcgan, monkeypatch):
         image = np.asarray(stored.image(str(k)))
         assert np.array_equal(image, np.asarray(result.candidates[k]))
         assert np.array_equal(image[~hole], make_photo()[~hole])
+    summary = stored.summary()
+    for k in range(2):
+        small = [to_pil(result.batch.candidates[face, k]) for face in range(2)]
+        assert np.array_equal(decode(summary["candidates"][k]), np.hstack(small))
+    for name in ("mean", "spread"):
+        assert decode(summary[name]).shape == (16, 32, 3)
+    assert summary["totals"] == result.batch.trace[:, 0, 2].tolist()
 
 
 # ---- models
@@ -370,28 +366,7 @@ def test_model_of_a_request_is_used(two_models):
 
 # ---- documented API
 
-STATIC = Path(server_module.__file__).parent / "static"
-OPENAPI = json.loads((STATIC / "openapi.json").read_text())
 EVENTS = {"position": "Position", "frame": "Frame", "done": "Completion", "error": "Error"}
-
-
-def check_documented(data, schema):
-    """Raise if data does not match a schema of the document, or has an undocumented property."""
-
-    def close(node):
-        if isinstance(node, list):
-            return [close(each) for each in node]
-        if not isinstance(node, dict):
-            return node
-        closed = {key: close(value) for key, value in node.items()}
-        return closed | {"additionalProperties": False} if node.get("type") == "object" else closed
-
-    components = close(OPENAPI["components"])
-    jsonschema.validate(
-        data,
-        {"$ref": f"#/components/schemas/{schema}", "components": components},
-        jsonschema.Draft202012Validator,
-    )
 
 
 def test_document_lists_the_routes_of_the_server(client, server):

@@ -42,7 +42,7 @@ class Result:
 
     def __repr__(self) -> str:
         width, height = self.photos.photo(self.index).size
-        count = len(self._fakes)
+        count = len(self.fakes)
         samples = f"{count} sample{'s' if count > 1 else ''}"
         return f"Result({width} x {height} px, {samples}, {self.seconds:.1f} s)"
 
@@ -63,7 +63,7 @@ class Result:
         Pixels outside the hole are bitwise equal to the upright input in 8-bit sRGB, with
         transparency on white.
         """
-        return self.paste(self.batch.fake[self.row])
+        return self.photos.complete({face.index: face.batch.fake[face.row] for face in self.faces})
 
     @cached_property
     def candidates(self) -> list[Image.Image]:
@@ -71,7 +71,10 @@ class Result:
 
         Baselines return only `image`.
         """
-        return [self.paste(fake) for fake in self._fakes]
+        return [
+            self.photos.complete({face.index: face.fakes[k] for face in self.faces})
+            for k in range(len(self.fakes))
+        ]
 
     @property
     def crop(self) -> Crop:
@@ -81,8 +84,7 @@ class Result:
     @cached_property
     def crop_preview(self) -> Image.Image:
         """The image before its completion, with the outline of `crop` and of previous faces."""
-        indices = [*self.previous_fakes, self.index]
-        return draw_crops(self.photos.photo(self.index), [self.photos.crops[i] for i in indices])
+        return draw_crops(self.photos.photo(self.index), [face.crop for face in self.faces])
 
     @property
     def fake(self) -> Image.Image:
@@ -152,8 +154,13 @@ class Result:
         return {name: value.item() for name, value in values.items()}
 
     @property
-    def _fakes(self) -> Tensor:
-        """What fills the hole in each of the K candidates (K, C, S, S)."""
+    def faces(self) -> list["Result"]:
+        """The results of the previous faces of the image, and this one."""
+        return [*(self.previous.faces if self.previous else ()), self]
+
+    @property
+    def fakes(self) -> Tensor:
+        """What fills the hole of this face in each of the K candidates (K, C, S, S)."""
         if isinstance(self.batch, SearchedCompletion):
             return self.batch.fakes[self.row]
         return self.batch.fake[self.row, None]
@@ -164,19 +171,7 @@ class Result:
         return int(self.batch.index[self.row])
 
     @property
-    def previous_fakes(self) -> dict[int, Tensor]:
-        """Images that fill the holes of the previous faces, by the index of their crops."""
-        if (previous := self.previous) is None:
-            return {}
-        return previous.previous_fakes | {previous.index: previous.batch.fake[previous.row]}
-
-    @property
     def hole(self) -> Tensor:
         """The hole of the image (H, W), bool, with those of the previous faces."""
         size = self.photos.photo(self.index).size
-        holes = [self.photos.hole(i, size) for i in (*self.previous_fakes, self.index)]
-        return torch.stack(holes).any(0)
-
-    def paste(self, fake: Tensor) -> Image.Image:
-        """Return the image, with its hole filled by `fake` (C, S, S) in [-1, 1]."""
-        return self.photos.complete({**self.previous_fakes, self.index: fake})
+        return torch.stack([self.photos.hole(face.index, size) for face in self.faces]).any(0)

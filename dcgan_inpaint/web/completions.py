@@ -6,6 +6,7 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -22,11 +23,11 @@ class StoredCompletion:
 
     Args:
         result: Result of a completion. Without a search it may be the only candidate. Of several
-            faces, it is that of the last one; the images also show the completions of the others.
+            faces, it is that of the last one; candidate k has candidate k of each face.
     """
 
     def __init__(self, result: Result):
-        self.result, self.batch, self.row = result, result.batch, result.row
+        self.result, self.faces = result, result.faces
         width, height = result.photos.photo(result.index).size
         self.pixels = width * height
 
@@ -42,32 +43,47 @@ class StoredCompletion:
         """
         if name == "mask":
             return Image.fromarray(~self.result.hole.numpy()).convert("L")
-        fakes = self._rows("fakes", self.batch.fake)  # (K, C, S, S)
-        by_name = {str(k): fake for k, fake in enumerate(fakes)} | {"mean": fakes.mean(0)}
-        return self.result.paste(by_name[name])
+        fakes = {face.index: face.fakes for face in self.faces}  # (K, C, S, S) each
+        if name == "mean":
+            return self.result.photos.complete({i: fake.mean(0) for i, fake in fakes.items()})
+        if name not in map(str, range(len(self.result.fakes))):
+            raise LookupError(name)
+        return self.result.photos.complete({i: fake[int(name)] for i, fake in fakes.items()})
 
     def summary(self) -> dict[str, Any]:
-        """Return the candidates, their mean and their spread at the model's size as JSON data."""
-        candidates = self._rows("candidates", self.batch.completion)  # (K, C, S, S)
-        trace = self.result.trace  # (T + 1, 3)
+        """Return the candidates, their mean and their spread at the model's size as JSON data.
+
+        F faces are side by side, and the objective is that of the first one, as in the frames.
+        """
+        faces = sorted(self.faces, key=lambda face: face.crop.origin.real)  # as in the photo
+        candidates = torch.cat([_candidates(face) for face in faces], 3)  # (K, C, S, F * S)
+        trace = self.faces[0].trace  # (T + 1, 3)
         summary: dict[str, Any] = {
             "candidates": [data_url(to_pil(candidate)) for candidate in candidates],
             "totals": [] if trace is None else trace[:, 2].tolist(),
         }
-        if (spread := self.result.spread) is not None:  # (S, S)
+        spreads = [face.spread for face in faces if face.spread is not None]  # (S, S) each
+        if spreads:
+            spread = torch.cat(spreads, 1)  # (S, F * S)
             summary["mean"] = data_url(to_pil(candidates.mean(0)))
             summary["spread"] = data_url(heat_map(spread))
             summary["max_spread"] = spread.max().item() * GRAY_LEVELS
-        if (error := self.result.predicted_error) is not None:  # (S, S)
-            hole = self.batch.mask[self.row, 0].cpu() == 0
-            summary["predicted_error"] = error[hole].square().mean().sqrt().item() * GRAY_LEVELS
+        errors = [
+            face.predicted_error[face.batch.mask[face.row, 0].cpu() == 0]  # (pixels of the hole,)
+            for face in faces
+            if face.predicted_error is not None
+        ]
+        if errors:
+            error = torch.cat(errors).square().mean().sqrt()
+            summary["predicted_error"] = error.item() * GRAY_LEVELS
         return summary
 
-    def _rows(self, name: str, single: Tensor) -> Tensor:
-        """Return the images (K, C, S, S) of all candidates, or the only one of `single`."""
-        if isinstance(self.batch, SearchedCompletion):
-            return getattr(self.batch, name)[self.row]
-        return single[self.row, None]
+
+def _candidates(result: Result) -> Tensor:
+    """Return the completions (K, C, S, S) of a face: all candidates, or the only one."""
+    if isinstance(result.batch, SearchedCompletion):
+        return result.batch.candidates[result.row]
+    return result.batch.completion[result.row, None]
 
 
 class CompletionStore(dict[str, StoredCompletion]):

@@ -82,6 +82,7 @@ class Server:
             Route("/masks/{name}", partial(self.show_image, images=self.masks, kind="png")),
             Route("/examples/{name}", partial(self.show_image, images=self.examples, kind="webp")),
             Route("/photo", self.inspect_photo, methods=["POST"]),
+            Route("/faces", self.find_faces, methods=["POST"]),
             Route("/complete", self.complete_photo, methods=["POST"]),
             Route("/completions/{id}", self.remove_completion, methods=["DELETE"]),
             Route("/completions/{id}/{name}", self.show_completion),
@@ -130,6 +131,17 @@ class Server:
             "without_face": crop.without_face,
             "view": data_url(photo),
         }
+
+    async def find_faces(self, request: Request) -> Response:
+        """Return the corners of the squares around all faces of the photo in the request body."""
+        completer = self._completer(request.query_params.get("model"))
+        squares = await self._in_thread(self._find_faces, await request.body(), completer)
+        return JSONResponse({"squares": squares})
+
+    def _find_faces(self, file: bytes, completer: Completer) -> list[list[list[float]]]:
+        crops = completer.crops_of(decode_image("photo", file, self.limits.max_pixels))
+        corners = [[crop.origin + crop.side * at for at in (0, 1, 1 + 1j, 1j)] for crop in crops]
+        return [[[point.real, point.imag] for point in square] for square in corners]
 
     async def complete_photo(self, request: Request) -> Response:
         """Return server-sent events: "position" in the queue, and those of the search."""

@@ -1,6 +1,6 @@
 // The page shows a view of the photo, which the server has scaled down if it is large. The hole is painted at
-// the size of the view. The crop is stored in pixels of the photo. A request contains the photo's file, the mask
-// as an image at the size of the view, and the crop.
+// the size of the view. Squares are stored in pixels of the photo. A request contains the photo's file, the mask
+// as an image at the size of the view, and the crop, unless each hole is completed by the face that it lies on.
 
 const $ = (id) => document.getElementById(id);
 const HOLE_COLOR = "#e0218a"; // magenta, which is rare in photos
@@ -21,10 +21,14 @@ const MASK_LABELS = { // of masks whose names in conf/mask say too little
 
 const about = await (await fetch("about")).json(); // models with their examples, names of the masks, and limits
 const TOO_LARGE = `photo: file is too large. Use a file of at most ${about.max_bytes / 2 ** 20} MB`;
+const TWO_FACES = "A painted part lies on two faces. Erase it between them, so that each face has a part of its own.";
 const NO_FACE = "No face found: the square is in the center. Move it around the part to fill in.";
 let source = null; // file or address of the photo that was chosen last
 let photo = null; // {source, file, width, height}
-let crop = null; // {x, y, side}
+let crop = null; // {x, y, side} of the square around the first face, or where the user has moved it
+let cropMoved = false;
+let faces = []; // corners [[x, y], ...] of the squares around all faces, once they are found
+let facesFound = null; // settled when the search for them has ended
 let steps = []; // painting steps; undo repaints all but the last
 let undoneSteps = []; // the last one is the next for redo
 let cursor = { x: 0, y: 0 }; // position of the brush in px of the view
@@ -83,6 +87,9 @@ async function loadPhoto(newSource, keptSteps = []) {
   $("photo").src = $("original").src = image.src;
   photo = { source, file, width, height };
   crop = { x, y, side };
+  cropMoved = false;
+  faces = [];
+  facesFound = findFaces(file);
   Object.assign($("hole"), { width: image.naturalWidth, height: image.naturalHeight });
   $("stage").style.aspectRatio = `${width} / ${height}`;
   // Small photos are enlarged, and large ones fit into the window.
@@ -95,18 +102,29 @@ async function loadPhoto(newSource, keptSteps = []) {
   updateOverlay();
 }
 
+const modelQuery = () => new URLSearchParams({ model: $("model").value });
+
 // Returns the response of the server with the file and its decoded view, or undefined after an error.
 async function fetchPhoto(newSource, signal) {
   const file = typeof newSource === "string" ? await request(newSource, signal, {}, readBlob) : newSource;
   if (!file) return;
   if (file.size > about.max_bytes) return showError(TOO_LARGE);
-  const url = `photo?model=${encodeURIComponent($("model").value)}`;
-  const response = await request(url, signal, { method: "POST", body: file }, readJson);
+  const response = await request(`photo?${modelQuery()}`, signal, { method: "POST", body: file }, readJson);
   if (!response) return;
   const image = new Image();
   image.src = response.view;
   await image.decode();
   return { ...response, file, image };
+}
+
+// Finds the other faces, which takes longer than the first one.
+async function findFaces(file) {
+  const signal = begin("faces");
+  const response = await request(`faces?${modelQuery()}`, signal, { method: "POST", body: file }, readJson);
+  if (!response || signal.aborted) return;
+  faces = response.squares;
+  if (faces.length > 1) $("loading").textContent = `${faces.length} faces found. Paint over any of them.`;
+  updateOverlay();
 }
 
 $("photo-file").onchange = (event) => {
@@ -191,6 +209,7 @@ function addStep(step) {
 }
 
 function updateButtons() {
+  updateOverlay(); // the squares depend on the last step
   $("undo").disabled = !steps.length;
   $("redo").disabled = !undoneSteps.length;
 }
@@ -245,6 +264,31 @@ function createHoleCanvas(image, whiteIsHole) {
 
 const cropInView = () => [crop.x, crop.y, crop.side, crop.side].map((value) => value * viewScale());
 
+// Returns whether each hole is completed by the face that it lies on, and not by the crop.
+const completesFaces = () =>
+  faces.length > 1 && !cropMoved && selectedTool() !== "crop" && !steps.at(-1)?.coversCrop;
+
+// Returns the part of the view that can be completed. It consists of complete pixels.
+function createCompletedArea() {
+  const area = new Path2D();
+  if (completesFaces()) {
+    for (const square of faces) {
+      const corners = square.map((corner) => corner.map((value) => value * viewScale()));
+      const [middleX, middleY] = [0, 1].map((axis) => (corners[0][axis] + corners[2][axis]) / 2);
+      const side = Math.hypot(corners[1][0] - corners[0][0], corners[1][1] - corners[0][1]);
+      const share = Math.max(0, 1 - 4 / side); // 2 px inside: pixels on the edge may lie partly outside
+      const inner = corners.map(([x, y]) => [middleX + share * (x - middleX), middleY + share * (y - middleY)]);
+      area.addPath(new Path2D(`M${inner.join("L")}Z`));
+    }
+    return area;
+  }
+  const [x, y, side] = cropInView();
+  const [left, top] = [Math.ceil(x - 1e-6), Math.ceil(y - 1e-6)];
+  const [right, bottom] = [Math.floor(x + side + 1e-6), Math.floor(y + side + 1e-6)];
+  area.rect(left, top, right - left, bottom - top);
+  return area;
+}
+
 // Adds a mask as a step. A mask image of the user may cover the photo, if it has the photo's aspect ratio. All others
 // cover the crop.
 async function loadMask(blob, name, isFile, signal) {
@@ -259,9 +303,10 @@ async function loadMask(blob, name, isFile, signal) {
   const { width, height } = photo;
   // The same tolerance as in MaskImage.resized.
   const sameAspect = Math.abs(bitmap.width * height - bitmap.height * width) < Math.max(width, height);
-  const box = isFile && sameAspect ? [0, 0, $("hole").width, $("hole").height] : cropInView();
+  const coversCrop = !isFile || !sameAspect;
+  const box = coversCrop ? cropInView() : [0, 0, $("hole").width, $("hole").height];
   const image = createHoleCanvas(bitmap, isFile && $("white-is-hole").checked);
-  addStep({ image, box, bitmap: isFile ? bitmap : null });
+  addStep({ image, box, coversCrop, bitmap: isFile ? bitmap : null });
 }
 
 for (const name of about.masks) $("masks").append(new Option(MASK_LABELS[name] ?? name.replaceAll("_", " "), name));
@@ -283,23 +328,23 @@ $("white-is-hole").onchange = (event) => {
   repaint();
 };
 
-// Returns the mask as a PNG file at the size of the view (white = known), or undefined if there is no hole in the crop.
+// Returns the mask as a PNG file at the size of the view (white = known), or undefined if there is no hole that can be
+// completed.
 function createMaskFile() {
   const { width, height } = $("hole");
   const canvas = document.createElement("canvas");
   Object.assign(canvas, { width, height });
   const context = canvas.getContext("2d", { willReadFrequently: true });
-  const [x, y, side] = cropInView();
-  // Pixels of the view on the edge of the crop may lie partly outside. They are not part of the hole.
-  const [left, top] = [Math.ceil(x - 1e-6), Math.ceil(y - 1e-6)];
-  const [right, bottom] = [Math.floor(x + side + 1e-6), Math.floor(y + side + 1e-6)];
+  context.save();
+  context.clip(createCompletedArea());
   context.drawImage($("hole"), 0, 0);
-  const { data } = context.getImageData(left, top, right - left, bottom - top);
+  context.restore();
+  const { data } = context.getImageData(0, 0, width, height);
   if (!data.some((value, i) => i % 4 === 3 && value > 127))
     return showError("Nothing is marked inside the square. Paint over the part to fill in.");
-  context.globalCompositeOperation = "source-in"; // removes what is outside of the rectangle
+  context.globalCompositeOperation = "source-in";
   context.fillStyle = "#000";
-  context.fillRect(left, top, right - left, bottom - top);
+  context.fillRect(0, 0, width, height);
   context.globalCompositeOperation = "destination-over";
   context.fillStyle = "#fff";
   context.fillRect(0, 0, width, height);
@@ -318,6 +363,10 @@ function updateOverlay() {
     width: percent(view.zoom),
     height: percent(view.zoom),
   });
+  const box = `M${crop.x} ${crop.y}h${crop.side}v${crop.side}h${-crop.side}Z`;
+  const squares = completesFaces() ? faces.map((corners) => `M${corners.join("L")}Z`).join("") : box;
+  $("squares").setAttribute("viewBox", `0 0 ${width} ${height}`);
+  for (const path of $("squares").querySelectorAll("path")) path.setAttribute("d", squares);
   Object.assign($("crop").style, {
     left: percent(crop.x / width),
     top: percent(crop.y / height),
@@ -342,6 +391,7 @@ function setCrop(x, y, side) {
   x = Math.round(clamp(x, 0, photo.width - side));
   y = Math.round(clamp(y, 0, photo.height - side));
   crop = { x, y, side };
+  cropMoved = true;
   updateOverlay();
 }
 
@@ -543,14 +593,17 @@ const eventHandlers = {
   },
   error({ message }) {
     $("status").textContent = "";
-    showError(message);
+    showError(message.includes("detected faces contains the hole") ? TWO_FACES : message);
   },
 };
 
 $("complete").onclick = async () => {
   showError("");
-  $("status").textContent = "";
   const shown = photo;
+  $("status").textContent = "Looking for faces";
+  await facesFound;
+  $("status").textContent = "";
+  if (photo !== shown) return;
   const mask = await createMaskFile();
   if (!mask || photo !== shown) return; // another photo has been loaded meanwhile
   discardCompletion();
@@ -559,7 +612,7 @@ $("complete").onclick = async () => {
   form.append("photo", photo.file, "photo");
   form.append("mask", mask, "mask");
   form.append("model", $("model").value);
-  form.append("crop", [crop.x, crop.y, crop.side, crop.side]);
+  if (!completesFaces()) form.append("crop", [crop.x, crop.y, crop.side, crop.side]);
   form.append("candidates", $("candidate-count").value);
   const signal = begin("complete");
   showRunning(true);
