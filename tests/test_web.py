@@ -33,6 +33,7 @@ from dcgan_inpaint.files import SHIPPED
 from dcgan_inpaint.images import to_pil
 from dcgan_inpaint.models.checkpoint import load_model
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
+from dcgan_inpaint.models.one_pass import OnePass
 from dcgan_inpaint.photos.crops import Crop
 from dcgan_inpaint.web import __main__ as command
 from dcgan_inpaint.web import server as server_module
@@ -348,6 +349,43 @@ def test_default_models_are_for_face_photos_and_the_best_is_first(monkeypatch):
     for name in names:
         assert server_module.is_for_face_photos(SimpleNamespace(model=load_model(name)))
     assert {*names, "faces64"} == server_module.DESCRIPTIONS.keys() == SHIPPED.keys()
+
+
+def one_pass_model():
+    return OnePass(
+        network="context_encoder", hole_l2=1.0, image_size=16, gf_dim=1, df_dim=1, code_dim=3
+    )
+
+
+@pytest.mark.parametrize("method", [None, *choices_of("method")])
+@pytest.mark.parametrize("model", ["dcgan", "one_pass"])
+def test_a_method_is_served_if_it_completes_an_image(dcgan, method, model):
+    """A refusal at start-up has the message of the completer."""
+    model = dcgan if model == "dcgan" else one_pass_model()
+    overrides = [
+        "trainer.accelerator=cpu",
+        "detector=null",
+        *([f"method={method}"] if method else []),
+    ]
+    completer = Completer.load(model, *overrides)
+    try:
+        expected = completer(make_photo(), ~HOLE, CROP)
+    except ValueError as error:
+        with pytest.raises(ValueError, match=f"^{re.escape(str(error))}$"):
+            Server([completer], LIMITS)
+        assert method in ("nearest", "network", "search")  # no data, no network, no z
+        return
+    server = Server([completer], LIMITS)
+    several = model is dcgan and method in (None, "search")
+    assert [*server.max_candidates.values()] == [3 if several else 1]
+    with run_server(server) as url, httpx.Client(base_url=url, timeout=60) as client:
+        assert client.get("/about").json()["models"][0]["max_candidates"] == (3 if several else 1)
+        done = complete(client, candidates="1")[-1][1]
+        assert np.array_equal(decode(client.get(f"/completions/{done['id']}/0")), expected.image)
+        if not several:
+            response = client.post("/complete", **request_arguments(candidates="2"))
+            message = "candidates=2: expected 1, the only completion"
+            assert (response.status_code, response.text) == (400, message)
 
 
 def test_model_of_a_request_is_used(two_models):
@@ -748,7 +786,7 @@ def test_requests_neither_write_files_nor_open_files_by_name(completer, tmp_path
     [
         (["--ckpt", "gone"], "ckpt=gone: "),
         (["solver.lr=-1"], "solver.lr=-1: "),
-        (["method=tv"], "candidates=1: "),
+        (["method=tv", "candidates=2"], "candidates=2: applies to method=search only"),
         (["--host", "256.0.0.1"], "--host 256.0.0.1 --port 0: cannot listen: "),
         (["--port", "70000"], "--host 127.0.0.1 --port 70000: cannot listen: "),
     ],

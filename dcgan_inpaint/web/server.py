@@ -4,7 +4,6 @@ import json
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -56,7 +55,7 @@ class Server:
 
     Args:
         completers: A Completer for each model that clients can choose; the first is the default.
-            Only a search shows its progress.
+            Only a search shows its progress and has several candidates.
         limits: Limits on the resources that clients may use.
 
     Raises:
@@ -64,10 +63,12 @@ class Server:
     """
 
     def __init__(self, completers: Sequence[Completer], limits: Limits | None = None):
-        for completer in completers:
-            check_completer(completer)
-        self.completers = {public_name(completer): completer for completer in completers}
         self.limits = limits or Limits()
+        self.completers = {public_name(completer): completer for completer in completers}
+        self.max_candidates = {
+            name: self.limits.max_candidates if has_candidates(completer) else 1
+            for name, completer in self.completers.items()
+        }
         self.queue = JobQueue(self.limits.max_waiting)
         self.store = CompletionStore(self.limits.max_stored_pixels)
         self.decoders = CapacityLimiter(2)  # each of these threads may hold a large photo
@@ -96,6 +97,7 @@ class Server:
             {
                 "name": name,
                 "description": model_description(name, completer),
+                "max_candidates": self.max_candidates[name],
                 "examples": list(self.examples) if is_for_face_photos(completer) else [],
             }
             for name, completer in self.completers.items()
@@ -153,23 +155,25 @@ class Server:
                 files[name] = await value.read()
             else:
                 fields[name] = value
-        completer = self._completer(fields.pop("model", None))
+        name = fields.pop("model", None)
+        completer = self._completer(name)
+        max_candidates = self.max_candidates[name or next(iter(self.completers))]
         crop, candidates = fields.pop("crop", None), fields.pop("candidates", None)
         for name in fields:
             if name not in FILES:
                 raise HTTPException(400, f"{name}: unknown field. Use model, crop or candidates")
         if crop is not None and not re.fullmatch(r"-?\d+(,-?\d+){3}", crop):
             raise HTTPException(400, f"crop={crop}: expected four integers x,y,width,height")
-        max_candidates = self.limits.max_candidates
         if candidates is not None and candidates not in map(str, range(1, max_candidates + 1)):
-            raise HTTPException(400, f"candidates={candidates}: expected 1 to {max_candidates}")
+            expected = f"1 to {max_candidates}" if max_candidates > 1 else "1, the only completion"
+            raise HTTPException(400, f"candidates={candidates}: expected {expected}")
         for name in FILES:
             if name not in files:
                 raise HTTPException(400, f"{name}: expected a file of a multipart/form-data form")
             # Invalid files are rejected before they wait in the queue.
             await self._in_thread(open_image, name, files[name], self.limits.max_pixels)
         square = None if crop is None else [int(number) for number in crop.split(",")]
-        count = None if candidates is None else int(candidates)
+        count = None if candidates is None or max_candidates == 1 else int(candidates)
         work = partial(self._complete, completer, files["photo"], files["mask"], square, count)
         try:
             return EventStream(self.queue, self.queue.submit(work))
@@ -297,10 +301,11 @@ def is_for_face_photos(completer: Completer) -> bool:
     return (completer.model.data or {}).get("source") in FACE_PHOTOS
 
 
-def check_completer(completer: Completer) -> None:
-    """Start a completion, to report invalid options at start-up and to warm up the model.
+def has_candidates(completer: Completer) -> bool:
+    """Return whether a completer can return several candidates, which only a search does.
 
-    A search ends after its first iteration.
+    Starts a completion, to report invalid options at start-up and to warm up the model. A search
+    ends after its first iteration.
 
     Raises:
         ValueError: If the completer cannot complete an image.
@@ -309,9 +314,12 @@ def check_completer(completer: Completer) -> None:
     def stop(progress: Progress) -> None:
         raise JobCancelled
 
-    with suppress(JobCancelled):
-        gray = Image.new("RGB", (64, 64), "gray")
-        completer(gray, "center", [0, 0, 64, 64], candidates=1, watch=stop)
+    gray = Image.new("RGB", (64, 64), "gray")
+    try:
+        completer(gray, "center", [0, 0, 64, 64], watch=stop)
+    except JobCancelled:  # other methods do not call `watch`
+        return True
+    return False
 
 
 def named_masks(size: int) -> dict[str, Image.Image]:

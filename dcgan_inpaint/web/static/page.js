@@ -142,10 +142,13 @@ document.ondrop = (event) => {
   loadPhoto(event.dataTransfer.files[0]);
 };
 
+const selectedModel = () => about.models[$("model").selectedIndex];
+
 // Shows the description and the examples of the selected model.
 function showModel() {
-  const { description, examples } = about.models[$("model").selectedIndex];
+  const { description, examples, max_candidates } = selectedModel();
   $("model-description").textContent = description;
+  $("candidate-count-part").hidden = max_candidates === 1;
   $("examples-part").hidden = !examples.length;
   const buttons = examples.map((name, i) => {
     const button = createImageButton(`examples/${name}`, `Portrait ${i + 1}`, `${i + 1}`);
@@ -613,7 +616,7 @@ $("complete").onclick = async () => {
   form.append("mask", mask, "mask");
   form.append("model", $("model").value);
   if (!completesFaces()) form.append("crop", [crop.x, crop.y, crop.side, crop.side]);
-  form.append("candidates", $("candidate-count").value);
+  form.append("candidates", Math.min($("candidate-count").value, selectedModel().max_candidates));
   const signal = begin("complete");
   showRunning(true);
   $("status").textContent = "Sending the photo";
