@@ -155,9 +155,8 @@ class Server:
                 files[name] = await value.read()
             else:
                 fields[name] = value
-        name = fields.pop("model", None)
-        completer = self._completer(name)
-        max_candidates = self.max_candidates[name or next(iter(self.completers))]
+        name = fields.pop("model", next(iter(self.completers)))
+        completer, max_candidates = self._completer(name), self.max_candidates[name]
         crop, candidates = fields.pop("crop", None), fields.pop("candidates", None)
         for name in fields:
             if name not in FILES:
@@ -165,8 +164,10 @@ class Server:
         if crop is not None and not re.fullmatch(r"-?\d+(,-?\d+){3}", crop):
             raise HTTPException(400, f"crop={crop}: expected four integers x,y,width,height")
         if candidates is not None and candidates not in map(str, range(1, max_candidates + 1)):
-            expected = f"1 to {max_candidates}" if max_candidates > 1 else "1, the only completion"
-            raise HTTPException(400, f"candidates={candidates}: expected {expected}")
+            reason = f"expected 1 to {max_candidates}"
+            if max_candidates == 1:
+                reason = "the method makes a single completion. Use 1"
+            raise HTTPException(400, f"candidates={candidates}: {reason}")
         for name in FILES:
             if name not in files:
                 raise HTTPException(400, f"{name}: expected a file of a multipart/form-data form")
