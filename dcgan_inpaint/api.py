@@ -17,7 +17,7 @@ from dcgan_inpaint.composition import choices_of, compose_config, normalize_over
 from dcgan_inpaint.configs import check_config
 from dcgan_inpaint.data.batches import ImageDataset, make_dataloader
 from dcgan_inpaint.data.sources import resolve_source
-from dcgan_inpaint.errors import explain_devices, unwrapped
+from dcgan_inpaint.errors import explain_devices, format_count, unwrapped
 from dcgan_inpaint.inpainting.build import Completing, build, uses_source
 from dcgan_inpaint.inpainting.config import resolve
 from dcgan_inpaint.inpainting.module import Completion, InpaintingModule, Progress
@@ -247,7 +247,8 @@ def _masks(mask: Any, count: int, config: InpaintConfig) -> list[MaskFunction]:
         return [MaskImage(to_mask(mask), threshold, known, *_names("mask", [mask]))] * count
     if len(mask) != count:
         raise ValueError(
-            f"mask: a list of {len(mask)} masks for {count} images. Give one mask per image"
+            f"mask: a list of {format_count(len(mask), 'mask')} for "
+            f"{format_count(count, 'image')}. Give one mask per image"
         )
     return [
         MaskImage(to_mask(each, name), threshold, known, name)

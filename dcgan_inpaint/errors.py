@@ -19,6 +19,11 @@ def show(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def format_count(number: int, noun: str) -> str:
+    """Return a number with a regular noun in singular or plural, such as "1 image"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def explain_devices(options: Mapping[str, Any], error: Exception) -> str:
     """Return one line about an error of Lightning for trainer.accelerator and trainer.devices."""
     given = " ".join(

@@ -41,6 +41,7 @@ from dcgan_inpaint.data.faces.painter import render
 from dcgan_inpaint.data.faces.source import draw_factors
 from dcgan_inpaint.data.loader import ImageDataModule
 from dcgan_inpaint.data.sources import resolve_source
+from dcgan_inpaint.errors import format_count
 from dcgan_inpaint.images import to_float
 from dcgan_inpaint.inpainting.module import InpaintingModule, Objective
 from dcgan_inpaint.inpainting.search import Stage
@@ -284,7 +285,7 @@ def compare_search(ckpt: str, count: int, device: str, bf16: bool) -> None:
     goal = port.complete(z, batch["image"], mask, AMOS_ITERATIONS).median()
     port_seconds = now() - start
     print(
-        f"\n{count} images completed with {ckpt}\n\n"
+        f"\n{format_count(count, 'image')} completed with {ckpt}\n\n"
         "| search | evaluations | median objective | seconds per image | speedup |\n"
         "| --- | --- | --- | --- | --- |\n"
         f"| port | {AMOS_ITERATIONS} | {goal:.1f} | {port_seconds / count:.3f} | 1 |"
@@ -328,9 +329,9 @@ def main() -> None:
     speed = fastest_product(device, torch.bfloat16 if it.bf16 else torch.float32)
     name = torch.cuda.get_device_name() if device == "cuda" else platform.processor()
     print(
-        f"{device} {name}, {torch.get_num_threads()} threads, torch {torch.__version__}; width "
-        f"{arguments.width}, batch {arguments.batch}, ours in {arguments.precision}, matrix "
-        f"product {speed / 1e9:.0f} GFLOP/s\n\n"
+        f"{device} {name}, {format_count(torch.get_num_threads(), 'thread')}, "
+        f"torch {torch.__version__}; width {arguments.width}, batch {arguments.batch}, ours in "
+        f"{arguments.precision}, matrix product {speed / 1e9:.0f} GFLOP/s\n\n"
         "| iteration | port, ms | ours, ms | ratio | lower bound, ms |\n"
         "| --- | --- | --- | --- | --- |"
     )

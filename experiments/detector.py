@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from dcgan_inpaint.errors import format_count
 from dcgan_inpaint.photos.crops import EYES, Crop
 from dcgan_inpaint.photos.detector import Face, find_faces
 
@@ -139,7 +140,8 @@ def main() -> None:
         if any(row["first"] for row in of_size):
             print(f"{low} to {high} | {summarize(of_size)}")
     empty = sum(len(find_faces(photo)) for photo in photos)
-    print(f"{empty} faces detected in the {len(photos)} photos without a face")
+    photos_without = format_count(len(photos), "photo")
+    print(f"{format_count(empty, 'face')} detected in {photos_without} without a face")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from dcgan_inpaint.composition import compose_config
 from dcgan_inpaint.data.loader import ImageDataModule
+from dcgan_inpaint.errors import format_count
 from dcgan_inpaint.images import to_float, to_pil, to_uint8
 from dcgan_inpaint.metrics.completions import psnr
 from dcgan_inpaint.metrics.features import (
@@ -90,7 +91,7 @@ def main() -> None:
     images = data.split(cfg.split).images[: 2 * arguments.count]  # (2N, C, S, S) uint8
     originals, others = np.array_split(images, 2)
     network = load_efflite0(images.shape[-1])
-    print(f"{len(originals)} images against {len(others)} others\n")
+    print(f"{format_count(len(originals), 'image')} against {format_count(len(others), 'other')}\n")
     print(markdown_row(HEADER) + "\n" + markdown_row(["---"] * len(HEADER)))
     for row in distortion_rows(originals, others, network):
         print(markdown_row(row), flush=True)

@@ -35,6 +35,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from dcgan_inpaint.data.batches import make_dataloader
 from dcgan_inpaint.data.skin_tone import FACE_CROP, FACE_SIZE, skin_tone
+from dcgan_inpaint.errors import format_count
 from dcgan_inpaint.images import to_uint8
 from dcgan_inpaint.inpainting.build import build, load_configured
 from dcgan_inpaint.metrics.completions import psnr
@@ -246,7 +247,7 @@ def write_sheets(
         sheet.save(folder / f"sheet_{first // per_sheet + 1:02d}.png")
     path = folder.with_name(f"{folder.name}_key.json")
     path.write_text(json.dumps(key, indent=1) + "\n")
-    print(f"{folder}, {path}: {len(order)} completions")
+    print(f"{folder}, {path}: {format_count(len(order), 'completion')}")
 
 
 def tally(key: Mapping[str, Mapping[str, str]], text: str) -> str:
@@ -281,7 +282,7 @@ def tally(key: Mapping[str, Mapping[str, str]], text: str) -> str:
     for method in dict.fromkeys(entry["method"] for entry in key.values()):
         counts = [f"{right[method, tone]} of {judged[method, tone]}" for tone in columns]
         lines.append(markdown_row([method, *counts]))
-    lines.append(f"\n{len(numbers)} of {len(key)} completions judged")
+    lines.append(f"\n{len(numbers)} of {format_count(len(key), 'completion')} judged")
     lines += [f"{count} wrong: {reason}" for reason, count in reasons.most_common()]
     return "\n".join(lines)
 

@@ -319,7 +319,7 @@ CALL_ERRORS = [
     ({"mask": HOLE[:, :, None] * np.ones(3)}, r"mask: unsupported shape \(50, 80, 3\)"),
     ({"mask": HOLE}, "image: mask: most of the photo is a hole. If white marks the hole"),
     ({"mask": np.zeros((20, 20))}, "image: mask: the mask has no known pixel"),
-    ({"mask": [HOLE, HOLE]}, "mask: a list of 2 masks for 1 images"),
+    ({"mask": [HOLE, HOLE]}, "mask: a list of 2 masks for 1 image."),
     ({"crop": [0, 0, 60, 60]}, r"image: crop=\[0,0,60,60\]: the crop reaches outside"),
     ({"crop": [0, 0, 20.5, 20]}, "crop.2=20.5: should be a valid integer"),
     ({"crop": 7}, "crop=7: "),

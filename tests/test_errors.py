@@ -12,9 +12,13 @@ import pytest
 import torch
 
 from dcgan_inpaint.cli import entry_point
-from dcgan_inpaint.errors import exit_on_failure, one_line_errors
+from dcgan_inpaint.errors import exit_on_failure, format_count, one_line_errors
 
 PROJECT = Path(__file__).parents[1]
+
+
+def test_number_and_noun_agree():
+    assert [format_count(n, "image") for n in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
 
 
 def test_closed_pipe_does_not_end_a_program():

@@ -78,7 +78,7 @@ def test_frechet_distance_with_fewer_rows_than_columns():
     a = torch.randn(6, 40, generator=torch.Generator().manual_seed(0))
     assert frechet_distance(a, a.flip(0)) == pytest.approx(0, abs=1e-10)
     assert frechet_distance(a, a + 0.5) == pytest.approx(40 * 0.25)
-    with pytest.raises(ValueError, match="sets of 1 and 6 images are too small"):
+    with pytest.raises(ValueError, match="sets of 1 image and 6 images are too small"):
         frechet_distance(a[:1], a)
 
 

@@ -258,7 +258,7 @@ def test_similarity_decreases_with_diversity():
     near = (0.7 * varied[:1].float() + 0.3 * varied.float()).byte()
     assert similarity(varied) < similarity(near) < 1
     assert similarity(varied) == similarity(varied[:20])  # the 21st image is ignored
-    with pytest.raises(ValueError, match="too few for a pair"):
+    with pytest.raises(ValueError, match="a set of 1 image has no pair"):
         similarity(varied[:1])
 
 

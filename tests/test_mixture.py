@@ -297,7 +297,9 @@ def test_locations_of_a_mixtures_sources_may_change_on_resume():
 def test_share_of_dark_skin_needs_light_and_dark_images(faces):
     source = mixture(faces, dark_share={"first": 0.3})
     images = {"first": np.zeros((3, 3, 16, 16), np.uint8), "utkface": np.zeros(0)}
-    with pytest.raises(ValueError, match=r"data.dark_share.first=0.3: 3 of its 3 images have dark"):
+    with pytest.raises(
+        ValueError, match=r"data.dark_share.first=0.3: dark skin in 3 of its 3 images"
+    ):
         source.groups(images)
 
 

@@ -310,7 +310,7 @@ def test_checkpoint_restores_settings_and_networks(make, averaged, tmp_path):
         (CONTEXT | ONE_PASS | {"network": "encoder_generator"}, "model.gan=null: is required by"),
         (
             PATHAK | {"skips": True, "layers": 3},
-            "model.skips=true: the 3 maps of the encoder have other sizes",
+            "model.skips=true: the encoder has 3 maps and the generator",
         ),
     ],
 )

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from dcgan_inpaint.cli.entry_point import run_config
 from dcgan_inpaint.composition import compose_config
+from dcgan_inpaint.errors import format_count
 from dcgan_inpaint.images import make_grid
 from dcgan_inpaint.models.checkpoint import load_gan
 from dcgan_inpaint.photos.photos import PORTRAITS
@@ -207,7 +208,7 @@ def test_training_is_resumed_with_moved_files(run, trained, image_directories, t
     assert "trained 12 iterations" in result.stdout
     (printed,) = shlex.split(result.stdout.splitlines()[-1])
     result = run("inpaint.py", printed, "limit=1", f"output={moved / 'out'}")
-    assert "1 images completed" in result.stdout
+    assert "1 image completed" in result.stdout
 
 
 def file_states(directory):
@@ -322,7 +323,7 @@ def test_one_validation_image_is_enough(run, tmp_path):
     ]
     overrides += ["data.val_size=1", "preview=20", "validate=20", "trainer.max_epochs=1"]
     result = run("train.py", *overrides, "sample_metrics=0", f"output={tmp_path / 'run'}")
-    assert "1 validation images completed: psnr_hole" in result.stdout
+    assert "1 validation image completed: psnr_hole" in result.stdout
     result = run(
         "train.py", *overrides, "data.test_size=1", f"output={tmp_path / 'no'}", fails=True
     )
@@ -682,7 +683,7 @@ def test_run_directory_may_have_any_name(run, trained, tmp_path, name):
     quick = [*SMALL[1:], ckpt, "method=mean", f"output={output}"]
     for limit in (1, 2):
         result = run("inpaint.py", *quick, f"limit={limit}")
-        assert f"{limit} images completed" in result.stdout
+        assert f"{format_count(limit, 'image')} completed" in result.stdout
     assert {path.name for path in output.iterdir()} >= {"index.html", "metrics.csv", "config.yaml"}
     assert OmegaConf.load(output / "config.yaml").output == str(output)
     error = run("sample.py", f"output={output}", fails=True)
@@ -742,7 +743,10 @@ def test_photos_are_named_by_directory_glob_file_or_list(run, trained, photos, t
     assert "searching z" not in result.stderr  # trainer.enable_progress_bar=false
     only_name = "00000_a.png" if form == "glob" else "00000_b.png"
     main_result = output / "photos" / ("" if count > 1 else only_name)
-    assert result.stdout.splitlines()[-2:] == [f"{count} images completed", str(main_result)]
+    assert result.stdout.splitlines()[-2:] == [
+        f"{format_count(count, 'image')} completed",
+        str(main_result),
+    ]
     assert {row["metric"] for row in read_csv(output / "summary.csv")} == {
         *("context", "prior", "total", "seconds")  # the true content of the holes is unknown
     }
@@ -759,7 +763,7 @@ def test_photos_beside_broken_ones_are_completed(run, trained, photos, tmp_path)
     (photos / "c.png").write_text("not an image")
     small = [*SMALL[1:], f"ckpt={trained / 'last.ckpt'}", "method=mean", f"images={photos}"]
     result = run("inpaint.py", *small, f"output={tmp_path / 'out'}", fails=True)
-    assert_one_error(result, "error: 2 of 4 photos were not completed: ")
+    assert_one_error(result, "error: could not complete 2 of 4 photos: ")
     for name in ("a_cut.jpg", "c.png"):
         assert f"{photos / name}: cannot be read as an image" in result.stderr
     assert "2 images completed: psnr_hole" in result.stdout
@@ -786,7 +790,7 @@ def test_photos_beside_one_with_a_wrong_mask_are_completed(run, trained, photos,
     small = [*SMALL[1:], f"ckpt={trained / 'last.ckpt'}", "method=mean", f"images={photos}"]
     small += ["detector=null", "mask=file", f"mask.path={tmp_path / 'masks'}"]
     result = run("inpaint.py", *small, f"output={tmp_path / 'out'}", fails=True)
-    assert_one_error(result, "error: 2 of 3 photos were not completed: ")
+    assert_one_error(result, "error: could not complete 2 of 3 photos: ")
     assert (
         f"{photos / 'a.jpg'}: mask.path={tmp_path / 'masks' / 'a.png'}: the hole" in result.stderr
     )

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from small_sets import noise, png, write_tar
 
 from dcgan_inpaint.data.batches import EpochSampler, ImageDataset
+from dcgan_inpaint.errors import format_count
 from dcgan_inpaint.runs.trainer import share_batches
 
 PROJECT = Path(__file__).parents[1]
@@ -132,7 +133,7 @@ def test_few_images_train_and_validate_in_several_processes(folder, processes, v
     overrides += ["trainer=ddp_cpu", f"trainer.devices={processes}", f"output={run}"]
     log = finish(start(folder, "train.py", *GAN, *overrides))
     assert f"trained {2 * (33 // processes // 4)} iterations" in log
-    assert f"{val_size} validation images completed" in log
+    assert f"{format_count(val_size, 'validation image')} completed" in log
 
 
 @pytest.mark.parametrize("shares", [2, 3])

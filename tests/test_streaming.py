@@ -179,7 +179,7 @@ def test_limit_selects_map_or_stream(shards, tmp_path):
         assert type(data.train_dataloader()) is kind
     assert not (tmp_path / "StreamedBatches").exists()
     assert len(data.split("val")) == 16
-    with pytest.raises(ValueError, match="288 images of the train split are 5.53e-05 GB decoded"):
+    with pytest.raises(ValueError, match="the train split of 288 images is 5.53e-05 GB decoded"):
         data.split("train")
 
 
@@ -201,7 +201,7 @@ def test_validation_split_above_the_limit_is_an_error(shards, tmp_path):
     """The error comes before any image is decoded."""
     data = ImageDataModule(source_of(shards, 15 * 192 / 1e9), str(tmp_path / "cache"), 8)
     data.prepare_data()
-    with pytest.raises(ValueError, match="cache_limit=2.88e-06: the 16 images of the val split"):
+    with pytest.raises(ValueError, match="cache_limit=2.88e-06: the val split of 16 images"):
         data.split("val")
     assert not (tmp_path / "cache").exists()
 
@@ -271,7 +271,7 @@ def test_training_ends_with_one_line_for_unreadable_images(run, damaged):
     [
         ("0", "data.cache_limit=0: should be greater than 0"),
         ("1e-9", "data.cache_limit=1e-09: a batch of 8 images is 6.14e-06 GB"),
-        ("7e-6", "data.cache_limit=7e-06: the 16 images of the val split are 1.23e-05 GB"),
+        ("7e-6", "data.cache_limit=7e-06: the val split of 16 images is 1.23e-05 GB"),
     ],
 )
 def test_bad_limit_is_a_one_line_error_before_training(run, shards, tmp_path, limit, message):

@@ -11,7 +11,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from dcgan_inpaint.composition import quote_override
 from dcgan_inpaint.data.loader import ImageDataModule
 from dcgan_inpaint.data.sources import build_source, node_of, resolve_source
-from dcgan_inpaint.errors import exit_on_failure, one_line_errors, out_of_memory, show
+from dcgan_inpaint.errors import exit_on_failure, format_count, one_line_errors, out_of_memory, show
 from dcgan_inpaint.files import find_checkpoint, save_image
 from dcgan_inpaint.inpainting.build import build, uses_source
 from dcgan_inpaint.inpainting.config import resolve
@@ -77,7 +77,9 @@ def main(config: InpaintConfig) -> float | None:
     if summary is None:  # other processes or shards complete the rest
         return None
     metrics = format_summary(summary)
-    print(": ".join(filter(None, (f"{len(writer.names)} images completed", metrics))))
+    print(
+        ": ".join(filter(None, (f"{format_count(len(writer.names), 'image')} completed", metrics)))
+    )
     if photos and config.select and config.candidates != 1:
         print(
             f"{run_dir / 'samples'} has {config.candidates} samples of each photo. "
@@ -105,4 +107,4 @@ def describe_failures(photos: Photos) -> str:
     total = len(failures) + len(set(photos.photo_index))
     shown = "; ".join(failures[:10])
     more = f"; and {len(failures) - 10} more" if len(failures) > 10 else ""
-    return f"{len(failures)} of {total} photos were not completed: {shown}{more}"
+    return f"could not complete {len(failures)} of {format_count(total, 'photo')}: {shown}{more}"

@@ -6,7 +6,7 @@ Importing this module does not import torch.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dcgan_inpaint.errors import one_line_errors, show
+from dcgan_inpaint.errors import format_count, one_line_errors, show
 from dcgan_inpaint.files import atomic_write, shorten_name
 from dcgan_inpaint.schemas import InpaintConfig
 
@@ -21,7 +21,7 @@ def main(config: InpaintConfig) -> None:
                 "Set output= to its directory"
             )
         photos = pick_samples(Path(config.output), config.pick)
-    print(f"{len(photos)} photos replaced")
+    print(f"{format_count(len(photos), 'photo')} replaced")
     print(photos[0] if len(photos) == 1 else photos[0].parent)
 
 
@@ -65,7 +65,10 @@ def pick_samples(run_dir: Path, pick: int | Mapping[str, int]) -> list[Path]:
     for photo, sample in chosen.items():
         if not sample.is_file():
             count = sum(path.name.startswith(f"{photo.stem}_") for path in samples.iterdir())
-            raise ValueError(f"{option}: {run} has {count} samples of each photo. Use 1 to {count}")
+            samples_of_each = format_count(count, "sample")
+            raise ValueError(
+                f"{option}: {run} has {samples_of_each} of each photo. Use 1 to {count}"
+            )
     for photo, sample in chosen.items():
         with atomic_write(photo) as file:
             file.write(sample.read_bytes())

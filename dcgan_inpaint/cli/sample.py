@@ -7,7 +7,7 @@ import torch
 from dcgan_inpaint.composition import quote_override
 from dcgan_inpaint.data.loader import ImageDataModule
 from dcgan_inpaint.data.sources import build_source, node_of, resolve_source
-from dcgan_inpaint.errors import exit_on_failure, one_line_errors, show
+from dcgan_inpaint.errors import exit_on_failure, format_count, one_line_errors, show
 from dcgan_inpaint.files import atomic_write, save_image, write_csv
 from dcgan_inpaint.images import make_grid, save_gif
 from dcgan_inpaint.metrics.samples import load_distances, sample_metrics
@@ -65,4 +65,5 @@ def main(config: SampleConfig) -> None:
             write_csv(run_dir / "quality.csv", [("metric", "value"), *metrics.items()])
             values = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             count = config.metrics_count
-            print(f"{count} samples against {len(real)} {config.split} images: {values}")
+            against = format_count(len(real), f"{config.split} image")
+            print(f"{format_count(count, 'sample')} against {against}: {values}")

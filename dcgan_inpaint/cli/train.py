@@ -13,7 +13,7 @@ from dcgan_inpaint.data.cache import Source, select_items
 from dcgan_inpaint.data.loader import ImageDataModule
 from dcgan_inpaint.data.mixture import Mixture
 from dcgan_inpaint.data.sources import build_source, describe
-from dcgan_inpaint.errors import exit_on_failure, one_line_errors
+from dcgan_inpaint.errors import exit_on_failure, format_count, one_line_errors
 from dcgan_inpaint.files import LAST_CKPT, load_weights
 from dcgan_inpaint.inpainting.build import build_preview
 from dcgan_inpaint.metrics.samples import sample_metrics
@@ -73,7 +73,7 @@ def main(config: TrainConfig) -> float | None:
             evaluate_samples(config, model, data, trainer)
         (run_dir / "last-1.ckpt").unlink(missing_ok=True)  # a fallback during the training only
     close_loggers(loggers)
-    print(f"trained {model.iteration} iterations")
+    print(f"trained {format_count(model.iteration, 'iteration')}")
     print(quote_override("ckpt", run_dir / "weights.safetensors"))
     return psnr
 
@@ -147,7 +147,8 @@ def evaluate_completions(
     module = build_preview(model, FINAL_ITERATIONS)
     summary = complete(completing, writer, module, config.batch_size)
     assert summary is not None  # a single process completes all images
-    print(f"{len(writer.names)} validation images completed: {format_summary(summary)}")
+    completed = format_count(len(writer.names), "validation image")
+    print(f"{completed} completed: {format_summary(summary)}")
     return summary["psnr_hole"][0]
 
 

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dcgan_inpaint.data.augmentation import random_flip
 from dcgan_inpaint.data.mixture import mixed_order
+from dcgan_inpaint.errors import format_count
 from dcgan_inpaint.files import shorten_name
 from dcgan_inpaint.images import to_float
 from dcgan_inpaint.randomness import permutation
@@ -195,6 +196,6 @@ def check_fills_batch(count: int, batch_size: int) -> None:
     """Raise ValueError if `count` training images do not fill one batch."""
     if count < batch_size:
         raise ValueError(
-            f"batch_size={batch_size}: {count} training images do not fill one batch. "
+            f"batch_size={batch_size}: exceeds the {format_count(count, 'training image')}. "
             f"Use batch_size={count} or less"
         )

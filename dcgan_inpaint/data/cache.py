@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from dcgan_inpaint.data.decoding import UnreadableImage
 from dcgan_inpaint.data.directories import files_below, hash_files
+from dcgan_inpaint.errors import format_count
 from dcgan_inpaint.files import atomic_write
 
 CHUNK_IMAGES = 256  # decoded at a time, and covered by one checksum: 3 MB at 64 px
@@ -281,7 +282,7 @@ def _check_disk_space(cache_dir: Path, split: str, count: int, size: int) -> Non
     free = shutil.disk_usage(cache_dir).free
     if count * size > free:
         raise ValueError(
-            f"cache_dir={cache_dir}: the {count} images of the {split} split need "
+            f"cache_dir={cache_dir}: the {split} split of {format_count(count, 'image')} needs "
             f"{count * size / 1e9:.2f} GB, and the disk has {free / 1e9:.2f} GB left. Use "
             "another cache_dir= or a smaller data.image_size="
         )
@@ -297,15 +298,16 @@ def check_unreadable(
     """Raise an error if more than 1% of the images in a split cannot be read."""
     if bad > 0.01 * count:
         raise error(
-            f"{bad} of {count} images in the {split} split cannot be read, and more than 1% are "
-            f"not tolerated. Fix or remove them, for example {example}"
+            f"{bad} of {format_count(count, 'image')} in the {split} split cannot be read, and "
+            f"more than 1% are not tolerated. Fix or remove them, for example {example}"
         )
 
 
 def warn_unreadable(bad: int, count: int, split: str, example: UnreadableImage) -> None:
     """Warn that images of a split cannot be read and are left out."""
     warnings.warn(
-        f"skipped {bad} of {count} images in the {split} split, for example {example}",
+        f"skipped {bad} of {format_count(count, 'image')} in the {split} split, "
+        f"for example {example}",
         stacklevel=3,
     )
 

@@ -13,6 +13,7 @@ from pydantic import Field
 from torchvision.transforms.functional import pil_to_tensor
 
 from dcgan_inpaint.configs import INTEGER, checked
+from dcgan_inpaint.errors import format_count
 
 # options that all sources share
 ImageSize = Annotated[int, Field(ge=1, le=1024)]  # side of the square images, in px
@@ -257,8 +258,9 @@ class PartitionedSource(DecodedSource):
             return [name for i, name in enumerate(names) if i % HOLDOUT_PERIOD not in held_out]
         if not (holdout := list(names[HOLDOUT_OFFSETS[split] :: HOLDOUT_PERIOD])):
             raise ValueError(
-                f"data.{split}=null: {len(names)} images are too few for a 1-in-{HOLDOUT_PERIOD} "
-                f"{split} split. Select a part of the data set for it, or use more images"
+                f"data.{split}=null: a data set of {format_count(len(names), 'image')} is too "
+                f"small for a 1-in-{HOLDOUT_PERIOD} {split} split. Select a part of the data set "
+                "for it, or use more images"
             )
         return holdout
 

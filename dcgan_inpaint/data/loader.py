@@ -20,6 +20,7 @@ from dcgan_inpaint.data.cache import Source, image_bytes, load_split, select_ite
 from dcgan_inpaint.data.decoding import PartitionedSource
 from dcgan_inpaint.data.mixture import Mixture
 from dcgan_inpaint.data.streaming import StreamedBatches
+from dcgan_inpaint.errors import format_count
 
 
 class ImageDataModule(LightningDataModule):
@@ -64,14 +65,15 @@ class ImageDataModule(LightningDataModule):
             size = len(select_items(self.source, name, self.limit))
             gigabytes = size * image_bytes(self.source) / 1e9
             raise ValueError(
-                f"data.cache_limit={self.source.cache_limit}: the {size} images of the {name} "
-                f"split are {gigabytes:.3g} GB decoded, and only training "
+                f"data.cache_limit={self.source.cache_limit}: the {name} split of "
+                f"{format_count(size, 'image')} is {gigabytes:.3g} GB decoded, and only training "
                 "images can be streamed. Use a larger limit or a smaller split"
             )
         images, names = load_split(self.source, name, self.cache_dir, self.limit)
         if len(images) < least:
             raise ValueError(
-                f"the {name} split has {len(images)} image, and at least {least} are needed"
+                f"the {name} split has {format_count(len(images), 'image')}, and at least {least} "
+                "are needed"
             )
         return ImageDataset(images, names, flip, self.seed, valid_mask(self.source))
 

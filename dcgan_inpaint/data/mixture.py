@@ -12,6 +12,7 @@ from dcgan_inpaint.configs import NonNegative, Share, checked
 from dcgan_inpaint.data.cache import Source
 from dcgan_inpaint.data.decoding import Channels, ImageSize
 from dcgan_inpaint.data.skin_tone import DARK_ITA, skin_tone
+from dcgan_inpaint.errors import format_count
 from dcgan_inpaint.randomness import permutation, uniform
 
 
@@ -116,8 +117,8 @@ class Mixture:
             dark = torch.from_numpy(skin_tone(images[name], source.crop) < DARK_ITA)
             if dark.all() or not dark.any():
                 raise ValueError(
-                    f"data.dark_share.{name}={share}: {int(dark.sum())} of its {len(dark)} images "
-                    f"have dark skin. Use data.dark_share.{name}=null"
+                    f"data.dark_share.{name}={share}: dark skin in {int(dark.sum())} of its "
+                    f"{format_count(len(dark), 'image')}. Use data.dark_share.{name}=null"
                 )
             pair = [(index[dark], weight * share), (index[~dark], weight * (1 - share))]
             groups += pair if i % 2 else pair[::-1]

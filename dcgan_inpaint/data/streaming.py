@@ -20,6 +20,7 @@ from dcgan_inpaint.data.cache import (
     warn_unreadable,
 )
 from dcgan_inpaint.data.decoding import PartitionedSource, UnreadableImage
+from dcgan_inpaint.errors import format_count
 from dcgan_inpaint.randomness import permutation, uniform
 
 # Streaming is own code: `datasets` would become a core dependency to read tar files, and
@@ -69,7 +70,8 @@ class StreamedBatches:
         cache_bytes, image_size = round((source.cache_limit or 0) * 1e9), image_bytes(source)
         if batch_size * image_size > cache_bytes:
             raise ValueError(
-                f"data.cache_limit={source.cache_limit}: a batch of {batch_size} images is "
+                f"data.cache_limit={source.cache_limit}: a batch of "
+                f"{format_count(batch_size, 'image')} is "
                 f"{batch_size * image_size / 1e9:.3g} GB. Use a larger limit or smaller batches"
             )
         # The buffer takes no more memory than a memory map would have been allowed.

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dcgan_inpaint.errors import format_count
 from dcgan_inpaint.images import to_float
 from dcgan_inpaint.models.efficientnet import (
     EfficientNetLite,
@@ -83,7 +84,8 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     """
     if min(len(a), len(b)) < 2:
         raise ValueError(
-            f"sets of {len(a)} and {len(b)} images are too small. Use 2 or more images in each"
+            f"sets of {format_count(len(a), 'image')} and {format_count(len(b), 'image')} are too "
+            "small. Use 2 or more images in each"
         )
     a, b = a.double(), b.double()
     p, q = _covariance_factor(a), _covariance_factor(b)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torchmetrics.image.fid import FrechetInceptionDistance
 from tqdm import tqdm
 
-from dcgan_inpaint.errors import import_extra
+from dcgan_inpaint.errors import format_count, import_extra
 from dcgan_inpaint.files import load_weights
 from dcgan_inpaint.images import to_uint8
 from dcgan_inpaint.metrics.features import fd_efflite0, load_efflite0
@@ -69,7 +69,8 @@ def sample_metrics(
     """
     if min(count, len(real)) < 2:
         raise ValueError(
-            f"{count} samples and {len(real)} real images are too few. Use 2 or more of each"
+            f"{format_count(count, 'sample')} and {format_count(len(real), 'real image')} are too "
+            "few. Use 2 or more of each"
         )
     if (shape := tuple(real.shape[1:])) != gan.image_shape:
         raise ValueError(
@@ -205,7 +206,9 @@ def similarity(images: ImageSet) -> float:
     """
     half = len(images) // 2
     if half < 1:
-        raise ValueError(f"{len(images)} images are too few for a pair. Use 2 or more")
+        raise ValueError(
+            f"a set of {format_count(len(images), 'image')} has no pair. Use 2 or more images"
+        )
     first, second = images[:half], images[half : 2 * half]
     chunks = [slice(start, start + IMAGE_CHUNK) for start in range(0, half, IMAGE_CHUNK)]
     return float(torch.cat([ms_ssim(first[chunk], second[chunk]) for chunk in chunks]).mean())

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dcgan_inpaint.errors import format_count
 from dcgan_inpaint.models.networks import Encoder, Encoding, Generator
 
 # Spread of the codes of an image's samples / spread of the codes of different images; chosen on
@@ -63,8 +64,8 @@ class EncoderGenerator(nn.Module):
             widths = [conv.out_channels for conv in convs][::-1]  # at 4x4, 8x8, ...
             if len(widths) != generator.levels:
                 raise ValueError(
-                    f"model.skips=true: the {len(widths)} maps of the encoder have other sizes "
-                    f"than those of the generator. Use model.layers={generator.levels}"
+                    f"model.skips=true: the encoder has {format_count(len(widths), 'map')} and the "
+                    f"generator {generator.levels}. Use model.layers={generator.levels}"
                 )
             self.skips = nn.ModuleList(
                 skip_convolution(*pair) for pair in zip(widths, generator.widths, strict=True)

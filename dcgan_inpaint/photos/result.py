@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
+from dcgan_inpaint.errors import format_count
 from dcgan_inpaint.images import to_float, to_pil
 from dcgan_inpaint.inpainting.module import Completion, SearchedCompletion
 from dcgan_inpaint.metrics.completions import completion_metrics
@@ -42,8 +43,7 @@ class Result:
 
     def __repr__(self) -> str:
         width, height = self.photos.photo(self.index).size
-        count = len(self.fakes)
-        samples = f"{count} sample{'s' if count > 1 else ''}"
+        samples = format_count(len(self.fakes), "sample")
         return f"Result({width} x {height} px, {samples}, {self.seconds:.1f} s)"
 
     def _repr_png_(self) -> bytes | None:

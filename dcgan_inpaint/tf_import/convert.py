@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from dcgan_inpaint.configs import make
+from dcgan_inpaint.errors import format_count
 from dcgan_inpaint.models.dcgan import DCGAN, DCGANSettings
 from dcgan_inpaint.models.networks import generator_widths
 from dcgan_inpaint.tf_import.bundle import find_bundle, read_bundle
@@ -82,7 +83,8 @@ def infer_sizes(variables: Mapping[str, np.ndarray]) -> dict[str, Any]:
     logit = layers[f"{_logit_layer(layers)}/Matrix"].shape
     if in_channels != channels or logit != (8 * df_dim * (image_size // 16) ** 2, 1):
         raise ValueError(
-            f"the discriminator is not for the generator's {image_size} px and {channels} channels"
+            f"the discriminator is not for the generator's {image_size} px and "
+            f"{format_count(channels, 'channel')}"
         )
     return sizes
 

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 from dcgan_inpaint.composition import normalize_overrides
 from dcgan_inpaint.configs import flatten
+from dcgan_inpaint.errors import format_count
 
 TYPED = {"['a', None]": "[a,null]", "{'a': 1}": "{a:1}"}  # as on the command line
 
@@ -212,7 +213,7 @@ def run_image_folder(case: Case) -> None:
         data = (root / name).read_bytes()
         (root / name).write_bytes(data[: rng.randrange(len(data) // 2)])
     os.mkfifo(root / "pipe.png")
-    case.describe(f"{broken_count} broken images")
+    case.describe(format_count(broken_count, "broken image"))
     gan = ReferenceRuns(case.shared).gan
     words = ["inpaint.py", *CPU, f"ckpt={gan}", "data=folder", f"data.root={root}"]
     words += ["data.image_size=16", "split=train", "limit=2", "method=mean"]

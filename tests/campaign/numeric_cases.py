@@ -14,6 +14,7 @@ from cases import Case, require, use_threads
 from PIL import Image
 from reference_runs import CPU, ReferenceRuns, check_equal, read_completion
 
+from dcgan_inpaint.errors import format_count
 from dcgan_inpaint.models.checkpoint import load_gan, save_weights
 
 
@@ -100,7 +101,7 @@ def run_other_batches(case: Case) -> None:
     """Change the batch size and threads: z and masks are equal, images differ by rounding."""
     runs, rng = ReferenceRuns(case.shared), case.rng
     size, count = rng.randint(1, 9), rng.choice([1, 1, 2])
-    case.describe(f"batch_size={size}, {count} threads")
+    case.describe(f"batch_size={size}, {format_count(count, 'thread')}")
     a, b = case.cwd / "a", case.cwd / "b"
     words = [*runs.complete(a), "solver.iterations=0", "candidates=1", "start=random"]
     case.run(*words).check_success()
@@ -111,7 +112,7 @@ def run_other_batches(case: Case) -> None:
     for path in sorted((a / "completed").iterdir()):
         with Image.open(path) as one, Image.open(b / "completed" / path.name) as two:
             difference = np.abs(np.asarray(one, int) - np.asarray(two, int)).max()
-        require(difference <= 1, f"{path.name} differs by {difference} levels")
+        require(difference <= 1, f"{path.name} differs by {format_count(difference, 'level')}")
 
 
 def run_repeatedly(case: Case) -> None:

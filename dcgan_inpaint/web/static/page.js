@@ -657,7 +657,7 @@ function showCandidates({ candidates, mean, spread, max_spread, predicted_error 
   $("spread").querySelector("img").src = spread;
   $("spread").querySelector("figcaption").textContent =
     `Black: the samples agree. White: they differ by ${max_spread.toFixed(0)} of 255 levels of brightness.` +
-    (predicted_error ? ` The average is probably wrong by about ${predicted_error.toFixed(0)} levels.` : "");
+    (predicted_error ? ` The average is probably wrong by about ${predicted_error.toFixed(0)} of 255.` : "");
 }
 
 async function chooseCandidate(name) {
