@@ -24,13 +24,7 @@ from dcgan_inpaint.data.cache import load_split
 from dcgan_inpaint.data.decoding import central_square, to_array
 from dcgan_inpaint.data.directories import find_images
 from dcgan_inpaint.data.faces.source import Faces
-from dcgan_inpaint.data.image_files import (
-    Cars,
-    CelebA,
-    Folder,
-    TarShards,
-    find_tars,
-)
+from dcgan_inpaint.data.image_files import Cars, CelebA, Folder, TarShards
 from dcgan_inpaint.data.library_sets import HuggingFace, TorchvisionSet
 from dcgan_inpaint.data.loader import ImageDataModule
 from dcgan_inpaint.data.sources import (
@@ -39,6 +33,7 @@ from dcgan_inpaint.data.sources import (
     describe,
     source_from_description,
 )
+from dcgan_inpaint.data.tar_files import find_tars
 from dcgan_inpaint.data.utkface import UTKFace
 from dcgan_inpaint.masks.mask_image import mask_file
 from dcgan_inpaint.photos.reading import open_photo

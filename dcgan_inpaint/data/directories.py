@@ -1,4 +1,4 @@
-"""Files below a directory: which of them are images, and a hash of them all."""
+"""Files below a directory or named by an option: which are images, and a hash of them all."""
 
 import glob
 import hashlib
@@ -108,6 +108,18 @@ def _match(names: Sequence[str], parts: Sequence[str]) -> bool:
     return bool(names) and fnmatchcase(names[0], parts[0]) and _match(names[1:], parts[1:])
 
 
+def hash_files(files: Iterable[Path]) -> str:
+    """Return a hash of the paths, sizes and modification times of files."""
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        line = str(path)
+        if path.is_file():
+            stat = path.stat()
+            line += f" {stat.st_size} {stat.st_mtime_ns}"
+        digest.update(f"{line}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]
+
+
 def find_images(images: str | Sequence[str], option: str = "images") -> list[Path]:
     """Return the image files that an option names, in order.
 
@@ -135,15 +147,3 @@ def find_images(images: str | Sequence[str], option: str = "images") -> list[Pat
                 raise ValueError(f"{option}={pattern}: {match} is not a regular file")
         paths += matches
     return paths
-
-
-def hash_files(files: Iterable[Path]) -> str:
-    """Return a hash of the paths, sizes and modification times of files."""
-    digest = hashlib.sha256()
-    for path in sorted(files):
-        line = str(path)
-        if path.is_file():
-            stat = path.stat()
-            line += f" {stat.st_size} {stat.st_mtime_ns}"
-        digest.update(f"{line}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()[:16]

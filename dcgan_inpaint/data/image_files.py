@@ -3,13 +3,9 @@
 import hashlib
 import io
 import os
-import re
-import tarfile
 import zipfile
-from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from pathlib import Path
 
 from PIL import Image
 
@@ -23,17 +19,10 @@ from dcgan_inpaint.data.decoding import (
     source_class,
     to_rgb_or_gray,
 )
-from dcgan_inpaint.data.directories import (
-    expand_glob,
-    has_image_suffix,
-    hash_files,
-    list_images,
-    unnested,
-)
+from dcgan_inpaint.data.directories import hash_files, list_images, unnested
+from dcgan_inpaint.data.tar_files import TarMember, find_tars, image_members
 from dcgan_inpaint.errors import import_extra, show
 
-# tarfile of the standard library stays: the package webdataset runs "pipe:" URLs and unpickles.
-TAR_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # {000..099}
 CELEBA_SPLITS = {"train": "0", "val": "1", "test": "2"}  # codes in list_eval_partition.txt
 
 
@@ -278,14 +267,6 @@ class Cars(PartitionedSource):
         return super().settings() | {"cut": self.cut, "files": hash_files(files)}
 
 
-class TarMember(NamedTuple):
-    """Position and size of an image in an uncompressed tar file."""
-
-    tar: Path
-    offset: int
-    size: int
-
-
 @source_class
 class TarShards(PartitionedSource):
     """Images in the tar files of WebDataset, in order; other members are skipped.
@@ -327,7 +308,7 @@ class TarShards(PartitionedSource):
     @cached_property
     def members(self) -> dict[str, dict[str, TarMember]]:
         """Images of each part by name, found by reading all tar headers once."""
-        return {part: dict(_image_members(tars)) for part, tars in self.tars.items()}
+        return {part: dict(image_members(tars)) for part, tars in self.tars.items()}
 
     def names(self, part: str | None) -> list[str]:
         return list(self.members[part or ""])
@@ -350,47 +331,3 @@ class TarShards(PartitionedSource):
     def settings(self) -> dict:
         files = {tar.resolve() for tars in self.tars.values() for tar in tars}
         return super().settings() | {"files": hash_files(files)}
-
-
-def find_tars(urls: str, option: str) -> list[Path]:
-    """Return the tar files that an option names, in order.
-
-    Raises FileNotFoundError if one does not exist, and ValueError for a URL.
-    """
-    if "://" in urls or urls.startswith("pipe:"):
-        raise ValueError(f"{option}={urls}: expected a path. Download remote files first")
-    tars: list[Path] = []
-    for pattern in [urls] if Path(urls).expanduser().is_file() else _expand_ranges(urls):
-        path = Path(pattern).expanduser()
-        matches = [path] if path.is_file() else expand_glob(path)
-        if not matches:
-            raise FileNotFoundError(f"{option}={urls}: {path} does not exist")
-        tars += matches
-    return tars
-
-
-def _expand_ranges(urls: str) -> Iterator[str]:
-    """Expand the ranges in a path: "a-{08..10}" yields "a-08", "a-09" and "a-10"."""
-    if (match := TAR_RANGE.search(urls)) is None:
-        yield urls
-        return
-    first, last = match.groups()
-    for number in range(int(first), int(last) + 1):
-        number_text = f"{number:0{len(first)}d}"
-        yield from _expand_ranges(urls[: match.start()] + number_text + urls[match.end() :])
-
-
-def _image_members(tars: list[Path]) -> Iterator[tuple[str, TarMember]]:
-    for tar in tars:
-        try:
-            with tarfile.open(tar, "r:") as archive:  # "r:" is uncompressed: members have offsets
-                for member in archive:
-                    path = PurePosixPath(member.name)
-                    hidden = any(part.startswith(".") for part in path.parts if part != "..")
-                    if member.isfile() and has_image_suffix(path) and not hidden:
-                        position = TarMember(tar, member.offset_data, member.size)
-                        yield f"{tar}/{member.name}", position
-        except tarfile.TarError as error:
-            raise ValueError(
-                f"{tar}: not an uncompressed tar file. Decompress it first ({error})"
-            ) from error
