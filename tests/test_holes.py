@@ -14,7 +14,8 @@ from dcgan_inpaint.models.checkpoint import save_weights
 from dcgan_inpaint.photos import photos as photos_module
 from dcgan_inpaint.photos.crops import EYES, Crop
 from dcgan_inpaint.photos.detector import Face
-from dcgan_inpaint.photos.photos import Photos, assign_holes, label_components
+from dcgan_inpaint.photos.holes import assign_holes, label_components
+from dcgan_inpaint.photos.photos import Photos
 
 SIZE = 16
 # in a photo of 120 x 60 px: two crops that overlap in x from 50 to 60

@@ -28,11 +28,11 @@ from dcgan_inpaint.photos.crops import (
     sample_image,
 )
 from dcgan_inpaint.photos.detector import Face, find_faces
+from dcgan_inpaint.photos.holes import assign_holes, check_hole_inside, is_in_middle
 from dcgan_inpaint.photos.reading import open_photo
 from dcgan_inpaint.schemas import InpaintConfig
 
 PORTRAITS = Path(__file__).parents[1] / "portraits"  # 24 generated portraits, see its README.md
-MIDDLE = 0.5  # share of the side of a crop in whose middle the face is; others may be beside it
 
 
 class CropFinder(Protocol):
@@ -96,90 +96,12 @@ def crop_finder(
             )
         if not selected:
             return [replace(Crop.central(photo, share), without_face=True)]
-        if face is None and hole is not None and not _is_in_middle(hole, crop_face(selected[0])):
+        if face is None and hole is not None and not is_in_middle(hole, crop_face(selected[0])):
             # All faces take ten times as long to detect as the first one.
             selected = find_faces(photo, count=None)
         return [*map(crop_face, selected)]
 
     return find_crops
-
-
-def _is_in_middle(hole: Tensor, crop: Crop) -> bool:
-    """Return whether a hole (H, W), bool, is in the middle of a crop, so on its face."""
-    points = crop.unit_points((0, 0, hole.shape[1], hole.shape[0]))[hole] * 2 - (1 + 1j)  # (N,)
-    return bool((torch.maximum(points.real.abs(), points.imag.abs()) < MIDDLE).all())
-
-
-# SciPy and OpenCV have this function too, but as new core dependencies they would cost more than
-# its 15 lines.
-def label_components(hole: np.ndarray) -> np.ndarray:
-    """Number the connected components of a hole.
-
-    Args:
-        hole: (H, W), bool. Neighbors are left, right, above and below.
-
-    Returns:
-        The component (N,) of each pixel of the hole, from 0, in the order of ``hole.nonzero()``.
-    """
-    runs = []  # for rows and for columns: the number of the run that each pixel belongs to
-    for lines in (hole, hole.T):
-        starts = lines.copy()
-        starts[:, 1:] &= ~lines[:, :-1]
-        number = starts.cumsum().reshape(lines.shape)
-        runs.append((number if lines is hole else number.T)[hole])
-    label, before = runs[0], None
-    while before is None or (label != before).any():
-        before = label
-        for run in runs[::-1]:  # spread the lowest label along each run until nothing changes
-            lowest = np.full(run.max(initial=0) + 1, label.max(initial=0))
-            np.minimum.at(lowest, run, label)
-            label = lowest[run]
-    return np.unique(label, return_inverse=True)[1]
-
-
-def assign_holes(hole: Tensor, crops: Sequence[Crop], name: str) -> list[Tensor]:
-    """Assign each connected hole of a photo to one of its crops.
-
-    A hole is assigned to the crop that contains it. Of several, it is the crop whose center is
-    nearest, relative to the size of the crop.
-
-    Args:
-        hole: (H, W), bool.
-        crops: The crops of the photo.
-        name: The name of the mask in error messages.
-
-    Returns:
-        The hole (H, W), bool, of each crop.
-
-    Raises:
-        ValueError: If there is no hole, or no crop contains one of the holes.
-    """
-    if not hole.any():
-        raise ValueError(f"{name}: the mask has no hole. Check mask.threshold and mask.known")
-    label = label_components(hole.numpy())
-    pixels = np.bincount(label)
-    distances = []  # of each hole from the center of each crop; the edge of a crop is at 1
-    for crop in crops:
-        points = crop.unit_points((0, 0, hole.shape[1], hole.shape[0]))[hole] * 2 - (1 + 1j)
-        distance = torch.maximum(points.real.abs(), points.imag.abs()).numpy()
-        contained = np.bincount(label, distance < 1) == pixels
-        distances.append(np.where(contained, np.bincount(label, distance) / pixels, np.inf))
-    if (outside := np.isinf(np.min(distances, 0))).any():
-        first = np.zeros(hole.shape, bool)
-        first[hole.numpy()] = label == outside.argmax()
-        raise ValueError(
-            f"{name}: none of the {len(crops)} detected faces contains the hole {_bounds(first)}. "
-            "Set crop=[x,y,w,h] to a square around it"
-        )
-    owner = torch.full(hole.shape, -1)
-    owner[hole] = torch.from_numpy(np.argmin(distances, 0)[label])
-    return [owner == i for i in range(len(crops))]
-
-
-def _bounds(hole: np.ndarray) -> str:
-    """Return the bounding box of a hole (H, W) as "[x,y,width,height]"."""
-    x, y, right, bottom = Image.fromarray(hole).getbbox() or (0, 0, 0, 0)
-    return f"[{x},{y},{right - x},{bottom - y}]"
 
 
 class Photos:
@@ -340,7 +262,7 @@ class Photos:
         white = crop_image(Image.new("L", photo.size, 255), crop, size, is_mask=True)
         inside = (pil_to_tensor(white)[None] > 127.5).float()  # (1, 1, S, S)
         if isinstance(mask, MaskImage) and mask.covers(*photo.size):
-            _check_hole_inside(mask, self.hole(i, photo.size), crop)
+            check_hole_inside(mask, self.hole(i, photo.size), crop)
             if mask.threshold is None:
                 known = 1 - crop_hole(mask.hole(*photo.size), crop, size).float()[None, None]
             else:
@@ -372,24 +294,6 @@ def _photo_holes(
         return None
     assert isinstance(mask, MaskImage)
     return [hole] if len(crops) == 1 else assign_holes(hole, crops, mask.name)
-
-
-def _check_hole_inside(mask: MaskImage, hole: Tensor, crop: Crop) -> None:
-    """Raise ValueError if a hole (H, W), bool, of a photo reaches outside the crop."""
-    points = crop.unit_points((0, 0, hole.shape[1], hole.shape[0]))
-    inside = (points.real > 0) & (points.real < 1) & (points.imag > 0) & (points.imag < 1)
-    if not (hole & ~inside).any():
-        return
-    if hole.float().mean() > 0.5:  # probably a mask of the opposite polarity, as in LaMa, IOPaint
-        color, other = mask.known, mask.unknown
-        raise ValueError(
-            f"{mask.name}: most of the photo is a hole. "
-            f"If {color} marks the hole, set mask.known={other}"
-        )
-    raise ValueError(
-        f"{mask.name}: the hole reaches outside the crop {crop}. "
-        f"Set crop=[x,y,w,h] to a square around {_bounds(hole.numpy())}"
-    )
 
 
 def load_photos(config: InpaintConfig, model: Model) -> Photos | None:
