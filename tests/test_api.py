@@ -1,4 +1,4 @@
-"""Completer, the Python interface: same results as inpaint.py, inputs, results, errors."""
+"""Completer, the Python interface: same results as inpaint.py, inputs, results."""
 
 import io
 import re
@@ -27,9 +27,7 @@ from dcgan_inpaint.images import to_pil
 from dcgan_inpaint.metrics.completions import psnr
 from dcgan_inpaint.models.checkpoint import save_weights
 from dcgan_inpaint.models.latent_encoder import LatentEncoder
-from dcgan_inpaint.models.one_pass import OnePass
 from dcgan_inpaint.photos.crops import Crop, draw_crops
-from dcgan_inpaint.photos.result import Result
 
 SHORT = ("solver.iterations=3", "stages=none", "trainer.accelerator=cpu")
 CROP = [10, 5, 40, 40]
@@ -114,13 +112,6 @@ def test_photos_masks_and_truths_may_be_paths(completer, tmp_path):
         assert all(equal_pixels(a.image, b.image) for a, b in zip(results, expected, strict=True))
     assert results[0].metrics(str(paths[0])) == expected[0].metrics(photo(0))
     assert completer.crop_of(str(paths[0])) == completer.crop_of(photo(0))
-
-
-def test_error_of_one_of_several_photos_names_its_file(completer, tmp_path):
-    Image.fromarray(photo()).save(tmp_path / "a.png")
-    Image.fromarray(photo()[:, :30]).save(tmp_path / "narrow.png")
-    with pytest.raises(ValueError, match=r"narrow.png: crop=.* reaches outside"):
-        completer([tmp_path / "a.png", tmp_path / "narrow.png"], "center", CROP)
 
 
 def test_a_result_is_printed_in_one_line_and_shown_in_a_notebook(completer):
@@ -292,54 +283,6 @@ def test_shipped_checkpoint_is_loaded_by_name():
     assert not equal_pixels(result.image, photo())
 
 
-OVERRIDE_ERRORS = [
-    ("limit=3", "limit=3: limit applies to inpaint.py only"),
-    ("~logger", "~logger: logger applies to inpaint.py only"),
-    ("solver.rate=3", "solver.rate=3: unknown option. "),
-    ("solver.lr=-1", "solver.lr=-1: should be greater than 0"),
-    ("mask=centre", "mask=centre: no such choice. Use one of center, "),
-]
-
-
-@pytest.mark.parametrize(("override", "message"), OVERRIDE_ERRORS)
-def test_wrong_override_is_one_error_line(dcgan, override, message):
-    with pytest.raises(ValueError, match=f"^{message}") as error:
-        Completer.load(dcgan, override)
-    assert "\n" not in str(error.value)
-
-
-CALL_ERRORS = [
-    ({"image": "gone.jpg"}, "gone.jpg: cannot be read as an image .*No such file"),
-    ({"image": [photo(), "gone.jpg"]}, "gone.jpg: cannot be read as an image .*No such file"),
-    ({"image": [photo(), 5]}, "image 1: unsupported type int"),
-    ({"mask": "centre"}, "mask=centre: no such file or mask. Give an image, its path, or one of"),
-    ({"mask": "a/hole.png"}, "mask=a/hole.png: no such file or mask. Give an image, its path, or"),
-    ({"mask": Path(__file__)}, "/.*/test_api.py: cannot be read as an image"),
-    ({"mask": "file"}, "mask.path: missing"),
-    ({"mask": HOLE[:, :, None] * np.ones(3)}, r"mask: unsupported shape \(50, 80, 3\)"),
-    ({"mask": HOLE}, "image: mask: most of the photo is a hole. If white marks the hole"),
-    ({"mask": np.zeros((20, 20))}, "image: mask: the mask has no known pixel"),
-    ({"mask": [HOLE, HOLE]}, "mask: a list of 2 masks for 1 image."),
-    ({"crop": [0, 0, 60, 60]}, r"image: crop=\[0,0,60,60\]: the crop reaches outside"),
-    ({"crop": [0, 0, 20.5, 20]}, "crop.2=20.5: should be a valid integer"),
-    ({"crop": 7}, "crop=7: "),
-    ({"candidates": 0}, "candidates=0: should be greater than or equal to 1"),
-    ({"candidates": "two"}, "candidates=two: should be a valid integer"),
-    ({"select": "all"}, "select=all: should be 'best', 'mean' or 'sample'"),
-]
-
-
-@pytest.mark.parametrize(("arguments", "message"), CALL_ERRORS)
-def test_wrong_argument_is_one_error_line_before_the_search(completer, arguments, message):
-
-    def watch(progress):
-        raise AssertionError("the search has started")
-
-    with pytest.raises(ValueError, match=f"^{message}") as error:
-        completer(**{"image": photo(), "mask": ~HOLE, "crop": CROP, "watch": watch} | arguments)
-    assert "\n" not in str(error.value)
-
-
 def test_watch_is_not_called_without_a_search(dcgan):
     calls = []
     result = Completer.load(dcgan, "method=mean")(photo(), watch=calls.append)
@@ -358,42 +301,6 @@ def test_attributes_in_the_readme_are_not_empty_with_the_default_model():
     result = Completer.load("celeba128", "detector=null")(photo(), candidates=2)
     assert {"candidates", "spread", "predicted_error"} <= set(names)
     assert [name for name in names if getattr(result, name) is None] == []
-
-
-@pytest.mark.parametrize(
-    ("override", "arguments", "message"),
-    [
-        ("method=tv", {"candidates": 2}, "candidates=2: applies to method=search only"),
-        ("method=network", {}, "method=network: ckpt= holds a DCGAN"),
-        ("trainer.devices=2", {}, "trainer.devices=2: completion uses one device"),
-        ("trainer.accelerator=tpu", {}, "trainer.accelerator=tpu: "),
-        (
-            "trainer.devices=[0]",
-            {},
-            r"trainer.accelerator=.* trainer.devices=\[0\]: device numbers",
-        ),
-    ],
-)
-def test_override_that_does_not_suit_the_call_is_an_error(dcgan, override, arguments, message):
-    completer = Completer.load(dcgan, override)
-    with pytest.raises(ValueError, match=f"^{message}"):
-        completer(photo(), **arguments)
-
-
-def test_search_with_a_context_encoder_is_an_error():
-    model = OnePass(
-        network="context_encoder", hole_l2=1.0, image_size=16, gf_dim=1, df_dim=1, code_dim=3
-    )
-    with pytest.raises(ValueError, match=r"holds a one-pass network, which has no z to search"):
-        Completer.load(model, "method=search")(photo())
-
-
-def test_missing_or_damaged_checkpoint_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match="ckpt=gone: no such file"):
-        Completer.load("gone")
-    (tmp_path / "a.safetensors").write_text("text")
-    with pytest.raises(ValueError, match="a.safetensors: truncated, or not a"):
-        Completer.load(tmp_path / "a.safetensors")
 
 
 def test_mask_file_of_the_configuration_is_the_default_mask(dcgan, tmp_path):
@@ -466,16 +373,3 @@ def test_importing_the_package_does_not_import_torch():
     assert result.stdout.split() == [version("dcgan_inpaint"), "False"]
     with pytest.raises(AttributeError, match="no attribute 'Completter'"):
         _ = dcgan_inpaint.Completter
-
-
-@pytest.mark.parametrize(("old", "new"), [("picture", "image"), ("answer", "select")])
-def test_renamed_argument_is_refused_with_its_new_name(completer, old, new):
-    with pytest.raises(TypeError, match=f"unknown argument {old}=. It was renamed: use {new}="):
-        completer(**{"image": photo(), old: None})
-
-
-def test_renamed_attribute_is_refused_with_its_new_name():
-    result = Result(photos=None, batch=None, row=0, seconds=0.0)
-    with pytest.raises(AttributeError, match="result.picture: was renamed. Use result.image"):
-        result.picture  # noqa: B018
-    assert not hasattr(result, "unknown")

@@ -1,4 +1,4 @@
-"""Malicious and inconsistent checkpoints, for test_checkpoint.py and the campaign."""
+"""Malicious and inconsistent checkpoints, for test_hostile_checkpoints.py and the campaign."""
 
 import json
 import os
