@@ -29,10 +29,7 @@ from hostile import (
 from safetensors.torch import save
 
 from dcgan_inpaint.data.sources import resolve_source
-from dcgan_inpaint.models.checkpoint import (
-    load_model,
-    save_weights,
-)
+from dcgan_inpaint.models.checkpoint import load_model, save_weights
 
 
 def refused(path):
