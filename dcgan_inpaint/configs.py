@@ -169,6 +169,8 @@ class TrainerOptions(TypedDict, total=False):
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
     max_epochs: Count
     log_every_n_steps: Count
+    accumulate_grad_batches: Count
+    gradient_clip_val: Positive | None
     enable_progress_bar: bool
     strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"]
     max_steps: Count  # optimizer steps; a batch may take several

@@ -42,11 +42,18 @@ class Recorder(DCGAN):
         self.logits = []
         self.discriminator.register_forward_hook(lambda _, i, out: self.logits.append(out))
 
-    def _update(self, network, loss, count):
-        before = copy.deepcopy(self.state_dict())
-        super()._update(network, loss, count)
+    def _update(self, network, loss_of, parts, count):
+        before, losses = copy.deepcopy(self.state_dict()), []
+
+        def recorded(*part):
+            loss, log = loss_of(*part)
+            losses.append(loss.item())
+            return loss, log
+
+        log = super()._update(network, recorded, parts, count)
         moved = moved_since(before, self)
-        self.updates.append((network, count, moved, loss.item()))
+        self.updates.append((network, count, moved, *losses))
+        return log
 
 
 @pytest.mark.parametrize("g_steps", [1, 2, 3])
@@ -121,7 +128,13 @@ def test_gradient_penalty_flattens_d():
 def test_gradient_penalty_applies_at_every_eighth_iteration():
     data, model = random_batches(2), small_dcgan(r1=2.0)
     losses = []
-    model._update = lambda network, loss, count: losses.append((network, loss.item()))
+
+    def record(network, loss_of, parts, count):
+        loss, log = loss_of(*parts[0])
+        losses.append((network, loss.item()))
+        return log
+
+    model._update = record
     plain = small_dcgan()
     train(plain, data=data[:1])
     trainer = train(model, data=data[:1])

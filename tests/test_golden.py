@@ -145,9 +145,13 @@ def test_hmc_proposal_matches_the_original(golden):
 class Replay(DCGAN):
     """Trains on the z of the golden file and records the loss of each update."""
 
-    def _update(self, network, loss, count):
-        self.losses.append(loss.item())
-        super()._update(network, loss, count)
+    def _update(self, network, loss_of, parts, count):
+        def recorded(*part):
+            loss, log = loss_of(*part)
+            self.losses.append(loss.item())
+            return loss, log
+
+        return super()._update(network, recorded, parts, count)
 
 
 def train(golden, iterations, nudge=0.0, seed=0):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch.utils.data import DataLoader
-from training import moved_since, quiet_trainer
+from training import moved_since, quiet_trainer, without_update
 
 from dcgan_inpaint.blending import paste
 from dcgan_inpaint.inpainting.baselines import BaselineModule
@@ -170,8 +170,8 @@ def captured_loss(model, batch):
     """The loss of a training step without updates."""
     model.trainer = quiet_trainer()
     model.log = lambda *_, **__: None
-    model.update_network = lambda *_, **__: None
-    model._update_network = lambda *_: None
+    model.update_network = without_update
+    model._update_network = partial(without_update, 0)
     model.on_fit_start()
     return model.training_step(batch, 0)
 

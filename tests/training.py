@@ -41,3 +41,9 @@ def small_dcgan(z_dim: int) -> DCGAN:
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.15)
     return model
+
+
+def without_update(optimizer, loss_of, parts, **options):
+    """Return the values to log as `Model.update_network`, but take no step."""
+    (part,) = parts
+    return loss_of(*part)[1]

@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from hydra.utils import instantiate
 from pytorch_lightning import Trainer, seed_everything
@@ -46,15 +47,16 @@ def main(config: TrainConfig) -> float | None:
         if config.resume is not None:
             saved = load_weights("resume", config.resume, LAST_CKPT)
             check_checkpoint(config.resume, saved, flatten(settings), model)
+        options, batch_size = share_options(config, model)
         data = ImageDataModule(
-            source, config.cache_dir, config.batch_size, config.flip, config.seed, config.limit
+            source, config.cache_dir, batch_size, config.flip, config.seed, config.limit
         )
         loggers = open_loggers(config.logger, config.tags, run_dir)
         callbacks = [
             StoreSettings(flatten(settings)),
             *training_callbacks(model, data, run_dir, config.sample_every, config.preview),
         ]
-        trainer = make_trainer(config.trainer, loggers, callbacks, config.batch_size)
+        trainer = make_trainer(options, loggers, callbacks, batch_size)
         data.trainer = trainer  # as `fit` does: its processes need more than one batch
         splits = check_image_counts(config, data, model, trainer.world_size)
         data.prepare_data()
@@ -88,6 +90,20 @@ def build_model(config: TrainConfig, source: Source) -> Model:
     return model
 
 
+def share_options(config: TrainConfig, model: Model) -> tuple[dict[str, Any], int]:
+    """Return the options of the Trainer, and the number of images per batch of the loader.
+
+    Lightning accumulates and clips gradients with automatic optimization only.  A model with manual
+    optimization does both itself, and splits the batches of the loader.
+    """
+    options: dict[str, Any] = dict(config.trainer)
+    if model.automatic_optimization:
+        return options, config.batch_size
+    model.accumulate_grad_batches = options.pop("accumulate_grad_batches", 1)
+    model.gradient_clip_val = options.pop("gradient_clip_val", None)
+    return options, config.batch_size * model.accumulate_grad_batches
+
+
 def check_unknown_pixels(model: Model, source: Source) -> None:
     """Raise ValueError if the model would learn the unknown pixels of a mixture's sources."""
     if isinstance(source, Mixture) and not model.respects_valid:
@@ -113,7 +129,7 @@ def check_image_counts(
     No image is decoded.  Raises ValueError, with the options to lower, if a split is too small.
     """
     uses_val = bool(config.validate or config.preview or model.needs_calibration)
-    needed = {"train": config.batch_size * processes, "val": int(uses_val)}
+    needed = {"train": data.batch_size * processes, "val": int(uses_val)}
     needed["test"] = 2 if samples_are_evaluated(config, model) else 0
     counts = {
         split: len(select_items(data.source, split, data.limit))
@@ -122,7 +138,10 @@ def check_image_counts(
     }
     without_val = "data with val images" if model.needs_calibration else "validate=0 preview=0"
     remedies = {"val": without_val, "test": "sample_metrics=0"}
-    remedies["train"] = f"batch_size={counts['train'] // processes} or less"
+    each, parts = counts["train"] // processes, model.accumulate_grad_batches
+    remedies["train"] = f"batch_size={each // parts} or less"
+    if each < parts:
+        remedies["train"] = f"trainer.accumulate_grad_batches=1 batch_size={each} or less"
     if counts["train"] < processes:
         remedies["train"] = f"trainer.devices={counts['train']} batch_size=1"
     lower = [remedies[split] for split in counts if counts[split] < needed[split]]

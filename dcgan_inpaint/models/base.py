@@ -55,6 +55,9 @@ class Model(LightningModule):
         needs_calibration: Whether `calibrate` is called at the end of each epoch.
         ema_only: Whether the model was loaded from a file without the raw networks.
         steps_per_batch: Optimizer steps for each batch.
+        accumulate_grad_batches: Parts that a batch is split into, one in memory at a time, for
+            manual optimization; Lightning does it for automatic optimization.
+        gradient_clip_val: Largest norm of a network's gradient for manual optimization, or None.
         encoder_noise_dim: Noise of the latent encoder, 0 if it does not sample; None without one.
         gan: The GAN whose z a search can optimize, or None.
         mask: The masks for training, or None; models that train without masks omit it.
@@ -74,6 +77,8 @@ class Model(LightningModule):
     ema_only = False
     discriminator: nn.Module
     steps_per_batch = 1
+    accumulate_grad_batches = 1
+    gradient_clip_val: float | None = None
     encoder_noise_dim: int | None = None
     gan: "LatentGAN | None"
     mask: MaskFunction | None
@@ -182,7 +187,12 @@ class Model(LightningModule):
 
         Random numbers of a training step follow from them, so that parallel processes differ.
         """
-        batches = self.iteration * self.trainer.world_size + self.global_rank
+        trainer: Any = self.trainer
+        batches = self.iteration
+        if self.automatic_optimization:  # Lightning accumulates several batches per iteration
+            parts = trainer.accumulate_grad_batches
+            batches = batches * parts + trainer.fit_loop.batch_idx % parts
+        batches = batches * trainer.world_size + self.global_rank
         return batches * count + torch.arange(count, device=self.device)
 
     @torch.no_grad()
@@ -200,14 +210,53 @@ class Model(LightningModule):
         for name in averages.keys() - floats:
             averages[name].copy_(weights[name])
 
-    def update_network(self, optimizer: int, loss: Tensor, **options: float) -> None:
-        """Take one step with the given optimizer, with `options` such as lr set first."""
+    def parts(self, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
+        """Split the tensors (B, ...) of a batch into `accumulate_grad_batches` equal parts."""
+        chunks = (tensor.chunk(self.accumulate_grad_batches) for tensor in tensors)
+        return list(zip(*chunks, strict=True))
+
+    def update_network(
+        self,
+        optimizer: int,
+        loss_of: Callable[..., tuple[Tensor, Mapping[str, Tensor]]],
+        parts: Sequence[tuple[Tensor, ...]],
+        **options: float,
+    ) -> dict[str, Tensor]:
+        """Take one step on the mean loss of the parts of a batch.
+
+        Args:
+            optimizer: Number of the optimizer.
+            loss_of: Returns the loss of a part and its values to log by name.
+            parts: The parts, of equal sizes.  The graph of one is freed before the next.
+            options: Options of the optimizer such as lr, which are set first.
+
+        Returns:
+            The means of the values to log.
+        """
         optimizers = self.optimizers()
         chosen: Any = optimizers[optimizer] if isinstance(optimizers, list) else optimizers
         chosen.param_groups[0].update(options)
         chosen.zero_grad()
-        self.manual_backward(loss)
+        logs = []
+        for part in parts:
+            loss, log = loss_of(*part)
+            self.manual_backward(loss / len(parts))
+            logs.append({name: value.detach() for name, value in log.items()})
+        if self.gradient_clip_val is not None:
+            self._clip_gradient(chosen.optimizer, self.gradient_clip_val)
         chosen.step()
+        return {name: torch.stack([log[name] for log in logs]).mean() for name in logs[0]}
+
+    def _clip_gradient(self, optimizer: torch.optim.Optimizer, largest: float) -> None:
+        """Scale the gradient of an optimizer's parameters down to a norm of at most `largest`.
+
+        Lightning's `clip_gradients` refuses fused optimizers in mixed precision.
+        """
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None:
+            scaler.unscale_(optimizer)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, largest)
 
     def cosine_factor(self) -> float:
         """Return the factor of a step size that decays to 0 at the end of the training."""
@@ -260,23 +309,29 @@ class AdversarialModule(Model):
         g_adam = torch.optim.Adam(self.generator.parameters(), lr, betas, fused=True)
         return [torch.optim.Adam(d.parameters(), d_lr, betas, fused=True), g_adam]
 
-    def _discriminator_step(
+    def discriminator_loss(
         self, real: Tensor, fake: Tensor, penalty: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """Update D on images real and fake (B, C, S, S); return the values to log."""
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of D for images real and fake (B, C, S, S), and the values to log."""
         real_logits = self.discriminator(real).float()  # (B,): losses in fp32 also under bf16
         fake_logits = self.discriminator(fake).float()  # (B,)
         loss_real, loss_fake = discriminator_losses(real_logits, fake_logits)
         loss = loss_real + loss_fake
-        self._update(0, loss if penalty is None else loss + penalty, count=self.iteration + 1)
         log = {"d_loss": loss, "d_loss_real": loss_real, "d_loss_fake": loss_fake}
-        return log | {"D(x)": real_logits.sigmoid().mean(), "D(G(z))": fake_logits.sigmoid().mean()}
+        log |= {"D(x)": real_logits.sigmoid().mean(), "D(G(z))": fake_logits.sigmoid().mean()}
+        return loss if penalty is None else loss + penalty, log
 
-    def _update(self, network: int, loss: Tensor, count: int) -> None:
-        """Take Adam step number `count` (from 1) of D (network 0) or G (network 1)."""
+    def _update(
+        self, network: int, loss_of: Callable, parts: Sequence[tuple[Tensor, ...]], count: int
+    ) -> dict[str, Tensor]:
+        """Take Adam step number `count` (from 1) of D (network 0) or G (network 1).
+
+        Returns the values to log, as `update_network`.
+        """
         # TensorFlow adds eps to the uncorrected sqrt(v), torch to sqrt(v / (1 - beta2^count)).
         # This eps makes torch's step equal to TensorFlow's.
-        self.update_network(network, loss, eps=1e-8 / math.sqrt(1 - 0.999**count))
+        eps = 1e-8 / math.sqrt(1 - 0.999**count)
+        return self.update_network(network, loss_of, parts, eps=eps)
 
 
 class LatentGAN(AdversarialModule):

@@ -3,6 +3,7 @@
 Each batch is one discriminator step and g_steps generator steps, all with the same z.
 """
 
+import functools
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -57,18 +58,29 @@ class DCGAN(LatentGAN):
         )
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        images = batch["image"]  # (B, C, S, S)
+        images, g_steps = batch["image"], self.settings.g_steps  # (B, C, S, S)
         z = self.latents(self.sample_indices(len(images)))  # (B, z_dim): the same for all steps
+        parts = self.parts(images, z)
 
         # One graph of G(z) serves the D step and the first G step.  The original computes G(z)
-        # twice, so its moving statistics decay twice for the same batch: 0.9².
-        self.generator.set_decay(0.9**2)
-        fake = self.generator(z)  # (B, C, S, S)
+        # twice, so its moving statistics decay twice for the same batch: 0.9².  Several parts are
+        # computed twice, so that the graph of one is in memory at a time.
+        single = len(parts) == 1
+        generate = functools.cache(self.generator) if single else self.generator
+
+        def d_loss(images: Tensor, z: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            penalty = lazy_penalty(self.discriminator, images, self.settings.r1, self.iteration)
+            return self.discriminator_loss(images, generate(z).detach(), penalty)
+
+        def g_loss(generator: Any, _: Tensor, z: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            loss = self.adversarial_loss(generator(z))
+            return loss, {"g_loss": loss}
+
+        self.generator.set_decay(0.9**2 if single else 0.9)
+        log = self._update(0, d_loss, parts, self.iteration + 1)
         self.generator.set_decay(0.9)
-        penalty = lazy_penalty(self.discriminator, images, self.settings.r1, self.iteration)
-        log = self._discriminator_step(images, fake.detach(), penalty)
-        for k in range(self.settings.g_steps):
-            log["g_loss"] = self.adversarial_loss(fake if k == 0 else self.generator(z))
-            self._update(1, log["g_loss"], self.iteration * self.settings.g_steps + k + 1)
+        for k in range(g_steps):
+            loss_of = functools.partial(g_loss, generate if k == 0 else self.generator)
+            log |= self._update(1, loss_of, parts, self.iteration * g_steps + k + 1)
         self.update_average(self.ema_generator, self.generator)
         self.log_step(log, bar=("d_loss", "g_loss"))

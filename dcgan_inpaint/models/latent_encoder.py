@@ -175,6 +175,14 @@ class LatentEncoder(Model):
         if s.changed:
             images, _ = augment(images, index, s.seed, s.changed)  # (B, C, S, S)
         mask = self.training_masks(index)  # (B, 1, S, S)
+        factor = self.cosine_factor() if s.schedule == "cosine" else 1.0
+        log = self.update_network(0, self._loss, self.parts(images, mask), lr=s.lr * factor)
+        self.log_step(log, bar=("loss",))
+        return log["loss"]
+
+    def _loss(self, images: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of images (B, C, S, S) and masks (B, 1, S, S), and the values to log."""
+        s = self.settings
         z, offset, _ = self.encoder.encode(images * mask, mask)  # (B, z_dim), (B, map_dim)
         fake = self.frozen_gan[0](z, offset=offset).float()  # (B, C, S, S)
         size = images[0].numel()
@@ -184,10 +192,7 @@ class LatentEncoder(Model):
             "prior": losses.prior_loss(self.frozen_gan[1](fake).float()).mean(),
         }
         loss = s.whole * terms["whole"] + s.context * terms["context"] + s.lam * terms["prior"]
-        factor = self.cosine_factor() if s.schedule == "cosine" else 1.0
-        self.update_network(0, loss, lr=s.lr * factor)
-        self.log_step({"loss": loss} | terms, bar=("loss",))
-        return loss.detach()
+        return loss, {"loss": loss} | terms
 
     def on_train_batch_end(self, *_: object) -> None:
         self.update_average(self.ema_encoder, self.encoder)

@@ -5,9 +5,10 @@ U-Net (Ronneberger 2015).  The terms of its loss are weighted, and a weight of 0
 """
 
 import copy
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field
@@ -75,6 +76,18 @@ class OnePassSettings(ModelSettings):
     beta2: Beta = 0.999
     schedule: Literal["constant", "cosine"] = "cosine"
     seed: Seed = 0
+
+
+class Completed(NamedTuple):
+    """Images of a training step and what the network makes of them, each (B, C, S, S).
+
+    fake: images of the network.  images: training images, with the pixels of `fake` where they are
+    not valid.  completed: `fake` in the hole and `images` elsewhere.
+    """
+
+    fake: Tensor
+    images: Tensor
+    completed: Tensor
 
 
 class OnePass(Model):
@@ -215,27 +228,42 @@ class OnePass(Model):
         if valid is None:
             valid = torch.ones_like(images[:, :1])
         mask = self.training_masks(index) * valid  # (B, 1, S, S)
+        parts = self.parts(images, mask, valid)
+        # One pass serves both steps.  Several parts are completed twice, so that the graph of one
+        # is in memory at a time.
+        complete = functools.cache(self._complete) if len(parts) == 1 else self._complete
+        log = {}
+        if self.uses_discriminator:
+            log = self.update_network(1, functools.partial(self._d_loss, complete), parts)
+        log |= self._update_network(functools.partial(self._loss, complete), parts)
+        self.update_average(self.ema_network, self.network)
+        self.log_step(log, bar=("loss",))
+        return log["loss"]
+
+    def _complete(self, images: Tensor, mask: Tensor, valid: Tensor) -> Completed:
         fake = self.network(images * mask, mask).float()  # (B, C, S, S)
         images = torch.where(valid == 0, fake.detach(), images)
-        completed = torch.where(mask == 0, fake, images)  # (B, C, S, S)
-        seen = completed if s.conditional else fake
-        log = self._discriminator_step(images, seen.detach(), mask)
-        terms = self._terms(fake, seen, images, mask, valid)
-        if s.perceptual:
-            terms["perceptual"] = self._perceptual_term(completed, images)
-        loss = sum((getattr(s, name) * term for name, term in terms.items()), torch.zeros(()))
-        self._update_network(loss)
-        self.update_average(self.ema_network, self.network)
-        self.log_step({"loss": loss} | terms | log, bar=("loss",))
-        return loss.detach()
+        return Completed(fake, images, torch.where(mask == 0, fake, images))
 
-    def _terms(
-        self, fake: Tensor, seen: Tensor, images: Tensor, mask: Tensor, valid: Tensor
-    ) -> dict[str, Tensor]:
-        """Return the terms of the loss that have a weight, by the name of the weight.
+    def _seen(self, done: Completed) -> Tensor:
+        """Return the images (B, C, S, S) of the network that D sees."""
+        return done.completed if self.settings.conditional else done.fake
 
-        fake, seen and images are (B, C, S, S); seen is what D sees.
-        """
+    def _loss(
+        self, complete: Callable[..., Completed], images: Tensor, mask: Tensor, valid: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of the network, and the values to log."""
+        done = complete(images, mask, valid)
+        terms = self._terms(done, mask, valid)
+        if self.settings.perceptual:
+            terms["perceptual"] = self._perceptual_term(done.completed, done.images)
+        weighted = (getattr(self.settings, name) * term for name, term in terms.items())
+        loss = sum(weighted, torch.zeros(()))
+        return loss, {"loss": loss} | terms
+
+    def _terms(self, done: Completed, mask: Tensor, valid: Tensor) -> dict[str, Tensor]:
+        """Return the terms of the loss that have a weight, by the name of the weight."""
+        fake, images, _ = done
         s, size, hole = self.settings, images[0].numel(), (1 - mask) * valid  # (B, 1, S, S)
         terms = {}
         if s.known:
@@ -246,7 +274,7 @@ class OnePass(Model):
             terms["hole_l2"] = losses.hole_loss(fake, images, 1 - hole).mean()
         if self.uses_discriminator:
             self.discriminator.requires_grad_(False)  # its weights need no gradients here
-            logits, maps = self.discriminator.with_maps(self._input(seen, mask))
+            logits, maps = self.discriminator.with_maps(self._input(self._seen(done), mask))
             if s.adversarial:
                 terms["adversarial"] = losses.generator_loss(logits.float())
             if s.feature_matching:
@@ -268,24 +296,29 @@ class OnePass(Model):
         """Return what D sees of images (B, C, S, S): themselves or, conditional, also the mask."""
         return torch.cat([images, mask], 1) if self.settings.conditional else images
 
-    def _discriminator_step(self, images: Tensor, fake: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """Update D, if it is used, on images and fake (B, C, S, S); return the values to log."""
-        if not self.uses_discriminator:
-            return {}
+    def _d_loss(
+        self, complete: Callable[..., Completed], images: Tensor, mask: Tensor, valid: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of D, and the values to log."""
+        done = complete(images, mask, valid)
 
         def logits(x: Tensor) -> Tensor:
             return self.discriminator(self._input(x, mask)).float()  # (B,)
 
-        real_logits, fake_logits = logits(images), logits(fake)
+        real_logits, fake_logits = logits(done.images), logits(self._seen(done).detach())
         loss_real, loss_fake = losses.discriminator_losses(real_logits, fake_logits)
         loss = loss_real + loss_fake
-        penalty = losses.lazy_penalty(logits, images, self.settings.r1, self.iteration)
-        self.update_network(1, loss if penalty is None else loss + penalty)
+        penalty = losses.lazy_penalty(logits, done.images, self.settings.r1, self.iteration)
         scores = {"D(y)": real_logits.sigmoid().mean(), "D(x)": fake_logits.sigmoid().mean()}
-        return {"d_loss": loss} | scores
+        return loss if penalty is None else loss + penalty, {"d_loss": loss} | scores
 
-    def _update_network(self, loss: Tensor) -> None:
-        """Take one step with the network, on the schedule of the step size."""
+    def _update_network(
+        self, loss_of: Callable, parts: Sequence[tuple[Tensor, ...]]
+    ) -> dict[str, Tensor]:
+        """Take one step with the network, on the schedule of the step size.
+
+        Returns the values to log, as `update_network`.
+        """
         optimizers = self.optimizers()
         optimizer: Any = optimizers[0] if isinstance(optimizers, list) else optimizers
         lr = self.settings.lr
@@ -293,9 +326,7 @@ class OnePass(Model):
             lr *= self.cosine_factor()
         for group in optimizer.param_groups:
             group["lr"] = lr * group["factor"]
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        optimizer.step()
+        return self.update_network(0, loss_of, parts)
 
     @torch.no_grad()
     def calibrate(self, images: Tensor, count: int = 8) -> None:
