@@ -128,6 +128,12 @@ def parse_override(override: str) -> Override:
     return OverridesParser.create().parse_override(override)
 
 
+def overridden_key(override: str) -> str:
+    """Return the option, or the package of the group, that an override sets."""
+    parsed = parse_override(override)
+    return parsed.package or parsed.key_or_group
+
+
 def quote_override(key: str, value: object) -> str:
     """Return key=value as it is typed in a shell, for any text as the value.
 

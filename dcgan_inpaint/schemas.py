@@ -117,6 +117,7 @@ class TrainConfig:
     validate: Natural
     sample_metrics: Annotated[Natural, AfterValidator(_not_one)]
     limit: Count | None = None
+    init: Text | None = None
     gan: Text | None = None  # read by the models that start from a GAN
 
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import nn
 from torch.utils.data import DataLoader
 from training import quiet_trainer, small_dcgan
@@ -53,7 +54,7 @@ def remove_norms(model):
                 setattr(module, name, nn.Identity())
 
 
-def train(model, parts=1, iterations=2, precision="32-true"):
+def train(model, parts=1, iterations=2, **settings):
     """Train on batches of 64; return the metrics and the sizes of the batches of its network."""
     generator, sizes = torch.Generator().manual_seed(0), set()
     model.accumulate_grad_batches = parts
@@ -64,7 +65,7 @@ def train(model, parts=1, iterations=2, precision="32-true"):
             first.register_forward_pre_hook(lambda _, inputs: sizes.add(len(inputs[0])))
     images = torch.rand(iterations, 64, 3, 16, 16, generator=generator) * 2 - 1
     data = DataLoader([{"image": batch} for batch in images], batch_size=None)
-    trainer = quiet_trainer(precision=precision)
+    trainer = quiet_trainer(**settings)
     trainer.fit(model, data)
     return trainer.callback_metrics, sizes
 
@@ -104,16 +105,23 @@ def test_d_takes_its_step_on_all_parts_before_g_with_the_same_z():
         assert all(map(torch.equal, z, steps[0][1]))
 
 
-@pytest.mark.parametrize("clip", [1e-3, 1e6, None])
-@pytest.mark.parametrize("parts", [1, 2])
-def test_gradient_of_each_network_is_clipped(parts, clip, monkeypatch):
+def scaled():
+    """The precision plugin of a GPU in 16-mixed, which multiplies the loss by 65,536."""
+    return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("clip", "parts", "plugins"),
+    [(1e-3, 1, []), (1e-3, 2, []), (1e-3, 2, [scaled()]), (1e6, 1, []), (None, 1, [])],
+)
+def test_gradient_of_each_network_is_clipped(clip, parts, plugins, monkeypatch):
     """Plain SGD with a step size of 1 moves the weights of a network by its gradient."""
     monkeypatch.setattr(torch.optim, "Adam", lambda groups, *_, **__: torch.optim.SGD(groups, 1.0))
     torch.manual_seed(0)
     model = MODELS["context_encoder"](lr=1.0, schedule="constant")
     before = copy.deepcopy(model)
     model.gradient_clip_val = clip
-    train(model, parts, iterations=1)
+    train(model, parts, iterations=1, plugins=plugins)
     for name in ("network", "discriminator"):
         pairs = zip(model.get_submodule(name).parameters(),
                     before.get_submodule(name).parameters(), strict=True)  # fmt: skip

@@ -409,17 +409,6 @@ def test_predicted_error_is_fitted_to_validation_images():
     assert model.latent_encoder().error_calibration is not None
 
 
-def test_training_continues_from_a_network_of_the_same_size():
-    model = trained_gan_network()
-    settings = {name: value for name, value in model.hparams.items() if "gan_" not in name}
-    known, mask = some_masks(random_batches(1)[0]["image"])
-    expected = model.fill()(known, mask)
-    torch.testing.assert_close(OnePass(model, MASK, **settings).fill()(known, mask), expected)
-    narrower = OnePass(model, MASK, **settings | {"code_dim": 3})
-    assert narrower.network.encoder.code.out_features == 3
-    assert narrower.gan is model.gan
-
-
 def test_perceptual_term_is_the_feature_distance_of_the_completion():
     settings = UNET | {"image_size": 32, "known": 0.0, "hole": 0.0, "perceptual": 2.0}
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1

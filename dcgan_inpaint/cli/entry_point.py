@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -18,8 +19,14 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from dcgan_inpaint.cli.help import help_text
-from dcgan_inpaint.composition import conf_dir, explain_refusal, normalize_overrides, parse_override
-from dcgan_inpaint.configs import check_config, check_config_source
+from dcgan_inpaint.composition import (
+    conf_dir,
+    explain_refusal,
+    normalize_overrides,
+    overridden_key,
+    parse_override,
+)
+from dcgan_inpaint.configs import check_config, check_config_source, flatten
 from dcgan_inpaint.data.directories import find_images
 from dcgan_inpaint.errors import exit_on_signal, one_line_errors, tolerate_closed_pipes
 from dcgan_inpaint.files import LAST_CKPT, Z_FILE, check_file, find_checkpoint
@@ -72,6 +79,11 @@ def run_config(
             check_pick(overrides or ())
         check_files_exist(check_config_source(cfg, SCHEMAS[command]))  # at once
         config: Any = check_config(cfg, SCHEMAS[command])  # imports torch, which takes seconds
+        if command == "train" and config.init is not None and config.resume is None:
+            everything = list(flatten(config.model, "model."))
+            keys = everything if overrides is None else [overridden_key(o) for o in overrides]
+            fine_tuning = import_module("dcgan_inpaint.models.fine_tuning")  # with torch
+            config = replace(config, model=fine_tuning.leave_open(config.model, keys))
     picks = command == "inpaint" and config.pick is not None
     return import_module(f"dcgan_inpaint.cli.{'pick' if picks else command}").main(config)
 
@@ -84,8 +96,9 @@ def check_files_exist(config: TrainConfig | InpaintConfig | SampleConfig) -> Non
     if isinstance(config, TrainConfig):
         if config.resume is not None:
             check_file("resume", config.resume, LAST_CKPT)
-        if config.gan is not None:
-            find_checkpoint(config.gan, "gan")
+        for option, path in (("gan", config.gan), ("init", config.init)):
+            if path is not None:
+                find_checkpoint(path, option)
         return
     if config.ckpt is not None:
         find_checkpoint(config.ckpt)

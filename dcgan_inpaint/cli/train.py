@@ -20,6 +20,7 @@ from dcgan_inpaint.inpainting.build import build_preview
 from dcgan_inpaint.metrics.samples import sample_metrics
 from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.models.checkpoint import save_weights
+from dcgan_inpaint.models.fine_tuning import fill_settings, load_start, start_from
 from dcgan_inpaint.runs.callbacks import StoreSettings, training_callbacks
 from dcgan_inpaint.runs.records import CompletionWriter
 from dcgan_inpaint.runs.report import format_summary
@@ -38,12 +39,18 @@ def main(config: TrainConfig) -> float | None:
         choose_run_dir("train", config.output, config.name, config.resume) as run_dir,
     ):
         config = replace(config, output=str(run_dir))
-        settings = asdict(config)
         seed_everything(
             config.seed, verbose=False
         )  # for the initialization; z, order and flips use the seed too
         source = build_source(config.data)
+        start = None
+        if config.init is not None and config.resume is None:
+            start = load_start(config.init, config.model)
+            config = with_architecture(config, start, source)
+        settings = asdict(config)
         model = build_model(config, source)
+        if start is not None:
+            start_from(model, start, str(config.init))
         if config.resume is not None:
             saved = load_weights("resume", config.resume, LAST_CKPT)
             check_checkpoint(config.resume, saved, flatten(settings), model)
@@ -78,6 +85,13 @@ def main(config: TrainConfig) -> float | None:
     print(f"trained {format_count(model.iteration, 'iteration')}")
     print(quote_override("ckpt", run_dir / "weights.safetensors"))
     return psnr
+
+
+def with_architecture(config: TrainConfig, start: Model, source: Source) -> TrainConfig:
+    """Return the options with the architecture, and the GAN, of the checkpoint of init=."""
+    init, shape = str(config.init), (source.channels, source.image_size, source.image_size)
+    node = fill_settings(config.model, start, init, shape)
+    return replace(config, model=node, gan=init if "gan" in node else config.gan)
 
 
 def build_model(config: TrainConfig, source: Source) -> Model:

@@ -48,6 +48,7 @@ class Model(LightningModule):
         kind: Name of the model in checkpoints and messages.  A subclass that sets it is registered.
         kinds: All registered models by kind.
         Settings: Dataclass of the model's settings, a subclass of ModelSettings.
+        architecture: Settings that weights of a checkpoint can only be loaded with.
         averages: Attribute of each trained network -> attribute of its moving average.
         starts: Attribute of each averaged part that starts from another part -> that part.
         training_only: Networks and buffers that completion does not use.
@@ -69,6 +70,7 @@ class Model(LightningModule):
     kind: str
     kinds: ClassVar[dict[str, type["Model"]]] = {}
     Settings: type
+    architecture: ClassVar[Sequence[str]] = ()
     averages: ClassVar[Mapping[str, str]] = {}
     training_only: ClassVar[Sequence[str]] = ()
     starts: ClassVar[Mapping[str, str]] = {}
@@ -252,9 +254,9 @@ class Model(LightningModule):
 
         Lightning's `clip_gradients` refuses fused optimizers in mixed precision.
         """
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        if scaler is not None:
-            scaler.unscale_(optimizer)
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # of 16-mixed
+        if scaler is not None:  # the gradient is multiplied by its scale until the step
+            largest *= scaler.get_scale()
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(parameters, largest)
 

@@ -47,6 +47,7 @@ class DCGAN(LatentGAN):
 
     kind = "DCGAN"
     Settings = DCGANSettings
+    architecture = ("z_dim", "gf_dim", "df_dim", "widths", "prior", "layers")
     settings: DCGANSettings
 
     def __init__(self, **settings: Any):

@@ -114,6 +114,7 @@ class LatentEncoder(Model):
 
     kind = "latent encoder"
     Settings = LatentEncoderSettings
+    architecture = ("code_dim", "df_dim", "layers", "noise_dim")
     averages = {"encoder": "ema_encoder", "gan.generator": "gan.ema_generator"}
     training_only = ("discriminator", "reward")
     settings: LatentEncoderSettings

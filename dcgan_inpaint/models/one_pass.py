@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field
-from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from dcgan_inpaint import losses
@@ -114,8 +113,7 @@ class OnePass(Model):
     gan_kind and gan_settings rebuild it.
 
     Args:
-        gan: The GAN to start from, for network="encoder_generator" only.  Of another OnePass with a
-            network of the same size, training continues from its network.
+        gan: The GAN to start from, or a model that has one, for network="encoder_generator" only.
         mask: Masks for training (masks.py).  It is not stored in the checkpoint, because any mask
             can be completed.
         settings: Fields of OnePassSettings.
@@ -126,6 +124,7 @@ class OnePass(Model):
 
     kind = "one-pass network"
     Settings = OnePassSettings
+    architecture = ("network", "code_dim", "gf_dim", "df_dim", "layers", "skips")
     averages = {"network": "ema_network", "gan.generator": "gan.ema_generator"}
     training_only = ("discriminator",)
     starts = {"ema_network.decoder": "gan.ema_generator"}
@@ -138,16 +137,14 @@ class OnePass(Model):
     error_calibration: Tensor  # (HOLE_DEPTHS, 2), see uncertainty.py
 
     def __init__(self, gan: Model | None = None, mask: MaskFunction | None = None, **settings: Any):
-        s, teacher = make(OnePassSettings, settings), gan
-        gan = None if teacher is None else gan_of(teacher)
+        s = make(OnePassSettings, settings)
+        gan = None if gan is None else gan_of(gan)
         _check_settings(s, gan)
         extra = {} if gan is None else {"gan_kind": gan.kind, "gan_settings": dict(gan.hparams)}
         super().__init__(s, **extra)
         self.automatic_optimization = False
         self.gan = None if gan is None else gan.eval().requires_grad_(False)
         self.network = build_network(s, gan)
-        if isinstance(teacher, OnePass):
-            continue_from(self.network, teacher.ema_network)
         self.ema_network = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.mask = mask
         if gan is not None:
@@ -360,14 +357,6 @@ def build_network(s: OnePassSettings, gan: LatentGAN | None) -> Any:
     generator = copy.deepcopy(gan.ema_generator).requires_grad_(True)
     generator.layers[: s.frozen_layers].requires_grad_(False)
     return EncoderGenerator(encoder, generator, gan.settings.prior, s.skips)
-
-
-def continue_from(network: nn.Module, trained: nn.Module) -> None:
-    """Copy the weights of a trained network if it has the same shapes."""
-    shapes = {name: value.shape for name, value in network.state_dict().items()}
-    if shapes == {name: value.shape for name, value in trained.state_dict().items()}:
-        network.load_state_dict(trained.state_dict())
-        rank_zero_info("training continues from the one-pass network of gan=")
 
 
 def start_from_gan(discriminator: Discriminator, trained: Any) -> None:

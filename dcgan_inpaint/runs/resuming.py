@@ -16,7 +16,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from dcgan_inpaint.composition import choices_of, conf_dir, parse_override, quote_override
+from dcgan_inpaint.composition import (
+    choices_of,
+    conf_dir,
+    overridden_key,
+    parse_override,
+    quote_override,
+)
 from dcgan_inpaint.configs import LOCATION_KEYS, TrainerOptions, flatten, unknown_option
 from dcgan_inpaint.errors import show
 from dcgan_inpaint.schemas import InpaintConfig, TrainConfig
@@ -152,16 +158,22 @@ def resumed_config(cfg: DictConfig, overrides: Sequence[str] | None) -> DictConf
         overrides: Both parts of `split_resumed`; None means that the user set all of `cfg`.
 
     Raises:
-        ValueError: If the original run does not have an option, or if an option that may not change
-            has another value.  The message is one line.
+        ValueError: If the original run does not have an option, if an option that may not change
+            has another value, or for init besides resume.  The message is one line.
     """
+    keys = {overridden_key(override) for override in overrides or ()}
+    if cfg.resume is not None and (cfg.init is not None or "init" in keys):
+        raise ValueError(
+            f"resume={cfg.resume}: init= starts a new training, which resume= does not. "
+            "Remove one of them"
+        )
     if not isinstance(cfg.resume, str) or (original := _read_training(cfg.resume)) is None:
         return cfg
     run = f"resume={cfg.resume}"
     check_version(run, original, TrainConfig)
     old, config = flatten(original), OmegaConf.create(original)
     config.output, config.resume = str(Path(cfg.resume).parent), cfg.resume
-    if overrides is None or any(_key(override) == "logger" for override in overrides):
+    if overrides is None or "logger" in keys:
         config.logger = cfg.logger
     if overrides is None:
         changed = flatten(OmegaConf.to_container(cfg, resolve=True))
@@ -177,12 +189,6 @@ def resumed_config(cfg: DictConfig, overrides: Sequence[str] | None) -> DictConf
     return config
 
 
-def _key(override: str) -> str:
-    """Return the option, or the package of the group, that an override sets."""
-    parsed = parse_override(override)
-    return parsed.package or parsed.key_or_group
-
-
 def _apply(config: DictConfig, overrides: Iterable[str]) -> dict[str, Any]:
     """Apply overrides to a complete config; return the flat options that they set.
 
@@ -191,7 +197,7 @@ def _apply(config: DictConfig, overrides: Iterable[str]) -> dict[str, Any]:
     choices: dict[str, Any] = {}
     values: dict[str, Any] = {}
     for override in overrides:
-        parsed, key = parse_override(override), _key(override)
+        parsed, key = parse_override(override), overridden_key(override)
         is_choice = bool(names := choices_of(parsed.key_or_group))
         if is_choice and not parsed.is_delete():
             if (choice := parsed.value()) not in names:
@@ -244,7 +250,8 @@ def check_checkpoint(
     stored = saved.get("settings")
     if not isinstance(stored, dict):
         raise ValueError(f"{run}: {OLD_VERSION}")
-    check_same_settings(run, stored, settings, stored.keys() | settings.keys(), FREE_IN_TRAINING)
+    keys = (stored.keys() | settings.keys()) - {"init"}  # the checkpoint has the weights
+    check_same_settings(run, stored, settings, keys, FREE_IN_TRAINING)
     expected, held = (
         {name: getattr(value, "shape", None) for name, value in dict(state).items()}
         for state in (model.state_dict(), saved["state_dict"])
