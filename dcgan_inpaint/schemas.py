@@ -118,6 +118,10 @@ class TrainConfig:
     sample_metrics: Annotated[Natural, AfterValidator(_not_one)]
     limit: Count | None = None
     init: Text | None = None
+    monitor: Literal["fd", "psnr_hole"] | None = None
+    monitor_every: Count = 1
+    monitor_images: Annotated[Count, Field(ge=2)] = 512
+    patience: Count | None = None
     gan: Text | None = None  # read by the models that start from a GAN
 
 

@@ -37,6 +37,8 @@ FREE_OPTIONS = {  # key: options of the original run that has it, new value
     "preview": ([], 0),
     "validate": ([], 0),
     "sample_metrics": ([], 0),
+    "monitor": ([], "fd"),
+    "patience": (["monitor=fd", "patience=3"], 5),
     "trainer.max_epochs": ([], 50),
     "trainer.max_steps": ([], 9),
     "trainer.max_time": ([], "00:01:00:00"),

@@ -22,8 +22,9 @@ from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.models.checkpoint import save_weights
 from dcgan_inpaint.models.fine_tuning import fill_settings, load_start, start_from
 from dcgan_inpaint.runs.callbacks import StoreSettings, training_callbacks
+from dcgan_inpaint.runs.monitoring import monitoring_callbacks
 from dcgan_inpaint.runs.records import CompletionWriter
-from dcgan_inpaint.runs.report import format_summary
+from dcgan_inpaint.runs.report import MONITOR_FILE, format_summary
 from dcgan_inpaint.runs.resuming import check_checkpoint, how_to_resume
 from dcgan_inpaint.runs.run_dir import choose_run_dir, start_run
 from dcgan_inpaint.runs.trainer import close_loggers, complete, make_trainer, open_loggers
@@ -59,9 +60,20 @@ def main(config: TrainConfig) -> float | None:
             source, config.cache_dir, batch_size, config.flip, config.seed, config.limit
         )
         loggers = open_loggers(config.logger, config.tags, run_dir)
+        monitoring = monitoring_callbacks(
+            model,
+            data,
+            run_dir,
+            config.monitor,
+            config.monitor_every,
+            config.monitor_images,
+            config.patience,
+        )
         callbacks = [
             StoreSettings(flatten(settings)),
-            *training_callbacks(model, data, run_dir, config.sample_every, config.preview),
+            *training_callbacks(
+                model, data, run_dir, config.sample_every, config.preview, monitoring
+            ),
         ]
         trainer = make_trainer(options, loggers, callbacks, batch_size)
         data.trainer = trainer  # as `fit` does: its processes need more than one batch
@@ -83,6 +95,8 @@ def main(config: TrainConfig) -> float | None:
         (run_dir / "last-1.ckpt").unlink(missing_ok=True)  # a fallback during the training only
     close_loggers(loggers)
     print(f"trained {format_count(model.iteration, 'iteration')}")
+    if config.monitor is not None and (run_dir / "best.safetensors").exists():
+        print(quote_override("ckpt", run_dir / "best.safetensors"))
     print(quote_override("ckpt", run_dir / "weights.safetensors"))
     return psnr
 
@@ -143,7 +157,8 @@ def check_image_counts(
     No image is decoded.  Raises ValueError, with the options to lower, if a split is too small.
     """
     uses_val = bool(config.validate or config.preview or model.needs_calibration)
-    needed = {"train": data.batch_size * processes, "val": int(uses_val)}
+    val = 2 if config.monitor else int(uses_val)
+    needed = {"train": data.batch_size * processes, "val": val}
     needed["test"] = 2 if samples_are_evaluated(config, model) else 0
     counts = {
         split: len(select_items(data.source, split, data.limit))
@@ -151,6 +166,7 @@ def check_image_counts(
         if count
     }
     without_val = "data with val images" if model.needs_calibration else "validate=0 preview=0"
+    without_val += " monitor=null" if config.monitor else ""
     remedies = {"val": without_val, "test": "sample_metrics=0"}
     each, parts = counts["train"] // processes, model.accumulate_grad_batches
     remedies["train"] = f"batch_size={each // parts} or less"
@@ -174,6 +190,9 @@ def evaluate_completions(
     """
     folder = Path(str(config.output)) / "validation"
     shutil.rmtree(folder, ignore_errors=True)  # of the model that was resumed
+    if config.monitor is not None and (monitored := folder.with_name(MONITOR_FILE)).exists():
+        folder.mkdir()
+        shutil.copy(monitored, folder)
     writer = CompletionWriter(folder, data.split("val"), config.validate)
     options = {**config.trainer, "devices": 1, "num_nodes": 1, "strategy": "auto"}
     completing = make_trainer(options, trainer.loggers, [writer])

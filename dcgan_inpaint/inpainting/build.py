@@ -78,13 +78,13 @@ def uses_source(config: InpaintConfig) -> bool:
     return isinstance(config.method, Mapping) and "source" in _parameters(config.method)
 
 
-def build_preview(model: Model, iterations: int) -> Completing:
-    """Build the module that completes the center hole during training, to compare models.
+def build_preview(model: Model, iterations: int, mask: MaskFunction | None = None) -> Completing:
+    """Build the module that completes the center hole, or `mask`, during training.
 
     With a GAN this is a search of `iterations`; with an encoder, its latent without a search.
     Other models complete in one pass.
     """
-    mask = partial(center, scale=0.25)
+    mask = mask or partial(center, scale=0.25)
     network, encoder = model.fill(), model.latent_encoder()
     if network is not None:
         return BaselineModule(network, mask, paste, model.image_shape)

@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,12 @@ from dcgan_inpaint.runs.trainer import log_image
 
 
 def training_callbacks(
-    model: Model, data: ImageDataModule, run_dir: Path, sample_every: int, preview: int
+    model: Model,
+    data: ImageDataModule,
+    run_dir: Path,
+    sample_every: int,
+    preview: int,
+    monitoring: Sequence[Callback] = (),
 ) -> list[Callback]:
     """Return the callbacks of a training run, for the constructor of its Trainer.
 
@@ -32,6 +38,7 @@ def training_callbacks(
         run_dir: Directory of the sample grids, previews and last.ckpt.
         sample_every: Iterations between two sample grids.
         preview: Number of validation images to complete after each epoch; 0 for none.
+        monitoring: The callbacks of monitor=.
     """
     callbacks: list[Callback] = [Throughput(), FiniteCheck()]
     if model.gan is model:
@@ -41,7 +48,7 @@ def training_callbacks(
     if model.needs_calibration:
         callbacks.append(Calibration(data))
     # The checkpoint callback is last, because it stores the changes of the other callbacks.
-    return [*callbacks, ModelCheckpoint(run_dir, "last", enable_version_counter=False)]
+    return [*callbacks, *monitoring, ModelCheckpoint(run_dir, "last", enable_version_counter=False)]
 
 
 class StoreSettings(Callback):
@@ -67,13 +74,13 @@ class Calibration(Callback):
         self.data, self.count = data, count
 
     def on_fit_start(self, trainer: Trainer, module: Model) -> None:
-        self.images = _validation_images(self.data, self.count)
+        self.images = validation_images(self.data, self.count)
 
     def on_train_epoch_end(self, trainer: Trainer, module: Model) -> None:
         module.calibrate(self.images.to(module.device))
 
 
-def _validation_images(data: ImageDataModule, count: int) -> Tensor:
+def validation_images(data: ImageDataModule, count: int) -> Tensor:
     """Return up to `count` validation images (B, C, S, S) in [-1, 1], the first of the split."""
     validation = data.split("val")
     return validation.__getitems__(list(range(min(count, len(validation)))))["image"]
@@ -111,7 +118,7 @@ class CompletionPreview(Callback):
         self.run_dir, self.data, self.count, self.iterations = run_dir, data, count, iterations
 
     def on_fit_start(self, trainer: Trainer, module: Model) -> None:
-        self.images = _validation_images(self.data, self.count)
+        self.images = validation_images(self.data, self.count)
 
     def on_train_epoch_end(self, trainer: Trainer, module: Model) -> None:
         preview = build_preview(module, self.iterations)
@@ -150,8 +157,8 @@ class Throughput(Callback):
 class FiniteCheck(Callback):
     """Stops training when a weight is not finite.
 
-    The check runs whenever metrics are logged and before each checkpoint is written, so last.ckpt
-    remains the checkpoint of the previous epoch.
+    The check runs whenever metrics are logged, at the end of each epoch and before each checkpoint
+    is written, so last.ckpt remains the checkpoint of the previous epoch.
 
     Raises:
         FloatingPointError: If a parameter or buffer is not finite.
@@ -160,6 +167,9 @@ class FiniteCheck(Callback):
     def on_train_batch_end(self, trainer: Trainer, module: Model, *_: object) -> None:
         if module.should_log:
             self._check(module)
+
+    def on_train_epoch_end(self, trainer: Trainer, module: Model) -> None:
+        self._check(module)
 
     def on_save_checkpoint(self, trainer: Trainer, module: Model, *_: object) -> None:
         self._check(module)

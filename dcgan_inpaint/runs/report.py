@@ -5,6 +5,7 @@
 
 import argparse
 import base64
+import csv
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,6 +34,7 @@ BAND_IMAGES, BANDS, BAND_GAP = 8, 3, 12  # images in a band, most bands, and px 
 ARRAYS = {"z": "z.npy", "frame_z": "z_frames.npy", "features": "features.npy"}
 PAGE_COLUMNS = ("before", "masked", "completed", "candidates", "mean", "spread")
 HISTOGRAM_BINS = 20
+MONITOR_FILE = "monitor.csv"  # values of a metric during a training: iteration, value
 
 
 def write_report(run_dir: Path, records: Iterable[Record], photos: Photos | None = None) -> Summary:
@@ -44,7 +46,8 @@ def write_report(run_dir: Path, records: Iterable[Record], photos: Photos | None
       and fd_efflite0 of all completions against all images.
     - trace.csv: iteration and losses of each search.
     - `ARRAYS`: z (N, z_dim), z_frames (N, F, z_dim), features (N, 2, 1280).
-    - index.html: summary, curves and the first images in one file, and links to the photos.
+    - index.html: summary, curves and the first images in one file, and links to the photos.  The
+      validation at the end of a training has the curve of its MONITOR_FILE.
 
     Args:
         run_dir: The run directory.
@@ -81,8 +84,18 @@ def write_report(run_dir: Path, records: Iterable[Record], photos: Photos | None
     objectives = [trace[:, LOSSES.index("total")] for trace in traces.values()]
     objective = torch.stack(objectives).mean(0) if objectives else None
     psnr = {name: values["psnr_hole"] for name, values in metrics.items()}
-    write_page(run_dir / "index.html", run_dir.name, first, psnr, objective, summary)
+    monitored = _read_monitor(run_dir / MONITOR_FILE)
+    write_page(run_dir / "index.html", run_dir.name, first, psnr, objective, summary, monitored)
     return summary
+
+
+def _read_monitor(path: Path) -> tuple[str, list[int], Tensor] | None:
+    """Return the name of the metric in a MONITOR_FILE, the iterations and the values (N,)."""
+    if not path.is_file():
+        return None
+    with path.open(newline="") as file:
+        (_, name), *rows = csv.reader(file)
+    return name, [int(row[0]) for row in rows], torch.tensor([float(row[1]) for row in rows])
 
 
 def _write_grids(run_dir: Path, first: Sequence[Mapping[str, Tensor]]) -> None:
@@ -143,6 +156,7 @@ def write_page(
     psnr: Mapping[str, float],
     objective: Tensor | None,
     summary: Summary,
+    monitored: tuple[str, list[int], Tensor] | None = None,
 ) -> None:
     """Write an HTML page that contains the images of the model's size and shows those in photos/.
 
@@ -153,6 +167,7 @@ def write_page(
         psnr: PSNR over the hole of each image by name, in dB; not finite if unknown.
         objective: Mean total loss (T + 1,) of the searches, or None.
         summary: The summary of the metrics.
+        monitored: Name, iterations and values (N,) of a metric during the training, or None.
     """
     known = {name: value for name, value in psnr.items() if math.isfinite(value)}
     loader = PackageLoader("dcgan_inpaint.runs", ".")
@@ -164,6 +179,7 @@ def write_page(
         summary=summary,
         histogram=_histogram(torch.tensor([*known.values()])) if len(known) > 1 else None,
         curve=None if objective is None or len(objective) < 2 else _curve(objective),
+        monitored=_monitor_curve(*monitored) if monitored and len(monitored[1]) > 1 else None,
         columns=[name for name in PAGE_COLUMNS if any(name in each.tensors for each in first)],
         records=first,
         psnr=known,
@@ -193,6 +209,10 @@ def _curve(values: Tensor) -> dict[str, object]:
     """Return values (T,) scaled to [0, 1], and the largest."""
     low, high = float(values.min()), float(values.max())
     return {"shares": ((values - low) / max(high - low, 1e-12)).tolist(), "high": high}
+
+
+def _monitor_curve(name: str, iterations: list[int], values: Tensor) -> dict[str, object]:
+    return {"name": name, "first": iterations[0], "last": iterations[-1]} | _curve(values)
 
 
 def main() -> None:

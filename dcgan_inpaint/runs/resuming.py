@@ -39,6 +39,7 @@ FREE_IN_TRAINING = {
     *("output", "resume", "cache_dir", "data.download", "gan", "model.gan.path"),
     *(f"data.{key}" for key in LOCATION_KEYS),
     *("logger", "name", "tags", "sample_every", "preview", "validate", "sample_metrics"),
+    *("monitor", "patience"),
     *("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.accelerator"),
     *("trainer.log_every_n_steps", "trainer.enable_progress_bar", "trainer.profiler"),
     *("trainer.enable_model_summary", "trainer.benchmark", "trainer.detect_anomaly"),
