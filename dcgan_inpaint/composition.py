@@ -176,7 +176,7 @@ def normalize_overrides(overrides: Sequence[str]) -> list[str]:
     not exist.
     """
     normalized = [_with_quotes(override) for override in overrides]
-    for group in ("data", "model", "method"):
+    for group in ("data", "model", "method", "logger"):
         if any(override.startswith(f"{group}._target_=") for override in overrides):
             chosen = any(override.startswith(f"{group}=") for override in overrides)
             normalized += [] if chosen else [f"{group}=own"]

@@ -41,6 +41,8 @@ def _pick(value: Any) -> Any:
     return read if isinstance(read, dict) else value
 
 
+# one logger by its class, or several by name
+Loggers = Node | dict[str, Node]
 # number of a sample, from 1: of all photos, or by the name of a photo
 Pick = Annotated[CandidateCount | dict[Text, CandidateCount], BeforeValidator(_pick)]
 Shard = Annotated[str, Field(pattern=r"^\d{1,9}/\d{1,9}$"), AfterValidator(_shard)]
@@ -71,7 +73,7 @@ class InpaintConfig:
     lpips: Text | None
     features: bool
     trainer: TrainerOptions
-    logger: dict[str, Node] | None
+    logger: Loggers | None
     cache_dir: Text
     output: Text | None
     pick: Pick | None
@@ -102,7 +104,7 @@ class TrainConfig:
     data: Node
     model: Node
     trainer: TrainerOptions
-    logger: dict[str, Node] | None
+    logger: Loggers | None
     seed: Seed
     mask_seed: Seed
     batch_size: Count

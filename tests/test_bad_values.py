@@ -101,6 +101,8 @@ def clear(directory):
 def test_bad_value_is_refused_in_one_line(directory, files, command, group, choice):
     if choice == "huggingface":
         pytest.importorskip("datasets")
+    if choice == "mlflow":
+        pytest.importorskip("mlflow")
     cfg = compose_small(command, group, choice, files)
     stored = pickle.dumps(cfg)  # copied much faster than by deepcopy
     assert error_of(command, pickle.loads(stored)) is None  # unchanged

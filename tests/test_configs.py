@@ -298,13 +298,18 @@ def test_blend_without_known_pixels_returns_the_completion(choice):
 
 
 LOGGERS = {"csv": "CSVLogger", "tensorboard": "TensorBoardLogger", "wandb": "WandbLogger"}
+LOGGERS["mlflow"] = "MLFlowLogger"
 
 
-@pytest.mark.parametrize("choice", choices("logger"))
-def test_logger_choice_adds_its_logger_to_the_csv_file(choice, tmp_path):
+@pytest.mark.parametrize("choice", sorted(set(choices("logger")) - {"own"}))
+def test_logger_choice_adds_its_logger_to_the_csv_file(choice, tmp_path, monkeypatch):
     overrides = [f"logger={choice}"]
     if choice == "wandb":
         overrides.append("logger.wandb.offline=true")
+    if choice == "mlflow":
+        pytest.importorskip("mlflow")
+        monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        overrides.append(f"logger.mlflow.tracking_uri=file:{tmp_path}")
     config = check_config(composed("train", *overrides), TrainConfig)
     loggers = open_loggers(config.logger, ["tag"], tmp_path)
     assert {type(logger).__name__ for logger in loggers} == {"CSVLogger", LOGGERS[choice]}

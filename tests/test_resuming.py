@@ -145,6 +145,10 @@ def test_options_of_a_logger_may_change(original, resume):
     assert resume("name=second")["logger.wandb.name"] == "second"
     other = resume("logger=wandb", "logger.wandb.project=mine", "name=second")
     assert (other["logger.wandb.project"], other["logger.wandb.name"]) == ("mine", "second")
+    own = resume("logger._target_=pytorch_lightning.loggers.CSVLogger", "+logger.prefix=a")
+    loggers = {key: value for key, value in own.items() if key.startswith("logger.")}
+    target = "pytorch_lightning.loggers.CSVLogger"
+    assert loggers == {"logger._target_": target, "logger.prefix": "a"}
     assert not [key for key in resume("logger=null") if key.startswith("logger.")]
 
 

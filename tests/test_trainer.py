@@ -6,19 +6,23 @@ import socket
 import tempfile
 import threading
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from pytorch_lightning.loggers import CSVLogger, WandbLogger
+from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from torch.utils.data import DataLoader
 from training import quiet_trainer
 
-from dcgan_inpaint.composition import compose_config
+from dcgan_inpaint.composition import compose_config, normalize_overrides
+from dcgan_inpaint.configs import check_config
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.runs import trainer
+from dcgan_inpaint.runs.run_dir import start_run
 from dcgan_inpaint.runs.trainer import AtomicCheckpointIO
+from dcgan_inpaint.schemas import TrainConfig
 
 
 def checkpoint(value):
@@ -221,3 +225,86 @@ def test_offline_wandb_needs_no_server(use_server, monkeypatch, mode):
 
 def test_no_logger_is_allowed():
     assert trainer.open_loggers(None, [], Path("unused")) == []
+
+
+class ListLogger(Logger):
+    """A logger of another package: it has no save_dir and keeps its metrics in a list."""
+
+    def __init__(self, title: str, limit: int = 3):
+        super().__init__()
+        if limit < 1:
+            raise RuntimeError("the limit is reached")
+        self.title, self.metrics = title, []
+
+    name = version = None
+
+    def log_metrics(self, metrics, step=None):
+        self.metrics.append(metrics)
+
+    def log_hyperparams(self, params, *_):
+        raise ConnectionError("no server")
+
+
+def open_by_class(target, *overrides, run_dir=Path("unused")):
+    overrides = normalize_overrides([f"logger._target_={target}", *overrides])
+    config = check_config(compose_config("train", overrides), TrainConfig)
+    (logger,) = trainer.open_loggers(config.logger, ["tag"], run_dir)
+    return logger
+
+
+def test_logger_is_named_by_its_class(tmp_path):
+    logger = open_by_class(
+        "pytorch_lightning.loggers.TensorBoardLogger", "+logger.name=events", run_dir=tmp_path
+    )
+    assert logger.log_dir == str(tmp_path / "events" / "version_0")
+    logger = open_by_class("test_trainer.ListLogger", "+logger.title=faces")
+    assert (type(logger).__name__, logger.title) == ("ListLogger", "faces")
+
+
+@pytest.mark.parametrize(
+    ("target", "overrides", "message"),
+    [
+        ("torch.nn.Identity", [], "logger._target_=torch.nn.Identity: expected a subclass"),
+        ("test_trainer.ListLogger", [], "logger._target_=.*cannot be opened.*'title'"),
+        ("test_trainer.ListLogger", ["+logger.title=3"], "logger.title=3: .*string"),
+        ("test_trainer.ListLogger", ["+logger.text=a"], "logger.text=a: unknown option"),
+        (
+            "test_trainer.ListLogger",
+            ["+logger.title=a", "+logger.limit=0"],
+            "logger._target_=.*the limit is reached",
+        ),
+        ("loggers.Missing", [], "logger._target_=loggers.Missing: no such class"),
+    ],
+)
+def test_class_that_cannot_log_is_an_error(target, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        open_by_class(target, *overrides)
+
+
+def test_logger_without_its_package_is_an_error():
+    if find_spec("comet_ml"):
+        pytest.skip("comet_ml is installed")
+    with pytest.raises(ModuleNotFoundError, match="comet"):
+        open_by_class("pytorch_lightning.loggers.CometLogger")
+
+
+def test_logger_that_refuses_the_settings_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"logger: ListLogger cannot be used \(no server\)"):
+        start_run(tmp_path / "run", {"seed": 0}, [ListLogger("a")])
+
+
+def test_mlflow_has_settings_and_metrics_of_a_training(tmp_path, monkeypatch):
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # which needs no server
+    options = ["logger=mlflow", f"logger.mlflow.tracking_uri=file:{tmp_path / 'mlruns'}"]
+    config = check_config(compose_config("train", [*options, "name=faces"]), TrainConfig)
+    csv, logger = trainer.open_loggers(config.logger, [], tmp_path)
+    assert isinstance(csv, CSVLogger)
+    start_run(tmp_path / "run", {"model": {"lr": 0.5}}, [logger])
+    model = DCGAN(image_size=16, gf_dim=1, df_dim=1, z_dim=3)
+    fitting = quiet_trainer(logger=[logger])
+    fitting.fit(model, DataLoader([{"image": torch.zeros(2, 3, 16, 16)}] * 2, batch_size=None))
+    stored = logger.experiment.get_run(logger.run_id)
+    assert stored.data.params["model/lr"] == "0.5"
+    assert stored.data.metrics["iteration"] == 2
+    assert stored.data.tags["mlflow.runName"] == "faces"

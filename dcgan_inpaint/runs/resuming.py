@@ -44,7 +44,11 @@ FREE_IN_TRAINING = {
     *("trainer.log_every_n_steps", "trainer.enable_progress_bar", "trainer.profiler"),
     *("trainer.enable_model_summary", "trainer.benchmark", "trainer.detect_anomaly"),
 }
-FOLLOWERS = {"gan": "model.gan.path", "name": "logger.wandb.name"}  # equal to it in conf/
+FOLLOWERS = {  # options that are equal to another one in conf/
+    "model.gan.path": "gan",
+    "logger.wandb.name": "name",
+    "logger.mlflow.run_name": "name",
+}
 # options that do not affect completions; of the trainer only precision does
 FREE_IN_COMPLETION = {
     *("shard", "limit", "batch_size", "cache_dir", "output", "pick", "logger", "name", "tags"),
@@ -182,7 +186,7 @@ def resumed_config(cfg: DictConfig, overrides: Sequence[str] | None) -> DictConf
             OmegaConf.update(config, key, value, force_add=True)
     else:
         changed = _apply(config, [o for o in overrides if not _is_composed(o)])
-    for key, follower in FOLLOWERS.items():
+    for follower, key in FOLLOWERS.items():
         if key in changed and follower in old and old[follower] == old.get(key):
             OmegaConf.update(config, follower, config[key])
     new = flatten(OmegaConf.to_container(config, resolve=True))

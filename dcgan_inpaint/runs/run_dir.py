@@ -8,7 +8,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import wandb
 from filelock import BaseFileLock, FileLock, Timeout
 from omegaconf import OmegaConf
 from pytorch_lightning.loggers import Logger
@@ -106,8 +105,8 @@ def start_run(
 ) -> None:
     """Create and lock the run directory, write the settings to config.yaml and to the loggers.
 
-    Raises ValueError for a directory that cannot be written or that another run is using, and for
-    settings that W&B does not accept.
+    Raises ValueError for a directory that cannot be written or that another run is using, and for a
+    logger that does not accept the settings, for example because its server is unreachable.
     """
     for message in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message)
@@ -115,8 +114,8 @@ def start_run(
     for logger in loggers:
         try:
             logger.log_hyperparams(dict(settings))
-        except wandb.errors.Error as error:
-            raise ValueError(f"logger=wandb: {error}") from error
+        except Exception as error:  # the loggers of other packages raise many types
+            raise ValueError(f"logger: {type(logger).__name__} cannot be used ({error})") from error
 
 
 @rank_zero_only

@@ -1,5 +1,6 @@
 """Build trainers and loggers, and complete a data set with them."""
 
+import inspect
 import itertools
 import math
 import os
@@ -14,7 +15,7 @@ import torch
 import wandb
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from lightning_fabric.loggers import Logger as FabricLogger
 from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -27,7 +28,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from dcgan_inpaint.checksums import check_archive
 from dcgan_inpaint.data.batches import make_dataloader
-from dcgan_inpaint.errors import explain_devices, show
+from dcgan_inpaint.errors import explain_devices, show, unwrapped
 from dcgan_inpaint.files import atomic_write
 from dcgan_inpaint.runs.records import CompletionWriter
 from dcgan_inpaint.runs.report import Summary, write_report
@@ -146,24 +147,45 @@ def open_loggers(
     """Instantiate the loggers of conf/logger without writing anything.
 
     Args:
-        options: Each logger's `_target_` and arguments by name, or None.
+        options: Each logger's `_target_` and arguments by name; those of a single logger of any
+            class; or None.
         tags: Tags of the run in W&B.
-        run_dir: Where loggers write that do not set `save_dir`.
+        run_dir: Where loggers write that have an argument `save_dir` and do not set it.
 
     Raises:
-        ValueError: If W&B runs online and is unreachable or has no API key, or if it does not allow
-            the name of the project or a tag.
+        ModuleNotFoundError: If a logger's package is not installed.
+        ValueError: If a class is no logger or refuses its arguments, if W&B runs online and is
+            unreachable or has no API key, or if it does not allow the name of the project or a tag.
     """
-    loggers = []
-    for name, node in (options or {}).items():
+    options = options or {}
+    loggers: list[Logger] = []
+    for name, node in ({"": options} if "_target_" in options else options).items():
         if name == "wandb":
             _check_wandb_names(node.get("project"), tags)
         extra = {"tags": list(tags)} if name == "wandb" else {}
-        loggers.append(instantiate({"save_dir": str(run_dir), **node}, **extra))
+        loggers.append(_open_logger(f"logger.{name}".rstrip("."), node, run_dir, extra))
         online = os.environ.get("WANDB_MODE", "online") == "online" and not node.get("offline")
         if isinstance(loggers[-1], WandbLogger) and online:
             _check_wandb()
     return loggers
+
+
+def _open_logger(
+    key: str, node: Mapping[str, Any], run_dir: Path, extra: Mapping[str, Any]
+) -> Logger:
+    target, arguments = node["_target_"], dict(node)
+    if "save_dir" in inspect.signature(get_object(target)).parameters:
+        arguments = {"save_dir": str(run_dir)} | arguments
+    try:
+        with unwrapped():
+            logger = instantiate(arguments, **extra)
+    except (ModuleNotFoundError, ValueError):
+        raise
+    except Exception as error:  # the loggers of other packages raise many types
+        raise ValueError(f"{key}._target_={target}: cannot be opened ({error})") from error
+    if not isinstance(logger, Logger):
+        raise ValueError(f"{key}._target_={target}: expected a subclass of Lightning's Logger")
+    return logger
 
 
 def _check_wandb_names(project: str | None, tags: Sequence[str]) -> None:

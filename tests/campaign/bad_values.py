@@ -21,6 +21,7 @@ from dcgan_inpaint.models.one_pass import OnePass
 
 CONF = Path(__file__).parents[2] / "conf"
 CUSTOM = {"data": "Few", "model": "Little", "method": "Brightest"}  # in small_sets.py
+OWN_LOGGER = "pytorch_lightning.loggers.CSVLogger"
 GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()}
 BAD = {  # as typed on the command line -> value
     "null": None,
@@ -153,7 +154,8 @@ def compose_small(script: str, group: str, choice: str, files: Path) -> DictConf
         if "path" in cfg.data.keys():  # noqa: SIM118
             cfg.data.path = str(files / "parquet")
     if choice == "own":
-        cfg[group]._target_ = f"small_sets.{CUSTOM[group]}"
+        own = f"small_sets.{CUSTOM[group]}" if group in CUSTOM else OWN_LOGGER
+        cfg[group]._target_ = own
     return cfg
 
 
