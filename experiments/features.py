@@ -30,12 +30,8 @@ from dcgan_inpaint.data.loader import ImageDataModule
 from dcgan_inpaint.errors import format_count
 from dcgan_inpaint.images import to_float, to_pil, to_uint8
 from dcgan_inpaint.metrics.completions import psnr
-from dcgan_inpaint.metrics.features import (
-    FEATURE_BATCH,
-    fd_efflite0,
-    frechet_distance,
-    load_efflite0,
-)
+from dcgan_inpaint.metrics.features import FEATURE_BATCH, load_efflite0, pooled_features
+from dcgan_inpaint.metrics.sets import frechet_distance
 from dcgan_inpaint.models.efficientnet import EfficientNetLite, Features, feature_distance
 from dcgan_inpaint.randomness import normal
 
@@ -96,10 +92,11 @@ def main() -> None:
     for row in distortion_rows(originals, others, network):
         print(markdown_row(row), flush=True)
     if arguments.grids:
+        reference = pooled_features(others, network)  # (N, 1280)
         print("\n| grid | samples | fd_efflite0 |\n| --- | --- | --- |")
     for path in arguments.grids:
         samples = read_grid(path, images.shape[-1])
-        distance = fd_efflite0(samples, others, network)
+        distance = frechet_distance(pooled_features(samples, network), reference)
         print(f"| {path.name} | {len(samples)} | {distance:.1f} |", flush=True)
 
 
@@ -113,8 +110,7 @@ def distortion_rows(
         others: images to compare the set with (M, C, S, S) uint8.
         network: the feature network.
     """
-    # (M, 1280)
-    reference = torch.cat([features.pooled for _, features in extract(others, network)])
+    reference = pooled_features(others, network)  # (M, 1280)
     settings = [(distort, s) for distort, strengths in STRENGTHS.items() for s in strengths]
     results: list[list[tuple[Tensor, ...]]] = [[] for _ in settings]
     indices = torch.arange(len(originals)).split(FEATURE_BATCH)

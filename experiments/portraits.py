@@ -39,7 +39,8 @@ from dcgan_inpaint.errors import format_count
 from dcgan_inpaint.images import to_uint8
 from dcgan_inpaint.inpainting.build import build, load_configured
 from dcgan_inpaint.metrics.completions import psnr
-from dcgan_inpaint.metrics.features import compare, frechet_distance, load_efflite0
+from dcgan_inpaint.metrics.features import compare, load_efflite0
+from dcgan_inpaint.metrics.sets import frechet_distance
 from dcgan_inpaint.photos.detector import find_faces
 from dcgan_inpaint.photos.photos import Photos, crop_finder
 

@@ -24,7 +24,8 @@ from common import CompletionRun, format_interval, markdown_row
 from torch import Tensor
 
 from dcgan_inpaint.metrics.completions import psnr
-from dcgan_inpaint.metrics.features import compare, diversity, frechet_distance, load_efflite0
+from dcgan_inpaint.metrics.features import compare, diversity, load_efflite0
+from dcgan_inpaint.metrics.sets import frechet_distance
 
 HEADER = (
     "mask",

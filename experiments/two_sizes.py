@@ -24,7 +24,8 @@ from dcgan_inpaint.composition import compose_config
 from dcgan_inpaint.data.image_files import CelebA
 from dcgan_inpaint.images import to_float
 from dcgan_inpaint.metrics.completions import psnr
-from dcgan_inpaint.metrics.features import compare, frechet_distance, load_efflite0
+from dcgan_inpaint.metrics.features import compare, load_efflite0
+from dcgan_inpaint.metrics.sets import frechet_distance
 
 # Crop of each checkpoint: x, y, width, height in px of the photo.
 CROPS = {"celeba64": (35, 55, 108, 108), "celeba128": (18, 38, 142, 142)}

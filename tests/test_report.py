@@ -52,7 +52,7 @@ def page(tmp_path, first, psnr, curve=None, summary=None):
 def test_page_holds_the_summary_the_curves_and_the_images(tmp_path):
     html_name = "<script>alert(1)</script>"
     first = [record("a", 0), record(html_name, 1)]
-    summary = {"psnr_hole": (20.5, 19.0, 22.0), "fd_efflite0": (7.25, math.nan, math.nan)}
+    summary = {"psnr_hole": (20.5, 19.0, 22.0), "kid_efflite0": (0.00123456, math.nan, math.nan)}
     curve = torch.tensor([8.0, 4.0, 2.0])
     parsed = page(tmp_path, first, {"a": 20.0, html_name: 21.0, "c": 20.5}, curve, summary)
     assert not parsed.all("script") and not parsed.all("link")
@@ -64,8 +64,8 @@ def test_page_holds_the_summary_the_curves_and_the_images(tmp_path):
     with Image.open(io.BytesIO(base64.b64decode(images[0]["src"].partition(",")[2]))) as image:
         levels = first[0].tensors["before"].permute(1, 2, 0).numpy()
         assert np.array_equal(np.asarray(image), levels)
-    assert "20.500" in parsed.text and "19.000 to 22.000" in parsed.text
-    assert "7.250" in parsed.text and "nan" not in " ".join(parsed.text)
+    assert "20.5" in parsed.text and "19 to 22" in parsed.text
+    assert "0.001235" in parsed.text and "nan" not in " ".join(parsed.text)
     (line,) = parsed.all("polyline")
     assert [[float(x) for x in point.split(",")] for point in line["points"].split()] == [
         [10, 20],  # the highest of three

@@ -10,7 +10,7 @@ from dcgan_inpaint.data.sources import build_source, node_of, resolve_source
 from dcgan_inpaint.errors import exit_on_failure, format_count, one_line_errors, show
 from dcgan_inpaint.files import atomic_write, save_image, write_csv
 from dcgan_inpaint.images import make_grid, save_gif
-from dcgan_inpaint.metrics.samples import load_distances, sample_metrics
+from dcgan_inpaint.metrics.samples import load_network_metrics, sample_metrics
 from dcgan_inpaint.models.checkpoint import load_gan
 from dcgan_inpaint.runs.latent_space import check_rows, interpolate, load_z, vector_arithmetic
 from dcgan_inpaint.runs.run_dir import choose_run_dir, start_run
@@ -34,7 +34,9 @@ def main(config: SampleConfig) -> None:
             if (value := getattr(config, name)) and not config.metrics:
                 raise ValueError(f"{name}={show(value)}: belongs to the metrics. Set metrics=true")
         if config.metrics:
-            distances = load_distances(config.fid, config.features, gan.image_shape[1])
+            more = load_network_metrics(
+                config.fid, config.features, gan.image_shape[1], config.seed
+            )
             source = resolve_source(
                 build_source(config.data), gan.data, gan.image_shape, config.ckpt
             )
@@ -60,10 +62,11 @@ def main(config: SampleConfig) -> None:
         print(run_dir / ("arithmetic.png" if has_arithmetic else "samples.png"))
         if config.metrics:
             metrics = sample_metrics(
-                gan, real, config.metrics_count, config.seed, config.ema, distances, bar=True
+                gan, real, config.metrics_count, config.seed, config.ema, more, bar=True
             )
-            write_csv(run_dir / "quality.csv", [("metric", "value"), *metrics.items()])
-            values = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+            table = [(name, *interval) for name, interval in metrics.items()]
+            write_csv(run_dir / "quality.csv", [("metric", "value", "low", "high"), *table])
+            values = ", ".join(f"{name} {value:.4g}" for name, (value, *_) in metrics.items())
             count = config.metrics_count
             against = format_count(len(real), f"{config.split} image")
             print(f"{format_count(count, 'sample')} against {against}: {values}")

@@ -213,6 +213,6 @@ def evaluate_samples(
     bar = trainer.progress_bar_callback is not None
     metrics = sample_metrics(model.gan, real, config.sample_metrics, bar=bar)
     for logger in trainer.loggers:
-        logger.log_metrics({f"samples/{name}": value for name, value in metrics.items()})
+        logger.log_metrics({f"samples/{name}": value for name, (value, *_) in metrics.items()})
         logger.save()
-    print(", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
+    print(", ".join(f"{name} {value:.3f}" for name, (value, *_) in metrics.items()))

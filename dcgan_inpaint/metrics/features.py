@@ -1,15 +1,13 @@
-"""Distances between images in the features of a network trained on ImageNet.
+"""Features of a network trained on ImageNet, and distances between two images in them.
 
-The network is EfficientNet-Lite0 (models/efficientnet.py).  Both metrics are specific to this
-project: fd_efflite0 is the Fréchet distance of Heusel 2017 with other features than FID, and
-feature_distance has the form of LPIPS without its learned weights.
+The network is EfficientNet-Lite0 (models/efficientnet.py).  feature_distance is specific to this
+project: it has the form of LPIPS without its learned weights.  sets.py compares sets of images.
 """
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dcgan_inpaint.errors import format_count
 from dcgan_inpaint.images import to_float
 from dcgan_inpaint.models.efficientnet import (
     EfficientNetLite,
@@ -56,46 +54,10 @@ def diversity(samples: Tensor, network: EfficientNetLite) -> Tensor:
 
 
 @torch.no_grad()
-def fd_efflite0(
-    fake: Tensor | np.ndarray, real: Tensor | np.ndarray, network: EfficientNetLite
-) -> float:
-    """Return the Fréchet distance of two sets of uint8 images (N, C, H, W) in CPU memory.
-
-    It is biased upward for few images: compare values of sets of the same size only.
-    """
+def pooled_features(images: Tensor | np.ndarray, network: EfficientNetLite) -> Tensor:
+    """Return the pooled features (N, FEATURE_DIM) of uint8 images (N, C, H, W) in CPU memory."""
     device = network.fc.weight.device
-    pooled = []
-    for images in (fake, real):
-        chunks = [images[i : i + FEATURE_BATCH] for i in range(0, len(images), FEATURE_BATCH)]
-        features = [network(to_float(np.asarray(chunk)).to(device)).pooled for chunk in chunks]
-        pooled.append(torch.cat(features).cpu())  # (N, FEATURE_DIM)
-    return frechet_distance(*pooled)
-
-
-def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """Return the Fréchet distance of Gaussians fitted to the rows of a (N, D) and b (M, D).
-
-    It is |mean a - mean b|^2 + tr(A + B - 2 (A B)^1/2) with the covariances A and B (Heusel 2017).
-    With A = P'P and B = Q'Q, the trace of the root is the sum of the singular values of P Q'.  So
-    no matrix root is needed, and the result is exact for fewer rows than columns.
-
-    Raises:
-        ValueError: If a set has fewer than two rows.
-    """
-    if min(len(a), len(b)) < 2:
-        raise ValueError(
-            f"sets of {format_count(len(a), 'image')} and {format_count(len(b), 'image')} are too "
-            "small. Use 2 or more images in each"
-        )
-    a, b = a.double(), b.double()
-    p, q = _covariance_factor(a), _covariance_factor(b)
-    root_trace = torch.linalg.svdvals(p @ q.T).sum()
-    means = (a.mean(0) - b.mean(0)).square().sum()
-    return float(means + p.square().sum() + q.square().sum() - 2 * root_trace)
-
-
-def _covariance_factor(rows: Tensor) -> Tensor:
-    """Return P, with at most D rows, such that P'P is the covariance of rows (N, D)."""
-    centered = (rows - rows.mean(0)) / (len(rows) - 1) ** 0.5
-    tall = len(centered) > centered.shape[1]
-    return torch.linalg.qr(centered, mode="r").R if tall else centered
+    chunks = [images[i : i + FEATURE_BATCH] for i in range(0, len(images), FEATURE_BATCH)]
+    return torch.cat(
+        [network(to_float(np.asarray(chunk)).to(device)).pooled.cpu() for chunk in chunks]
+    )

@@ -5,7 +5,8 @@ be a memory map larger than memory.  The metrics use 8-bit levels and process th
 on the CPU.  They depend on the number of images: compare values of sets of the same size only.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,8 +20,10 @@ from tqdm import tqdm
 from dcgan_inpaint.errors import format_count, import_extra
 from dcgan_inpaint.files import load_weights
 from dcgan_inpaint.images import to_uint8
-from dcgan_inpaint.metrics.features import fd_efflite0, load_efflite0
+from dcgan_inpaint.metrics.features import load_efflite0, pooled_features
+from dcgan_inpaint.metrics.sets import Interval, compare_sets
 from dcgan_inpaint.models.base import LatentGAN
+from dcgan_inpaint.models.efficientnet import EfficientNetLite
 from dcgan_inpaint.randomness import normal, uniform
 
 # The numbers of the code of Karras 2018.
@@ -36,6 +39,7 @@ FID_FILE = "torch-fidelity's weights-inception-2015-12-05-6726825d.pth"
 FID_BATCH = 32  # images at a time; Inception enlarges them to 299 px
 
 ImageSet = Tensor | np.ndarray
+Metrics = dict[str, Interval]  # by name
 
 
 @torch.no_grad()
@@ -45,9 +49,9 @@ def sample_metrics(
     count: int = 4096,
     seed: int = 0,
     ema: bool = True,
-    distances: Mapping[str, Callable[[ImageSet, ImageSet], float]] | None = None,
+    more: Sequence[Callable[[ImageSet, ImageSet], Metrics]] = (),
     bar: bool = False,
-) -> dict[str, float]:
+) -> Metrics:
     """Compare samples of a GAN with real images.
 
     Args:
@@ -56,13 +60,13 @@ def sample_metrics(
         count: Number of samples.
         seed: Seed of the latents and the patches.
         ema: Use the averaged generator; False uses the raw one.
-        distances: Further distances of (samples, real images) by name.
+        more: Further metrics of (samples, real images).
         bar: Show a progress bar.
 
     Returns:
-        Values by name: the sliced Wasserstein distances swd_16, swd_32, ... and their mean swd; the
-        mean similarity ms_ssim within the samples and ms_ssim_real within the real images; and
-        the `distances`.
+        The sliced Wasserstein distances swd_16, swd_32, ... and their mean swd, and the mean
+        similarity ms_ssim within the samples and ms_ssim_real within the real images, without
+        intervals; and `more`.
 
     Raises:
         ValueError: If there are fewer than two samples or images, or if their shapes differ.
@@ -80,11 +84,18 @@ def sample_metrics(
     chunks = index.split(IMAGE_CHUNK)
     fake = torch.cat([to_uint8(gan(gan.latents(chunk, seed), ema)) for chunk in chunks])
     swd = sliced_wasserstein(fake, real, seed, bar)
-    metrics = {f"swd_{side}": distance for side, distance in swd.items()}
-    metrics["swd"] = sum(swd.values()) / len(swd)
-    metrics["ms_ssim"] = similarity(fake)
-    metrics["ms_ssim_real"] = similarity(real)
-    return metrics | {name: distance(fake, real) for name, distance in (distances or {}).items()}
+    values = {f"swd_{side}": distance for side, distance in swd.items()}
+    values["swd"] = sum(swd.values()) / len(swd)
+    values["ms_ssim"] = similarity(fake)
+    values["ms_ssim_real"] = similarity(real)
+    metrics = {name: without_interval(value) for name, value in values.items()}
+    for metric in more:
+        metrics |= metric(fake, real)
+    return metrics
+
+
+def without_interval(value: float) -> Interval:
+    return value, math.nan, math.nan
 
 
 def sliced_wasserstein(
@@ -297,6 +308,14 @@ def frechet_inception_distance(
     return float(inception.compute())
 
 
+def feature_metrics(
+    fake: ImageSet, real: ImageSet, network: EfficientNetLite, seed: int = 0
+) -> Metrics:
+    """Return the metrics of `compare_sets` of two sets of uint8 images (N, C, S, S)."""
+    pooled = [pooled_features(images, network) for images in (fake, real)]  # (N, FEATURE_DIM)
+    return compare_sets(pooled[0], pooled[1], seed=seed)
+
+
 def _as_uint8(images: ImageSet) -> Tensor:
     """Return images as a uint8 tensor on the CPU."""
     if isinstance(images, np.ndarray):
@@ -304,23 +323,25 @@ def _as_uint8(images: ImageSet) -> Tensor:
     return images.cpu() if images.dtype == torch.uint8 else to_uint8(images)
 
 
-def load_distances(
-    fid: str | None, features: bool, image_size: int
-) -> dict[str, Callable[..., float]]:
-    """Return the requested network-based distances between sets of images, by name.
+def load_network_metrics(
+    fid: str | None, features: bool, image_size: int, seed: int
+) -> list[Callable[..., Metrics]]:
+    """Return the requested metrics of two sets of images that need a network.
 
     Args:
         fid: Path of the Inception weights, or None.
         features: Whether to load EfficientNet-Lite0.
         image_size: Side of the images in pixels.
+        seed: Seed of the intervals.
 
     Raises:
         FileNotFoundError, ModuleNotFoundError, ValueError: As `load_inception` and
             `load_efflite0`.
     """
-    distances: dict[str, Callable[..., float]] = {}
+    metrics: list[Callable[..., Metrics]] = []
     if fid:
-        distances["fid"] = partial(frechet_inception_distance, inception=load_inception(fid))
+        distance = partial(frechet_inception_distance, inception=load_inception(fid))
+        metrics.append(lambda fake, real: {"fid": without_interval(distance(fake, real))})
     if features:
-        distances["fd_efflite0"] = partial(fd_efflite0, network=load_efflite0(image_size))
-    return distances
+        metrics.append(partial(feature_metrics, network=load_efflite0(image_size), seed=seed))
+    return metrics

@@ -22,11 +22,11 @@ from dcgan_inpaint.errors import tolerate_closed_pipes
 from dcgan_inpaint.files import PNG_LEVEL, atomic_write, save_image, write_csv
 from dcgan_inpaint.images import make_grid, save_gif
 from dcgan_inpaint.metrics.completions import mean_interval
-from dcgan_inpaint.metrics.features import frechet_distance
+from dcgan_inpaint.metrics.sets import Interval, compare_sets
 from dcgan_inpaint.photos.photos import Photos
 from dcgan_inpaint.runs.records import LOSSES, Record, read_records, write_images
 
-Summary = dict[str, tuple[float, float, float]]  # mean and 95% interval (low, high) of each metric
+Summary = dict[str, Interval]  # mean and 95% interval of each metric
 
 GRIDS = ("before", "masked", "generated", "completed", "mean", "spread")
 ROWS = ("before", "masked", "completed")  # of each band of rows.png
@@ -43,7 +43,7 @@ def write_report(run_dir: Path, records: Iterable[Record], photos: Photos | None
     - Image files of each record that are missing or damaged (`write_images`).
     - `GRIDS`, frames/ and search.gif of the first 64 images; rows.png of the first 24.
     - metrics.csv: the metrics of each image; summary.csv: means with 95% intervals over images,
-      and fd_efflite0 of all completions against all images.
+      and the metrics of all completions against all images (metrics/sets.py).
     - trace.csv: iteration and losses of each search.
     - `ARRAYS`: z (N, z_dim), z_frames (N, F, z_dim), features (N, 2, 1280).
     - index.html: summary, curves and the first images in one file, and links to the photos.  The
@@ -136,7 +136,8 @@ def _summarize(metrics: list[dict[str, float]], features: list[Tensor]) -> Summa
     }
     if len(features) > 1:
         fake, real = torch.stack(features).unbind(1)  # (N, 1280) each
-        summary["fd_efflite0"] = frechet_distance(fake, real), math.nan, math.nan
+        metrics_of_sets = compare_sets(fake, real, paired=True)
+        summary |= {name: row for name, row in metrics_of_sets.items() if not math.isnan(row[0])}
     return summary
 
 

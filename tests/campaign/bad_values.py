@@ -154,8 +154,7 @@ def compose_small(script: str, group: str, choice: str, files: Path) -> DictConf
         if "path" in cfg.data.keys():  # noqa: SIM118
             cfg.data.path = str(files / "parquet")
     if choice == "own":
-        own = f"small_sets.{CUSTOM[group]}" if group in CUSTOM else OWN_LOGGER
-        cfg[group]._target_ = own
+        cfg[group]._target_ = f"small_sets.{CUSTOM[group]}" if group in CUSTOM else OWN_LOGGER
     return cfg
 
 
