@@ -26,6 +26,7 @@ from dcgan_inpaint.masks.masks import MaskFunction
 from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.models.checkpoint import load_model
 from dcgan_inpaint.photos.crops import Crop
+from dcgan_inpaint.photos.far_images import FAR_IMAGE, find_far_images
 from dcgan_inpaint.photos.photos import CropFinder, Photos, crop_finder
 from dcgan_inpaint.photos.reading import ImageLike, to_mask, to_photo
 from dcgan_inpaint.photos.result import Result
@@ -115,6 +116,9 @@ class Completer:
         Returns:
             A Result, or a list of them for a list of images.
 
+        Warns:
+            UserWarning: If no face is found, or an image looks unlike the faces of the training.
+
         Raises:
             ValueError: If an argument is invalid; raised before the search, with one line.
         """
@@ -151,10 +155,14 @@ class Completer:
         for done, seconds in _complete(
             config.trainer, completing, photos.images, config.batch_size
         ):
+            far = find_far_images(self.model, completing, done)
+            for i in far:
+                warnings.warn(f"{photos.images.names[i]}: {FAR_IMAGE}", stacklevel=3)
             for row, i in enumerate(done.index.tolist()):
                 previous = results.get(photos.photo_index[i])
                 total = seconds + (previous.seconds if previous else 0)
-                results[photos.photo_index[i]] = Result(photos, done, row, total, previous)
+                is_far = i in far or bool(previous and previous.is_far)
+                results[photos.photo_index[i]] = Result(photos, done, row, total, previous, is_far)
         return list(results.values()) if many else results[0]
 
     def crop_of(self, image: ImageLike) -> Crop:

@@ -19,7 +19,9 @@ from dcgan_inpaint.metrics.completions import load_lpips
 from dcgan_inpaint.metrics.features import load_efflite0
 from dcgan_inpaint.models.checkpoint import load_model
 from dcgan_inpaint.photos.crops import draw_crops
+from dcgan_inpaint.photos.far_images import FAR_IMAGE
 from dcgan_inpaint.photos.photos import PORTRAITS, Photos, load_photos
+from dcgan_inpaint.runs.callbacks import FarImages
 from dcgan_inpaint.runs.records import CompletionWriter, read_records
 from dcgan_inpaint.runs.report import format_summary
 from dcgan_inpaint.runs.resuming import check_continuation
@@ -64,7 +66,9 @@ def main(config: InpaintConfig) -> float | None:
         settings = check_continuation(run_dir, config, ckpt_file, stored)
         writer = CompletionWriter(run_dir, images, config.limit, photos, lpips, features, settings)
         loggers = open_loggers(config.logger, config.tags, run_dir)
-        trainer = make_trainer(config.trainer, loggers, [writer])
+        far_images = FarImages(model)
+        callbacks = [writer, far_images] if photos else [writer]
+        trainer = make_trainer(config.trainer, loggers, callbacks)
         start_run(run_dir, asdict(config), loggers, config.shard)
 
     if photos:
@@ -74,6 +78,8 @@ def main(config: InpaintConfig) -> float | None:
     with out_of_memory(remedy), exit_on_failure(lambda: f"{again} continues"):
         summary = complete(trainer, writer, completing, config.batch_size, config.shard)
     close_loggers(loggers)
+    for i in far_images.found:
+        print(f"{images.names[i]}: {FAR_IMAGE}")
     if summary is None:  # other processes or shards complete the rest
         return None
     metrics = format_summary(summary)

@@ -185,6 +185,11 @@ class InpaintingModule(LightningModule):
         """Total number of evaluations of G."""
         return self.solver.iterations + sum(stage.solver.iterations for stage in self.stages)
 
+    @property
+    def completes_in_one_pass(self) -> bool:
+        """Whether a completion is the output of a one-pass network, without a search."""
+        return isinstance(self.encoder, EncoderGenerator) and self.iterations == 0
+
     @torch.no_grad()
     def check(self) -> None:
         """Raise ValueError if the mask or the measurement does not fit the image size."""

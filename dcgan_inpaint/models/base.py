@@ -55,6 +55,7 @@ class Model(LightningModule):
         respects_valid: Whether training ignores the unknown pixels, where batch["valid"] is 0.
         needs_calibration: Whether `calibrate` is called at the end of each epoch.
         ema_only: Whether the model was loaded from a file without the raw networks.
+        added_buffers: Buffers that files of earlier versions omit; they keep their initial values.
         steps_per_batch: Optimizer steps for each batch.
         accumulate_grad_batches: Parts that a batch is split into, one in memory at a time, for
             manual optimization; Lightning does it for automatic optimization.
@@ -77,6 +78,7 @@ class Model(LightningModule):
     respects_valid = False
     needs_calibration = False
     ema_only = False
+    added_buffers: ClassVar[Sequence[str]] = ()
     discriminator: nn.Module
     steps_per_batch = 1
     accumulate_grad_batches = 1
@@ -287,6 +289,12 @@ class Model(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.data = self.data or checkpoint.get("data")
+        checkpoint["state_dict"] = self.initial_buffers() | checkpoint["state_dict"]
+
+    def initial_buffers(self) -> dict[str, Tensor]:
+        """Return the `added_buffers` of a model by name."""
+        own = self.state_dict()
+        return {name: own[name] for name in self.added_buffers if name in own}
 
 
 class AdversarialModule(Model):

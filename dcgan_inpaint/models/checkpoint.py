@@ -202,10 +202,11 @@ def _build_model(model_class: type[Model], header: Header, tensors: dict[str, Te
             for name in [name for name in tensors if name.startswith(f"{average}.")]:
                 tensors.setdefault(network + name.removeprefix(average), tensors[name])
         expected = {k: v for k, v in expected.items() if not _is_part(k, planned.training_only)}
-    _check_tensors(expected, tensors)
+    added = planned.initial_buffers().keys() - tensors.keys()
+    _check_tensors({k: v for k, v in expected.items() if k not in added}, tensors)
     data = None if header.data is None else check_description(header.data)
     model = model_class.from_hyperparameters(header.settings)
-    model.load_state_dict(tensors, strict=not header.averaged)
+    model.load_state_dict(model.initial_buffers() | tensors, strict=not header.averaged)
     model.data, model.trained_iterations = data, header.iteration
     for part in filter(None, (model, model.gan)):
         part.ema_only = header.averaged

@@ -129,12 +129,14 @@ class OnePass(Model):
     training_only = ("discriminator",)
     starts = {"ema_network.decoder": "gan.ema_generator"}
     respects_valid = True
+    added_buffers = ("face_scores",)
     settings: OnePassSettings
     gan: LatentGAN | None
     discriminator: Discriminator
     ema_network: Any
     features: tuple[Any]  # network of the perceptual loss, or None
     error_calibration: Tensor  # (HOLE_DEPTHS, 2), see uncertainty.py
+    face_scores: Tensor  # (2,), see photos/far_images.py; 0 if not measured
 
     def __init__(self, gan: Model | None = None, mask: MaskFunction | None = None, **settings: Any):
         s = make(OnePassSettings, settings)
@@ -150,6 +152,7 @@ class OnePass(Model):
         if gan is not None:
             self.encoder_noise_dim = self.network.noise_dim
             self.register_buffer("error_calibration", torch.tensor([[1.0, 0.0]] * HOLE_DEPTHS))
+            self.register_buffer("face_scores", torch.zeros(2))
         self.needs_calibration = gan is not None
         self.uses_discriminator = s.adversarial > 0 or s.feature_matching > 0
         self.steps_per_batch = 1 + self.uses_discriminator

@@ -196,6 +196,23 @@ def find_faces(photo: Image.Image, count: int | None = None) -> list[Face]:
     return sorted(faces, key=lambda face: -face.prominence)
 
 
+@torch.no_grad()
+def face_scores(images: Tensor) -> Tensor:
+    """Return the confidence of the detector that there is a face in each image, a logit: (B,).
+
+    Unlike `find_faces` it uses a single view, in which the image has half the side of the view and
+    gray around it.  The eyes of a face that fills the image are then apart by about EYE_DISTANCE.
+
+    Args:
+        images: (B, 1 or 3, S, S) in [-1, 1], in which a face would be upright and large.
+    """
+    color = images.detach().float().cpu().expand(-1, 3, -1, -1)
+    size, border = (INPUT_SIZE // 2, INPUT_SIZE // 2), [INPUT_SIZE // 4] * 4
+    small = F.interpolate(color, size, mode="bilinear", align_corners=False, antialias=True)
+    logits, _ = load_blazeface()(F.pad(small, border))  # (B, 896)
+    return logits.amax(1)
+
+
 def view_of(photo: Image.Image, crop: Crop) -> Image.Image:
     """Return a crop of an "RGB" photo at 128 x 128 px, antialiased; black outside the photo."""
     corners = [crop.origin + crop.side * corner for corner in (0, 1, 1j, 1 + 1j)]

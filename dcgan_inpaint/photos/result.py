@@ -33,6 +33,8 @@ class Result:
         row: The row of the completion in the batch.
         seconds: Run time of the completion: the share of each image in that of its batch.
         previous: The result of the previous face of the same image.
+        is_far: Whether the image is far from the faces that the model was trained on, so that the
+            completion may be wrong (photos/far_images.py); of several faces, whether any is.
     """
 
     photos: Photos
@@ -40,6 +42,7 @@ class Result:
     row: int
     seconds: float
     previous: "Result | None" = None
+    is_far: bool = False
 
     def __repr__(self) -> str:
         width, height = self.photos.photo(self.index).size

@@ -1,4 +1,4 @@
-"""Callbacks of a training run: previews, throughput, calibration and checks for failures."""
+"""Callbacks of runs: previews, throughput, calibration, and checks for failures and far images."""
 
 import time
 import warnings
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
@@ -17,8 +17,10 @@ from dcgan_inpaint.data.loader import ImageDataModule
 from dcgan_inpaint.files import save_image
 from dcgan_inpaint.images import make_grid
 from dcgan_inpaint.inpainting.build import build_preview
+from dcgan_inpaint.inpainting.module import Completion
 from dcgan_inpaint.metrics.completions import psnr
 from dcgan_inpaint.models.base import LatentGAN, Model
+from dcgan_inpaint.photos.far_images import find_far_images, measure_faces
 from dcgan_inpaint.runs.trainer import log_image
 
 
@@ -66,7 +68,8 @@ class StoreSettings(Callback):
 class Calibration(Callback):
     """Calibrates a model that samples, after each epoch.
 
-    It fits the predicted error on `count` validation images, which the model is not trained on.
+    It fits the predicted error, and measures the faces in completions, on `count` validation
+    images, which the model is not trained on.
     """
 
     # The encoders of experiments/sampling.md were calibrated on 128 validation images.
@@ -78,12 +81,33 @@ class Calibration(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, module: Model) -> None:
         module.calibrate(self.images.to(module.device))
+        measure_faces(module, self.images)
 
 
 def validation_images(data: ImageDataModule, count: int) -> Tensor:
     """Return up to `count` validation images (B, C, S, S) in [-1, 1], the first of the split."""
     validation = data.split("val")
     return validation.__getitems__(list(range(min(count, len(validation)))))["image"]
+
+
+class FarImages(Callback):
+    """Finds the completed images that are far from the faces that a model was trained on.
+
+    Args:
+        model: The model that completes.
+
+    Attributes:
+        found: The positions of these images in the list, of those that this process completes.
+    """
+
+    def __init__(self, model: Model):
+        self.model = model
+        self.found: list[int] = []
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Completion, *_: object
+    ) -> None:
+        self.found += find_far_images(self.model, module, outputs)
 
 
 class SampleGrid(Callback):

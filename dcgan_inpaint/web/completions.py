@@ -61,6 +61,7 @@ class StoredCompletion:
         summary: dict[str, Any] = {
             "candidates": [data_url(to_pil(candidate)) for candidate in candidates],
             "totals": [] if trace is None else trace[:, 2].tolist(),
+            "is_far": self.result.is_far,
         }
         spreads = [face.spread for face in faces if face.spread is not None]  # (S, S) each
         if spreads:

@@ -591,6 +591,7 @@ const eventHandlers = {
     completionId = summary.id;
     totals = summary.totals;
     if (totals.length > 1) drawCurve(); // only a search has several
+    $("far-image").hidden = !summary.is_far;
     showCandidates(summary);
     await chooseCandidate(0);
   },
