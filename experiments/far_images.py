@@ -33,11 +33,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dcgan_inpaint.data.batches import ImageDataset, make_dataloader
-from dcgan_inpaint.data.image_files import find_images
+from dcgan_inpaint.data.directories import find_images
 from dcgan_inpaint.data.skin_tone import skin_tone
+from dcgan_inpaint.files import find_checkpoint
 from dcgan_inpaint.inpainting.build import build, load_configured
 from dcgan_inpaint.models.base import Model, gan_of
-from dcgan_inpaint.models.checkpoint import checkpoint_path, save_weights
+from dcgan_inpaint.models.checkpoint import save_weights
 from dcgan_inpaint.models.networks import freeze
 from dcgan_inpaint.photos.detector import face_scores
 from dcgan_inpaint.photos.far_images import DEVIATIONS, find_far_images, measure_faces
@@ -99,7 +100,7 @@ def main() -> None:
 def measure(checkpoint: str, overrides: Sequence[str]) -> None:
     """Store the face scores of validation images in a checkpoint; see the top of this file."""
     run = CompletionRun([f"ckpt={checkpoint}", "mask=every", "split=val", *overrides])
-    model, path = run.model, checkpoint_path(checkpoint)
+    model, path = run.model, find_checkpoint(checkpoint)
     if getattr(model, "face_scores", None) is None:
         raise SystemExit(f"--measure {checkpoint}: does not sample. Use a one-pass network")
     model.mask = instantiate(run.config.mask)

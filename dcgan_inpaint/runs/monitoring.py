@@ -15,7 +15,8 @@ from dcgan_inpaint.files import write_csv
 from dcgan_inpaint.inpainting.build import build_preview
 from dcgan_inpaint.inpainting.module import Completion
 from dcgan_inpaint.metrics.completions import psnr
-from dcgan_inpaint.metrics.features import FEATURE_BATCH, frechet_distance
+from dcgan_inpaint.metrics.features import FEATURE_BATCH
+from dcgan_inpaint.metrics.sets import frechet_distance
 from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.models.checkpoint import save_weights
 from dcgan_inpaint.models.efficientnet import EfficientNetLite, load_efficientnet
