@@ -47,3 +47,51 @@ def run(cache_dir):
         patch.chdir(PROJECT)
         patch.setenv("DCGAN_INPAINT_CACHE", str(cache_dir))
         yield call
+
+
+# The browser tests: the imports are slow, so other tests do without them.
+
+
+@pytest.fixture(scope="module")
+def downloads(tmp_path_factory):
+    """The directory of files that Chromium downloads."""
+    return tmp_path_factory.mktemp("downloads")
+
+
+@pytest.fixture(scope="module")
+def driver(downloads, tmp_path_factory):
+    """Chromium, controlled by Selenium."""
+    from browser import start_chromium
+
+    driver = start_chromium(downloads, tmp_path_factory.mktemp("profile"))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def small_server():
+    """A server with a small model, and its `url`."""
+    from browser import small_completer
+    from serving import run_server
+
+    from dcgan_inpaint.web.server import Server
+
+    server = Server([small_completer("solver.iterations=10")])
+    with run_server(server) as server.url:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def small_url(small_server):
+    return small_server.url
+
+
+@pytest.fixture
+def phone(driver):
+    """A screen of 390 x 844 px that is touched."""
+    metrics = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    yield
+    driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+    driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
