@@ -145,6 +145,18 @@ def test_missing_face_is_reported(driver, small_server, monkeypatch, tmp_path):
     page.wait_for(lambda: page["loading"].text == "")
 
 
+def test_far_image_is_reported(driver, small_server, monkeypatch):
+    page = Page(driver, small_server.url)
+    page.load_example()
+    page.drag((0, 0))
+    monkeypatch.setattr("dcgan_inpaint.api.find_far_images", lambda *_: [0])
+    page.complete()
+    assert page["far-image"].text.startswith("The photo looks unlike the faces")
+    monkeypatch.undo()
+    page.complete()
+    page.wait_for(lambda: not page["far-image"].is_displayed())
+
+
 def test_crop_is_moved_and_hole_outside_is_ignored(driver, small_url, downloads, tmp_path):
     Image.effect_noise((300, 200), 50).save(tmp_path / "wide.png")
     page = Page(driver, small_url)

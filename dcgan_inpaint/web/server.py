@@ -3,6 +3,7 @@
 import json
 import re
 import time
+import warnings
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -227,7 +228,9 @@ class Server:
             totals.clear()
             last_frame = time.monotonic()
 
-        result = completer(photo_image, mask_image, crop, candidates, watch=watch)
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
+            # They are for the caller of a Completer; the page shows them itself.
+            result = completer(photo_image, mask_image, crop, candidates, watch=watch)
         completion = StoredCompletion(result)
         identifier = self.store.add(completion)
         try:
