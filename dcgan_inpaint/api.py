@@ -156,8 +156,8 @@ class Completer:
             config.trainer, completing, photos.images, config.batch_size
         ):
             far = find_far_images(self.model, completing, done)
-            for i in far:
-                warnings.warn(f"{photos.images.names[i]}: {FAR_IMAGE}", stacklevel=3)
+            for name in dict.fromkeys(photos.images.names[i] for i in far):  # of several faces one
+                warnings.warn(f"{name}: {FAR_IMAGE}", stacklevel=3)
             for row, i in enumerate(done.index.tolist()):
                 previous = results.get(photos.photo_index[i])
                 total = seconds + (previous.seconds if previous else 0)

@@ -102,7 +102,9 @@ def measure(checkpoint: str, overrides: Sequence[str]) -> None:
     run = CompletionRun([f"ckpt={checkpoint}", "mask=every", "split=val", *overrides])
     model, path = run.model, find_checkpoint(checkpoint)
     if getattr(model, "face_scores", None) is None:
-        raise SystemExit(f"--measure {checkpoint}: does not sample. Use a one-pass network")
+        raise SystemExit(
+            f"--measure {checkpoint}: holds a {model.kind}. Use a one-pass network from a GAN"
+        )
     model.mask = instantiate(run.config.mask)
     images = run.data.split("val")
     count = min(CALIBRATION_IMAGES, len(images))

@@ -78,8 +78,8 @@ def main(config: InpaintConfig) -> float | None:
     with out_of_memory(remedy), exit_on_failure(lambda: f"{again} continues"):
         summary = complete(trainer, writer, completing, config.batch_size, config.shard)
     close_loggers(loggers)
-    for i in far_images.found:
-        print(f"{images.names[i]}: {FAR_IMAGE}")
+    for name in dict.fromkeys(images.names[i] for i in far_images.found):  # of several faces one
+        print(f"{name}: {FAR_IMAGE}")
     if summary is None:  # other processes or shards complete the rest
         return None
     metrics = format_summary(summary)
