@@ -24,6 +24,8 @@ from dcgan_inpaint.configs import (
     settings,
 )
 
+NO_GAN = "none"
+
 
 def _shard(value: str) -> str:
     part, count = map(int, value.split("/"))
@@ -124,7 +126,7 @@ class TrainConfig:
     monitor_every: Count = 1
     monitor_images: Annotated[Count, Field(ge=2)] = 512
     patience: Count | None = None
-    gan: Text | None = None  # read by the models that start from a GAN
+    gan: Text = NO_GAN  # read by the models that start from a GAN
 
 
 @settings

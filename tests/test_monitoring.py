@@ -14,7 +14,8 @@ from training import quiet_trainer
 from dcgan_inpaint.data.batches import ImageDataset
 from dcgan_inpaint.masks import masks
 from dcgan_inpaint.metrics.completions import psnr
-from dcgan_inpaint.metrics.features import frechet_distance, load_efflite0
+from dcgan_inpaint.metrics.features import load_efflite0
+from dcgan_inpaint.metrics.sets import frechet_distance
 from dcgan_inpaint.models.checkpoint import load_model
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.one_pass import OnePass

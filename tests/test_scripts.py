@@ -367,7 +367,7 @@ def test_too_few_images_error_names_settings_that_work(run, image_directories, t
     advice = result.stderr.rpartition(". Use ")[2]
     lower = advice.replace(" or less", "").replace(",", "").split()
     assert {override.partition("=")[0] for override in lower} > {"batch_size"}
-    assert "trained 1 iterations" in run("train.py", *overrides, *lower).stdout
+    assert "trained 1 iteration\n" in run("train.py", *overrides, *lower).stdout
 
 
 def test_completing_a_split_writes_metrics_images_and_traces(run, trained, tmp_path):

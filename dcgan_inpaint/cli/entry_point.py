@@ -31,7 +31,7 @@ from dcgan_inpaint.data.directories import find_images
 from dcgan_inpaint.errors import exit_on_signal, one_line_errors, tolerate_closed_pipes
 from dcgan_inpaint.files import LAST_CKPT, Z_FILE, check_file, find_checkpoint
 from dcgan_inpaint.runs.resuming import resumed_config, split_resumed
-from dcgan_inpaint.schemas import InpaintConfig, SampleConfig, TrainConfig
+from dcgan_inpaint.schemas import NO_GAN, InpaintConfig, SampleConfig, TrainConfig
 
 MASK_FILE = "dcgan_inpaint.masks.mask_image.mask_file"
 SCHEMAS: dict[str, type] = {"train": TrainConfig, "inpaint": InpaintConfig, "sample": SampleConfig}
@@ -97,7 +97,7 @@ def check_files_exist(config: TrainConfig | InpaintConfig | SampleConfig) -> Non
         if config.resume is not None:
             check_file("resume", config.resume, LAST_CKPT)
         for option, path in (("gan", config.gan), ("init", config.init)):
-            if path is not None:
+            if path not in (None, NO_GAN):
                 find_checkpoint(path, option)
         return
     if config.ckpt is not None:
