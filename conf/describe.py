@@ -12,7 +12,7 @@ from pathlib import Path
 from dcgan_inpaint.cli.help import Row, read
 
 CONF = Path(__file__).parent
-COMMANDS = ("train", "inpaint", "sample")
+COMMANDS = ("train", "inpaint", "sample", "export")
 INTRODUCTION = """# Options
 
 `python conf/describe.py` generates this page from the comments of the files in this directory; a
@@ -40,7 +40,8 @@ def command_section(name: str) -> str:
     group_keys = {row.key for row in groups}  # a group that may be null is a key as well
     rows = [escaped(row)._replace(key=f"[`{row.key}=`](#{row.key})") for row in groups]
     rows += [escaped(row) for row in keys if row.key not in group_keys]
-    return f"## {name}.py\n\n{table(rows)}"
+    title = "dcgan-export" if name == "export" else f"{name}.py"
+    return f"## {title}\n\n{table(rows)}"
 
 
 def group_section(folder: Path) -> str:

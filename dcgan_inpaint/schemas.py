@@ -1,8 +1,9 @@
-"""Schemas of the options of completion, training and sampling.
+"""Schemas of the options of completion, training, sampling and export.
 
 Importing this module does not import torch.
 """
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -150,3 +151,18 @@ class SampleConfig:
     features: bool
     cache_dir: Text
     output: Text | None
+
+
+def _exported(value: str) -> str:
+    if Path(value).suffix not in (".safetensors", ".onnx", ".pt2"):
+        raise ValueError("should end in .safetensors, .onnx or .pt2")
+    return value
+
+
+@settings
+class ExportConfig:
+    """Options of conf/export.yaml."""
+
+    ckpt: Text
+    out: Annotated[Text, AfterValidator(_exported)]
+    blend: Node

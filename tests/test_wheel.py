@@ -122,4 +122,4 @@ assert dcgan_inpaint.__version__ == importlib.metadata.version("dcgan_inpaint")
 def test_every_command_loads(run_installed, tmp_path):
     code = "print(*sorted(p.name for p in entry_points if callable(p.load())))"
     names = run_installed(code, tmp_path).split()
-    assert names == [f"dcgan-{name}" for name in ("inpaint", "sample", "train", "web")]
+    assert names == [f"dcgan-{name}" for name in ("export", "inpaint", "sample", "train", "web")]

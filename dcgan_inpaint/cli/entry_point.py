@@ -31,10 +31,15 @@ from dcgan_inpaint.data.directories import find_images
 from dcgan_inpaint.errors import exit_on_signal, one_line_errors, tolerate_closed_pipes
 from dcgan_inpaint.files import LAST_CKPT, Z_FILE, check_file, find_checkpoint
 from dcgan_inpaint.runs.resuming import resumed_config, split_resumed
-from dcgan_inpaint.schemas import NO_GAN, InpaintConfig, SampleConfig, TrainConfig
+from dcgan_inpaint.schemas import NO_GAN, ExportConfig, InpaintConfig, SampleConfig, TrainConfig
 
 MASK_FILE = "dcgan_inpaint.masks.mask_image.mask_file"
-SCHEMAS: dict[str, type] = {"train": TrainConfig, "inpaint": InpaintConfig, "sample": SampleConfig}
+SCHEMAS: dict[str, type] = {
+    "train": TrainConfig,
+    "inpaint": InpaintConfig,
+    "sample": SampleConfig,
+    "export": ExportConfig,
+}
 
 
 def run_command_line(command: str) -> None:
@@ -88,8 +93,8 @@ def run_config(
     return import_module(f"dcgan_inpaint.cli.{'pick' if picks else command}").main(config)
 
 
-def check_files_exist(config: TrainConfig | InpaintConfig | SampleConfig) -> None:
-    """Raise ValueError or FileNotFoundError for an input file that does not exist.
+def check_files_exist(config: Any) -> None:
+    """Raise ValueError or FileNotFoundError for a file of a configuration that does not exist.
 
     Data sources check their own files, when they are built.
     """
@@ -102,14 +107,13 @@ def check_files_exist(config: TrainConfig | InpaintConfig | SampleConfig) -> Non
         return
     if config.ckpt is not None:
         find_checkpoint(config.ckpt)
-    if isinstance(config, SampleConfig):
-        if config.z is not None:
-            check_file("z", config.z, Z_FILE)
-        return
-    if config.images is not None:
-        find_images(config.images)
-    if config.mask["_target_"] == MASK_FILE:
-        find_images(config.mask["path"], "mask.path")
+    if isinstance(config, SampleConfig) and config.z is not None:
+        check_file("z", config.z, Z_FILE)
+    if isinstance(config, InpaintConfig):
+        if config.images is not None:
+            find_images(config.images)
+        if config.mask["_target_"] == MASK_FILE:
+            find_images(config.mask["path"], "mask.path")
 
 
 def check_pick(overrides: Sequence[str]) -> None:
@@ -123,6 +127,7 @@ def check_pick(overrides: Sequence[str]) -> None:
 train = partial(run_command_line, "train")
 inpaint = partial(run_command_line, "inpaint")
 sample = partial(run_command_line, "sample")
+export = partial(run_command_line, "export")
 
 
 def _set_up_lightning_log() -> None:

@@ -1,29 +1,41 @@
-"""Export a trained model as a small checkpoint: averaged weights in half precision."""
+"""Export of a trained model: a small checkpoint, or one-pass completion as ONNX or torch.export."""
 
-import argparse
 from pathlib import Path
 
-from dcgan_inpaint.errors import one_line_errors, tolerate_closed_pipes
+from hydra.utils import get_object
+
+from dcgan_inpaint.errors import one_line_errors
+from dcgan_inpaint.inpainting.exporting import (
+    check_onnx,
+    export_program,
+    write_onnx,
+    write_program,
+)
 from dcgan_inpaint.models.checkpoint import load_model, save_weights
+from dcgan_inpaint.schemas import ExportConfig
 
 
-def main() -> None:
-    tolerate_closed_pipes()
-    parser = argparse.ArgumentParser(
-        prog="python -m dcgan_inpaint.cli.export",
-        description="Write the averaged weights of a trained model in half precision. The file "
-        "holds everything that completion needs, but no raw networks, nothing that only training "
-        "needs, and no paths of the training images.",
-    )
-    parser.add_argument("checkpoint", help="weights.safetensors or last.ckpt of a training run")
-    parser.add_argument("out", type=Path, help="the .safetensors file to write")
-    args = parser.parse_args()
+def main(config: ExportConfig) -> None:
+    """Write the file `out`, whose suffix decides the format."""
+    out = Path(config.out)
     with one_line_errors():
-        if args.out.is_dir():
-            raise IsADirectoryError(f"{args.out}: is a directory. Give the path of a file")
-        save_weights(load_model(args.checkpoint), args.out, averaged=True)
-    print(f"{args.out}: {args.out.stat().st_size:,} bytes")
-
-
-if __name__ == "__main__":
-    main()
+        if out.is_dir():
+            raise IsADirectoryError(f"out={out}: is a directory. Give the path of a file")
+        if out.suffix == ".onnx":
+            check_onnx(f"out={out}")
+        model = load_model(config.ckpt)
+        if out.suffix == ".safetensors":
+            save_weights(model, out, averaged=True)
+        else:
+            network = model.fill()
+            if network is None:
+                raise ValueError(
+                    f"ckpt={config.ckpt}: holds a {model.kind}, which has no network for one-pass "
+                    "completion. Use out=<file>.safetensors"
+                )
+            program = export_program(
+                network, model.image_shape, get_object(config.blend["_target_"])
+            )
+            write = write_onnx if out.suffix == ".onnx" else write_program
+            write(program, out)
+    print(f"{out}: {out.stat().st_size:,} bytes")

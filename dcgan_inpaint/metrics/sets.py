@@ -33,7 +33,8 @@ def compare_sets(
     the same share of the other one.  Subsets of a share s vary by sqrt((1 - s) / s) times the
     standard deviation of the complete sets.  Replacement would bias all metrics but the kernel
     distance: an image that is in a set twice is its own neighbor and reduces the covariance.  An
-    interval is for the mean over sets of these sizes (experiments/features.md has its coverage).
+    interval is for the mean over sets of these sizes (tests/test_metrics_sets.py compares its width
+    with the spread over other sets).
 
     Args:
         fake: Features of generated or completed images, (N, D).

@@ -104,7 +104,7 @@ class Generator(nn.Module):
         """Generate images (B, C, S, S) from z or from the feature map of a level (see `lift`)."""
         h = self.lift(x, level, 1 + self.levels, offset, skips)  # (B, S·S·C)
         size = 8 << self.levels - 1
-        h = h.view(len(h), size, size, -1).permute(0, 3, 1, 2)  # (B, C, S, S)
+        h = h.unflatten(1, (size, size, -1)).permute(0, 3, 1, 2)  # (B, C, S, S)
         return torch.tanh(h).flip(2, 3)  # upright image
 
     def lift(
