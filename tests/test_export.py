@@ -177,9 +177,9 @@ def test_poisson_graph_comes_close_to_poisson(name):
     fake, images = random_images(3)
     mask = make_masks(name)
     expected = poisson(fake, images, mask)
-    out = [poisson_graph(fake, images, mask, iterations) for iterations in (2, 5)]
+    out = [poisson_graph(fake, images, mask, iterations) for iterations in (2, 6)]
     errors = [float((each - expected).abs().max()) for each in out]
-    assert errors[1] < (1e-2 if name == "grid" else 2e-3)
+    assert errors[1] < (2e-3 if name == "grid" else 3e-4)
     assert errors[1] <= 0.1 * errors[0]
     known = (mask == 1).expand_as(images)
     assert torch.equal(out[1][known], images[known])
