@@ -13,10 +13,13 @@ from dcgan_inpaint.blending import paste, poisson
 from dcgan_inpaint.cli.entry_point import run_config
 from dcgan_inpaint.composition import compose_config, normalize_overrides
 from dcgan_inpaint.errors import one_line_errors
+from dcgan_inpaint.images import to_float
 from dcgan_inpaint.inpainting.exporting import export_program, write_onnx, write_program
 from dcgan_inpaint.inpainting.poisson_graph import poisson_graph
 from dcgan_inpaint.models.checkpoint import load_gan, load_model, save_weights
 from dcgan_inpaint.models.one_pass import OnePass
+from dcgan_inpaint.photos.photos import PORTRAITS
+from dcgan_inpaint.photos.reading import open_photo
 
 
 def export(**options):
@@ -51,11 +54,10 @@ def draw(mask, count, size):
 
 
 def images_and_masks(size):
-    """Smooth images (6, 3, S, S) in [-1, 1], and two center, two half and two random masks."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.nn.functional.interpolate(
-        torch.rand(6, 3, 4, 4, generator=generator) * 2 - 1, size, mode="bicubic"
-    ).clamp(-1, 1)
+    """Portraits (6, 3, S, S) in [-1, 1], and two center, two half and two random masks."""
+    paths = sorted(PORTRAITS.glob("*.webp"))[:6]
+    images = to_float(np.stack([np.asarray(open_photo(p).resize((size, size))) for p in paths]))
+    images = images.movedim(-1, 1)
     masks = [draw(name, 2, size) for name in ("center", "half", "random80")]
     return images, torch.cat(masks)
 

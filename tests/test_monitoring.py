@@ -198,4 +198,4 @@ def test_report_of_a_resumed_training_has_the_whole_curve(run, tmp_path):
         "limit=1",
         f"output={tmp_path}/out",
     )
-    assert "1 images completed" in result.stdout
+    assert "1 image completed" in result.stdout

@@ -18,7 +18,6 @@ from conftest import PROJECT
 from PIL import Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
-from test_browser import downloads, driver  # noqa: F401 - fixtures
 
 from dcgan_inpaint.blending import poisson
 from dcgan_inpaint.inpainting.exporting import export_program, write_onnx
@@ -64,7 +63,7 @@ def read_canvas(browser, name):
     return np.array(levels, np.uint8).reshape(SIDE, SIDE, 4)[..., :3]
 
 
-def test_page_completes_a_photo_as_onnxruntime_does(driver, site):  # noqa: F811
+def test_page_completes_a_photo_as_onnxruntime_does(driver, site):
     runtime = pytest.importorskip("onnxruntime")
     url, directory = site
     photo = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
@@ -95,7 +94,7 @@ def test_page_completes_a_photo_as_onnxruntime_does(driver, site):  # noqa: F811
     assert np.abs(expected - photo)[mask == 0].mean() > 5
 
 
-def test_page_reports_a_missing_model(driver, site):  # noqa: F811
+def test_page_reports_a_missing_model(driver, site):
     driver.get(site[0].replace("small", "missing"))
     status = driver.find_element(By.ID, "status")
     WebDriverWait(driver, 120).until(lambda _: status.text.startswith("error: "))

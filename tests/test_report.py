@@ -89,7 +89,7 @@ def test_page_of_one_image_has_no_interval(tmp_path):
     parsed = page(tmp_path, [record("a", 0)], {"a": 20.5}, summary=summary)
     texts = [text for text in parsed.text if text]
     first = texts.index("Metrics of 1 image")
-    expected = ["metric", "value", "psnr_hole", "20.500", "The first image"]
+    expected = ["metric", "value", "psnr_hole", "20.5", "The first image"]
     assert texts[first + 1 : first + 6] == expected
 
 

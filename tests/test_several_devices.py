@@ -212,11 +212,11 @@ def test_fewer_batches_than_processes(folder, trained, count, processes):
     command += ["data=faces", *SMALL, f"data.test_size={count}", f"output={output}"]
     command += ["trainer=ddp_cpu", f"trainer.devices={processes}"]
     log = finish(start(folder, "inpaint.py", *command))
-    assert log.count(f"{count} images completed") == 1
+    assert log.count(f"{format_count(count, 'image')} completed") == 1
     assert len(list((output / "records").iterdir())) == count
     (output / "records" / "00000.safetensors").unlink()  # the other processes have no image left
     log = finish(start(folder, "inpaint.py", *command))
-    assert log.count(f"{count} images completed") == 1
+    assert log.count(f"{format_count(count, 'image')} completed") == 1
 
 
 @pytest.mark.slow

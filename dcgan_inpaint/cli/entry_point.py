@@ -101,9 +101,10 @@ def check_files_exist(config: Any) -> None:
     if isinstance(config, TrainConfig):
         if config.resume is not None:
             check_file("resume", config.resume, LAST_CKPT)
-        for option, path in (("gan", config.gan), ("init", config.init)):
-            if path not in (None, NO_GAN):
-                find_checkpoint(path, option)
+        if config.gan != NO_GAN:
+            find_checkpoint(config.gan, "gan")
+        if config.init is not None and config.resume is None:  # a resumed training needs it no more
+            find_checkpoint(config.init, "init")
         return
     if config.ckpt is not None:
         find_checkpoint(config.ckpt)
