@@ -77,7 +77,10 @@ def run_onnx(path, images, mask):
 @pytest.mark.slow  # a minute
 @pytest.mark.parametrize("name", ["celeba64", "celeba128"])
 def test_shipped_models_complete_the_same_in_onnx_and_torch_export(name, tmp_path, capsys):
-    """Also for batches of one and six images; the graph was made with two."""
+    """Also for batches of one and six images; the graph was made with two.
+
+    The weights are rounded to half precision, and a level of 8 bits is 8e-3.
+    """
     pytest.importorskip("onnxscript")
     model = load_model(name)
     network = model.fill()
@@ -90,7 +93,7 @@ def test_shipped_models_complete_the_same_in_onnx_and_torch_export(name, tmp_pat
     for rows in (slice(0, 1), slice(0, 6)):
         pair = images[rows], mask[rows]
         for completions in (run_onnx(tmp_path / "a.onnx", *pair), completing(*pair)):
-            torch.testing.assert_close(completions, expected[rows], rtol=0, atol=1e-3)
+            torch.testing.assert_close(completions, expected[rows], rtol=0, atol=3e-3)
             known = mask[rows].expand_as(completions) == 1
             assert torch.equal(completions[known], images[rows][known])
     assert (tmp_path / "a.onnx").stat().st_size < 0.6 * (tmp_path / "a.pt2").stat().st_size
