@@ -169,7 +169,7 @@ def count_far(each: ImageSet, model: Model, overrides: Sequence[str]) -> str:
 def compare_scores(
     faces: ImageSet, others: Sequence[ImageSet], model: Model, overrides: Sequence[str]
 ) -> None:
-    """Print how well scores separate faces from other images.
+    """Print how well each score separates faces from other images.
 
     Statistics of a score are those of the first half of the faces.  Its threshold is DEVIATIONS
     standard deviations from their mean.

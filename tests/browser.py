@@ -1,4 +1,4 @@
-"""Shared by the browser tests of the web page: Chromium and the page in it."""
+"""Helper functions of the browser tests, which open the web page in Chromium."""
 
 from pathlib import Path
 

@@ -79,7 +79,7 @@ def read_events(response: httpx.Response) -> Iterator[tuple[str, Any]]:
 
 
 def check_documented(data: Any, schema: str) -> None:
-    """Raise if data does not match a schema of the document, or has an undocumented property."""
+    """Raise if data does not match a schema of openapi.json, or has an undocumented property."""
 
     def close(node: Any) -> Any:
         if isinstance(node, list):

@@ -185,7 +185,7 @@ def _share_near(points: Tensor, rows: Tensor, without_diagonal: bool) -> float:
 
 
 def _distances(a: Tensor, b: Tensor, without_diagonal: bool) -> Iterator[Tensor]:
-    """Yield the distances (BLOCK, M) of blocks of rows of a (N, D) to the rows of b (M, D)."""
+    """Yield the distances of the rows of a (N, D) to those of b (M, D), BLOCK rows at a time."""
     for start in range(0, len(a), BLOCK):
         distances = torch.cdist(a[start : start + BLOCK], b)
         if without_diagonal:

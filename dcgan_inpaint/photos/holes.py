@@ -1,4 +1,4 @@
-"""Holes of a photo: the face that each lies on, and whether a crop contains it."""
+"""Assignment of the holes in a photo to faces, and checks that crops contain them."""
 
 from collections.abc import Sequence
 
