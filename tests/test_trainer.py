@@ -261,6 +261,16 @@ def test_logger_is_named_by_its_class(tmp_path):
     assert (type(logger).__name__, logger.title) == ("ListLogger", "faces")
 
 
+def test_closed_logger_writes_no_more(tmp_path):
+    """A thread that still writes would restore a directory that the user deletes."""
+    threads = threading.active_count()
+    logger = open_by_class("pytorch_lightning.loggers.TensorBoardLogger", run_dir=tmp_path)
+    logger.log_metrics({"loss": 1.0})
+    assert threading.active_count() > threads
+    trainer.close_loggers([logger])
+    assert threading.active_count() == threads
+
+
 @pytest.mark.parametrize(
     ("target", "overrides", "message"),
     [

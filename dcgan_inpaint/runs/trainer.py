@@ -226,8 +226,13 @@ def log_image(
 
 
 def close_loggers(loggers: Iterable[Logger]) -> None:
-    """Finish the W&B run, so that the next run of a multirun starts a new one."""
+    """Write what the loggers have not written yet, and close their files and threads.
+
+    Lightning does so after each loop, but metrics that are logged afterwards open them again.  The
+    W&B run is finished, so that the next run of a multirun starts a new one.
+    """
     for logger in loggers:
+        logger.finalize("success")
         if isinstance(logger, WandbLogger):
             logger.experiment.finish()
 
