@@ -165,4 +165,5 @@ class ExportConfig:
 
     ckpt: Text
     out: Annotated[Text, AfterValidator(_exported)]
+    weights: Literal["half", "int8"]
     blend: Node

@@ -21,13 +21,16 @@ def main(config: ExportConfig) -> None:
     with one_line_errors():
         if out.is_dir():
             raise IsADirectoryError(f"out={out}: is a directory. Give the path of a file")
-        if out.suffix == ".onnx":
+        onnx = out.suffix == ".onnx"
+        if config.weights != "half" and not onnx:
+            raise ValueError(f"weights={config.weights}: requires out=<file>.onnx")
+        if onnx:
             check_onnx(f"out={out}")
         model = load_model(config.ckpt)
         if out.suffix == ".safetensors":
             save_weights(model, out, averaged=True)
         else:
-            network = model.fill()
+            network = model.fill(fold=not onnx)
             if network is None:
                 raise ValueError(
                     f"ckpt={config.ckpt}: holds a {model.kind}, which has no network for one-pass "
@@ -36,6 +39,8 @@ def main(config: ExportConfig) -> None:
             program = export_program(
                 network, model.image_shape, get_object(config.blend["_target_"])
             )
-            write = write_onnx if out.suffix == ".onnx" else write_program
-            write(program, out)
+            if onnx:
+                write_onnx(program, out, config.weights)
+            else:
+                write_program(program, out)
     print(f"{out}: {out.stat().st_size:,} bytes")

@@ -3,8 +3,9 @@
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +18,7 @@ Network = Callable[[Tensor, Tensor], Tensor]  # known pixels, mask -> images
 Blend = Callable[[Tensor, Tensor, Tensor], Tensor]  # fake, images, mask -> completions
 GRAPHS: dict[Blend, Blend] = {poisson: poisson_graph}  # what replaces a function in a graph
 OPSET = 18  # of ONNX; the first with all operators of the graph, in onnxruntime since 1.14
-HALF_SIZE = 1024  # values in a tensor from which on it is stored in half precision
+COMPRESSED_SIZE = 1024  # values in a tensor from which on it is stored with less precision
 
 
 class OnePassCompletion(nn.Module):
@@ -66,11 +67,19 @@ def check_onnx(option: str) -> None:
         import_extra(library, option, library, "onnx")
 
 
-def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
+def write_onnx(
+    program: torch.export.ExportedProgram, path: Path, weights: Literal["half", "int8"] = "half"
+) -> None:
     """Write a graph as ONNX, with the inputs image and mask and the output completion.
 
-    Weights are stored in half precision, as in the shipped checkpoints.  They are converted to
-    float32 when the file is loaded, and all computations are in float32.
+    Weights are stored in half precision, as in the shipped checkpoints, whose weights stay exact
+    if no BatchNorm is folded into them (`Model.fill`).  int8 halves the file.  They are converted
+    to float32 when the file is loaded, and all computations are in float32.
+
+    Args:
+        program: The graph, from `export_program`.
+        path: The file.
+        weights: Type of the stored weights, see `_compress`.
     """
     exported: Any = torch.onnx.export(
         program,
@@ -78,26 +87,47 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
         output_names=["completion"],
         opset_version=OPSET,
         dynamo=True,
+        optimize=False,  # which would fold BatchNorms; the runtime does so when it loads the file
         verbose=False,
     )
     model = exported.model_proto
-    _store_in_half(model.graph)
+    for node in model.graph.node:
+        node.ClearField("metadata_props")  # the source line of each operator, with local paths
+    _compress(model.graph, int8=weights == "int8")
     with atomic_write(path) as file:
         file.write(model.SerializeToString())
 
 
-def _store_in_half(graph: Any) -> None:
-    """Store the large float32 tensors of an ONNX graph in half precision, each with a cast."""
+def _compress(graph: Any, int8: bool) -> None:
+    """Store the large float32 tensors of an ONNX graph with less precision, each with a conversion.
+
+    Vectors are stored in half precision.  Other tensors are too, or with `int8` as whole numbers
+    from -127 to 127 and a scale for each index of the first dimension.
+    """
     import onnx
     from onnx import helper, numpy_helper
 
-    casts = []
-    for tensor in graph.initializer:
-        values = numpy_helper.to_array(tensor)
-        if tensor.data_type == onnx.TensorProto.FLOAT and values.size >= HALF_SIZE:
-            name = tensor.name
-            tensor.CopyFrom(numpy_helper.from_array(values.astype("float16"), f"{name}_half"))
-            casts.append(helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
-    nodes = [*casts, *graph.node]
+    def initializer(name: str, values: Any) -> str:
+        graph.initializer.append(numpy_helper.from_array(values, name))
+        return name
+
+    conversions = []
+    for tensor in [each for each in graph.initializer if each.data_type == onnx.TensorProto.FLOAT]:
+        values, name = numpy_helper.to_array(tensor), tensor.name
+        if values.size < COMPRESSED_SIZE:
+            continue
+        graph.initializer.remove(tensor)
+        if int8 and values.ndim > 1:
+            rows = values.reshape(len(values), -1)
+            scale = np.abs(rows).max(1) / np.float32(127)  # (R,)
+            scale[scale == 0] = 1
+            rounded = (rows / scale[:, None]).round().astype(np.int8).reshape(values.shape)
+            inputs = [initializer(f"{name}_int8", rounded), initializer(f"{name}_scale", scale)]
+            conversions.append(helper.make_node("DequantizeLinear", inputs, [name], axis=0))
+        else:
+            half = initializer(f"{name}_half", values.astype(np.float16))
+            to = onnx.TensorProto.FLOAT
+            conversions.append(helper.make_node("Cast", [half], [name], to=to))
+    nodes = [*conversions, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)

@@ -136,8 +136,12 @@ class Model(LightningModule):
         """
         return None
 
-    def fill(self, ema: bool = True) -> Callable[[Tensor, Tensor], Tensor] | None:
+    def fill(
+        self, ema: bool = True, fold: bool = True
+    ) -> Callable[[Tensor, Tensor], Tensor] | None:
         """Return the frozen network for one-pass completion, averaged or raw, or None.
+
+        With `fold` its BatchNorms are folded, see `freeze`.
 
         It maps masked images (B, C, S, S) and mask (B, 1, S, S) to images (B, C, S, S).
         """

@@ -251,18 +251,18 @@ def flatten_map(h: Tensor) -> Tensor:
     return h.permute(0, 2, 3, 1).flatten(1)
 
 
-def freeze(network: nn.Module) -> Any:
+def freeze(network: nn.Module, fold: bool = True) -> Any:
     """Return a copy for completion: eval mode, no weight gradients, BatchNorm folded.
 
     In eval mode BatchNorm is a fixed scale and shift per channel.  Folding it into a neighboring
     layer keeps the function, up to rounding, and saves a pass over every feature map.  Modules
     that contain BatchNorms have a method `fold` for this.
     """
-    folded = copy.deepcopy(network).eval()
-    for module in list[Any](folded.modules()):
+    frozen = copy.deepcopy(network).eval()
+    for module in list[Any](frozen.modules()) if fold else ():
         if hasattr(module, "fold"):
             module.fold()
-    return folded.requires_grad_(False).to(memory_format=torch.channels_last)
+    return frozen.requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def fold_norms(convs: Iterable[Any], norms: Iterable[Any]) -> nn.ModuleList:

@@ -169,8 +169,8 @@ class OnePass(Model):
         gan = None if kind is None else LatentGAN.from_description(kind, gan_settings)
         return cls(gan, **asdict(make(cls.Settings, own)))
 
-    def fill(self, ema: bool = True) -> nn.Module:
-        return freeze(self.ema_network if ema else self.network)
+    def fill(self, ema: bool = True, fold: bool = True) -> nn.Module:
+        return freeze(self.ema_network if ema else self.network, fold)
 
     def latent_encoder(self, ema: bool = True) -> nn.Module | None:
         if self.gan is None:
