@@ -364,6 +364,30 @@ def test_search_of_no_iterations_equals_the_one_pass():
         torch.testing.assert_close(searched.completion, one_pass.completion)
 
 
+def test_completion_is_the_mean_for_the_image_and_its_mirror_image():
+    model, images = trained_gan_network(), random_batches(1)[0]["image"]
+    known, mask = some_masks(images)
+    with torch.no_grad():
+        single = model.ema_network(known, mask)
+        mirrored = model.ema_network(known.flip(3), mask.flip(3)).flip(3)
+    assert (single - mirrored).abs().mean() > 0.01
+    torch.testing.assert_close(model.fill()(known, mask), (single + mirrored) / 2)
+    mirror_image = model.fill()(known.flip(3), mask.flip(3)).flip(3)
+    torch.testing.assert_close(model.fill()(known, mask), mirror_image)
+
+
+def test_every_sample_is_the_mean_for_the_image_and_its_mirror_image():
+    model, images = trained_gan_network(), random_batches(1)[0]["image"]
+    torch.nn.init.normal_(model.ema_network.directions)
+    images = torch.cat([images, images.flip(3)])
+    index = torch.zeros(len(images), dtype=torch.int64)  # the same noise for all
+    module = search_from(model, candidates=3)
+    module.mask, module.blend = lambda index, size: masks.center(index, size, 0.25), paste
+    fakes = module.predict_step({"image": images, "index": index}).fakes
+    original, mirrored = fakes.chunk(2)  # (4, 3, C, S, S) each
+    torch.testing.assert_close(mirrored.flip(-1), original)
+
+
 def test_samples_share_the_skips_and_differ_in_their_code():
     model, images = trained_gan_network(), random_batches(1)[0]["image"]
     torch.nn.init.normal_(model.ema_network.directions)

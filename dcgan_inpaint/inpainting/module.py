@@ -187,7 +187,10 @@ class InpaintingModule(LightningModule):
 
     @property
     def completes_in_one_pass(self) -> bool:
-        """Whether a completion is the output of a one-pass network, without a search."""
+        """Whether a completion is the output of a one-pass network, without a search.
+
+        It is then the mean of the images for the image and its mirror image, as in `Model.fill`.
+        """
         return isinstance(self.encoder, EncoderGenerator) and self.iterations == 0
 
     @torch.no_grad()
@@ -240,6 +243,8 @@ class InpaintingModule(LightningModule):
         for t, step in enumerate(self._progress_bar(steps)):
             trace[t] = torch.stack(step, 1)
             fake = search.fake.detach()  # (B·K, C, S, S)
+            if self.completes_in_one_pass:
+                fake = (fake + self._mirrored_pass(candidates, known, mask)) / 2
             if t == self.iterations or (interval and t % interval == 0):
                 frames.append((t, fake, search.z))
             if self.on_progress is not None:
@@ -270,6 +275,14 @@ class InpaintingModule(LightningModule):
             frame_iterations=[t for t, _, _ in frames],
             predicted_error=self._predicted_error(completions, mask),
         )
+
+    @torch.no_grad()
+    def _mirrored_pass(self, candidates: Candidates, known: Tensor, mask: Tensor) -> Tensor:
+        """Return images (B·K, C, S, S) of the network for the mirror images, mirrored back."""
+        known, mask = known.flip(3), mask.flip(3)
+        start = initialize(self.encoder, self.latents, candidates, known, mask, self.settings.seed)
+        z, offset, skips = start.encoding
+        return self.generator(z, offset=offset, skips=skips).flip(3)
 
     def _predicted_error(self, samples: Tensor, mask: Tensor) -> Tensor | None:
         """Return the predicted error (B, 1, S, S) of the mean of samples (B, K, C, S, S).

@@ -141,7 +141,8 @@ class Model(LightningModule):
     ) -> Callable[[Tensor, Tensor], Tensor] | None:
         """Return the frozen network for one-pass completion, averaged or raw, or None.
 
-        With `fold` its BatchNorms are folded, see `freeze`.
+        With `fold` its BatchNorms are folded, see `freeze`.  A network that starts from a GAN is
+        averaged over the image and its mirror image (`MirrorAverage`).
 
         It maps masked images (B, C, S, S) and mask (B, 1, S, S) to images (B, C, S, S).
         """

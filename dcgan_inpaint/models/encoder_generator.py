@@ -131,6 +131,25 @@ class EncoderGenerator(nn.Module):
                 _scale_outputs(skip, _scale(norm))
 
 
+class MirrorAverage(nn.Module):
+    """Mean of a network's images for the masked images and for their mirror images, mirrored back.
+
+    It completes better than one of the two (experiments/one_pass.md).
+
+    Args:
+        network: Network (masked images (B, C, S, S), mask (B, 1, S, S)) -> images (B, C, S, S).
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, known: Tensor, mask: Tensor) -> Tensor:
+        pairs = (torch.stack([x, x.flip(3)], 1).flatten(0, 1) for x in (known, mask))
+        images = self.network(*pairs).unflatten(0, (-1, 2))  # (B, 2, C, S, S)
+        return (images[:, 0] + images[:, 1].flip(3)) / 2  # (B, C, S, S)
+
+
 def skip_convolution(inputs: int, outputs: int) -> nn.Conv2d:
     """Return a 1x1 convolution that starts at 0."""
     conv = nn.Conv2d(inputs, outputs, 1)

@@ -22,7 +22,7 @@ from dcgan_inpaint.errors import show
 from dcgan_inpaint.masks.masks import MaskFunction
 from dcgan_inpaint.models.base import LatentGAN, Model, ModelSettings, Width, gan_of
 from dcgan_inpaint.models.efficientnet import feature_distance, load_efficientnet
-from dcgan_inpaint.models.encoder_generator import EncoderGenerator
+from dcgan_inpaint.models.encoder_generator import EncoderGenerator, MirrorAverage
 from dcgan_inpaint.models.networks import Discriminator, Encoder, Generator, Layers, freeze
 from dcgan_inpaint.models.uncertainty import HOLE_DEPTHS, calibrate_error
 from dcgan_inpaint.models.unet import UNetwork
@@ -170,7 +170,8 @@ class OnePass(Model):
         return cls(gan, **asdict(make(cls.Settings, own)))
 
     def fill(self, ema: bool = True, fold: bool = True) -> nn.Module:
-        return freeze(self.ema_network if ema else self.network, fold)
+        network = freeze(self.ema_network if ema else self.network, fold)
+        return network if self.gan is None else MirrorAverage(network)
 
     def latent_encoder(self, ema: bool = True) -> nn.Module | None:
         if self.gan is None:
@@ -341,9 +342,14 @@ class OnePass(Model):
         self.ema_network.measure_directions(images, mask)
         self.network.directions.copy_(self.ema_network.directions)
         network, dim = freeze(self.ema_network), self.network.noise_dim
-        noise = normal("calibrate w", self.settings.seed, index, count * dim)
-        z, offset, skips = network.encode(images * mask, mask, noise.view(-1, dim))
-        fakes = network.decoder(z, offset=offset, skips=skips).float()  # (B·K, C, S, S)
+        noise = normal("calibrate w", self.settings.seed, index, count * dim).view(-1, dim)
+
+        def sample(known: Tensor, mask: Tensor) -> Tensor:
+            z, offset, skips = network.encode(known, mask, noise)
+            return network.decoder(z, offset=offset, skips=skips).float()  # (B·K, C, S, S)
+
+        known = images * mask
+        fakes = (sample(known, mask) + sample(known.flip(3), mask.flip(3)).flip(3)) / 2
         repeated = (rows.repeat_interleave(count, 0) for rows in (images, mask))
         samples = poisson(fakes, *repeated).unflatten(0, (-1, count))  # (B, K, C, S, S)
         self.error_calibration.copy_(calibrate_error(samples, images, mask, self.error_calibration))
