@@ -36,8 +36,8 @@ from dcgan_inpaint.models.networks import freeze
 
 PROJECT = Path(__file__).parents[1]
 MASKS = ("center", "half")
-FEW = 16  # images of a method that takes a minute per image
-FIRST = {"deep_image_prior": FEW}  # methods that complete only the first images
+# Methods that take many seconds per image, and complete only the first images.
+FIRST = {"csgm": 128, "pnp_tv": 128, "deep_image_prior": 16}
 COLUMNS = {"psnr_hole": 2, "feature_distance": 3}  # metrics and their digits
 
 
@@ -246,7 +246,7 @@ METHODS = {  # overrides of inpaint.py by the name of the method
     "navier_stokes": ["method=navier_stokes"],
     "mean": ["method=mean"],
     "csgm": own_method("CSGM"),
-    "csgm_tuned": own_method("CSGM", lr=0.1, tolerance=0.0, iterations=500),
+    "csgm_tuned": own_method("CSGM", lr=0.05, tolerance=0.0, iterations=500),
     "pnp_tv": own_method("PlugAndPlay", denoiser="tv"),
     "pnp_wavelet": own_method("PlugAndPlay", denoiser="wavelet"),
     "deep_image_prior": own_method("ImagePrior"),

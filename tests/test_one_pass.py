@@ -17,7 +17,6 @@ from dcgan_inpaint.masks import masks
 from dcgan_inpaint.models.checkpoint import load_model, save_weights
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.efficientnet import feature_distance, load_efficientnet
-from dcgan_inpaint.models.encoder_generator import SAMPLE_SPREAD
 from dcgan_inpaint.models.networks import freeze
 from dcgan_inpaint.models.one_pass import OnePass
 from dcgan_inpaint.models.unet import UNetwork
@@ -415,7 +414,7 @@ def test_codes_of_samples_differ_like_the_codes_of_images():
     torch.testing.assert_close(network.directions.T @ network.directions, covariance)
     noise = normal("noise", 0, torch.arange(64), network.noise_dim)
     z = network.encode(images * mask, mask, noise).z
-    moved = codes + SAMPLE_SPREAD * noise @ network.directions
+    moved = codes + noise @ network.directions
     torch.testing.assert_close(z, network.bound(network.head(moved)))
 
 

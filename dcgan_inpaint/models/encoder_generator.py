@@ -13,9 +13,6 @@ from torch import Tensor, nn
 from dcgan_inpaint.errors import format_count
 from dcgan_inpaint.models.networks import Encoder, Encoding, Generator
 
-# Spread of the codes of an image's samples / spread of the codes of different images; chosen on
-# validation images, experiments/one_pass.md.
-SAMPLE_SPREAD = 0.7
 MAX_NOISE_DIM = 64  # codes vary in few directions
 
 
@@ -86,8 +83,7 @@ class EncoderGenerator(nn.Module):
         code, maps = self.encoder.with_maps(known, mask)  # (B, code_dim), (B, df, S/2, S/2), ...
         count = 1 if noise is None else len(noise) // len(code)
         if noise is not None:
-            change = SAMPLE_SPREAD * noise @ self.directions  # (B·K, code_dim)
-            code = code.repeat_interleave(count, 0) + change
+            code = code.repeat_interleave(count, 0) + noise @ self.directions  # (B·K, code_dim)
         skips = None
         if hasattr(self, "skips"):
             pairs = zip(self.skips, reversed(maps), strict=True)
