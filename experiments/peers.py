@@ -233,8 +233,15 @@ def run(mask: str, name: str, overrides: list[str]) -> Path:
 
 def own_method(name: str, **arguments: object) -> list[str]:
     """Return the overrides of inpaint.py for a class of this file."""
-    values = [quote_override(f"+method.{key}", value) for key, value in arguments.items()]
-    return ["method=own", f"method._target_=peers.{name}", *shlex.split(" ".join(values))]
+    values = [_override(f"+method.{key}", value) for key, value in arguments.items()]
+    return ["method=own", f"method._target_=peers.{name}", *values]
+
+
+def _override(key: str, value: object) -> str:
+    """Return key=value as Hydra reads it: a number as it is, and any text as text."""
+    return (
+        shlex.split(quote_override(key, value))[0] if isinstance(value, str) else f"{key}={value}"
+    )
 
 
 METHODS = {  # overrides of inpaint.py by the name of the method
@@ -284,7 +291,7 @@ def main() -> None:
         if name not in METHODS:
             sys.exit(f"error: --methods {name}: unknown. Use {', '.join(METHODS)}")
     methods = {name: METHODS[name] for name in args.methods}
-    methods |= {file.stem: own_method("Onnx", path=file.resolve()) for file in args.onnx}
+    methods |= {file.stem: own_method("Onnx", path=str(file.resolve())) for file in args.onnx}
     overrides = ["ckpt=celeba64", "batch_size=32", *args.overrides]
     header = ["method", "images", "PSNR, dB", "feature distance", "FD-EffLite0", "seconds"]
     for mask in args.masks:

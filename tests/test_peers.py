@@ -9,6 +9,10 @@ import pytest
 import torch
 from training import small_dcgan
 
+from dcgan_inpaint.composition import compose_config, normalize_overrides
+from dcgan_inpaint.configs import check_config
+from dcgan_inpaint.schemas import InpaintConfig
+
 KNOWN = torch.tensor([[1.0, 0.0], [1.0, 1.0]]).expand(1, 1, 2, 2)  # one pixel is missing
 
 
@@ -136,6 +140,16 @@ def test_script_prints_a_row_of_each_method(tmp_path, monkeypatch, capsys, cache
         with (tmp_path / f"runs/peers/center/{name}/metrics.csv").open(newline="") as file:
             psnr = [float(each["psnr_hole"]) for each in csv.DictReader(file)]
         assert row[2].startswith(f"{np.mean(psnr):.2f} [")
+
+
+def test_arguments_of_the_methods_are_valid(tmp_path):
+    path = tmp_path / "it's = [a] network.onnx"
+    methods = peers.METHODS | {"lama": peers.own_method("Onnx", path=str(path))}
+    for overrides in methods.values():
+        check_config(compose_config("inpaint", normalize_overrides(overrides)), InpaintConfig)
+    tuned = compose_config("inpaint", peers.METHODS["csgm_tuned"]).method
+    assert tuned == {"_target_": "peers.CSGM", "lr": 0.05, "tolerance": 0.0, "iterations": 500}
+    assert compose_config("inpaint", methods["lama"]).method.path == str(path)
 
 
 def test_unknown_method_is_refused(monkeypatch):
