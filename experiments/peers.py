@@ -37,7 +37,7 @@ from dcgan_inpaint.models.networks import freeze
 PROJECT = Path(__file__).parents[1]
 MASKS = ("center", "half")
 # Methods that take many seconds per image, and complete only the first images.
-FIRST = {"csgm": 128, "csgm_tuned": 128, "pnp_tv": 128, "deep_image_prior": 16}
+FIRST = {"csgm": 128, "csgm_tuned": 128, "pnp_tv": 16, "deep_image_prior": 16}
 COLUMNS = {"psnr_hole": 2, "feature_distance": 3}  # metrics and their digits
 
 
