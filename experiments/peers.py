@@ -37,7 +37,7 @@ from dcgan_inpaint.models.networks import freeze
 PROJECT = Path(__file__).parents[1]
 MASKS = ("center", "half")
 # Methods that take many seconds per image, and complete only the first images.
-FIRST = {"csgm": 128, "csgm_tuned": 128, "pnp_tv": 16, "deep_image_prior": 16}
+FIRST = {"csgm": 128, "csgm_tuned": 128, "pnp_tv": 128, "deep_image_prior": 16}
 COLUMNS = {"psnr_hole": 2, "feature_distance": 3}  # metrics and their digits
 
 
@@ -254,7 +254,7 @@ METHODS = {  # overrides of inpaint.py by the name of the method
     "mean": ["method=mean"],
     "csgm": own_method("CSGM"),
     "csgm_tuned": own_method("CSGM", lr=0.05, tolerance=0.0, iterations=500),
-    "pnp_tv": own_method("PlugAndPlay", denoiser="tv"),
+    "pnp_tv": own_method("PlugAndPlay", denoiser="tv", first=3.0, last=0.05, iterations=20),
     "pnp_wavelet": own_method("PlugAndPlay", denoiser="wavelet"),
     "deep_image_prior": own_method("ImagePrior"),
 }
