@@ -14,6 +14,7 @@ from dcgan_inpaint.inpainting.search import SearchSettings, Stage
 from dcgan_inpaint.inpainting.solvers import Adam
 from dcgan_inpaint.losses import discriminator_losses, feature_matching, generator_loss
 from dcgan_inpaint.masks import masks
+from dcgan_inpaint.models import one_pass
 from dcgan_inpaint.models.checkpoint import load_model, save_weights
 from dcgan_inpaint.models.dcgan import DCGAN
 from dcgan_inpaint.models.efficientnet import feature_distance, load_efficientnet
@@ -430,6 +431,16 @@ def test_predicted_error_is_fitted_to_validation_images():
     model.calibrate(random_batches(1, 32)[0]["image"])
     assert not torch.equal(model.error_calibration, torch.tensor([[1.0, 0.0]] * 4))
     assert model.latent_encoder().error_calibration is not None
+
+
+def test_fitted_error_does_not_depend_on_the_images_that_are_sampled_at_once(monkeypatch):
+    model, images = trained_gan_network(), random_batches(1, 32)[0]["image"]
+    fitted = []
+    for size in (32, 5):
+        monkeypatch.setattr(one_pass, "CALIBRATION_BATCH", size)
+        model.calibrate(images)
+        fitted.append(model.error_calibration.clone())
+    torch.testing.assert_close(fitted[0], fitted[1])
 
 
 def test_perceptual_term_is_the_feature_distance_of_the_completion():

@@ -29,6 +29,7 @@ from dcgan_inpaint.models.unet import UNetwork
 from dcgan_inpaint.randomness import normal
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+CALIBRATION_BATCH = 16  # images that are sampled at once, which limits the memory at 256 px
 PERCEPTUAL_SIDE = 96  # px, the largest side of the images that the perceptual loss compares
 NETWORK_SETTINGS = {  # that each network reads
     "encoder_generator": {"code_dim", "skips", "frozen_layers", "generator_lr"},
@@ -342,16 +343,20 @@ class OnePass(Model):
         self.ema_network.measure_directions(images, mask)
         self.network.directions.copy_(self.ema_network.directions)
         network, dim = freeze(self.ema_network), self.network.noise_dim
-        noise = normal("calibrate w", self.settings.seed, index, count * dim).view(-1, dim)
 
-        def sample(known: Tensor, mask: Tensor) -> Tensor:
+        def sample(known: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
             z, offset, skips = network.encode(known, mask, noise)
-            return network.decoder(z, offset=offset, skips=skips).float()  # (B·K, C, S, S)
+            return network.decoder(z, offset=offset, skips=skips).float()  # (b·K, C, S, S)
 
-        known = images * mask
-        fakes = (sample(known, mask) + sample(known.flip(3), mask.flip(3)).flip(3)) / 2
-        repeated = (rows.repeat_interleave(count, 0) for rows in (images, mask))
-        samples = poisson(fakes, *repeated).unflatten(0, (-1, count))  # (B, K, C, S, S)
+        parts = []
+        for rows in index.split(CALIBRATION_BATCH):
+            known, part = images[rows] * mask[rows], mask[rows]
+            noise = normal("calibrate w", self.settings.seed, rows, count * dim).view(-1, dim)
+            mirrored = sample(known.flip(3), part.flip(3), noise).flip(3)
+            fakes = (sample(known, part, noise) + mirrored) / 2
+            repeated = (each.repeat_interleave(count, 0) for each in (images[rows], part))
+            parts.append(poisson(fakes, *repeated).unflatten(0, (-1, count)))
+        samples = torch.cat(parts)  # (B, K, C, S, S)
         self.error_calibration.copy_(calibrate_error(samples, images, mask, self.error_calibration))
 
 
