@@ -262,7 +262,7 @@ def test_logger_is_named_by_its_class(tmp_path):
 
 
 def test_closed_logger_writes_no_more(tmp_path):
-    """A thread that still writes would restore a directory that the user deletes."""
+    """An open writer would create the directory of a deleted run again."""
     threads = threading.active_count()
     logger = open_by_class("pytorch_lightning.loggers.TensorBoardLogger", run_dir=tmp_path)
     logger.log_metrics({"loss": 1.0})

@@ -87,7 +87,7 @@ def write_onnx(
         output_names=["completion"],
         opset_version=OPSET,
         dynamo=True,
-        optimize=False,  # which would fold BatchNorms; the runtime does so when it loads the file
+        optimize=False,  # it would fold BatchNorms, and the weights would no longer be exact
         verbose=False,
     )
     model = exported.model_proto

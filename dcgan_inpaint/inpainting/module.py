@@ -187,9 +187,9 @@ class InpaintingModule(LightningModule):
 
     @property
     def completes_in_one_pass(self) -> bool:
-        """Whether a completion is the output of a one-pass network, without a search.
+        """Whether a one-pass network completes the images, without a search.
 
-        It is then the mean of the images for the image and its mirror image, as in `Model.fill`.
+        The completion is then averaged over the image and its mirror image, as in `Model.fill`.
         """
         return isinstance(self.encoder, EncoderGenerator) and self.iterations == 0
 
@@ -278,7 +278,13 @@ class InpaintingModule(LightningModule):
 
     @torch.no_grad()
     def _mirrored_pass(self, candidates: Candidates, known: Tensor, mask: Tensor) -> Tensor:
-        """Return images (B·K, C, S, S) of the network for the mirror images, mirrored back."""
+        """Complete the mirror images in one pass; return the images (B·K, C, S, S), mirrored back.
+
+        Args:
+            candidates: Layout of the rows.
+            known: Masked images, (B, C, S, S).
+            mask: Masks, (B, 1, S, S).
+        """
         known, mask = known.flip(3), mask.flip(3)
         start = initialize(self.encoder, self.latents, candidates, known, mask, self.settings.seed)
         z, offset, skips = start.encoding
