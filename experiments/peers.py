@@ -31,18 +31,21 @@ from torch.nn import functional as F
 from dcgan_inpaint.composition import quote_override
 from dcgan_inpaint.configs import Count, NonNegative, Positive, checked
 from dcgan_inpaint.errors import import_extra
+from dcgan_inpaint.inpainting.baselines import mean
 from dcgan_inpaint.models.base import Model
 from dcgan_inpaint.models.networks import freeze
 
 PROJECT = Path(__file__).parents[1]
 MASKS = ("center", "half")
-# Methods that take many seconds per image, and complete only the first images.
-FIRST = {"csgm": 128, "csgm_tuned": 128, "pnp_tv": 128, "deep_image_prior": 16}
+# Methods that take minutes per image, and complete only the first images.
+FIRST = {"deep_image_prior": 16}
 COLUMNS = {"psnr_hole": 2, "feature_distance": 3}  # metrics and their digits
 
 
 class CSGM:
-    """Search for z by deepinv's CSGMGenerator (Bora 2017), one image at a time.
+    """Search for z by deepinv's CSGMGenerator (Bora 2017), for the images of a batch at once.
+
+    The error of the whole batch decides when the solver stops.
 
     Args:
         model: Model with a GAN.
@@ -63,23 +66,30 @@ class CSGM:
         self.solver = self.deepinv.models.CSGMGenerator(
             Backbone(model), iterations, tolerance, lr
         ).eval()
+        # Summed over the batch, so that the gradient of an image does not depend on the others.
+        self.solver.inf_loss = self.deepinv.loss.MCLoss(sum_of_errors)
 
     def __call__(self, known: Tensor, mask: Tensor) -> Tensor:
         """Return completions (B, C, S, S) of known (B, C, S, S) and mask (B, 1, S, S)."""
-        return torch.cat([self._complete(*pair) for pair in zip(known, mask, strict=True)])
-
-    def _complete(self, known: Tensor, mask: Tensor) -> Tensor:
-        physics = self.deepinv.physics.Inpainting(known.shape, mask)
+        physics = self.deepinv.physics.Inpainting(known.shape[1:], mask.expand_as(known))
         fakes = []
         for seed in range(self.restarts):
             torch.manual_seed(seed)  # the solver draws z from the global generator
-            fakes.append(self.solver(known[None], physics))
-        errors = [((fake - known) * mask).square().sum() for fake in fakes]
-        return fakes[int(torch.stack(errors).argmin())]  # (1, C, S, S)
+            z = self.solver.random_latent(known.device, requires_grad=False)  # (1, nz, 1, 1)
+            z = self.solver.optimize_z(z.repeat(len(known), 1, 1, 1), known, physics)
+            fakes.append(self.solver.backbone_generator(z).detach())
+        stacked = torch.stack(fakes)  # (restarts, B, C, S, S)
+        errors = ((stacked - known) * mask).square().sum((2, 3, 4))  # (restarts, B)
+        return stacked[errors.argmin(0), torch.arange(len(known))]
+
+
+def sum_of_errors(images: Tensor, truth: Tensor) -> Tensor:
+    """Return the mean squared error of each image (B, C, S, S), summed over the batch."""
+    return (images - truth).square().mean((1, 2, 3)).sum()
 
 
 class Backbone(nn.Module):
-    """The averaged generator of a model, in the form that deepinv expects: z is (1, nz, 1, 1)."""
+    """The averaged generator of a model, in the form that deepinv expects: z is (B, nz, 1, 1)."""
 
     def __init__(self, model: Model):
         super().__init__()
@@ -93,6 +103,9 @@ class Backbone(nn.Module):
 class PlugAndPlay:
     """Half-quadratic splitting with a denoiser as the prior (Zhang 2017), by deepinv.
 
+    It starts from a hole of the mean color.  From deepinv's start, a black hole, a local denoiser
+    does not reach the middle.
+
     Args:
         denoiser: "tv" (total variation) or "wavelet" (soft thresholding).
         first, last: Noise level of the denoiser in the first and the last iteration, for images in
@@ -104,9 +117,9 @@ class PlugAndPlay:
     def __init__(
         self,
         denoiser: Literal["tv", "wavelet"],
-        first: Positive = 1.0,
+        first: Positive = 0.1,
         last: Positive = 0.01,
-        iterations: Count = 100,
+        iterations: Count = 50,
     ):
         self.deepinv, self.denoiser = import_deepinv(), denoiser
         self.sigmas = np.geomspace(first, last, iterations).tolist()
@@ -122,9 +135,9 @@ class PlugAndPlay:
             sigma_denoiser=self.sigmas,
             max_iter=len(self.sigmas),
         )
-        y = (known + 1) / 2 * mask
+        start = (torch.where(mask == 0, mean(known, mask), known) + 1) / 2  # (B, C, S, S)
         physics = self.deepinv.physics.Inpainting(known.shape[1:], mask.expand_as(known))
-        return solver(y, physics) * 2 - 1
+        return solver(start * mask, physics, init=(start, start)) * 2 - 1
 
 
 class ImagePrior:
@@ -254,7 +267,7 @@ METHODS = {  # overrides of inpaint.py by the name of the method
     "mean": ["method=mean"],
     "csgm": own_method("CSGM"),
     "csgm_tuned": own_method("CSGM", lr=0.05, tolerance=0.0, iterations=500),
-    "pnp_tv": own_method("PlugAndPlay", denoiser="tv", first=3.0, last=0.05, iterations=20),
+    "pnp_tv": own_method("PlugAndPlay", denoiser="tv", first=0.3, last=0.05),
     "pnp_wavelet": own_method("PlugAndPlay", denoiser="wavelet"),
     "deep_image_prior": own_method("ImagePrior"),
 }
