@@ -37,15 +37,16 @@ from dcgan_inpaint.models.networks import freeze
 
 PROJECT = Path(__file__).parents[1]
 MASKS = ("center", "half")
-# Methods that take minutes per image, and complete only the first images.
+# Number of images for methods that take minutes per image.
 FIRST = {"deep_image_prior": 16}
 COLUMNS = {"psnr_hole": 2, "feature_distance": 3}  # metrics and their digits
 
 
 class CSGM:
-    """Search for z by deepinv's CSGMGenerator (Bora 2017), for the images of a batch at once.
+    """Search for the z of each image in a batch with deepinv's CSGMGenerator (Bora 2017).
 
-    The error of the whole batch decides when the solver stops.
+    The solver stops when the error summed over the batch changes by less than `tolerance` times
+    its value.
 
     Args:
         model: Model with a GAN.
@@ -66,7 +67,7 @@ class CSGM:
         self.solver = self.deepinv.models.CSGMGenerator(
             Backbone(model), iterations, tolerance, lr
         ).eval()
-        # Summed over the batch, so that the gradient of an image does not depend on the others.
+        # A mean over the batch would make the gradient of each image depend on the batch size.
         self.solver.inf_loss = self.deepinv.loss.MCLoss(sum_of_errors)
 
     def __call__(self, known: Tensor, mask: Tensor) -> Tensor:
@@ -84,12 +85,12 @@ class CSGM:
 
 
 def sum_of_errors(images: Tensor, truth: Tensor) -> Tensor:
-    """Return the mean squared error of each image (B, C, S, S), summed over the batch."""
+    """Compute the mean squared error of each image (B, C, S, S), and return the sum over images."""
     return (images - truth).square().mean((1, 2, 3)).sum()
 
 
 class Backbone(nn.Module):
-    """The averaged generator of a model, in the form that deepinv expects: z is (B, nz, 1, 1)."""
+    """Averaged generator of a model, as deepinv expects it: z (B, nz, 1, 1) -> (B, C, S, S)."""
 
     def __init__(self, model: Model):
         super().__init__()
@@ -103,8 +104,8 @@ class Backbone(nn.Module):
 class PlugAndPlay:
     """Half-quadratic splitting with a denoiser as the prior (Zhang 2017), by deepinv.
 
-    It starts from a hole of the mean color.  From deepinv's start, a black hole, a local denoiser
-    does not reach the middle.
+    The hole starts with the mean color of the known pixels.  deepinv starts from zeros; a local
+    denoiser then leaves the middle of a large hole black.
 
     Args:
         denoiser: "tv" (total variation) or "wavelet" (soft thresholding).
@@ -127,7 +128,7 @@ class PlugAndPlay:
     def __call__(self, known: Tensor, mask: Tensor) -> Tensor:
         """Return completions (B, C, S, S) of known (B, C, S, S) and mask (B, 1, S, S)."""
         models, optim = self.deepinv.models, self.deepinv.optim
-        # built for each batch: the denoiser of TV starts from its last image
+        # Built for each batch, because TVDenoiser starts from its last image.
         denoiser = models.TVDenoiser() if self.denoiser == "tv" else models.WaveletDenoiser()
         solver = optim.HQS(
             data_fidelity=optim.L2(),
